@@ -1,0 +1,181 @@
+"""The base: the frozen pretrained bundle of a photo domain.
+
+On disk a base is one folder: ``base.json`` (sizes, guide, perceptual net, provenance) and
+safetensors beside it. Nothing in it is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.config import DiffAEConfig
+from osasis.diffusion import EpsFn
+from osasis.errors import UserError
+from osasis.guide import Guide, OpenClipGuide, StatisticsGuide, open_clip_guide
+from osasis.networks.diffae import DiffAE
+from osasis.networks.unet import UNet
+from osasis.perceptual import PerceptualNet, float16_state
+from osasis.storage import save_tensors, sha256_file, write_json
+
+FORMAT = 1
+JSON_NAME = "base.json"
+
+
+@dataclass
+class Base:
+    """A loaded base. ``info`` is what base.json says; ``fingerprint`` identifies its weights."""
+
+    config: DiffAEConfig
+    diffae: DiffAE
+    z_mean: Tensor
+    z_std: Tensor
+    guide: Guide
+    perceptual: PerceptualNet
+    prior: UNet | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.info.get("name", self.config.name)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info.get("fingerprint", "")
+
+    @property
+    def device(self) -> torch.device:
+        return self.z_mean.device
+
+    def to(self, device: str | torch.device) -> Base:
+        for module in (self.diffae, self.guide, self.perceptual, self.prior):
+            if isinstance(module, torch.nn.Module):
+                module.to(device)
+        self.z_mean, self.z_std = self.z_mean.to(device), self.z_std.to(device)
+        return self
+
+    def encode_z(self, images: Tensor) -> Tensor:
+        """Semantic codes. (B, 3, H, W) in [-1, 1] -> (B, D)."""
+        return self.diffae.encoder(images)
+
+    def eps_a(self, z: Tensor) -> EpsFn:
+        """epsilon_A conditioned on z (B, D), as a function of (x_t, t)."""
+        return lambda x, t: self.diffae.unet(x, t, z)
+
+
+def frozen(module: torch.nn.Module) -> torch.nn.Module:
+    """Inference form: no gradients, channels last (twice as fast on CPUs with bfloat16)."""
+    module.requires_grad_(False)
+    return module.eval().to(memory_format=torch.channels_last)
+
+
+def save_base(
+    folder: Path,
+    *,
+    name: str,
+    config: DiffAEConfig,
+    diffae: dict[str, Tensor],
+    z_mean: Tensor,
+    z_std: Tensor,
+    guide: dict[str, Any],
+    guide_weights: dict[str, Tensor] | None,
+    perceptual: PerceptualNet,
+    prior: dict[str, Tensor] | None,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a base's folder; base.json comes last, so that a half-written base is no base.
+
+    guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
+    "config"}``. Returns what base.json says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "diffae": {**diffae, "z_mean": z_mean, "z_std": z_std},
+        "perceptual": float16_state(perceptual),
+    }
+    if prior is not None:
+        files["prior"] = prior
+    if guide_weights is not None:
+        files["guide"] = guide_weights
+    hashes = {}
+    for part, tensors in files.items():
+        path = folder / f"{part}.safetensors"
+        save_tensors(path, tensors)
+        hashes[path.name] = sha256_file(path)
+    info = {
+        "format": FORMAT,
+        "name": name,
+        "config": config.to_dict() | ({} if prior is not None else {"prior": None}),
+        "guide": guide,
+        "perceptual": {"net": perceptual.net},
+        "files": hashes,
+        "provenance": provenance,
+    }
+    digest = hashlib.sha256(json.dumps([hashes, guide, info["config"]], sort_keys=True).encode())
+    info["fingerprint"] = digest.hexdigest()[:16]
+    write_json(folder / JSON_NAME, info)
+    return info
+
+
+def read_base_info(folder: Path) -> dict[str, Any]:
+    """base.json of a folder. Raises UserError where it is no base or of another format."""
+    path = folder / JSON_NAME
+    if not path.is_file():
+        raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
+    try:
+        info = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise UserError(f"{path}: not valid JSON; import the base again") from None
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: base format {info.get('format')}; this version reads format {FORMAT}"
+        )
+    return info
+
+
+def load_base(folder: Path, device: str | torch.device = "cpu") -> Base:
+    """Load a base for inference. Raises UserError naming what is missing or broken."""
+    info = read_base_info(folder)
+    config = DiffAEConfig.from_dict(info["config"], source=str(folder / JSON_NAME))
+    tensors = _tensors(folder, "diffae")
+    z_mean, z_std = tensors.pop("z_mean"), tensors.pop("z_std")
+    with torch.device("meta"):
+        diffae = DiffAE(config)
+    diffae.load_state_dict(tensors, assign=True)
+    prior = None
+    if config.prior is not None:
+        with torch.device("meta"):
+            prior = UNet(config.prior.unet(config.image_size))
+        prior.load_state_dict(_tensors(folder, "prior"), assign=True)
+        frozen(prior)
+    frozen(diffae)
+    perceptual = PerceptualNet(
+        info["perceptual"]["net"], weights=folder / "perceptual.safetensors"
+    )
+    frozen(perceptual)
+    guide = _load_guide(folder, info["guide"], perceptual)
+    return Base(config, diffae, z_mean, z_std, guide, perceptual, prior, info).to(device)
+
+
+def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:
+    if spec["kind"] == "statistics":
+        return StatisticsGuide(perceptual, tuple(spec["stages"]), spec["grid"])
+    config = folder / spec["config"] if spec.get("config") else None
+    guide: OpenClipGuide = open_clip_guide(spec["model"], None, config)
+    guide.model.load_state_dict(_tensors(folder, "guide"))
+    return guide
+
+
+def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
+    path = folder / f"{part}.safetensors"
+    try:
+        return {k: v.float() for k, v in load_file(path).items()}
+    except Exception as e:  # safetensors raises its own untyped errors
+        raise UserError(f"{path}: cannot be read ({e}); import the base again") from None

@@ -1,0 +1,210 @@
+"""Diffusion as pure functions: schedules, the DDIM step, its inversion, the ancestral step.
+
+Indices count the steps of a respaced schedule (0 is the cleanest); ``timesteps[i]`` is the
+original timestep, 0..999, that the networks see. An ``EpsFn`` maps (x_t, t) to the predicted
+noise, with t a (B,) tensor of original timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osasis.errors import UserError
+
+TRAIN_STEPS = 1000
+LATENT_BETA = 0.008
+
+EpsFn = Callable[[Tensor, Tensor], Tensor]
+# Called after each step with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A respaced noise schedule.
+
+    timesteps: (T,) int64, original timesteps, ascending. alphas_cumprod: (T,) float64, alpha_bar
+    at them.
+    """
+
+    timesteps: np.ndarray
+    alphas_cumprod: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def betas(self) -> np.ndarray:
+        """(T,) float64, the respaced chain's own betas."""
+        previous = np.append(1.0, self.alphas_cumprod[:-1])
+        return 1.0 - self.alphas_cumprod / previous
+
+    def alpha_bar(self, i: int) -> float:
+        """alpha_bar at index i; 1 below the chain and 0 above it, as published."""
+        if i < 0:
+            return 1.0
+        return float(self.alphas_cumprod[i]) if i < self.steps else 0.0
+
+    def timestep(self, i: int, like: Tensor) -> Tensor:
+        """(B,) tensor of the original timestep at index i, for the batch of ``like``."""
+        return torch.full((like.shape[0],), int(self.timesteps[i]), device=like.device)
+
+
+def linear_alphas_cumprod() -> np.ndarray:
+    """alpha_bar of the 1000 linear betas from 1e-4 to 0.02 (DDPM). (1000,) float64."""
+    return np.cumprod(1.0 - np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64))
+
+
+def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
+    """DDIM's uniform stride over the 1000 timesteps.
+
+    ``leading`` starts at t = 0, as published: T = 20 gives 0, 50, ..., 950. ``trailing`` ends
+    the strides instead: 50, 100, ..., 999; index T/2 - 1 is then t = 500, where inversion ends.
+    Raises UserError where no integer stride gives ``steps`` steps.
+    """
+    stride = -(-TRAIN_STEPS // steps) if 0 < steps <= TRAIN_STEPS else 0
+    if stride == 0 or len(range(0, TRAIN_STEPS, stride)) != steps:
+        near = min(_allowed_steps(), key=lambda n: abs(n - steps))
+        raise UserError(
+            f"a schedule of {steps} steps is not possible: 1000 timesteps have no stride that "
+            f"gives so many; the nearest possible number is {near}"
+        )
+    if spacing == "leading":
+        return np.arange(0, TRAIN_STEPS, stride)
+    return np.minimum(np.arange(1, steps + 1) * stride, TRAIN_STEPS - 1)
+
+
+def even_timesteps(steps: int) -> np.ndarray:
+    """Guided diffusion's even respacing from 0 to 999, which the photo prior uses."""
+    if steps == 1:
+        return np.zeros(1, dtype=np.int64)
+    stride = (TRAIN_STEPS - 1) / (steps - 1)
+    return np.array([round(i * stride) for i in range(steps)], dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def image_schedule(steps: int, spacing: str = "leading") -> Schedule:
+    """Respaced linear schedule of the DiffAE."""
+    t = stride_timesteps(steps, spacing)
+    return Schedule(t, linear_alphas_cumprod()[t])
+
+
+@lru_cache(maxsize=16)
+def latent_schedule(steps: int) -> Schedule:
+    """Respaced schedule of the latent DDIM: constant beta 0.008."""
+    t = stride_timesteps(steps)
+    return Schedule(t, np.cumprod(np.full(TRAIN_STEPS, 1.0 - LATENT_BETA))[t])
+
+
+@lru_cache(maxsize=16)
+def prior_schedule(steps: int) -> Schedule:
+    """Respaced linear schedule of the photo prior."""
+    t = even_timesteps(steps)
+    return Schedule(t, linear_alphas_cumprod()[t])
+
+
+def predict_x0(s: Schedule, i: int, x_t: Tensor, eps: Tensor, clip: bool = True) -> Tensor:
+    """x_0 that x_t and the noise imply (DDPM, Eq. 15), clamped to [-1, 1] where ``clip``."""
+    a = s.alpha_bar(i)
+    x0 = (1.0 / a) ** 0.5 * x_t - (1.0 / a - 1.0) ** 0.5 * eps
+    return x0.clamp(-1, 1) if clip else x0
+
+
+def _toward(s: Schedule, i: int, target: int, x_t: Tensor, x0: Tensor) -> Tensor:
+    """Move deterministically from index i to ``target``, keeping x_0 and the noise it implies."""
+    a, b = s.alpha_bar(i), s.alpha_bar(target)
+    eps = ((1.0 / a) ** 0.5 * x_t - x0) / (1.0 / a - 1.0) ** 0.5
+    return b**0.5 * x0 + (1.0 - b) ** 0.5 * eps
+
+
+def ddim_step(
+    s: Schedule, i: int, x_t: Tensor, eps: Tensor, clip: bool = True
+) -> tuple[Tensor, Tensor]:
+    """One deterministic DDIM step, index i to i - 1 (OSASIS, Eq. 8). Returns (x_prev, x_0)."""
+    x0 = predict_x0(s, i, x_t, eps, clip)
+    return _toward(s, i, i - 1, x_t, x0), x0
+
+
+def inversion_step(s: Schedule, i: int, x_t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of deterministic inversion, index i to i + 1 (OSASIS, Eq. 7 and 11).
+
+    Returns (x_next, x_0). The published code gives eps at index i, not i + 1.
+    """
+    x0 = predict_x0(s, i, x_t, eps)
+    return _toward(s, i, i + 1, x_t, x0), x0
+
+
+def q_sample(s: Schedule, i: int, x0: Tensor, noise: Tensor) -> Tensor:
+    """Noise x_0 to index i (DDPM, Eq. 4; OSASIS, Eq. 9)."""
+    a = s.alpha_bar(i)
+    return a**0.5 * x0 + (1.0 - a) ** 0.5 * noise
+
+
+def ancestral_step(
+    s: Schedule, i: int, x_t: Tensor, output: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One ancestral step with learned variance (Improved DDPM, Eq. 15; OSASIS, Eq. 10).
+
+    output: (B, 6, H, W), the noise and the variance's interpolation. noise: like x_t; index 0
+    adds none. Returns (x_prev, x_0).
+    """
+    eps, interpolation = output.chunk(2, dim=1)
+    x0 = predict_x0(s, i, x_t, eps)
+    betas = s.betas
+    a, previous = s.alpha_bar(i), s.alpha_bar(i - 1)
+    mean = (betas[i] * previous**0.5 / (1.0 - a)) * x0 + (
+        (1.0 - previous) * (1.0 - betas[i]) ** 0.5 / (1.0 - a)
+    ) * x_t
+    if i == 0:
+        return mean, x0
+    smallest = np.log(betas[i] * (1.0 - previous) / (1.0 - a))
+    share = (interpolation + 1) / 2
+    log_variance = share * float(np.log(betas[i])) + (1 - share) * float(smallest)
+    return mean + torch.exp(0.5 * log_variance) * noise, x0
+
+
+def ddim_sample(
+    eps_fn: EpsFn,
+    x: Tensor,
+    s: Schedule,
+    start: int | None = None,
+    clip: bool = True,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Walk back deterministically from index ``start`` (default: the last) to x_0."""
+    for i in _counted(range(s.steps - 1 if start is None else start, -1, -1), progress):
+        x, _ = ddim_step(s, i, x, eps_fn(x, s.timestep(i, x)), clip)
+    return x
+
+
+def ddim_invert(
+    eps_fn: EpsFn, x: Tensor, s: Schedule, steps: int, progress: Progress | None = None
+) -> Tensor:
+    """Take the first ``steps`` inversion steps from a clean image x (OSASIS, Eq. 7)."""
+    for i in _counted(range(steps), progress):
+        x, _ = inversion_step(s, i, x, eps_fn(x, s.timestep(i, x)))
+    return x
+
+
+def steps_to(s: Schedule, t0: float) -> int:
+    """How many steps of a full schedule lie below t0 in (0, 1]: int(T * t0), as published."""
+    return int(s.steps * t0)
+
+
+def _counted(indices: range, progress: Progress | None) -> Iterable[int]:
+    for done, i in enumerate(indices, start=1):
+        yield i
+        if progress is not None:
+            progress(done, len(indices))
+
+
+@lru_cache(maxsize=1)
+def _allowed_steps() -> frozenset[int]:
+    return frozenset(len(range(0, TRAIN_STEPS, stride)) for stride in range(1, TRAIN_STEPS + 1))

@@ -1,0 +1,157 @@
+"""Guides: embeddings of images (and texts) whose directions the losses compare.
+
+A guide returns (B, G, D): G embeddings an image. Directions are compared in each of the G and the
+cosines averaged, so that a guide may be one CLIP or several feature spaces of unlike scale.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osasis.errors import UserError
+from osasis.perceptual import PerceptualNet
+from osasis.settings import did_you_mean
+
+PUBLISHED_SIZE = 224
+
+
+class Guide(Protocol):
+    """What training needs of a guide."""
+
+    has_text: bool
+
+    def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
+        """images: (B, 3, H, W) in [-1, 1] -> (B, G, D), not normalised.
+
+        ``published_input`` feeds a CLIP as the published code did: resized to 224 by nearest
+        neighbour and left in [-1, 1].
+        """
+        ...
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(N, 1, D). Raises UserError where the guide knows no text."""
+        ...
+
+
+class OpenClipGuide(nn.Module):
+    """An open_clip model."""
+
+    has_text = True
+
+    def __init__(self, model: nn.Module, tokenizer: Any, size: int, mean: Any, std: Any) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
+        if published_input:
+            x = F.interpolate(images, (PUBLISHED_SIZE, PUBLISHED_SIZE))
+        else:
+            x = F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
+            x = (x / 2 + 0.5 - self.mean) / self.std
+        return self.model.encode_image(x)[:, None].float()
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(texts).to(next(self.model.parameters()).device)
+        return self.model.encode_text(tokens)[:, None].float()
+
+
+class StatisticsGuide(nn.Module):
+    """Channel means and deviations at several stages of a pretrained convolutional net.
+
+    Stage 0 is the image itself (its palette); stages 1 to 5 are the backbone's. ``grid`` splits
+    the picture into grid x grid cells with statistics of their own: for aligned portraits this
+    tells the background from the face. Knows no text.
+    """
+
+    has_text = False
+
+    def __init__(
+        self, net: PerceptualNet, stages: tuple[int, ...] = (1, 2, 3), grid: int = 1
+    ) -> None:
+        super().__init__()
+        if not stages or not set(stages) <= set(range(6)):
+            raise UserError(f"guide stages are {list(stages)}; choose some of 0 to 5")
+        self.net, self.stages, self.grid = net, tuple(stages), grid
+
+    def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
+        maps = [images, *self._features(images)]
+        groups: list[Tensor] = []
+        for stage in self.stages:
+            groups += self._statistics(maps[stage])
+        width = max(g.shape[1] for g in groups)
+        # Zero padding leaves differences' cosines as they are.
+        return torch.stack([F.pad(g, (0, width - g.shape[1])) for g in groups], dim=1)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Backbone stages up to the last one asked for; the rest are not computed."""
+        x, out = self.net.model.scaling_layer(images), []
+        for stage in range(1, max(self.stages) + 1):
+            x = getattr(self.net.model.net, f"slice{stage}")(x)
+            out.append(x)
+        return out
+
+    def _statistics(self, f: Tensor) -> list[Tensor]:
+        f = f.float()
+        cells = [f]
+        if self.grid > 1:
+            n = self.grid
+            cells = [c for row in f.tensor_split(n, dim=2) for c in row.tensor_split(n, dim=3)]
+        out = []
+        for cell in cells:
+            var, mean = torch.var_mean(cell, dim=(2, 3), correction=0)
+            out.append(torch.cat([mean, (var + 1e-6).sqrt()], dim=1))
+        return out
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        raise UserError(
+            "this base's guide knows no text: text-driven edits need a base with an open_clip guide"
+        )
+
+
+def open_clip_guide(
+    model: str, pretrained: str | None, config: str | Path | None = None
+) -> OpenClipGuide:
+    """An open_clip guide by model name, or from a model configuration file named MODEL.json.
+
+    pretrained: a tag of open_clip (downloaded and hash-checked by it), a local checkpoint
+    (safetensors, or a file that loads with ``weights_only``), or None for random weights.
+    Raises UserError naming the nearest model or the known tags.
+    """
+    import open_clip
+
+    if config is not None:
+        if not Path(config).is_file():
+            raise UserError(f"{config}: no such open_clip model configuration")
+        open_clip.add_model_config(Path(config))
+    if model not in open_clip.list_models():
+        raise UserError(
+            f"unknown open_clip model {model!r}" + did_you_mean(model, open_clip.list_models())
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
+        raise UserError(
+            f"open_clip model {model!r} has no pretrained tag {pretrained!r}, and there is no such "
+            f"file; its tags: {', '.join(tags) or 'none'}"
+        )
+    try:
+        net = open_clip.create_model(model, pretrained=pretrained, weights_only=True)
+    except Exception as e:  # hubs, checkpoints and safetensors each raise their own kinds
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(
+            f"open_clip model {model!r} ({pretrained}) could not be loaded: {reason}; offline, "
+            "give a local checkpoint file"
+        ) from None
+    size = net.visual.image_size
+    mean = getattr(net.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    std = getattr(net.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    tokenizer = open_clip.get_tokenizer(model)
+    return OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)

@@ -1,0 +1,141 @@
+"""Building blocks that the DiffAE UNet, its encoder and the photo prior share.
+
+Module and parameter names follow the official checkpoints, so that they load key by key.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding (cosines, then sines) of timesteps.
+
+    t: (B,) integer or float. Returns (B, dim) float32; dim must be even.
+    """
+    half = dim // 2
+    freqs = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
+    angles = t[:, None].float() * freqs[None]
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm with min(32, channels) groups, computed in float32 whatever the input's type."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(min(32, channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Residual block of the ADM family, conditioned on the timestep and on z.
+
+    The normalised features are modulated by the timestep, ``h * (1 + scale_t) + shift_t``, and
+    then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` the block has no
+    second half: this is the form that the semantic encoder uses.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        time_channels: int | None,
+        z_channels: int | None = None,
+        dropout: float = 0.0,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.in_layers = nn.Sequential(
+            GroupNorm32(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
+        self.has_time = time_channels is not None
+        self.has_z = z_channels is not None
+        if time_channels is not None:
+            self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_channels, 2 * out_channels))
+            if z_channels is not None:
+                self.cond_emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(z_channels, out_channels))
+            self.out_layers = nn.Sequential(
+                GroupNorm32(out_channels),
+                nn.SiLU(),
+                nn.Dropout(dropout),
+                zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            )
+        self.skip_connection: nn.Module = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, emb: Tensor | None, z: Tensor | None) -> Tensor:
+        h = self.in_layers[1](self.in_layers[0](x))
+        if self.resample is not None:
+            h, x = resampled(h, self.resample), resampled(x, self.resample)
+        h = self.in_layers[2](h)
+        if self.has_time:
+            h = self._modulated(h, emb, z)
+        return self.skip_connection(x) + h
+
+    def _modulated(self, h: Tensor, emb: Tensor | None, z: Tensor | None) -> Tensor:
+        norm, act, drop, conv = self.out_layers
+        scale, shift = self.emb_layers(emb).to(h.dtype)[..., None, None].chunk(2, dim=1)
+        h = norm(h) * (1 + scale) + shift
+        if self.has_z:
+            h = h * (1 + self.cond_emb_layers(z).to(h.dtype)[..., None, None])
+        return conv(drop(act(h)))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over positions; the heads are split before q, k and v."""
+
+    def __init__(self, channels: int, heads: int = 1, head_channels: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads if head_channels is None else channels // head_channels
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, channels * 3, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        flat = x.reshape(b, c, height * width)
+        qkv = self.qkv(self.norm(flat))
+        # (B, heads, 3 * head_channels, N): each head holds its own q, k, v.
+        q, k, v = qkv.reshape(b, self.heads, -1, height * width).transpose(2, 3).chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = self.proj_out(h.transpose(2, 3).reshape(b, c, height * width))
+        return (flat + h).reshape(b, c, height, width)
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """Zero a module's parameters: residual branches of the ADM family start as the identity."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module
+
+
+def resampled(x: Tensor, direction: str) -> Tensor:
+    """Halve (average) or double (nearest) the resolution of (B, C, H, W)."""
+    if direction == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class BlockSequence(nn.Sequential):
+    """A sequence whose residual blocks also get the timestep embedding and z."""
+
+    def forward(self, x: Tensor, emb: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, emb, z) if isinstance(layer, ResBlock) else layer(x)
+        return x

@@ -1,0 +1,140 @@
+"""The UNet of the ADM family: the DiffAE's noise predictor and the guided-diffusion prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from osasis.config import UNetConfig
+from osasis.networks.blocks import (
+    AttentionBlock,
+    BlockSequence,
+    GroupNorm32,
+    ResBlock,
+    timestep_embedding,
+    zeroed,
+)
+
+
+class UNet(nn.Module):
+    """Noise predictor eps(x_t, t, z).
+
+    The prior is the same network without z (``z_channels`` None) and with six output channels
+    (eps and the variance interpolation of Improved DDPM).
+
+    ``input_levels`` and ``output_levels`` name each block's resolution level (0 is the finest);
+    mixing conditions the levels differently (OSASIS, Sec. 3.4: f_ch).
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.time_embed = self._time_embedding(c)
+        self.input_blocks, self.input_levels, skips, ch = self._encoder_side(c)
+        self.middle_block = BlockSequence(
+            _res(c)(ch, ch),
+            AttentionBlock(ch, c.heads, c.head_channels),
+            _res(c)(ch, ch),
+        )
+        self.output_blocks, self.output_levels, ch = self._decoder_side(c, skips, ch)
+        self.out = nn.Sequential(
+            GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, c.out_channels, 3, padding=1))
+        )
+
+    @staticmethod
+    def _time_embedding(c: UNetConfig) -> nn.Module:
+        layers = nn.Sequential(
+            nn.Linear(c.model_channels, c.embed_channels),
+            nn.SiLU(),
+            nn.Linear(c.embed_channels, c.embed_channels),
+        )
+        # The DiffAE wraps the embedding once more; its checkpoints' keys show it.
+        return nn.ModuleDict({"time_embed": layers}) if c.z_channels is not None else layers
+
+    @staticmethod
+    def _encoder_side(c: UNetConfig) -> tuple[nn.ModuleList, list[int], list[int], int]:
+        res = _res(c)
+        ch = c.model_channels * c.channel_mult[0]
+        blocks: list[nn.Module] = [BlockSequence(nn.Conv2d(3, ch, 3, padding=1))]
+        levels, skips, resolution = [0], [ch], c.image_size
+        for level, mult in enumerate(c.channel_mult):
+            for _ in range(c.num_res_blocks):
+                layers: list[nn.Module] = [res(ch, mult * c.model_channels)]
+                ch = mult * c.model_channels
+                if resolution in c.attention_resolutions:
+                    layers.append(AttentionBlock(ch, c.heads, c.head_channels))
+                blocks.append(BlockSequence(*layers))
+                levels.append(level)
+                skips.append(ch)
+            if level != len(c.channel_mult) - 1:
+                resolution //= 2
+                blocks.append(BlockSequence(res(ch, ch, "down")))
+                levels.append(level + 1)
+                skips.append(ch)
+        return nn.ModuleList(blocks), levels, skips, ch
+
+    @staticmethod
+    def _decoder_side(
+        c: UNetConfig, skips: list[int], ch: int
+    ) -> tuple[nn.ModuleList, list[int], int]:
+        res = _res(c)
+        skips = list(skips)
+        blocks: list[nn.Module] = []
+        levels: list[int] = []
+        resolution = c.image_size >> (len(c.channel_mult) - 1)
+        for level, mult in reversed(list(enumerate(c.channel_mult))):
+            for i in range(c.num_res_blocks + 1):
+                layers: list[nn.Module] = [res(ch + skips.pop(), mult * c.model_channels)]
+                ch = mult * c.model_channels
+                if resolution in c.attention_resolutions:
+                    layers.append(AttentionBlock(ch, c.heads, c.head_channels))
+                if level and i == c.num_res_blocks:
+                    layers.append(res(ch, ch, "up"))
+                    resolution *= 2
+                blocks.append(BlockSequence(*layers))
+                levels.append(level)
+        return nn.ModuleList(blocks), levels, ch
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
+        """Predict the noise of x at the original timesteps t.
+
+        x: (B, 3, H, W). t: (B,) in 0..999. z: (B, D), or (B, levels + 1, D) with one condition a
+        resolution level (finest first) and the middle block's last.
+        Returns (B, out_channels, H, W).
+        """
+        embed = self.time_embed["time_embed"] if self.config.z_channels else self.time_embed
+        emb = embed(timestep_embedding(t, self.config.model_channels))
+        z_at = _level_conditions(z, len(self.config.channel_mult))
+        h, skips = x, []
+        for block, level in zip(self.input_blocks, self.input_levels, strict=True):
+            h = block(h, emb, z_at(level))
+            skips.append(h)
+        h = self.middle_block(h, emb, z_at(-1))
+        for block, level in zip(self.output_blocks, self.output_levels, strict=True):
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, z_at(level))
+        return self.out(h)
+
+
+def _res(c: UNetConfig) -> Callable[..., ResBlock]:
+    def build(in_channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
+        return ResBlock(
+            in_channels,
+            out_channels,
+            time_channels=c.embed_channels,
+            z_channels=c.z_channels,
+            dropout=c.dropout,
+            resample=resample,
+        )
+
+    return build
+
+
+def _level_conditions(z: Tensor | None, levels: int) -> Callable[[int], Tensor | None]:
+    if z is None or z.dim() == 2:
+        return lambda level: z
+    if z.shape[1] != levels + 1:
+        raise ValueError(f"z has {z.shape[1]} level conditions; {levels + 1} are needed")
+    return lambda level: z[:, level]

@@ -1,0 +1,179 @@
+"""Settings of training one style, validated up front, and their presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+from typing import Literal as Choice
+
+from osasis.diffusion import stride_timesteps
+from osasis.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one style is trained. The defaults are preset ``default``.
+
+    The fields under "published accidents" choose between what the published code does and what
+    the paper says or plainly meant; preset ``reference`` takes the former throughout.
+    """
+
+    seed: int = 0
+    iterations: int = 200
+    batch_size: int = 8
+    lr_unet: float = 5e-6
+    lr_spn: float = 1e-4
+    adam_beta2: float = 0.999
+    # Steps of a full schedule: inversion, walk back, latent DDIM.
+    encode_steps: int = 50
+    decode_steps: int = 20
+    latent_steps: int = 200
+    t0: float = 0.5
+    spn_weight: float = 0.1
+    # Loss weights (OSASIS, Sec. 3.2 and 3.3).
+    cross_domain: float = 1.0
+    in_domain: float = 0.5
+    recon_guide: float = 30.0
+    recon_l1: float = 10.0
+    recon_lpips: float = 10.0
+    # Not in the paper: distance of the guide's embedding itself to the style image's. A guide
+    # direction has no length; this term gives it one (palette, contrast). See docs/method.md.
+    style_match: float = 0.0
+    # Not in the paper: keeps the photo's own structure (LPIPS on lightness edges).
+    structure: float = 0.0
+    # Published accidents.
+    spacing: Choice["leading", "trailing"] = "trailing"
+    spn_style_branch: Choice["scaled", "unscaled"] = "scaled"
+    spn_time: Choice["timestep", "index"] = "timestep"
+    guide_input: Choice["native", "nearest224"] = "native"
+    normalise_embeddings: bool = True
+    style_condition: Choice["counterpart", "style"] = "counterpart"
+    dropout: float = 0.0
+    # The photo counterpart (OSASIS, Eq. 9-10): candidates, and steps of the prior's schedule.
+    counterpart_candidates: int = 30
+    counterpart_steps: int = 50
+    counterpart_t0: float = 0.5
+    # Contents: sampled anew at each iteration, as published, or drawn from a content bank.
+    contents: Choice["sampled", "bank"] = "bank"
+    precision: Choice["float32", "bfloat16"] = "float32"
+    # The mix that the style suggests: levels at or above this resolution take z_style.
+    content_cutoff: int | None = None
+    checkpoint_every: int = 10
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with these settings, one line each."""
+        found = []
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value, hint = getattr(self, field.name), hints[field.name]
+            if reason := _type_problem(value, hint):
+                found.append(f"{field.name} is {value!r}; {reason}")
+        if found:
+            return found
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
+        for name in ("encode_steps", "decode_steps", "latent_steps"):
+            try:
+                stride_timesteps(getattr(self, name))
+            except UserError as e:
+                found.append(f"{name}: {e}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "iterations": (1, 100_000),
+    "batch_size": (1, 1024),
+    "lr_unet": (0.0, 1.0),
+    "lr_spn": (0.0, 1.0),
+    "adam_beta2": (0.0, 0.99999),
+    "t0": (0.05, 1.0),
+    "spn_weight": (0.0, 10.0),
+    "cross_domain": (0.0, 1e4),
+    "in_domain": (0.0, 1e4),
+    "recon_guide": (0.0, 1e4),
+    "recon_l1": (0.0, 1e4),
+    "recon_lpips": (0.0, 1e4),
+    "style_match": (0.0, 1e4),
+    "structure": (0.0, 1e4),
+    "dropout": (0.0, 0.9),
+    "counterpart_candidates": (1, 1000),
+    "counterpart_steps": (2, 1000),
+    "counterpart_t0": (0.05, 1.0),
+    "content_cutoff": (1, 4096),
+    "checkpoint_every": (1, 100_000),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The published code to the letter (OSASIS, train_diffaeB.py and scripts/train.sh).
+    "reference": {
+        "spacing": "leading",
+        "spn_style_branch": "unscaled",
+        "spn_time": "index",
+        "guide_input": "nearest224",
+        "normalise_embeddings": False,
+        "style_condition": "counterpart",
+        "dropout": 0.1,
+        "contents": "sampled",
+    },
+    "default": {},
+    "fast": {
+        "iterations": 40,
+        "batch_size": 3,
+        "lr_unet": 5e-5,
+        "adam_beta2": 0.99,
+        "encode_steps": 20,
+        "decode_steps": 10,
+        "precision": "bfloat16",
+    },
+}
+
+
+def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
+    """Settings of a preset with some fields overridden.
+
+    Raises UserError naming every unknown field and every value out of its range.
+    """
+    if preset not in PRESETS:
+        raise UserError(
+            f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}"
+            + did_you_mean(preset, PRESETS)
+        )
+    known = {f.name for f in dataclasses.fields(TrainSettings)}
+    problems = [
+        f"unknown setting {name!r}" + did_you_mean(name, known)
+        for name in overrides
+        if name not in known
+    ]
+    values = {**PRESETS[preset], **{k: v for k, v in overrides.items() if k in known}}
+    settings = TrainSettings(**values)
+    problems += settings.problems()
+    if problems:
+        raise UserError("settings: " + "; ".join(problems))
+    return settings
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """A hint naming the nearest of the known words, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (nearest: {', '.join(near)})" if near else ""
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    if options := [a for a in get_args(hint) if isinstance(a, str)]:
+        return None if value in options else f"choose one of {', '.join(options)}"
+    if hint is bool:
+        return None if isinstance(value, bool) else "it must be true or false"
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float) if float in kinds else int):
+        return "it must be a number" if float in kinds else "it must be a whole number"
+    return None

@@ -1,0 +1,211 @@
+"""Training one style (OSASIS, Sec. 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.contents import Contents, ContentSource
+from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_to
+from osasis.errors import UserError
+from osasis.losses import LOSS_NAMES, StyleLoss
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.networks.unet import UNet
+from osasis.precision import autocast
+from osasis.settings import TrainSettings
+
+
+class DivergedError(UserError):
+    """Training produced a value that is not finite."""
+
+
+class StyleTrainer:
+    """epsilon_B and the SPN of one style, trained iteration by iteration.
+
+    Every random draw of iteration i comes from a generator seeded with (seed, i), so a resumed
+    run draws what the uninterrupted one would have drawn; there is no generator state to keep.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        style_image: Tensor,
+        counterpart: Tensor,
+        contents: ContentSource,
+        settings: TrainSettings,
+    ) -> None:
+        """style_image, counterpart: (1, 3, H, W) in [-1, 1], at the base's size."""
+        self.base, self.contents, self.settings = base, contents, settings
+        self.style_image, self.counterpart = style_image, counterpart
+        self.iteration = 0
+        self.history: list[dict[str, float]] = []
+        with seeded(settings.seed, "init"):
+            self.spn = StructurePreservingNetwork().to(base.device)
+        self.unet = trainable_copy(base.diffae.unet, settings.dropout)
+        self.loss = StyleLoss(
+            base.guide, base.perceptual, settings, style_image, counterpart
+        )
+        self.optimisers = {
+            "unet": torch.optim.Adam(
+                self.unet.parameters(), settings.lr_unet, betas=(0.9, settings.adam_beta2)
+            ),
+            "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
+        }
+        self.back = image_schedule(settings.decode_steps, settings.spacing)
+        self.back_steps = back_steps(self.back, settings.t0)
+        with torch.no_grad(), autocast(base.device, settings.precision):
+            source = counterpart if settings.style_condition == "counterpart" else style_image
+            self.z_style = base.encode_z(source).float()
+            z_counterpart = base.encode_z(counterpart).float()
+            forward = image_schedule(settings.encode_steps)
+            self.style_x_t0 = ddim_invert(
+                base.eps_a(z_counterpart), counterpart, forward, steps_to(forward, settings.t0)
+            ).float()
+
+    def step(self) -> list[dict[str, float]]:
+        """One iteration: draw contents, walk back, an optimiser step at every diffusion step.
+
+        Returns the weighted losses of each diffusion step; their mean joins ``history``.
+        Raises DivergedError naming the iteration where a loss is not finite.
+        """
+        seed = derived_seed(self.settings.seed, f"iteration {self.iteration}")
+        contents = self.contents.draw(
+            self.settings.batch_size, torch.Generator().manual_seed(seed)
+        )
+        # Dropout draws from the global generator.
+        with seeded(seed, "dropout"):
+            rows = self.walk_back(contents)
+        self.iteration += 1
+        self.history.append({k: sum(r[k] for r in rows) / len(rows) for k in rows[0]})
+        return rows
+
+    def walk_back(self, contents: Contents) -> list[dict[str, float]]:
+        """Walk contents and style image from t0 to 0, training at every step."""
+        with torch.no_grad(), autocast(self.base.device, self.settings.precision):
+            photo_guide = self.loss.embed(contents.photo).float()
+        x, x_style = contents.x_t0, self.style_x_t0
+        rows = []
+        for i in range(self.back_steps - 1, -1, -1):
+            with autocast(self.base.device, self.settings.precision):
+                x_next, x0 = self._predict(i, x, x_style, contents)
+                n = len(contents)
+                total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
+            row = {k: float(parts.get(k, 0.0)) for k in LOSS_NAMES}
+            if not torch.isfinite(total):
+                raise DivergedError(
+                    f"training diverged at iteration {self.iteration + 1}, step {i}: the loss is "
+                    f"{row['total']}; lower lr_unet, or use precision float32"
+                )
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad()
+            total.backward()
+            for optimiser in self.optimisers.values():
+                optimiser.step()
+            rows.append(row)
+            x_next = x_next.detach()
+            x, x_style = x_next[:n], x_next[n:]
+        return rows
+
+    def _predict(
+        self, i: int, x: Tensor, x_style: Tensor, contents: Contents
+    ) -> tuple[Tensor, Tensor]:
+        """One step back for contents and style image in one batch. Returns (x_next, x_0)."""
+        s = self.settings
+        photos = torch.cat([contents.photo, self.counterpart])
+        # The published code adds the style branch's SPN output without lambda.
+        scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)
+        if s.spn_style_branch == "unscaled":
+            scale[-1] = 1.0
+        step = spn_step(self.back, i, s.spn_time)
+        spn = self.spn(photos, torch.full((len(photos),), step, device=photos.device))
+        x_t = torch.cat([x, x_style]) + scale * spn
+        z = torch.cat([contents.z, self.z_style])
+        eps = self.unet(x_t, self.back.timestep(i, x_t), z)
+        return ddim_step(self.back, i, x_t.float(), eps.float())
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, flat, for safetensors."""
+        tensors = {}
+        for name, module in (("unet", self.unet), ("spn", self.spn)):
+            params = dict(module.named_parameters())
+            state = self.optimisers[name].state
+            for key, p in params.items():
+                tensors[f"{name}.{key}"] = p.detach()
+                for slot, value in state.get(p, {}).items():
+                    tensors[f"optim.{name}.{key}:{slot}"] = value
+        return tensors
+
+    def state_info(self) -> dict[str, Any]:
+        """The rest of the state, for JSON."""
+        return {"iteration": self.iteration, "history": self.history}
+
+    def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Continue from ``state_tensors`` and ``state_info``, bit for bit."""
+        self.iteration, self.history = info["iteration"], list(info["history"])
+        slots: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optim."):
+                owner, slot = key.removeprefix("optim.").rsplit(":", 1)
+                name, param = owner.split(".", 1)
+                slots.setdefault((name, param), {})[slot] = value
+        for name, module in (("unet", self.unet), ("spn", self.spn)):
+            own = {k: tensors[f"{name}.{k}"] for k, _ in module.named_parameters()}
+            module.load_state_dict(own)
+            for key, p in module.named_parameters():
+                if (name, key) in slots:
+                    self.optimisers[name].state[p] = {
+                        # Adam keeps its step counter on the CPU and its moments in the
+                        # parameter's own memory layout.
+                        slot: v if slot == "step" else torch.empty_like(p).copy_(v)
+                        for slot, v in slots[name, key].items()
+                    }
+
+
+def trainable_copy(unet: UNet, dropout: float) -> UNet:
+    """epsilon_B before training: epsilon_A's weights, with gradients and this dropout."""
+    copied = copy.deepcopy(unet).requires_grad_(True).train()
+    for module in copied.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    return copied
+
+
+def back_steps(schedule: Schedule, t0: float) -> int:
+    """Number of steps of the walk back from t0, counted as the published code does."""
+    return schedule.steps - int(schedule.steps * (1 - t0))
+
+
+def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:
+    """What the SPN sees of the time: the step's index, as published, or its timestep.
+
+    A timestep means the same whatever the number of steps. It is given in units of 50, the
+    stride of the published training, so that both choices span the same range.
+    """
+    return float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """An independent 63-bit seed for a purpose."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class seeded:  # noqa: N801 - reads as a statement: with seeded(seed, purpose)
+    """Seed torch's global generators inside the block; restore them after it."""
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self.seed = derived_seed(seed, purpose)
+
+    def __enter__(self) -> None:
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        self.fork = torch.random.fork_rng(devices=devices)
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *exc: object) -> None:
+        self.fork.__exit__(*exc)
