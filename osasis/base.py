@@ -156,9 +156,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu") -> Base:
         prior.load_state_dict(_tensors(folder, "prior"), assign=True)
         frozen(prior)
     frozen(diffae)
-    perceptual = PerceptualNet(
-        info["perceptual"]["net"], weights=folder / "perceptual.safetensors"
-    )
+    perceptual = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
     frozen(perceptual)
     guide = _load_guide(folder, info["guide"], perceptual)
     return Base(config, diffae, z_mean, z_std, guide, perceptual, prior, info).to(device)

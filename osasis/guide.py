@@ -42,10 +42,12 @@ class OpenClipGuide(nn.Module):
     """An open_clip model."""
 
     has_text = True
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, model: nn.Module, tokenizer: Any, size: int, mean: Any, std: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, size: int, mean: Any, std: Any) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.size = size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -144,6 +144,4 @@ def cutoff_weights(cutoff: int, config: DiffAEConfig) -> tuple[float, ...]:
 
 
 def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ class PerceptualNet(nn.Module):
         if net not in NETS:
             raise UserError(f"unknown perceptual net {net!r}: choose one of {', '.join(NETS)}")
         self.net = net
-        self.model = _build(net, download=weights is None)
+        self.model: Any = _build(net, download=weights is None)
         if weights is not None:
             _load(self.model, Path(weights), net)
         self.requires_grad_(False)
@@ -63,9 +64,7 @@ def _build(net: str, download: bool) -> nn.Module:
         with warnings.catch_warnings():
             # lpips still calls torchvision with its old 'pretrained' argument.
             warnings.simplefilter("ignore", UserWarning)
-            return lpips.LPIPS(
-                net=net, pretrained=download, pnet_rand=not download, verbose=False
-            )
+            return lpips.LPIPS(net=net, pretrained=download, pnet_rand=not download, verbose=False)
     except OSError as e:
         raise UserError(
             f"the LPIPS weights ({net}) could not be downloaded ({e}); give a local file instead"

@@ -14,7 +14,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in its own folder, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

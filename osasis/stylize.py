@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,10 +59,17 @@ def encode(
 ) -> Encodings:
     """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7)."""
     schedule = image_schedule(steps)
+    count = steps_to(schedule, t0)
+    codes, inverted = [], []
     with autocast(base.device, precision):
-        z = base.encode_z(photos).float()
-        x_t0 = ddim_invert(base.eps_a(z), photos, schedule, steps_to(schedule, t0), progress)
-    return Encodings(photos, z, x_t0.float(), t0, steps)
+        for k, rows in enumerate(chunks(len(photos), base.device)):
+            x = photos[rows]
+            z = base.encode_z(x).float()
+            part = _part(progress, k, count, -(-len(photos) // chunk_size(base.device)))
+            codes.append(z)
+            inverted.append(ddim_invert(base.eps_a(z), x, schedule, count, part).float())
+    z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
+    return Encodings(photos, z, x_t0, t0, steps)
 
 
 @torch.no_grad()
@@ -85,25 +92,54 @@ def decode(
     """
     _check(base, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
-    lead = chosen[0].settings
-    schedule = image_schedule(mix.decode_steps or DECODE_STEPS, lead.spacing)
+    schedule = image_schedule(mix.decode_steps or DECODE_STEPS, chosen[0].settings.spacing)
     t0 = mix.t0 if mix.t0 is not None else encodings.t0
-    z_in = encodings.z
-    if mix.text_edit is not None:
-        z_in = z_in + mix.text_amount * (text_edits or {})[mix.text_edit].to(z_in)
+    count = back_steps(schedule, t0)
+    edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
+    networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
+    add_structure = _structure(base, mix, chosen, networks, schedule, t0)
+    out = []
     with autocast(base.device, precision):
-        predictors, shares = _predictors(base, mix, chosen, masks or {}, z_in)
-        add_structure = _structure(base, mix, chosen, shares, encodings.photo, schedule, t0)
-        x = encodings.x_t0
-        count = back_steps(schedule, t0)
-        for done, i in enumerate(range(count - 1, -1, -1), start=1):
-            x = add_structure(x, i)
-            t = schedule.timestep(i, x)
-            eps = sum((share * p(x, t).float() for p, share in zip(predictors, shares, strict=True)))
-            x, _ = ddim_step(schedule, i, x, eps)
-            if progress is not None:
-                progress(done, count)
-    return x.clamp(-1, 1)
+        for k, rows in enumerate(chunks(len(encodings.photo), base.device)):
+            part = _part(progress, k, count, -(-len(encodings.photo) // chunk_size(base.device)))
+            photo, x = encodings.photo[rows], encodings.x_t0[rows]
+            z_in = encodings.z[rows]
+            if edit is not None:
+                z_in = z_in + mix.text_amount * edit.to(z_in)
+            predictors = [n.predictor(base, z_in) for n in networks]
+            for done, i in enumerate(range(count - 1, -1, -1), start=1):
+                x = add_structure(x, photo, i)
+                t = schedule.timestep(i, x)
+                eps = torch.zeros_like(x)
+                for network, predict in zip(networks, predictors, strict=True):
+                    eps = eps + network.share * predict(x, t).float()
+                x, _ = ddim_step(schedule, i, x, eps)
+                if part is not None:
+                    part(done, count)
+            out.append(x)
+    return torch.cat(out)[: len(encodings.photo)].clamp(-1, 1)
+
+
+def chunk_size(device: torch.device) -> int:
+    """How many images one forward pass takes, always exactly: short chunks are filled up.
+
+    Convolution kernels change with the batch, and their rounding with them (visibly so in
+    bfloat16). A fixed batch makes each image's result independent of its company.
+    """
+    return 4 if device.type == "cpu" else 16
+
+
+def chunks(count: int, device: torch.device) -> Iterator[Tensor]:
+    """Row indices of each chunk; the last one repeats the final row until it is full."""
+    size = chunk_size(device)
+    for start in range(0, count, size):
+        yield torch.arange(start, start + size, device=device).clamp_max(count - 1)
+
+
+def _part(progress: Progress | None, k: int, steps: int, parts: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _: progress(k * steps + done, parts * steps)
 
 
 def level_conditions(z_in: Tensor, z_style: Tensor, weights: Sequence[float]) -> Tensor:
@@ -129,38 +165,50 @@ def blended_weights(
     return changed
 
 
-def _predictors(
-    base: Base, mix: Mix, styles: list[Style], masks: Mapping[str, Tensor], z_in: Tensor
-) -> tuple[list[EpsFn], list[Tensor]]:
-    """Noise predictors and each one's share, a scalar or (1, 1, H, W)."""
-    relative = [s.weight / sum(s.weight for s in mix.styles) for s in mix.styles]
-    one = z_in.new_ones(())
+@dataclass(frozen=True)
+class _Network:
+    """One noise predictor of a mix: changed weights, z_style, its share (scalar or per pixel).
+
+    z_style None is epsilon_A itself, the photo's own part.
+    """
+
+    weights: dict[str, Tensor]
+    z_style: Tensor | None
+    levels: Sequence[float]
+    share: Tensor
+
+    def predictor(self, base: Base, z_in: Tensor) -> EpsFn:
+        if self.z_style is None:
+            return base.eps_a(z_in)
+        z = level_conditions(z_in, self.z_style.expand_as(z_in), self.levels)
+        return lambda x, t: functional_call(base.diffae.unet, self.weights, (x, t, z))
+
+
+def _networks(
+    base: Base, mix: Mix, styles: list[Style], masks: Mapping[str, Tensor], like: Tensor
+) -> list[_Network]:
+    relative = relative_weights(mix)
     if mix.blend == "weights" and not any(s.mask for s in mix.styles):
-        z_style = sum(r * s.z_style for r, s in zip(relative, styles, strict=True))
+        z_style = torch.stack([r * s.z_style for r, s in zip(relative, styles, strict=True)]).sum(0)
         weights = blended_weights(base, styles, relative, mix.strength)
-        return [_predictor(base, weights, z_in, z_style, _levels(base, mix, styles[0]))], [one]
-    predictors = [
-        _predictor(
-            base,
-            blended_weights(base, [s], [1.0], mix.strength),
-            z_in,
-            s.z_style,
-            _levels(base, mix, s),
+        levels = _levels(base, mix, styles[0])
+        return [_Network(weights, z_style, levels, like.new_ones(()))]
+    shares, rest = _pixel_shares(mix, masks, like)
+    networks = [
+        _Network(
+            blended_weights(base, [s], [1.0], mix.strength), s.z_style, _levels(base, mix, s), share
         )
-        for s in styles
+        for s, share in zip(styles, shares, strict=True)
     ]
-    shares, rest = _mask_shares(mix, masks, z_in)
     if rest is not None:
-        predictors.append(base.eps_a(z_in))
-        shares.append(rest)
-    return predictors, shares
+        networks.append(_Network({}, None, (), rest))
+    return networks
 
 
-def _predictor(
-    base: Base, weights: dict[str, Tensor], z_in: Tensor, z_style: Tensor, levels: Sequence[float]
-) -> EpsFn:
-    z = level_conditions(z_in, z_style.expand_as(z_in), levels)
-    return lambda x, t: functional_call(base.diffae.unet, weights, (x, t, z))
+def relative_weights(mix: Mix) -> list[float]:
+    """The styles' weights, scaled to sum to 1."""
+    total = sum(s.weight for s in mix.styles)
+    return [s.weight / total for s in mix.styles]
 
 
 def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
@@ -175,7 +223,7 @@ def suggested_cutoff(base: Base, settings: TrainSettings) -> int:
     return settings.content_cutoff or max(1, base.config.image_size // 8)
 
 
-def _mask_shares(
+def _pixel_shares(
     mix: Mix, masks: Mapping[str, Tensor], like: Tensor
 ) -> tuple[list[Tensor], Tensor | None]:
     """Each style's share at each pixel, and the photo's own where no mask covers.
@@ -183,13 +231,13 @@ def _mask_shares(
     Where masks overlap, weights decide; where the strongest mask is soft, the photo shows.
     """
     if not any(s.mask for s in mix.styles):
-        total = sum(s.weight for s in mix.styles)
-        return [like.new_tensor(s.weight / total) for s in mix.styles], None
-    covers = [
-        masks[s.mask].to(like).clamp(0, 1)[None, None] if s.mask else like.new_ones(1, 1, 1, 1)
-        for s in mix.styles
-    ]
-    covers = list(torch.broadcast_tensors(*covers))
+        return [like.new_tensor(r) for r in relative_weights(mix)], None
+    covers = torch.broadcast_tensors(
+        *(
+            masks[s.mask].to(like).clamp(0, 1)[None, None] if s.mask else like.new_ones(1, 1, 1, 1)
+            for s in mix.styles
+        )
+    )
     coverage = torch.stack(covers).amax(dim=0)
     weighted = [s.weight * c for s, c in zip(mix.styles, covers, strict=True)]
     total = torch.stack(weighted).sum(dim=0).clamp_min(1e-12)
@@ -200,29 +248,29 @@ def _structure(
     base: Base,
     mix: Mix,
     styles: list[Style],
-    shares: list[Tensor],
-    photo: Tensor,
+    networks: list[_Network],
     schedule: Schedule,
     t0: float,
-) -> Callable[[Tensor, int], Tensor]:
+) -> Callable[[Tensor, Tensor, int], Tensor]:
     """The SPN's addition to x_t at each step (Eq. 12-14), shared among the styles.
 
     Where the SPN's time is the timestep, its sum over the walk is kept the same whatever the
     number of steps; the published code adds it in full at every step.
     """
-    if mix.blend == "weights" and len(shares) == 1:
-        total = sum(s.weight for s in mix.styles)
-        shares = [photo.new_tensor(s.weight / total) for s in mix.styles]
+    shares = [n.share for n in networks if n.z_style is not None]
+    if len(shares) < len(styles):  # blended into one network
+        shares = [shares[0] * r for r in relative_weights(mix)]
     parts = []
-    for style, share in zip(styles, shares, strict=False):
+    for style, share in zip(styles, shares, strict=True):
         s = style.settings
         scale = mix.structure if mix.structure is not None else s.spn_weight
         if s.spn_time == "timestep":
             trained = back_steps(image_schedule(s.decode_steps, s.spacing), s.t0)
             scale *= trained / back_steps(schedule, t0)
-        parts.append((style.spn_module(base.device), s.spn_time, share * scale * mix.strength))
+        if s.spn_weight > 0 and scale * mix.strength > 0:
+            parts.append((style.spn_module(base.device), s.spn_time, share * scale * mix.strength))
 
-    def add(x: Tensor, i: int) -> Tensor:
+    def add(x: Tensor, photo: Tensor, i: int) -> Tensor:
         for net, spn_time, scale in parts:
             step = torch.full((len(photo),), spn_step(schedule, i, spn_time), device=photo.device)
             x = x + scale * net(photo, step).float()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,9 +49,7 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
         self.unet = trainable_copy(base.diffae.unet, settings.dropout)
-        self.loss = StyleLoss(
-            base.guide, base.perceptual, settings, style_image, counterpart
-        )
+        self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         self.optimisers = {
             "unet": torch.optim.Adam(
                 self.unet.parameters(), settings.lr_unet, betas=(0.9, settings.adam_beta2)
@@ -74,9 +74,7 @@ class StyleTrainer:
         Raises DivergedError naming the iteration where a loss is not finite.
         """
         seed = derived_seed(self.settings.seed, f"iteration {self.iteration}")
-        contents = self.contents.draw(
-            self.settings.batch_size, torch.Generator().manual_seed(seed)
-        )
+        contents = self.contents.draw(self.settings.batch_size, torch.Generator().manual_seed(seed))
         # Dropout draws from the global generator.
         with seeded(seed, "dropout"):
             rows = self.walk_back(contents)
@@ -116,17 +114,22 @@ class StyleTrainer:
     ) -> tuple[Tensor, Tensor]:
         """One step back for contents and style image in one batch. Returns (x_next, x_0)."""
         s = self.settings
-        photos = torch.cat([contents.photo, self.counterpart])
-        # The published code adds the style branch's SPN output without lambda.
-        scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)
-        if s.spn_style_branch == "unscaled":
-            scale[-1] = 1.0
-        step = spn_step(self.back, i, s.spn_time)
-        spn = self.spn(photos, torch.full((len(photos),), step, device=photos.device))
-        x_t = torch.cat([x, x_style]) + scale * spn
+        x_t = torch.cat([x, x_style])
+        if s.spn_weight > 0:
+            x_t = x_t + self._structure(torch.cat([contents.photo, self.counterpart]), i)
         z = torch.cat([contents.z, self.z_style])
         eps = self.unet(x_t, self.back.timestep(i, x_t), z)
         return ddim_step(self.back, i, x_t.float(), eps.float())
+
+    def _structure(self, photos: Tensor, i: int) -> Tensor:
+        """The SPN's addition to x_t at index i (Eq. 12-14); the style branch is the last row."""
+        s = self.settings
+        scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)
+        if s.spn_style_branch == "unscaled":
+            # The published code adds the style branch's output without lambda.
+            scale[-1] = 1.0
+        step = spn_step(self.back, i, s.spn_time)
+        return scale * self.spn(photos, torch.full((len(photos),), step, device=photos.device))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors."""
@@ -195,17 +198,10 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class seeded:  # noqa: N801 - reads as a statement: with seeded(seed, purpose)
+@contextlib.contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generators inside the block; restore them after it."""
-
-    def __init__(self, seed: int, purpose: str) -> None:
-        self.seed = derived_seed(seed, purpose)
-
-    def __enter__(self) -> None:
-        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-        self.fork = torch.random.fork_rng(devices=devices)
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exc: object) -> None:
-        self.fork.__exit__(*exc)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derived_seed(seed, purpose))
+        yield

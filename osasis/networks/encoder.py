@@ -29,9 +29,7 @@ class SemanticEncoder(nn.Module):
                 blocks.append(BlockSequence(*layers))
             if level != len(c.channel_mult) - 1:
                 resolution //= 2
-                blocks.append(
-                    BlockSequence(ResBlock(ch, ch, time_channels=None, resample="down"))
-                )
+                blocks.append(BlockSequence(ResBlock(ch, ch, time_channels=None, resample="down")))
         self.input_blocks = nn.ModuleList(blocks)
         self.middle_block = BlockSequence(
             ResBlock(ch, ch, time_channels=None),

@@ -98,6 +98,11 @@ class UNet(nn.Module):
                 levels.append(level)
         return nn.ModuleList(blocks), levels, ch
 
+    def _embed_time(self, features: Tensor) -> Tensor:
+        if isinstance(self.time_embed, nn.ModuleDict):
+            return self.time_embed["time_embed"](features)
+        return self.time_embed(features)
+
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Predict the noise of x at the original timesteps t.
 
@@ -105,8 +110,7 @@ class UNet(nn.Module):
         resolution level (finest first) and the middle block's last.
         Returns (B, out_channels, H, W).
         """
-        embed = self.time_embed["time_embed"] if self.config.z_channels else self.time_embed
-        emb = embed(timestep_embedding(t, self.config.model_channels))
+        emb = self._embed_time(timestep_embedding(t, self.config.model_channels))
         z_at = _level_conditions(z, len(self.config.channel_mult))
         h, skips = x, []
         for block, level in zip(self.input_blocks, self.input_levels, strict=True):

@@ -61,8 +61,10 @@ class Recorded:
         self.json = json.loads(path.read_text())
         stem = path.name.removesuffix(".json")
         self.weights, self.golden = (
-            {k: v.float() if v.is_floating_point() and v.dtype != torch.float64 else v
-             for k, v in load_file(path.parent / f"{stem}.{part}.safetensors").items()}
+            {
+                k: v.float() if v.is_floating_point() and v.dtype != torch.float64 else v
+                for k, v in load_file(path.parent / f"{stem}.{part}.safetensors").items()
+            }
             for part in ("weights", "golden")
         )
         spn = path.parent / f"{stem}.spn.safetensors"
@@ -306,8 +308,6 @@ def test_prior(prior_run: Path) -> None:
     x = diffusion.q_sample(s, 5, g["x0"], g["q_noise"])
     close(x, g["x_t5"])
     for i in range(4, -1, -1):
-        x, x0 = diffusion.ancestral_step(
-            s, i, x, unet(x, s.timestep(i, x)), g[f"p_noise.{i}"]
-        )
+        x, x0 = diffusion.ancestral_step(s, i, x, unet(x, s.timestep(i, x)), g[f"p_noise.{i}"])
         close(x0, g[f"step.{i}.x0"])
         close(x, g[f"step.{i}.x"])
