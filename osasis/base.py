@@ -31,7 +31,11 @@ JSON_NAME = "base.json"
 
 @dataclass
 class Base:
-    """A loaded base. ``info`` is what base.json says; ``fingerprint`` identifies its weights."""
+    """A loaded base.
+
+    photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
+    on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+    """
 
     config: DiffAEConfig
     diffae: DiffAE
@@ -40,6 +44,7 @@ class Base:
     guide: Guide
     perceptual: PerceptualNet
     prior: UNet | None = None
+    photos: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,12 +93,13 @@ def save_base(
     guide_weights: dict[str, Tensor] | None,
     perceptual: PerceptualNet,
     prior: dict[str, Tensor] | None,
+    photos: Tensor | None,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """Write a base's folder; base.json comes last, so that a half-written base is no base.
 
     guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
-    "config"}``. Returns what base.json says.
+    "config"}``. photos: (N, 3, H, W) uint8. Returns what base.json says.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -102,6 +108,8 @@ def save_base(
     }
     if prior is not None:
         files["prior"] = prior
+    if photos is not None:
+        files["photos"] = {"photos": photos}
     if guide_weights is not None:
         files["guide"] = guide_weights
     hashes = {}
@@ -159,7 +167,16 @@ def load_base(folder: Path, device: str | torch.device = "cpu") -> Base:
     perceptual = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
     frozen(perceptual)
     guide = _load_guide(folder, info["guide"], perceptual)
-    return Base(config, diffae, z_mean, z_std, guide, perceptual, prior, info).to(device)
+    photos = None
+    if "photos.safetensors" in info["files"]:
+        photos = load_file(folder / "photos.safetensors")["photos"]
+    base = Base(config, diffae, z_mean, z_std, guide, perceptual, prior, photos, info)
+    return base.to(device)
+
+
+def photo_tensor(photos: Tensor) -> Tensor:
+    """uint8 photos (N, 3, H, W) to float32 in [-1, 1]."""
+    return photos.float() / 127.5 - 1.0
 
 
 def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:

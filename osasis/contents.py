@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.base import Base, photo_tensor
 from osasis.diffusion import (
+    Progress,
     ddim_invert,
     ddim_sample,
     image_schedule,
@@ -19,6 +20,7 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.precision import autocast
+from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors
 
@@ -87,6 +89,34 @@ class SampledContents:
         latent = torch.randn(count, self.base.config.z_channels, generator=generator).to(device)
         photos = sample_photos(self.base, self.settings, noise, latent)
         return encode_contents(self.base, photos, self.settings)
+
+
+def build_bank(
+    base: Base, settings: TrainSettings, progress: Progress | None = None
+) -> ContentBank:
+    """The content bank of a base: its own photos where it has any, else sampled ones.
+
+    Deterministic in the base and the settings; encoded in chunks of fixed size, so that each
+    content is the same in a bank of any size.
+    """
+    size, chunk = settings.bank_size, 8
+    source = SampledContents(base, settings)
+    if base.photos is not None:
+        size = min(size, len(base.photos))
+    parts: list[Contents] = []
+    for start in range(0, size, chunk):
+        if base.photos is not None:
+            index = torch.arange(start, start + chunk).clamp_max(len(base.photos) - 1)
+            photos = photo_tensor(base.photos[index]).to(base.device)
+            parts.append(encode_contents(base, photos, settings))
+        else:
+            seed = derived_seed(settings.seed, f"bank {start}")
+            parts.append(source.draw(chunk, torch.Generator().manual_seed(seed)))
+        if progress is not None:
+            progress(min(start + chunk, size), size)
+    fields = ("photo", "z", "x_t0")
+    joined = Contents(*(torch.cat([getattr(p, f) for p in parts])[:size] for f in fields))
+    return ContentBank(joined)
 
 
 class ContentBank:

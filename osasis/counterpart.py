@@ -18,8 +18,8 @@ from osasis.diffusion import (
 )
 from osasis.errors import UserError
 from osasis.precision import autocast
+from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
-from osasis.train import derived_seed
 
 # Photos whose codes and palette a counterpart borrows.
 NEIGHBOURS = 8

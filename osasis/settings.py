@@ -57,9 +57,13 @@ class TrainSettings:
     counterpart_t0: float = 0.5
     # Contents: sampled anew at each iteration, as published, or drawn from a content bank.
     contents: Choice["sampled", "bank"] = "bank"
+    bank_size: int = 256
     precision: Choice["float32", "bfloat16"] = "float32"
     # The mix that the style suggests: levels at or above this resolution take z_style.
     content_cutoff: int | None = None
+    # Steps of a full schedule when photos are stylized.
+    stylize_encode_steps: int = 100
+    stylize_decode_steps: int = 50
     checkpoint_every: int = 10
 
     def problems(self) -> list[str]:
@@ -76,7 +80,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
-        for name in ("encode_steps", "decode_steps", "latent_steps"):
+        for name in STEP_FIELDS:
             try:
                 stride_timesteps(getattr(self, name))
             except UserError as e:
@@ -86,6 +90,14 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+
+STEP_FIELDS = (
+    "encode_steps",
+    "decode_steps",
+    "latent_steps",
+    "stylize_encode_steps",
+    "stylize_decode_steps",
+)
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
@@ -108,6 +120,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "counterpart_steps": (2, 1000),
     "counterpart_t0": (0.05, 1.0),
     "content_cutoff": (1, 4096),
+    "bank_size": (1, 1_000_000),
     "checkpoint_every": (1, 100_000),
 }
 
@@ -125,12 +138,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "default": {},
     "fast": {
-        "iterations": 40,
+        "iterations": 20,
         "batch_size": 3,
-        "lr_unet": 5e-5,
+        "lr_unet": 1e-4,
         "adam_beta2": 0.99,
         "encode_steps": 20,
         "decode_steps": 10,
+        "recon_lpips": 2.0,
+        "style_match": 1.0,
+        "structure": 1.5,
+        "bank_size": 48,
+        "counterpart_candidates": 8,
+        "counterpart_steps": 20,
+        "checkpoint_every": 5,
+        "stylize_encode_steps": 20,
+        "stylize_decode_steps": 20,
         "precision": "bfloat16",
     },
 }

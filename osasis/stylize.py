@@ -26,9 +26,6 @@ from osasis.settings import TrainSettings
 from osasis.style import Style
 from osasis.train import back_steps, spn_step
 
-ENCODE_STEPS = 100
-DECODE_STEPS = 50
-
 
 @dataclass(frozen=True)
 class Encodings:
@@ -53,7 +50,7 @@ def encode(
     photos: Tensor,
     *,
     t0: float = 0.5,
-    steps: int = ENCODE_STEPS,
+    steps: int = 100,
     precision: str = "float32",
     progress: Progress | None = None,
 ) -> Encodings:
@@ -92,7 +89,9 @@ def decode(
     """
     _check(base, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
-    schedule = image_schedule(mix.decode_steps or DECODE_STEPS, chosen[0].settings.spacing)
+    schedule = image_schedule(
+        mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
+    )
     t0 = mix.t0 if mix.t0 is not None else encodings.t0
     count = back_steps(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]

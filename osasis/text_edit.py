@@ -15,9 +15,10 @@ from osasis.base import Base
 from osasis.diffusion import ddim_step, image_schedule, predict_x0
 from osasis.errors import UserError
 from osasis.losses import directional_loss
+from osasis.seeds import derived_seed
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
-from osasis.train import DivergedError, back_steps, derived_seed
+from osasis.train import DivergedError, back_steps
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +16,9 @@ from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.precision import autocast
+from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
+from osasis.style import Style
 
 
 class DivergedError(UserError):
@@ -131,6 +130,16 @@ class StyleTrainer:
         step = spn_step(self.back, i, s.spn_time)
         return scale * self.spn(photos, torch.full((len(photos),), step, device=photos.device))
 
+    def style(self, style_id: str) -> Style:
+        """What has been trained so far, as a style."""
+        own = dict(self.base.diffae.unet.named_parameters())
+        delta = {k: p.detach() - own[k] for k, p in self.unet.named_parameters()}
+        spn = {k: v.detach().clone() for k, v in self.spn.state_dict().items()}
+        with torch.no_grad():
+            z_style = self.base.encode_z(self.style_image)
+            z_counterpart = self.base.encode_z(self.counterpart)
+        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings)
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors."""
         tensors = {}
@@ -190,18 +199,3 @@ def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:
     stride of the published training, so that both choices span the same range.
     """
     return float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
-
-
-def derived_seed(seed: int, purpose: str) -> int:
-    """An independent 63-bit seed for a purpose."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@contextlib.contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Seed torch's global generators inside the block; restore them after it."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derived_seed(seed, purpose))
-        yield

@@ -1,0 +1,147 @@
+"""Bases of an installation: import, list, describe."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory.home import Home
+from osasis.base import read_base_info, save_base
+from osasis.config import load_config
+from osasis.errors import ImageError, UserError
+from osasis.guide import StatisticsGuide, open_clip_guide
+from osasis.images import find_images, fit_square, image_to_tensor, load_image
+from osasis.importers import read_diffae, read_prior
+from osasis.perceptual import PerceptualNet
+from osasis.storage import sha256_file
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class GuideChoice:
+    """How the guide is made: statistics of the perceptual net, or an open_clip model.
+
+    pretrained: a tag or a local checkpoint. config: an open_clip model configuration file.
+    """
+
+    kind: str = "statistics"
+    stages: tuple[int, ...] = (0, 1, 2, 3)
+    grid: int = 1
+    model: str = "ViT-B-32"
+    pretrained: str | None = "openai"
+    config: Path | None = None
+
+
+def import_base(
+    home: Home,
+    name: str,
+    *,
+    config: str,
+    diffae: Path,
+    latent_stats: Path | None = None,
+    prior: Path | None = None,
+    guide: GuideChoice | None = None,
+    perceptual_net: str = "vgg",
+    perceptual_weights: Path | None = None,
+    photos: Path | None = None,
+    max_photos: int = 256,
+    licence: str = "",
+) -> dict[str, Any]:
+    """Convert official checkpoints into a base of this installation; returns its base.json.
+
+    photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
+    evenly spread: contents to train styles on. Raises UserError.
+    """
+    check_name(name, "base")
+    sizes = load_config(config)
+    guide = guide or GuideChoice()
+    tensors, mean, std = read_diffae(diffae, sizes, latent_stats)
+    prior_tensors = read_prior(prior, sizes) if prior is not None else None
+    perceptual = PerceptualNet(perceptual_net, perceptual_weights)
+    spec, guide_weights = _guide(guide, perceptual)
+    sources = {"diffae": diffae, "latent_stats": latent_stats, "prior": prior}
+    folder = home.bases / name
+    if guide.config is not None:
+        from osasis.storage import write_atomic
+
+        write_atomic(folder / guide.config.name, guide.config.read_bytes())
+    return save_base(
+        folder,
+        name=name,
+        config=sizes,
+        diffae=tensors,
+        z_mean=mean,
+        z_std=std,
+        guide=spec,
+        guide_weights=guide_weights,
+        perceptual=perceptual,
+        prior=prior_tensors,
+        photos=example_photos(photos, sizes.image_size, max_photos) if photos else None,
+        provenance={
+            "sources": {
+                k: {"file": p.name, "sha256": sha256_file(p)} for k, p in sources.items() if p
+            },
+            "licence": licence,
+        },
+    )
+
+
+def list_bases(home: Home) -> list[dict[str, Any]]:
+    """One summary a base, by name."""
+    return [describe_base(home, name) for name in home.base_names()]
+
+
+def describe_base(home: Home, name: str | None) -> dict[str, Any]:
+    """What base.json says, and the number of parameters and bytes."""
+    folder = home.base_folder(name)
+    info = read_base_info(folder)
+    return {**info, "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file())}
+
+
+def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
+    """Up to ``limit`` photos of a folder, evenly spread, as (N, 3, size, size) uint8.
+
+    Broken files are passed over; UserError where none can be read.
+    """
+    found = find_images(folder)
+    step = max(1, len(found) // limit)
+    kept, reasons = [], []
+    for path in found[::step][:limit]:
+        try:
+            image = fit_square(load_image(path, target=size), size)
+        except ImageError as e:
+            reasons.append(str(e))
+            continue
+        kept.append(((image_to_tensor(image) + 1) * 127.5).round().to(torch.uint8))
+    if not kept:
+        raise UserError(f"{folder}: no photo can be read (first: {reasons[0]})")
+    return torch.stack(kept)
+
+
+def check_name(name: str, what: str) -> None:
+    """Names are used in paths, URLs and MLflow: small letters, digits, dot, dash, underscore."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{what} name {name!r}: use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
+        )
+
+
+def _guide(
+    choice: GuideChoice, perceptual: PerceptualNet
+) -> tuple[dict[str, Any], dict[str, torch.Tensor] | None]:
+    if choice.kind == "statistics":
+        StatisticsGuide(perceptual, choice.stages, choice.grid)  # validates the stages
+        return {"kind": "statistics", "stages": list(choice.stages), "grid": choice.grid}, None
+    guide = open_clip_guide(choice.model, choice.pretrained, choice.config)
+    spec = {
+        "kind": "open_clip",
+        "model": choice.model,
+        "pretrained": choice.pretrained,
+        "config": choice.config.name if choice.config else None,
+    }
+    return spec, guide.model.state_dict()

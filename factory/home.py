@@ -1,0 +1,71 @@
+"""The home: one folder with all state of an installation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from osasis.base import JSON_NAME
+from osasis.errors import UserError
+from osasis.settings import did_you_mean
+
+ENVIRONMENT = "STYLE_FACTORY_HOME"
+DEFAULT = Path(".style-factory")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below the home folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, given: str | None = None) -> Home:
+        """--home, else STYLE_FACTORY_HOME, else ./.style-factory."""
+        chosen = given or os.environ.get(ENVIRONMENT) or DEFAULT
+        path = Path(chosen).expanduser().resolve()
+        if path.exists() and not path.is_dir():
+            raise UserError(f"home {path} is a file; give a folder with --home")
+        return cls(path)
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    @property
+    def banks(self) -> Path:
+        return self.path / "content-banks"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI where it is set, else sqlite below the home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    def base_names(self) -> list[str]:
+        if not self.bases.is_dir():
+            return []
+        return sorted(p.parent.name for p in self.bases.glob(f"*/{JSON_NAME}"))
+
+    def base_folder(self, name: str | None) -> Path:
+        """The folder of a base; None takes the only one. Raises UserError naming what there is."""
+        names = self.base_names()
+        if not names:
+            raise UserError(f"no base in {self.bases}: make one with `style-factory base import`")
+        if name is None:
+            if len(names) > 1:
+                raise UserError(f"several bases: choose one with --base ({', '.join(names)})")
+            name = names[0]
+        if name not in names:
+            raise UserError(
+                f"unknown base {name!r}: there are {', '.join(names)}" + did_you_mean(name, names)
+            )
+        return self.bases / name

@@ -1,0 +1,36 @@
+"""Figures that say how a style came out, in terms of the base's own guide and perceptual net."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.losses import edge_loss
+
+
+@torch.no_grad()
+def style_metrics(
+    base: Base, photos: Tensor, stylized: Tensor, style_image: Tensor, counterpart: Tensor
+) -> dict[str, float]:
+    """Means over photos. photos, stylized: (B, 3, H, W); style_image, counterpart: (1, 3, H, W).
+
+    style_distance: guide distance to the style image, as a share of the untouched photo's
+    (0 is the style itself, 1 no change). direction: cosine between photo -> stylized and
+    counterpart -> style image. edges: 1 - cosine of lightness gradients between photo and
+    stylized. lpips: perceptual distance between photo and stylized.
+    """
+    guide = base.guide.embed
+    before, after = guide(photos), guide(stylized)
+    target, start = guide(style_image), guide(counterpart)
+    near = (after - target).norm(dim=-1) / (before - target).norm(dim=-1).clamp_min(1e-8)
+    cosine = torch.cosine_similarity(after - before, target - start, dim=-1)
+    lpips = torch.cat(
+        [base.perceptual(p[None], s[None]) for p, s in zip(photos, stylized, strict=True)]
+    )
+    return {
+        "style_distance": float(near.mean()),
+        "direction": float(cosine.mean()),
+        "edges": float(edge_loss(stylized, photos)),
+        "lpips": float(lpips.mean()),
+    }

@@ -1,0 +1,1 @@
+"""Corpora: batch stylization on Ray Data."""
