@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _stylize_parser(commands, common)
     _styles_parser(commands, common)
     _base_parser(commands, common)
+    _text_edit_parser(commands, common)
     return parser
 
 
@@ -125,6 +126,29 @@ def _styles_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     p = sub.add_parser("show", parents=[common], help="one style's version")
     p.add_argument("style", help="a, a@alias or a:3")
     p.set_defaults(run=_styles_show)
+    p = sub.add_parser("import", parents=[common], help="register a style of the published code")
+    p.add_argument("id")
+    p.add_argument("--checkpoint", required=True, type=Path, help="iter_N.pt")
+    p.add_argument("--image", required=True, type=Path, help="the style image")
+    p.add_argument("--counterpart", type=Path, help="its photo counterpart")
+    p.add_argument("--base", help="name of the base (default: the only one)")
+    p.add_argument("--licence", default="", help="licence note")
+    p.set_defaults(run=_styles_import)
+
+
+def _text_edit_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "text-edit",
+        parents=[common],
+        help="make a direction between two texts, for --mix text_edit",
+    )
+    p.add_argument("name")
+    p.add_argument("--source", required=True, help='what photos show, such as "a face"')
+    p.add_argument("--target", required=True, help='what they should show: "a smiling face"')
+    p.add_argument("--base", help="name of the base (default: the only one)")
+    p.add_argument("--photos", type=Path, help="folder of photos (default: the base's own)")
+    p.add_argument("--iterations", type=int, default=100)
+    p.set_defaults(run=_text_edit)
 
 
 def _base_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -233,6 +257,49 @@ def _styles_show(args: argparse.Namespace) -> int:
         "settings": run.data.params,
     }
     _print(args, data)
+    return 0
+
+
+def _styles_import(args: argparse.Namespace) -> int:
+    from factory.style_import import import_style
+
+    version = import_style(
+        Home.find(args.home),
+        args.id,
+        args.checkpoint,
+        args.image,
+        counterpart=args.counterpart,
+        base=args.base,
+        licence=args.licence,
+    )
+    _print(args, _style_row(version))
+    return 0
+
+
+def _text_edit(args: argparse.Namespace) -> int:
+    from factory.edits import make_text_edit
+
+    home = Home.find(args.home)
+    edit = make_text_edit(
+        home,
+        args.name,
+        args.source,
+        args.target,
+        base=args.base,
+        photos=args.photos,
+        iterations=_positive(args.iterations, "--iterations") or 1,
+    )
+    _print(
+        args,
+        {
+            "name": args.name,
+            "source": edit.source,
+            "target": edit.target,
+            "folder": str(home.text_edits / args.name),
+            "loss_first": edit.history[0],
+            "loss_last": edit.history[-1],
+        },
+    )
     return 0
 
 

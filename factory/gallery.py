@@ -67,7 +67,7 @@ def render(gallery: Gallery) -> str:
         states=_state_chips(gallery.styles),
         matrix=_matrix(gallery),
         cards="\n".join(_card(i, style) for i, style in enumerate(gallery.styles)),
-        count=len(gallery.styles),
+        columns=len(gallery.photos) + 1,
         empty="" if gallery.styles else '<p class="none">This run has no styles.</p>',
     )
 

@@ -38,6 +38,10 @@ class Home:
         return self.path / "content-banks"
 
     @property
+    def text_edits(self) -> Path:
+        return self.path / "text-edits"
+
+    @property
     def jobs(self) -> Path:
         return self.path / "jobs"
 

@@ -113,6 +113,10 @@ class Workbench:
         }
         folder = Path(task.folder)
         settings = trainer.settings
+        if settings.compact_rank is not None:
+            style = style.compact(rank=settings.compact_rank)
+        elif settings.compact_energy is not None:
+            style = style.compact(energy=settings.compact_energy)
         encodings = encode(
             self.base,
             self.preview_photos,

@@ -1,27 +1,73 @@
-"""Images in and out: decoded as a viewer shows them, or refused in one line."""
+"""Images in and out: any picture a user may hand over becomes 8-bit sRGB, or one line says why not.
+
+Nothing here trusts its input. The size is checked in the header before a pixel is decoded, only
+the formats in ``FORMATS`` are opened, and a broken file is an ``ImageError``, never half a picture.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import io
 import os
+import re
+import stat
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
-from torch import Tensor
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from osasis.errors import ImageError, UserError
-from osasis.settings import did_you_mean
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Suffixes that `find_images` collects. What a file really is, its first bytes decide.
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-FITS = ("crop", "pad", "resize")
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
+FITS = ("crop", "pad", "resize")
+
+# The readers are called by class and not through Image.open: its pixel limit is one global of the
+# process, below our default, and every thread shares it.
+_READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
+    ("PNG", rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    ("JPEG", rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    ("WEBP", rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
+    ("GIF", rb"GIF8[79]a", GifImagePlugin.GifImageFile),
+    ("TIFF", rb"II[*+]\0|MM\0[*+]", TiffImagePlugin.TiffImageFile),
+    ("BMP", rb"BM", BmpImagePlugin.BmpImageFile),
+    ("PPM", rb"P[1-6f][\s#]", PpmImagePlugin.PpmImageFile),
+)
+FORMATS = tuple(name for name, _, _ in _READERS)
+# Two bytes of plain text can look like these, so a header that does not parse proves nothing.
+_WEAK = ("BMP", "PPM")
+_REFUSED = (("HEIC", rb"....ftyp(hei|hev|mif|msf)"), ("AVIF", rb"....ftypavi"), ("PDF", rb"%PDF"))
+_ALLOWED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} files are read"
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def load_image(
@@ -32,181 +78,300 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
 ) -> Image.Image:
-    """Decode an image to 8-bit RGB as a viewer shows it.
+    """Read one picture as an image viewer would show it.
 
-    Orientation and colour profile are applied, CMYK and 16 bits converted, transparency put on
-    white, the first frame of an animation taken. source: a path, or encoded bytes (give a
-    ``name`` then). target: the size that is needed; large JPEGs are decoded at a reduced scale
-    of at least twice that. max_pixels is checked before decoding.
-    Raises ImageError naming the file and the reason.
+    ``source`` is a path or the encoded bytes; ``name`` replaces the path in errors. The result is
+    "RGB", 8 bit, sRGB, without metadata: turned by its EXIF orientation, converted from its ICC
+    profile, laid over white where transparent, the first frame where animated. Grey of more than
+    8 bits is scaled to 0..255. For float and 32-bit grey, which carry no range, the largest value
+    picks white: 1 (float), 255 or 65535, else that value itself.
+
+    With ``target``, the side in pixels that is needed, a large JPEG is decoded at 1/2, 1/4 or 1/8,
+    its short side no smaller than twice ``target``.
+
+    Raises ImageError (one line) for whatever cannot be read, has more than ``max_pixels`` in all
+    or a side below ``min_side``.
     """
-    shown = name or ("image" if isinstance(source, bytes) else os.fspath(source))
-    data = source if isinstance(source, bytes) else _read(Path(source), shown)
-    if not data:
-        raise ImageError(shown, "the file is empty")
+    shown = _printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), shown, max_pixels, min_side, target)
     try:
-        with warnings.catch_warnings():
-            # Our own limit applies; Pillow's other warnings say nothing that a user can mend.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image, shown, max_pixels, min_side)
-                if target is not None:
-                    image.draft(None, (2 * target, 2 * target))
-                image.load()
-                return _as_viewed(image)
-    except UnidentifiedImageError:
-        raise ImageError(shown, f"not an image of a known format ({', '.join(FORMATS)})") from None
+        path = Path(source)
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ImageError(shown, "is a folder, not an image file")
+        if not stat.S_ISREG(kind):  # opening a pipe would wait for ever
+            raise ImageError(shown, "is not a regular file")
+        with path.open("rb") as stream:
+            return _decode(stream, shown, max_pixels, min_side, target)
+    except FileNotFoundError:
+        reason = "no such file"
+    except OSError as error:
+        reason = _system_reason(error)
+    except ValueError:  # a null byte, or text that no file name can hold
+        reason = "is not a valid file name"
+    raise ImageError(shown, reason)
+
+
+def _decode(
+    stream: IO[bytes], shown: str, max_pixels: int, min_side: int, target: int | None
+) -> Image.Image:
+    head = stream.read(32)
+    if not head:
+        raise ImageError(shown, "the file is empty")
+    found = next((r for r in _READERS if re.match(r[1], head, re.DOTALL)), None)
+    if found is None:
+        raise ImageError(shown, _not_an_image(head))
+    kind, _, reader = found
+    # One narrow filter, set once: catch_warnings would swap the filters of every thread.
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    stream.seek(0)
+    size: tuple[int, int] | None = None
+    try:
+        image = reader(stream)
+        size = image.size
+        if size[0] * size[1] > max_pixels:
+            reason = f"too many pixels: {_by(size)}; at most {max_pixels:,} in all are allowed"
+            raise ImageError(shown, reason)
+        if min(size) < min_side:
+            reason = f"{_by(size)} pixels; at least {min_side}x{min_side} are needed"
+            raise ImageError(shown, reason)
+        if target is not None and kind == "JPEG":
+            image.draft(None, (max(2 * target, 1),) * 2)
+        raw = _raw_mode(image)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        picture = _to_rgb(image, raw)
+        if turn is not None:
+            picture = picture.transpose(turn)
+        picture.info = {}  # a profile kept here would be applied twice
+        return picture
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
-        raise ImageError(shown, f"more than {max_pixels:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as e:
-        # Pillow's decoders raise all of these on broken data.
-        raise ImageError(shown, f"broken or truncated ({_one_line(e)})") from None
+        reason = f"too many pixels; at most {max_pixels:,} in all are allowed"
+    except MemoryError:
+        reason = "not enough memory" + (f" for {_by(size)} pixels" if size else "")
+    except Exception as error:  # decoders fed with garbage raise anything
+        if size is None and kind in _WEAK:
+            reason = _not_an_image(head)
+        elif isinstance(error, OSError) and error.errno is not None:
+            reason = _system_reason(error)
+        elif "truncated" in str(error).lower():
+            reason = f"the {kind} data is truncated"
+        else:
+            reason = f"the {kind} data is truncated or damaged"
+    raise ImageError(shown, reason)
+
+
+def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
+    """Any mode to RGB: sample depth first, then colour space, then alpha over white."""
+    profile = image.info.get("icc_profile")
+    mode = image.mode
+    if mode[0] in "IF":
+        image = _to_grey8(image, raw)
+    elif "transparency" in image.info and mode in ("L", "RGB"):
+        # The file states the transparent colour at its own depth, Pillow the pixels at 8 bits.
+        key = image.info["transparency"]
+        if raw == "RGB;16B":
+            key = tuple(value >> 8 for value in key)
+        elif raw in ("L;2", "L;4"):
+            key *= {"L;2": 85, "L;4": 17}[raw]
+        image.info["transparency"] = key
+        image = image.convert("LA" if mode == "L" else "RGBA")
+    elif mode in ("P", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif mode == "La":
+        image = image.convert("LA")
+
+    alpha = None
+    if image.mode in ("LA", "RGBA"):
+        alpha = image.getchannel("A")
+        image = image.convert(image.mode[:-1])
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = _to_srgb(image, profile)
+    if alpha is not None:
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=alpha)
+        image = white
+    return image
+
+
+def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
+    """Grey of 12, 16, 32 bits or float, scaled (not clipped) to 8; LA where it has a key value."""
+    values = np.asarray(image)
+    if raw == "I;32N":  # Pillow stores unsigned values in a signed mode
+        values = values.view(np.uint32)
+    if "16" in image.mode + raw:
+        white = {"I;12": 4095.0, "I;16S": 32767.0, "I;16BS": 32767.0}.get(raw, 65535.0)
+    else:
+        top = float(np.max(values, where=np.isfinite(values), initial=0))
+        # Resampling overshoots 1 a little, and values of 0..255 that end at 2 would all be black.
+        steps = ((2.0, 1.0),) * (image.mode == "F") + ((255.0, 255.0), (65535.0, 65535.0))
+        white = next((step for limit, step in steps if top <= limit), top)
+    scaled = np.nan_to_num(values.astype(np.float32) * np.float32(255 / white), nan=0.0)
+    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:
+        grey = 255 - grey  # WhiteIsZero, which Pillow inverts for 8 bits only
+    result = Image.fromarray(grey)
+    if (key := image.info.get("transparency")) is not None:
+        result.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return result
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        # Viewers show a picture with a broken profile as if it had none.
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            space = source.profile.xcolor_space.strip()
+            mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
+            if (image.mode, mode) == ("L", "RGB"):
+                image = image.convert("RGB")
+            if image.mode == mode:
+                srgb = ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+                if converted is not None:
+                    return converted
+    return image.convert("RGB")
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the file packs its samples; known only until the pixels are loaded."""
+    args = image.tile[0][3] if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Asked after loading: a PNG may hold EXIF behind its pixels, and a TIFF is turned by Pillow.
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # broken EXIF costs the orientation, not the picture
+        return 1
+
+
+def _not_an_image(head: bytes) -> str:
+    for kind, pattern in _REFUSED:
+        if re.match(pattern, head, re.DOTALL):
+            return f"{kind} is not an allowed format; {_ALLOWED}"
+    return f"not an image; {_ALLOWED}"
+
+
+def _system_reason(error: OSError) -> str:
+    return (error.strerror or "cannot be read").lower()
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _printable(name: str) -> str:
+    # A file name may hold line breaks or bytes that no terminal can encode.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
-    """Bring an RGB image to size x size pixels: ``crop`` the middle, ``pad`` with the border's
-    mean colour, or ``resize`` without regard to shape. Raises UserError for another fit."""
+    """Bring a picture to ``size`` x ``size`` pixels; "L" (a mask) stays "L", all else is "RGB".
+
+    ``fit``: "crop" keeps the central square, "pad" the whole picture with its edge pixels
+    repeated, "resize" the whole picture stretched. Raises UserError for any other ``fit``.
+    """
     if fit not in FITS:
-        raise UserError(
-            f"unknown fit {fit!r}: choose one of {', '.join(FITS)}" + did_you_mean(fit, FITS)
-        )
-    resample = Image.Resampling.LANCZOS
+        near = difflib.get_close_matches(str(fit), FITS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"fit: {fit!r} is not one of {', '.join(FITS)}{hint}")
+    if size < 1:
+        raise UserError(f"size: {size} pixels; it must be 1 or more")
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    width, height = image.size
+    box, inner = (0, 0, width, height), (size, size)
     if fit == "crop":
-        return ImageOps.fit(image, (size, size), resample)
-    if fit == "resize":
-        return image.resize((size, size), resample)
-    return ImageOps.pad(image, (size, size), resample, color=_border_colour(image))
+        # Whole pixels: half a pixel of offset would blur a picture that needs no scaling.
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    elif fit == "pad":
+        scale = size / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # The gap lets Pillow average whole blocks first: large pictures in a fraction of the time.
+    scaled = image.resize(inner, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if inner != (size, size):
+        gaps = [((size - n) // 2, size - n - (size - n) // 2) for n in reversed(inner)]
+        pixels = np.asarray(scaled)
+        pads = gaps + [(0, 0)] * (pixels.ndim - 2)
+        scaled = Image.fromarray(np.pad(pixels, pads, mode="edge"))
+    return scaled
 
 
-def image_to_tensor(image: Image.Image) -> Tensor:
-    """RGB image to (3, H, W) float32 in [-1, 1]."""
-    pixels = np.asarray(image, dtype=np.float32)
-    return torch.from_numpy(pixels.transpose(2, 0, 1) / 127.5 - 1.0)
+def image_to_tensor(image: Image.Image) -> torch.Tensor:
+    """A picture (H, W) as float32 (3, H, W) in [-1, 1], RGB, on the CPU."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
 
 
-def tensor_to_image(tensor: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1], clamped, to an RGB image."""
-    scaled = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return Image.fromarray(scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
+    """A tensor (3, H, W) in [-1, 1] as an "RGB" picture; values beyond are clamped.
+
+    Takes any float type and device. Raises ValueError for another shape or for NaN, which has no
+    colour and means that a network failed.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"an image tensor is (3, H, W), not {tuple(tensor.shape)}")
+    values = tensor.detach().float().cpu()
+    if values.isnan().any():
+        raise ValueError("the image tensor holds NaN")
+    pixels = values.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> Tensor:
-    """Load an image file and fit it to (3, size, size) in [-1, 1]. Raises ImageError."""
+def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> torch.Tensor:
+    """An image file as float32 (3, size, size) in [-1, 1]. Raises ImageError, UserError."""
     return image_to_tensor(fit_square(load_image(path, target=size), size, fit))
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Image files below a folder, by suffix, sorted by relative path; hidden files are skipped.
+    """All image files below ``folder``, ordered by their path inside it.
 
-    Raises UserError where the folder is missing or holds no image.
+    Goes by suffix (``IMAGE_SUFFIXES``, any case); skips hidden files and folders and does not
+    follow links to folders. Raises UserError where the folder is missing, is a file, cannot be
+    listed, or holds no such file.
     """
     root = Path(folder)
+    shown = _printable(os.fspath(folder))
     if not root.is_dir():
-        what = "not a folder" if root.exists() else "no such folder"
-        raise UserError(f"{root}: {what}")
-    found = [
-        p
-        for p in root.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(root).parts)
-    ]
-    if not found:
-        raise UserError(f"{root}: no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+        found = "is a file, not a folder" if root.exists() else "no such folder"
+        raise UserError(f"{shown}: {found}")
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{_printable(str(error.filename))}: {_system_reason(error)}")
+
+    paths = []
+    for at, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(at, name) for name in files if not name.startswith(".")]
+    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{shown}: no image in this folder (looked for {suffixes})")
+    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
 def png_bytes(image: Image.Image, text: dict[str, str] | None = None) -> bytes:
-    """PNG bytes, the same for the same picture; ``text`` becomes PNG text chunks."""
+    """``image`` as a PNG file with ``text`` as its text chunks and no other metadata.
+
+    The same pixels and text give the same bytes. Keys are 1 to 79 Latin-1 characters (ValueError
+    otherwise), values any text; what UTF-8 cannot encode is written as an escape.
+    """
     chunks = PngImagePlugin.PngInfo()
-    for key, value in (text or {}).items():
-        chunks.add_itxt(key, value)
-    out = io.BytesIO()
-    image.save(out, "PNG", pnginfo=chunks)
-    return out.getvalue()
-
-
-def _read(path: Path, shown: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(shown, "no such file") from None
-    except IsADirectoryError:
-        raise ImageError(shown, "a folder, not an image") from None
-    except OSError as e:
-        raise ImageError(shown, f"cannot be read ({e.strerror or e})") from None
-
-
-def _check_size(image: Image.Image, shown: str, max_pixels: int, min_side: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            shown, f"{width}x{height} pixels; at most {max_pixels:,} pixels are decoded"
-        )
-    if min(width, height) < min_side:
-        raise ImageError(
-            shown, f"{width}x{height} pixels; at least {min_side}x{min_side} are needed"
-        )
-
-
-def _as_viewed(image: Image.Image) -> Image.Image:
-    # Opened before conversions, which may drop it.
-    profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image)
-    alpha = _alpha(image)
-    if alpha is not None:
-        image = image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA") else image
-    image = _to_srgb(image, profile)
-    if alpha is not None:
-        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-    return image
-
-
-def _alpha(image: Image.Image) -> Image.Image | None:
-    if "A" in image.getbands() or "transparency" in image.info:
-        return image.convert("RGBA").getchannel("A")
-    return None
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert by the embedded profile; a broken or missing one means sRGB."""
-    base = image
-    if base.mode not in ("RGB", "CMYK", "L"):
-        base = base.convert("RGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                base, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass
-    return base.convert("RGB")
-
-
-def _from_deep(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and floating grey to 8 bits by their range, where Pillow would clip."""
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values)
-    top = float(values.max(initial=0.0))
-    if image.mode == "F":
-        full = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
-    else:
-        full = 65535.0 if top <= 65535.0 else 4294967295.0
-    grey = np.clip(np.rint(values / full * 255.0), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _border_colour(image: Image.Image) -> tuple[int, ...]:
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(v) for v in border.mean(axis=0).round())
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:120] if text else type(error).__name__
+    for key, value in sorted((text or {}).items()):
+        if not 1 <= len(key.encode("latin-1")) <= 79:
+            raise ValueError(f"PNG text key {key!r}: it must have 1 to 79 characters")
+        chunks.add_text(key, value.encode("utf-8", "backslashreplace").decode("utf-8"))
+    bare = image.copy()
+    bare.info = {}
+    buffer = io.BytesIO()
+    bare.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()

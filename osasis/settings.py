@@ -41,7 +41,7 @@ class TrainSettings:
     # Not in the paper: distance of the guide's embedding itself to the style image's. A guide
     # direction has no length; this term gives it one (palette, contrast). See docs/method.md.
     style_match: float = 0.0
-    # Not in the paper: keeps the photo's own structure (LPIPS on lightness edges).
+    # Not in the paper: keeps the photo's lines where they are (cosine of lightness gradients).
     structure: float = 0.0
     # Published accidents.
     spacing: Choice["leading", "trailing"] = "trailing"
@@ -64,6 +64,10 @@ class TrainSettings:
     # Steps of a full schedule when photos are stylized.
     stylize_encode_steps: int = 100
     stylize_decode_steps: int = 50
+    # Low-rank form of the stored difference: a rank for every matrix, or the share of each
+    # matrix's squared norm to keep. Neither stores it exactly.
+    compact_rank: int | None = None
+    compact_energy: float | None = None
     checkpoint_every: int = 10
 
     def problems(self) -> list[str]:
@@ -80,6 +84,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
+        if self.compact_rank is not None and self.compact_energy is not None:
+            found.append("compact_rank and compact_energy exclude each other; give one")
         for name in STEP_FIELDS:
             try:
                 stride_timesteps(getattr(self, name))
@@ -120,6 +126,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "counterpart_steps": (2, 1000),
     "counterpart_t0": (0.05, 1.0),
     "content_cutoff": (1, 4096),
+    "compact_rank": (1, 4096),
+    "compact_energy": (0.01, 0.9999),
     "bank_size": (1, 1_000_000),
     "checkpoint_every": (1, 100_000),
 }

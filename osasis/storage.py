@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its own folder, then rename it into place."""
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that readers see the old one or the whole new one; makes its folders.
+
+    Raises OSError where the disk refuses, and leaves nothing behind then.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+    # Hidden, and short: a name made from the file's own could be too long for the file system.
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        # mkstemp makes files private; outputs get the process's usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
+        part.write_bytes(data)
+        part.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -40,14 +40,17 @@ def save_text_edit(folder: Path, edit: TextEdit) -> None:
     write_json(folder / "text_edit.json", {"format": 1, **info})
 
 
-def load_text_edit(folder: Path, base: Base) -> TextEdit:
-    """Read a direction. Raises UserError where it is missing or of another base."""
+def load_text_edit(folder: Path, base: str) -> TextEdit:
+    """Read a direction. base: a base's fingerprint.
+
+    Raises UserError where the direction is missing or of another base.
+    """
     path = folder / "text_edit.json"
     if not path.is_file():
         raise UserError(f"{folder}: not a text edit (it has no text_edit.json)")
     info = json.loads(path.read_text())
-    if info["base"] != base.fingerprint:
-        raise UserError(f"{folder}: this direction belongs to base {info['base']}, not {base.name}")
+    if info["base"] != base:
+        raise UserError(f"{folder}: this direction belongs to base {info['base']}, not {base}")
     direction = load_file(folder / "text_edit.safetensors")["direction"]
     return TextEdit(
         info["source"],

@@ -8,6 +8,7 @@ photo is a row with its reason; nothing else stops.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory import __version__
+from factory.edits import find_text_edit
 from factory.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.base import read_base_info
+from osasis.config import DiffAEConfig
 from osasis.errors import ImageError, UserError
 from osasis.images import FITS, find_images
 from osasis.mix import Mix
@@ -76,11 +79,13 @@ def stylize(
         raise UserError("the same style is named twice; name one version of it")
     base = _base_folder(home, versions)
     rows = _plan(photos, root, Path(output))
+    wanted = _whole_mix(home, base, sorted(folders), mix or {})
     job = {
         "base": str(base),
         "styles": folders,
         "versions": {v.style: v.reference for v in versions},
-        "mix": Mix.from_dict({"styles": sorted(folders), **(mix or {})}).to_dict(),
+        "mix": wanted.to_dict(),
+        "text_edits": str(home.text_edits),
         "output": str(Path(output).resolve()),
         "fit": fit,
     }
@@ -128,6 +133,19 @@ def _base_folder(home: Home, versions: list[StyleVersion]) -> Path:
     )
 
 
+def _whole_mix(home: Home, base: Path, styles: list[str], fields: dict[str, Any]) -> Mix:
+    """The mix, checked against the base and the kept text edits before anything runs."""
+    if "styles" in fields:
+        raise UserError("mix: name the styles themselves, not as a mix parameter")
+    mix = Mix.from_dict({"styles": styles, **fields})
+    info = read_base_info(base)
+    if problems := mix.problems(DiffAEConfig.from_dict(info["config"])):
+        raise UserError("mix: " + "; ".join(problems))
+    if mix.text_edit is not None:
+        find_text_edit(home, mix.text_edit, info["fingerprint"])
+    return mix
+
+
 def _plan(photos: list[Path], root: Path, output: Path) -> pa.Table:
     """The corpus as a table: path, and the output's path below each style's folder."""
     names: list[str] = []
@@ -148,18 +166,20 @@ def _run(rows: pa.Table, job: dict[str, Any], workers: int | None) -> list[dict[
     from factory.bulk import start_ray
 
     start_ray()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     count = workers or gpus or int(resources.get("CPU", 1))
     count = max(1, min(count, -(-rows.num_rows // 4)))
-    # Enough blocks to feed every actor; a block is a batch of paths.
-    blocks = max(count, -(-rows.num_rows // BATCH))
-    dataset = ray.data.from_arrow(rows).repartition(min(blocks, rows.num_rows))
+    # Blocks are made here: an operator that splits would wait for a CPU that the actors hold.
+    size = max(1, min(BATCH, -(-rows.num_rows // count)))
+    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    dataset = ray.data.from_arrow(blocks)
     out = dataset.map_batches(
         StylizeBatch,
         fn_constructor_kwargs={"job": job, "device": "cuda" if gpus else "cpu"},
-        batch_size=BATCH,
+        batch_size=size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=count, max_size=count),
         num_cpus=0 if gpus else 1,
@@ -176,6 +196,7 @@ class StylizeBatch:
 
         from osasis.base import load_base
         from osasis.style import load_style
+        from osasis.text_edit import load_text_edit
 
         if device == "cpu":
             torch.set_num_threads(1)
@@ -186,6 +207,10 @@ class StylizeBatch:
             for name, folder in job["styles"].items()
         }
         self.mix = Mix.from_dict(job["mix"])
+        self.text_edits = {}
+        if (name := self.mix.text_edit) is not None:
+            edit = load_text_edit(Path(job["text_edits"]) / name, self.base.fingerprint)
+            self.text_edits[name] = edit.direction.to(device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import torch

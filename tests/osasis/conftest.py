@@ -1,0 +1,222 @@
+"""A tiny base with random weights, made once a session, and helpers around it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.base import Base, load_base, save_base
+from osasis.config import DiffAEConfig
+from osasis.contents import ContentBank, Contents, ContentSource, encode_contents
+from osasis.guide import OpenClipGuide, open_clip_guide
+from osasis.networks.diffae import DiffAE
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.perceptual import PerceptualNet
+from osasis.settings import TrainSettings, make_settings
+from osasis.storage import save_tensors
+from osasis.style import Style
+from osasis.train import StyleTrainer
+
+SIZE = 32
+
+
+def random_state(
+    module: torch.nn.Module, seed: int, gain: float = 1.0, bias: float = 0.1
+) -> dict[str, Tensor]:
+    """Weights drawn key by key, so that they depend on the layout only, and none are zero.
+
+    Weights are normal with deviation gain / sqrt(fan in), all vectors with deviation ``bias``
+    around 0, or around 1 where they scale a norm.
+    """
+    rng = np.random.RandomState(seed)
+    state = {}
+    for key, value in sorted(module.state_dict().items()):
+        noise = torch.from_numpy(rng.standard_normal(tuple(value.shape))).float()
+        if value.dim() > 1:
+            state[key] = gain * noise / value[0].numel() ** 0.5
+        else:
+            state[key] = bias * noise + (1.0 if key.endswith("weight") else 0.0)
+    return state
+
+
+def make_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
+    """Smooth random pictures (count, 3, size, size) that fill most of [-1, 1]."""
+    rng = np.random.RandomState(seed)
+    coarse = torch.from_numpy(rng.uniform(-1.2, 1.2, (count, 3, 5, 5))).float()
+    fine = torch.from_numpy(rng.uniform(-0.2, 0.2, (count, 3, size, size))).float()
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+    return (smooth + fine).clamp(-1, 1)
+
+
+def make_perceptual_file(path: Path, net: str = "alex") -> Path:
+    """A complete random LPIPS state; its linear layers are positive, as the trained ones are."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.manual_seed(11)
+        model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    state = {k: v.abs() if k.startswith("lin") else v for k, v in model.state_dict().items()}
+    save_tensors(path, {k: v.clone() for k, v in state.items()})
+    return path
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    return make_images
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> Callable[..., dict[str, Tensor]]:
+    return random_state
+
+
+@pytest.fixture(scope="session")
+def perceptual_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_perceptual_file(tmp_path_factory.mktemp("perceptual") / "alex.safetensors")
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> DiffAEConfig:
+    return DiffAEConfig(
+        name="tiny",
+        image_size=SIZE,
+        model_channels=8,
+        channel_mult=(1, 2, 2),
+        encoder_channel_mult=(1, 2, 2),
+        num_res_blocks=1,
+        attention_resolutions=(8,),
+        embed_channels=32,
+        z_channels=16,
+        latent_layers=3,
+        latent_hidden=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: DiffAEConfig, perceptual_file: Path
+) -> Path:
+    """The tiny base as a bundle on disk."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    diffae = random_state(DiffAE(tiny_config), seed=7)
+    # With one channel a group, normalised features hardly differ in their mean: amplified here,
+    # so that different pictures have clearly different codes.
+    diffae["encoder.out.3.weight"] *= 30
+    save_base(
+        folder,
+        name="tiny",
+        config=tiny_config,
+        diffae=diffae,
+        z_mean=torch.linspace(-0.5, 0.5, tiny_config.z_channels)[None],
+        z_std=torch.linspace(0.5, 1.5, tiny_config.z_channels)[None],
+        guide={"kind": "statistics", "stages": [0, 1, 2], "grid": 1},
+        guide_weights=None,
+        perceptual=PerceptualNet("alex", weights=perceptual_file),
+        prior=None,
+        photos=None,
+        provenance={"made_by": "tests"},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_folder: Path) -> Base:
+    return load_base(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Callable[..., TrainSettings]:
+    """Settings of few steps; keywords override."""
+
+    def build(**overrides: Any) -> TrainSettings:
+        few: dict[str, Any] = {
+            "iterations": 4,
+            "batch_size": 2,
+            "lr_unet": 1e-3,
+            "encode_steps": 10,
+            "decode_steps": 4,
+            "latent_steps": 10,
+            "counterpart_candidates": 3,
+            "counterpart_steps": 10,
+        }
+        return make_settings("default", **{**few, **overrides})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_contents(tiny_base: Base, tiny_settings: Callable[..., TrainSettings]) -> Contents:
+    return encode_contents(tiny_base, make_images(6, seed=3), tiny_settings())
+
+
+@pytest.fixture(scope="session")
+def tiny_style(
+    tiny_base: Base, tiny_settings: Callable[..., TrainSettings]
+) -> Callable[..., Style]:
+    """Styles with random differences, SPN and z; a seed makes one, keywords are settings."""
+
+    def build(style_id: str = "a", seed: int = 21, **settings: Any) -> Style:
+        other = random_state(tiny_base.diffae.unet, seed)
+        own = dict(tiny_base.diffae.unet.named_parameters())
+        delta = {k: 0.2 * (v - own[k]) for k, v in other.items()}
+        spn = random_state(StructurePreservingNetwork(), seed + 1)
+        z = tiny_base.encode_z(make_images(2, seed + 2))
+        info = {"base": tiny_base.fingerprint}
+        return Style(style_id, delta, spn, z[:1], z[1:], tiny_settings(**settings), info)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_trainer(
+    tiny_base: Base, tiny_contents: Contents, tiny_settings: Callable[..., TrainSettings]
+) -> Callable[..., StyleTrainer]:
+    """Trainers of one style image; keywords are settings."""
+
+    def build(
+        source: ContentSource | None = None, style_image: Tensor | None = None, **settings: Any
+    ) -> StyleTrainer:
+        picture = make_images(1, seed=8) if style_image is None else style_image
+        bank = source or ContentBank(tiny_contents)
+        return StyleTrainer(
+            tiny_base, picture, make_images(1, seed=9), bank, tiny_settings(**settings)
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def clip_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Files that configure open_clip models small enough for a test."""
+    folder = tmp_path_factory.mktemp("clip")
+
+    def build(name: str, image_size: int = 32, patch_size: int = 8) -> Path:
+        path = folder / f"{name}.json"
+        vision = {
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+        }
+        text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+        path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def clip_guide(clip_config: Callable[..., Path]) -> OpenClipGuide:
+    """A small open_clip guide with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return open_clip_guide("tests-tiny-clip", None, clip_config("tests-tiny-clip"))

@@ -1,0 +1,168 @@
+"""Schedules, DDIM and its inversion, the ancestral step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from osasis import diffusion
+from osasis.base import Base
+from osasis.diffusion import (
+    EpsFn,
+    Schedule,
+    ddim_invert,
+    ddim_sample,
+    image_schedule,
+    steps_to,
+    stride_timesteps,
+)
+from osasis.errors import UserError
+from osasis.train import back_steps
+
+ALPHA_BAR = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
+
+
+def consistent_eps(x0: Tensor) -> EpsFn:
+    """The noise that always implies this x0."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        a = torch.from_numpy(ALPHA_BAR)[t].to(x.dtype).view(-1, 1, 1, 1)
+        return (x - a.sqrt() * x0) / (1 - a).sqrt()
+
+    return eps
+
+
+@pytest.mark.parametrize("steps", [4, 20, 50])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_inversion_and_sampling_return_the_image(
+    images: Callable[..., Tensor], steps: int, spacing: str
+) -> None:
+    x0 = images(2).double()
+    eps, s = consistent_eps(x0), image_schedule(steps, spacing)
+    count = steps // 2
+    x_t = ddim_invert(eps, x0, s, count)
+    assert (x_t - x0).abs().mean() > 0.05
+    assert (ddim_sample(eps, x_t, s, start=count) - x0).abs().max() < 1e-9
+
+
+def test_a_step_undoes_an_inversion_step(images: Callable[..., Tensor]) -> None:
+    x0, noise = 0.9 * images(2), images(2, seed=1)
+    s = image_schedule(20)
+    for i in (0, 5, 12):
+        x = diffusion.q_sample(s, i, x0, noise)
+        up, predicted = diffusion.inversion_step(s, i, x, noise)
+        torch.testing.assert_close(predicted, x0, atol=1e-5, rtol=0)
+        expected = diffusion.q_sample(s, i + 1, x0, noise)
+        torch.testing.assert_close(up, expected, atol=1e-5, rtol=0)
+        down, predicted = diffusion.ddim_step(s, i + 1, up, noise)
+        torch.testing.assert_close(down, x, atol=1e-5, rtol=0)
+        torch.testing.assert_close(predicted, x0, atol=1e-5, rtol=0)
+
+
+def test_x0_is_clamped_on_request() -> None:
+    s, x = image_schedule(10), torch.full((1, 3, 2, 2), 5.0)
+    assert diffusion.predict_x0(s, 5, x, torch.zeros_like(x)).max() == 1
+    assert diffusion.predict_x0(s, 5, x, torch.zeros_like(x), clip=False).min() > 5
+
+
+def test_past_the_chains_ends() -> None:
+    s = image_schedule(10)
+    assert (s.alpha_bar(-1), s.alpha_bar(10)) == (1.0, 0.0)
+    assert s.alpha_bar(9) == pytest.approx(ALPHA_BAR[900])
+
+
+def test_leading_spacing() -> None:
+    assert stride_timesteps(20).tolist() == list(range(0, 1000, 50))
+    assert stride_timesteps(3).tolist() == [0, 334, 668]
+    assert stride_timesteps(1000).tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 10, 20, 50, 100, 200])
+def test_trailing_spacing_meets_the_inversion(steps: int) -> None:
+    t = stride_timesteps(steps, "trailing")
+    assert (len(t), t[-1], t[steps // 2 - 1]) == (steps, 999, 500)
+    # Half of a leading schedule of any length ends at the same place.
+    assert stride_timesteps(100)[steps_to(image_schedule(100), 0.5)] == 500
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_timesteps_never_repeat(spacing: str) -> None:
+    possible = [n for n in range(1, 1001) if n in diffusion._allowed_steps()]
+    assert len(possible) > 50
+    for steps in possible:
+        t = stride_timesteps(steps, spacing)
+        assert t[0] >= 0 and t[-1] <= 999 and (np.diff(t) > 0).all(), steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "nearest"), [(0, 1), (-5, 1), (300, 334), (700, 500), (990, 1000), (2000, 1000)]
+)
+def test_impossible_step_counts_name_the_nearest(steps: int, nearest: int) -> None:
+    with pytest.raises(UserError, match=f"{steps} steps.*nearest possible number is {nearest}$"):
+        stride_timesteps(steps)
+    assert len(stride_timesteps(nearest)) == nearest
+
+
+def test_prior_schedule_reaches_both_ends() -> None:
+    t = diffusion.prior_schedule(50).timesteps
+    assert (len(t), t[0], t[-1]) == (50, 0, 999) and (np.diff(t) > 0).all()
+    assert diffusion.prior_schedule(1).timesteps.tolist() == [0]
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100])
+@pytest.mark.parametrize("t0", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+def test_the_walk_back_is_as_long_as_the_inversion(steps: int, t0: float) -> None:
+    s = image_schedule(steps)
+    assert back_steps(s, t0) == steps_to(s, t0) == round(steps * t0)
+
+
+def test_progress_counts_every_step(images: Callable[..., Tensor]) -> None:
+    eps, s, x = consistent_eps(images(1)), image_schedule(10), images(1)
+    seen: list[tuple[int, int]] = []
+    ddim_invert(eps, x, s, 4, lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 4) for i in range(1, 5)]
+    seen.clear()
+    ddim_sample(eps, x, s, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 10) for i in range(1, 11)]
+
+
+def test_ancestral_step_of_known_noise() -> None:
+    """With the true noise, the mean is the posterior's, and index 0 gives x_0."""
+    s = Schedule(np.arange(1000), ALPHA_BAR)
+    x0, noise = torch.full((1, 3, 4, 4), 0.3), torch.linspace(-2, 2, 48).view(1, 3, 4, 4)
+    smallest = torch.cat([noise, -torch.ones_like(noise)], dim=1)
+    i = 400
+    x = diffusion.q_sample(s, i, x0, noise)
+    mean, predicted = diffusion.ancestral_step(s, i, x, smallest, torch.zeros_like(x))
+    torch.testing.assert_close(predicted, x0, atol=1e-5, rtol=0)
+    beta, a, b = s.betas[i], ALPHA_BAR[i], ALPHA_BAR[i - 1]
+    expected = (b**0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - b) * x) / (1 - a)
+    torch.testing.assert_close(mean, expected.float(), atol=1e-5, rtol=0)
+    # An interpolation of -1 is the posterior variance, of 1 it is beta.
+    for value, variance in ((-1.0, beta * (1 - b) / (1 - a)), (1.0, beta)):
+        output = torch.cat([noise, torch.full_like(noise, value)], dim=1)
+        moved, _ = diffusion.ancestral_step(s, i, x, output, torch.ones_like(x))
+        torch.testing.assert_close(moved - mean, torch.full_like(x, variance**0.5))
+    x = diffusion.q_sample(s, 0, x0, noise)
+    last, _ = diffusion.ancestral_step(s, 0, x, smallest, torch.full_like(x, 9.0))
+    torch.testing.assert_close(last, x0, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_numbers_of_a_full_loop(tiny_base: Base, images: Callable[..., Tensor]) -> None:
+    """Regression: sums of this package's own results at the time of writing."""
+    photos = images(2, seed=1)
+    z = tiny_base.encode_z(photos)
+    s = image_schedule(10)
+    x_t = ddim_invert(tiny_base.eps_a(z), photos, s, 5)
+    back = ddim_sample(tiny_base.eps_a(z), x_t, image_schedule(10, "trailing"), start=4)
+    noise = torch.linspace(-2, 2, 2 * tiny_base.config.z_channels).view(2, -1)
+    s = diffusion.latent_schedule(10)
+    latent = ddim_sample(tiny_base.diffae.latent_net, noise, s, clip=False)
+    sums = [float(v.abs().mean()) for v in (z, x_t, back, latent)]
+    assert sums == pytest.approx([0, 0, 0, 0], abs=1e-3)
+    assert float((back - photos).abs().mean()) == pytest.approx(0, abs=1e-3)

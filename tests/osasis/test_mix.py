@@ -1,0 +1,134 @@
+"""The mix: validated all at once, the same as JSON and as an object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from osasis.config import DiffAEConfig, load_config
+from osasis.errors import UserError
+from osasis.mix import Mix, StyleShare, cutoff_weights
+
+
+def test_round_trip_through_json() -> None:
+    mix = Mix(
+        styles=(StyleShare("a", 2.0, "left"), StyleShare("b")),
+        blend="noise",
+        content_cutoff=16,
+        level_weights=(0.0, 0.5, 1.0),
+        structure=0.2,
+        t0=0.4,
+        strength=1.5,
+        encode_steps=20,
+        decode_steps=10,
+        text_edit="smile",
+        text_amount=-2.0,
+        seed=3,
+    )
+    assert Mix.from_dict(json.loads(json.dumps(mix.to_dict()))) == mix
+
+
+def test_short_forms() -> None:
+    assert Mix.from_dict({"styles": ["a", {"style": "b", "weight": 3}]}) == Mix(
+        styles=(StyleShare("a"), StyleShare("b", 3))
+    )
+    assert Mix.of("a", "b", strength=0.5) == Mix((StyleShare("a"), StyleShare("b")), strength=0.5)
+    assert Mix.of("a").problems() == []
+
+
+def test_every_problem_is_named_at_once() -> None:
+    data: dict[str, Any] = {
+        "styles": [{"style": "a", "weight": 0}, {"style": "b", "colour": 1}, {"weight": 1}, 7],
+        "blend": "pixels",
+        "structure": -1,
+        "t0": 2,
+        "strength": "much",
+        "text_amount": float("nan"),
+        "content_cutoff": True,
+        "encode_steps": 300,
+        "decode_steps": 2.5,
+        "level_weights": [0.5, 1.5, "x"],
+        "strenght": 1,
+    }
+    with pytest.raises(UserError) as e:
+        Mix.from_dict(data)
+    text = str(e.value)
+    assert text.startswith("mix: ") and "\n" not in text
+    for part in (
+        "unknown field 'strenght' (nearest: strength",
+        "styles[0].weight is 0; it must lie in (0, 1000]",
+        "styles[1] has unknown field 'colour'",
+        "styles[2] must be a style's id",
+        "styles[3] must be a style's id",
+        "blend is 'pixels'; choose one of weights, noise",
+        "structure is -1; it must lie in [0, 10]",
+        "t0 is 2; it must lie in [0.05, 1]",
+        "strength is 'much'",
+        "text_amount is nan",
+        "content_cutoff is True",
+        "encode_steps: a schedule of 300 steps is not possible",
+        "decode_steps: ",
+        "level_weights[1] is 1.5",
+        "level_weights[2] is 'x'",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("styles", [None, []])
+def test_a_mix_needs_a_style(styles: Any) -> None:
+    with pytest.raises(UserError, match="styles is empty"):
+        Mix.from_dict({"styles": styles})
+    with pytest.raises(UserError, match="styles is empty"):
+        Mix.from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("styles", 3),
+        ("styles", "a"),
+        ("styles", {"style": "a"}),
+        ("styles", [{"style": 3}]),
+        ("styles", [{"style": ["a"]}]),
+        ("styles", [{"style": "a", "mask": 3}]),
+        ("level_weights", 0.5),
+        ("level_weights", "abc"),
+        ("blend", ["noise"]),
+        ("blend", {}),
+        ("text_edit", 3),
+        ("seed", "x"),
+        ("seed", None),
+        ("strength", None),
+        ("decode_steps", True),
+    ],
+)
+def test_json_of_any_type_gives_a_user_error(field: str, value: Any) -> None:
+    """The same dictionary comes over HTTP, where a client may send anything."""
+    with pytest.raises(UserError, match=field.removesuffix("s")):
+        Mix.from_dict({"styles": ["a"], field: value})
+
+
+@pytest.mark.parametrize("data", [[], "a", None, 3])
+def test_json_that_is_no_object_gives_a_user_error(data: Any) -> None:
+    with pytest.raises(UserError):
+        Mix.from_dict(data)
+
+
+def test_levels_are_checked_against_the_base(tiny_config: DiffAEConfig) -> None:
+    mix = Mix.of("a", level_weights=(0.0, 1.0))
+    assert mix.problems() == []
+    assert mix.problems(tiny_config) == [
+        "level_weights has 2 values; this base has 3 resolution levels"
+    ]
+    assert Mix.of("a", level_weights=(0.0, 1.0, 0.5)).problems(tiny_config) == []
+
+
+def test_cutoff_weights() -> None:
+    ffhq = load_config("ffhq256")
+    assert cutoff_weights(32, ffhq) == (1, 1, 1, 1, 0, 0)  # 256, 128, 64, 32; not 16, 8
+    assert cutoff_weights(256, ffhq) == (1, 0, 0, 0, 0, 0)
+    assert cutoff_weights(33, ffhq) == (1, 1, 1, 0, 0, 0)
+    assert cutoff_weights(1, ffhq) == (1,) * 6
+    assert cutoff_weights(512, ffhq) == (0,) * 6

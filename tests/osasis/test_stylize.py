@@ -1,0 +1,428 @@
+"""Stylization: encode and decode, mixes, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.diffusion import ddim_invert, ddim_sample, image_schedule
+from osasis.errors import UserError
+from osasis.mix import Mix, StyleShare
+from osasis.style import Style
+from osasis.stylize import (
+    Encodings,
+    blended_weights,
+    decode,
+    encode,
+    level_conditions,
+    relative_weights,
+    suggested_cutoff,
+)
+
+Images = Callable[..., Tensor]
+Styles = Callable[..., Style]
+STEPS = 10
+ALL_PHOTO = (0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def encodings(tiny_base: Base, images: Images) -> Encodings:
+    return encode(tiny_base, images(2, 50), steps=STEPS)
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def test_encode_is_inversion_with_epsilon_a(tiny_base: Base, images: Images) -> None:
+    photos = images(2, 50)
+    e = encode(tiny_base, photos, t0=0.5, steps=STEPS)
+    with torch.no_grad():
+        z = tiny_base.encode_z(photos)
+        x = ddim_invert(tiny_base.eps_a(z), photos, image_schedule(STEPS), 5)
+    assert (e.t0, e.steps) == (0.5, STEPS)
+    assert far(e.z, z) < 1e-4 and far(e.x_t0, x) < 1e-4
+    assert far(e.x_t0, photos) > 0.1
+    part = e.take(slice(1, 2))
+    assert torch.equal(part.z, e.z[1:]) and torch.equal(part.x_t0, e.x_t0[1:])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_photo_is_the_same_in_any_company(
+    tiny_base: Base, tiny_style: Styles, images: Images, precision: str
+) -> None:
+    mix = Mix.of("a", decode_steps=STEPS)
+    styles = {"a": tiny_style()}
+    photos = images(5, 51)
+
+    def run(batch: Tensor) -> Tensor:
+        e = encode(tiny_base, batch, steps=STEPS, precision=precision)
+        return decode(tiny_base, e, mix, styles, precision=precision)
+
+    together, backwards = run(photos), run(photos.flip(0)).flip(0)
+    assert together.shape == photos.shape and together.abs().max() <= 1
+    assert far(together[:1], together[1:2]) > 0.1
+    assert far(together, backwards) < 1e-4
+    for i in (0, 3, 4):
+        assert far(run(photos[i : i + 1]), together[i : i + 1]) < 1e-4
+
+
+def test_bfloat16_is_near_float32(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    mix, styles = Mix.of("a", decode_steps=STEPS), {"a": tiny_style()}
+    exact = decode(tiny_base, encodings, mix, styles)
+    rough = decode(tiny_base, encodings, mix, styles, precision="bfloat16")
+    assert rough.dtype == torch.float32
+    assert 0 < float((exact - rough).abs().mean()) < 0.05
+
+
+def test_strength_0_reconstructs_with_epsilon_a(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    style = tiny_style()
+    mix = Mix.of("a", strength=0.0, structure=0.0, decode_steps=STEPS, level_weights=ALL_PHOTO)
+    out = decode(tiny_base, encodings, mix, {"a": style})
+    with torch.no_grad():
+        schedule = image_schedule(STEPS, style.settings.spacing)
+        plain = ddim_sample(tiny_base.eps_a(encodings.z), encodings.x_t0, schedule, start=4)
+    assert far(out, plain.clamp(-1, 1)) < 1e-4
+    styled = decode(tiny_base, encodings, replace(mix, strength=1.0), {"a": style})
+    assert far(out, styled) > 0.1
+
+
+def test_strength_0_alone_reconstructs(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    """As Mix says, whatever the cutoff: at strength 0 no z_style is mixed in either."""
+    styles = {"a": tiny_style()}
+    mix = Mix.of("a", strength=0.0, decode_steps=STEPS)
+    plain = replace(mix, structure=0.0, level_weights=ALL_PHOTO)
+    assert far(
+        decode(tiny_base, encodings, mix, styles), decode(tiny_base, encodings, plain, styles)
+    ) < 1e-4
+
+
+@pytest.mark.parametrize("option", [{"structure": 1.0}, {"t0": 0.3}, {"content_cutoff": 32}])
+@pytest.mark.parametrize("other", [{"strength": 0.5}, {"level_weights": (1.0, 1.0, 1.0)}])
+def test_every_parameter_matters(
+    tiny_base: Base, tiny_style: Styles, images: Images, option: dict, other: dict
+) -> None:
+    styles = {"a": tiny_style()}
+    outs = []
+    for fields in ({}, option, other):
+        mix = Mix.of("a", decode_steps=STEPS, **fields)
+        e = encode(tiny_base, images(1, 50), t0=mix.t0 or 0.5, steps=STEPS)
+        outs.append(decode(tiny_base, e, mix, styles))
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert far(outs[a], outs[b]) > 0.01
+
+
+def test_blends_of_one_style_agree(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    styles = {"a": tiny_style()}
+    weights, noise = (
+        decode(tiny_base, encodings, Mix.of("a", blend=b, decode_steps=STEPS), styles)
+        for b in ("weights", "noise")
+    )
+    assert far(weights, noise) < 1e-4
+
+
+@pytest.mark.parametrize("blend", ["weights", "noise"])
+def test_a_faint_second_style_hardly_shows(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings, blend: str
+) -> None:
+    styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
+
+    def run(*shares: StyleShare) -> Tensor:
+        mix = Mix(styles=shares, blend=blend, decode_steps=STEPS)
+        return decode(tiny_base, encodings, mix, styles)
+
+    a, b = run(StyleShare("a")), run(StyleShare("b"))
+    faint = run(StyleShare("a", 1.0), StyleShare("b", 1e-4))
+    even = run(StyleShare("a", 2.0), StyleShare("b", 2.0))
+    assert far(a, b) > 0.2
+    assert far(faint, a) < 5e-3
+    assert far(even, a) > 0.1 and far(even, b) > 0.1
+
+
+def test_blended_weights_are_linear(tiny_base: Base, tiny_style: Styles) -> None:
+    a, b = tiny_style("a", 21), tiny_style("b", 61)
+    del b.delta["out.2.bias"]
+    own = dict(tiny_base.diffae.unet.named_parameters())
+    out = blended_weights(tiny_base, [a, b], [0.25, 0.75], strength=2.0)
+    for key in ("input_blocks.0.0.weight", "out.2.weight"):
+        expected = own[key] + 0.5 * a.delta[key] + 1.5 * b.delta[key]
+        torch.testing.assert_close(out[key], expected)
+    torch.testing.assert_close(out["out.2.bias"], own["out.2.bias"] + 0.5 * a.delta["out.2.bias"])
+    # Weights that sum to 1 in any scale.
+    assert relative_weights(Mix((StyleShare("a", 3.0), StyleShare("b", 9.0)))) == [0.25, 0.75]
+
+
+def test_level_conditions() -> None:
+    z_in, z_style = torch.zeros(2, 4), torch.ones(2, 4)
+    z = level_conditions(z_in, z_style, (1.0, 0.25))
+    assert z.shape == (2, 3, 4)
+    # The middle block takes the photo's.
+    assert z[0, :, 0].tolist() == [1.0, 0.25, 0.0]
+
+
+def test_suggested_cutoff(tiny_base: Base, tiny_style: Styles) -> None:
+    # 32 at 256 px is an eighth.
+    assert suggested_cutoff(tiny_base, tiny_style().settings) == 4
+    assert suggested_cutoff(tiny_base, tiny_style(content_cutoff=16).settings) == 16
+
+
+def test_cutoff_and_level_weights_agree(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    styles = {"a": tiny_style()}
+
+    def run(**fields: object) -> Tensor:
+        mix = Mix.of("a", decode_steps=STEPS, **fields)
+        return decode(tiny_base, encodings, mix, styles)
+
+    # Levels of the tiny base: 32, 16 and 8 pixels.
+    assert torch.equal(run(content_cutoff=16), run(level_weights=(1.0, 1.0, 0.0)))
+    assert torch.equal(run(), run(level_weights=(1.0, 1.0, 1.0)))
+    assert torch.equal(run(content_cutoff=16, level_weights=ALL_PHOTO), run(content_cutoff=64))
+
+
+def test_the_structure_network_is_added_at_each_step(
+    tiny_base: Base, tiny_style: Styles, images: Images
+) -> None:
+    """One step of the walk back, computed by hand."""
+    style = tiny_style(spn_time="index")
+    e = encode(tiny_base, images(1, 50), steps=2)
+    mix = Mix.of("a", structure=0.3, strength=0.5, decode_steps=2, level_weights=ALL_PHOTO)
+    out = decode(tiny_base, e, mix, {"a": style})
+    with torch.no_grad():
+        # What the style adds scales with its strength.
+        x = e.x_t0 + 0.3 * 0.5 * style.spn_module()(e.photo, torch.zeros(1))
+        weights = blended_weights(tiny_base, [style], [1.0], 0.5)
+        t = torch.full((1,), 500)
+        eps = torch.func.functional_call(tiny_base.diffae.unet, weights, (x, t, e.z))
+        a = image_schedule(2, "trailing").alpha_bar(0)
+        x0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
+    assert far(out, x0) < 1e-4
+
+
+def test_structure_of_a_timestep_style_does_not_grow_with_the_steps(
+    tiny_base: Base, tiny_style: Styles, images: Images
+) -> None:
+    """Its sum over the walk stays; an index style adds it in full at every step."""
+    e = encode(tiny_base, images(1, 50), steps=STEPS)
+    growth = {}
+    for spn_time in ("timestep", "index"):
+        style = tiny_style(spn_time=spn_time)
+        zero = {k: torch.zeros_like(v) for k, v in style.spn.items()}
+        # A network that always gives 1.
+        one = zero | {"out_layer.0.bias": torch.ones(3)}
+        moved = []
+        for steps in (10, 50):
+            mix = Mix.of("a", strength=1e-6, structure=1e4 / 1e4, decode_steps=steps)
+            mix = replace(mix, level_weights=ALL_PHOTO, strength=1.0)
+            outs = [
+                decode(tiny_base, e, mix, {"a": replace(style, spn=s, delta={})}).mean()
+                for s in (zero, one)
+            ]
+            moved.append(float(outs[1] - outs[0]))
+        growth[spn_time] = moved[1] / moved[0]
+    assert 0.5 < growth["timestep"] < 2
+    assert growth["index"] > 1.5 * growth["timestep"]
+
+
+class TestMasks:
+    """With one step and no structure network, each pixel follows its own noise only."""
+
+    @pytest.fixture(scope="class")
+    def one_step(self, tiny_base: Base, images: Images) -> Encodings:
+        return encode(tiny_base, images(2, 50), steps=2)
+
+    @pytest.fixture(scope="class")
+    def left(self) -> Tensor:
+        mask = torch.zeros(32, 32)
+        mask[:, :16] = 1
+        return mask
+
+    @staticmethod
+    def run(
+        base: Base,
+        e: Encodings,
+        styles: dict[str, Style],
+        *shares: StyleShare,
+        masks: dict[str, Tensor] | None = None,
+        **fields: object,
+    ) -> Tensor:
+        mix = Mix(styles=shares, decode_steps=2, **{"structure": 0.0, **fields})
+        return decode(base, e, mix, styles, masks=masks)
+
+    def photo(self, base: Base, e: Encodings, styles: dict[str, Style]) -> Tensor:
+        return self.run(
+            base, e, styles, StyleShare("a"), strength=0.0, level_weights=ALL_PHOTO
+        )
+
+    def test_a_mask_confines_its_style(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles, masks = {"a": tiny_style()}, {"left": left}
+        photo = self.photo(tiny_base, one_step, styles)
+        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
+        half = self.run(tiny_base, one_step, styles, StyleShare("a", 1.0, "left"), masks=masks)
+        assert far(photo[..., :16], full[..., :16]) > 0.1
+        assert far(photo[..., 16:], full[..., 16:]) > 0.1
+        assert far(half[..., :16], full[..., :16]) < 1e-5
+        assert far(half[..., 16:], photo[..., 16:]) < 1e-5
+
+    def test_structure_stays_inside_the_mask_too(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        """The structure network's addition is local before the step, not after it."""
+        style = replace(tiny_style(), delta={})
+        styles, masks = {"a": style}, {"left": left}
+        shares = (StyleShare("a", 1.0, "left"),)
+        fields = {"structure": 1.0, "level_weights": ALL_PHOTO}
+        out = self.run(tiny_base, one_step, styles, *shares, masks=masks, **fields)
+        photo = self.photo(tiny_base, one_step, styles)
+        moved = (out - photo).abs().mean(dim=(0, 1, 2))
+        assert moved[:16].mean() > 2 * moved[16:].mean()
+
+    def test_two_styles_side_by_side(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
+        masks = {"left": left, "right": 1 - left}
+        both = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 1.0, "left"),
+            StyleShare("b", 0.01, "right"),
+            masks=masks,
+        )
+        for name, side in (("a", slice(0, 16)), ("b", slice(16, 32))):
+            alone = self.run(tiny_base, one_step, styles, StyleShare(name))
+            # Weights say nothing where only one mask covers.
+            assert far(both[..., side], alone[..., side]) < 1e-5
+
+    def test_where_masks_overlap_weights_decide(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
+        masks = {"left": left, "all": torch.ones(32, 32)}
+        masked = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 3.0, "left"),
+            StyleShare("b", 1.0, "all"),
+            masks=masks,
+        )
+        noise = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 3.0),
+            StyleShare("b", 1.0),
+            blend="noise",
+        )
+        b = self.run(tiny_base, one_step, styles, StyleShare("b"))
+        assert far(masked[..., :16], noise[..., :16]) < 1e-5
+        assert far(masked[..., 16:], b[..., 16:]) < 1e-5
+
+    def test_a_soft_mask_shows_the_photo(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
+    ) -> None:
+        styles = {"a": tiny_style()}
+        photo = self.photo(tiny_base, one_step, styles)
+        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
+        soft = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 1.0, "soft"),
+            masks={"soft": torch.full((32, 32), 0.25)},
+        )
+        # The noise is composed, so x_0 is too where nothing is clamped.
+        free = (photo.abs() < 0.95) & (full.abs() < 0.95) & (soft.abs() < 0.95)
+        assert free.float().mean() > 0.2
+        assert far(soft[free], (0.25 * full + 0.75 * photo)[free]) < 1e-4
+
+    def test_a_mask_of_another_size_is_refused(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
+    ) -> None:
+        with pytest.raises(UserError, match="'left'.*16"):
+            self.run(
+                tiny_base,
+                one_step,
+                {"a": tiny_style()},
+                StyleShare("a", 1.0, "left"),
+                masks={"left": torch.ones(16, 16)},
+            )
+
+
+def test_text_edits_move_z_in(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    styles = {"a": tiny_style()}
+    edit = torch.linspace(-1, 1, tiny_base.config.z_channels)
+    mix = Mix.of("a", text_edit="smile", text_amount=2.0, content_cutoff=64, decode_steps=STEPS)
+    out = decode(tiny_base, encodings, mix, styles, text_edits={"smile": edit})
+    moved = replace(encodings, z=encodings.z + 2 * edit)
+    by_hand = decode(tiny_base, moved, replace(mix, text_edit=None), styles)
+    plain = decode(tiny_base, encodings, replace(mix, text_edit=None), styles)
+    assert far(out, by_hand) < 1e-5 and far(out, plain) > 0.01
+
+
+def test_everything_that_is_missing_is_named(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    mix = Mix(
+        styles=(StyleShare("a", 1.0, "left"), StyleShare("gone"), StyleShare("lost", 1.0, "sky")),
+        text_edit="smile",
+        level_weights=(0.0, 1.0),
+        strength=9.0,
+    )
+    with pytest.raises(UserError) as e:
+        decode(tiny_base, encodings, mix, {"a": tiny_style()}, masks={"left": torch.ones(32, 32)})
+    text = str(e.value)
+    for part in (
+        "style 'gone' is not given",
+        "style 'lost' is not given",
+        "mask 'sky' is not given",
+        "text_edit 'smile' is not given",
+        "level_weights has 2 values",
+        "strength is 9.0",
+    ):
+        assert part in text, part
+    assert "mask 'left'" not in text and "style 'a'" not in text
+
+
+def test_encodings_of_another_t0_are_refused(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    """x_t0 holds the noise of its own t0; walking back from another gives a broken picture."""
+    with pytest.raises(UserError, match="t0"):
+        decode(tiny_base, encodings, Mix.of("a", t0=0.3), {"a": tiny_style()})
+
+
+def test_progress_counts_every_step_of_every_chunk(
+    tiny_base: Base, tiny_style: Styles, images: Images
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    e = encode(tiny_base, images(5, 51), steps=STEPS, progress=progress)
+    # Five photos are two chunks of five steps each on a CPU.
+    assert seen == [(i, 10) for i in range(1, 11)]
+    seen.clear()
+    decode(tiny_base, e, Mix.of("a", decode_steps=4), {"a": tiny_style()}, progress=progress)
+    assert seen == [(i, 4) for i in range(1, 5)]
