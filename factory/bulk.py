@@ -45,7 +45,6 @@ class TrainingJob:
 
     folder: Path
     base: Path
-    bank: Path | None
     previews: Path
     tasks: list[StyleTask]
 
@@ -126,7 +125,6 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
         "device": slots.device,
         "threads": max(1, int(slots.cpus)),
         "base": str(job.base),
-        "bank": str(job.bank) if job.bank else None,
         "previews": str(job.previews),
         "tasks": {t.id: t.to_dict() for t in job.tasks},
     }
@@ -159,8 +157,7 @@ def drain_queue(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(config["threads"])
     queue = config["queue"]
-    bank = Path(config["bank"]) if config["bank"] else None
-    bench = Workbench.open(Path(config["base"]), bank, Path(config["previews"]), config["device"])
+    bench = Workbench.open(Path(config["base"]), Path(config["previews"]), config["device"])
     while (style := ray.get(queue.lease.remote(config["slot"]))) is not None:
         task = StyleTask(**config["tasks"][style])
         started = time.perf_counter()

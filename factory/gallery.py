@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from string import Template
 
@@ -70,9 +70,6 @@ def render(gallery: Gallery) -> str:
         columns=len(gallery.photos) + 1,
         empty="" if gallery.styles else '<p class="none">This run has no styles.</p>',
     )
-
-
-# --- small pieces -------------------------------------------------------------------------------
 
 
 def _stat(name: str, value: object) -> str:
@@ -141,9 +138,6 @@ def _state_chips(styles: Iterable[GalleryStyle]) -> str:
     )
 
 
-# --- the matrix ---------------------------------------------------------------------------------
-
-
 def _matrix(gallery: Gallery) -> str:
     if not (gallery.photos and gallery.styles):
         return ""
@@ -170,23 +164,23 @@ def _row(index: int, style: GalleryStyle, names: Sequence[str]) -> str:
         f'<span class="name">{escape(style.id)}</span></a></th>'
     )
     if style.state == "failed" and not any(style.stylized):
-        cells = f'<td colspan="{len(names)}" class="wide">{_failure(style)}</td>'
+        cells = f'<td colspan="{len(names)}" class="wide">{_remark(style)}</td>'
     else:
-        pairs = list(zip_longest(names, style.stylized[: len(names)]))
+        pairs = zip_longest(names, style.stylized[: len(names)])
         cells = "".join(f"<td>{_image(png, f'{n} in style {style.id}')}</td>" for n, png in pairs)
     return f"<tr {_key(style)}>{head}{cells}</tr>"
 
 
-def _failure(style: GalleryStyle) -> str:
+def _remark(style: GalleryStyle) -> str:
+    """Why the style failed, or what else the run has to say of it."""
+    if style.state != "failed":
+        return f'<p class="note">{escape(style.reason)}</p>' if style.reason else ""
     reason = style.reason or "no reason was recorded"
     return f'<p class="failure"><strong>Failed</strong> <span>{escape(reason)}</span></p>'
 
 
-# --- a card a style -----------------------------------------------------------------------------
-
-
 def _card(index: int, style: GalleryStyle) -> str:
-    pills = [f'<span class="pill {_state_class(style.state)}">{escape(style.state)}</span>']
+    pills = [f'<span class="pill {escape(style.state)}">{escape(style.state)}</span>']
     if style.champion:
         pills.append('<span class="pill champion">champion</span>')
     facts = [f"version {style.version}"] if style.version is not None else []
@@ -196,26 +190,20 @@ def _card(index: int, style: GalleryStyle) -> str:
     if style.counterpart_png:
         alt = f"Photo counterpart of {style.id}"
         pictures.append(_figure(style.counterpart_png, alt, "Photo counterpart"))
-    parts = [
-        f'<article class="card" id="style-{index}" {_key(style)}>',
-        f"<header><h3>{escape(style.id)}</h3><p>{''.join(pills)}"
-        f'<span class="facts">{escape(" · ".join(facts))}</span></p></header>',
-        f'<div class="pair">{"".join(pictures)}</div>',
-        _failure(style) if style.state == "failed" else "",
-        f'<p class="note">{escape(style.reason)}</p>'
-        if style.reason and style.state != "failed"
-        else "",
-        _losses(style.losses),
-        _metrics(style.metrics),
-        _details("Settings", style.settings),
-        _details("Provenance", style.provenance),
-        "</article>",
-    ]
-    return "".join(parts)
-
-
-def _state_class(state: str) -> str:
-    return state if state in ("registered", "skipped", "failed") else "skipped"
+    return "".join(
+        (
+            f'<article class="card" id="style-{index}" {_key(style)}>',
+            f"<header><h3>{escape(style.id)}</h3><p>{''.join(pills)}"
+            f'<span class="facts">{escape(" · ".join(facts))}</span></p></header>',
+            f'<div class="pair">{"".join(pictures)}</div>',
+            _remark(style),
+            _losses(style.losses),
+            _metrics(style.metrics),
+            _details("Settings", style.settings),
+            _details("Provenance", style.provenance),
+            "</article>",
+        )
+    )
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:
@@ -231,12 +219,7 @@ def _details(title: str, values: Mapping[str, object]) -> str:
         f"<div><dt>{escape(str(k))}</dt><dd>{escape(_text(v))}</dd></div>"
         for k, v in values.items()
     )
-    if not rows:
-        return ""
-    return f"<details><summary>{title}</summary><dl>{rows}</dl></details>"
-
-
-# --- curves -------------------------------------------------------------------------------------
+    return f"<details><summary>{title}</summary><dl>{rows}</dl></details>" if rows else ""
 
 
 def _losses(losses: Mapping[str, Sequence[float]]) -> str:
@@ -257,28 +240,28 @@ def thin(values: Sequence[float]) -> list[float]:
     if len(values) <= MAX_POINTS:
         return list(values)
     cuts = [i * len(values) // MAX_POINTS for i in range(MAX_POINTS + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
 
 
 def _path(values: Sequence[float], box: tuple[float, float, float, float], top: float) -> str:
-    """Path data of values over [0, top] (or [low, top]) in box (left, top, right, bottom)."""
+    """Path data of values over [0, top] in box (left, top, right, bottom)."""
     left, up, right, down = box
-    low = min([0.0, *(v for v in values if math.isfinite(v))])
-    steps, span = max(len(values) - 1, 1), (top - low) or 1.0
+    steps, span = max(len(values) - 1, 1), top or 1.0
     data, pen = [], "M"
     for i, v in enumerate(values):
         if not math.isfinite(v):
             pen = "M"  # A gap where the loss was no number.
             continue
-        x, y = left + (right - left) * i / steps, down - (down - up) * (v - low) / span
+        x, y = left + (right - left) * i / steps, down - (down - up) * v / span
         data.append(f"{pen}{x:.1f} {y:.1f}")
         pen = "L"
     return "".join(data)
 
 
 def _ticks(high: float) -> list[float]:
-    """Round values from 0 to at least high, at most five steps."""
-    power = 10.0 ** math.floor(math.log10(high)) if high > 0 else 1.0
+    """Round values from 0 to at least high, in four steps at most."""
+    high = high if high > 1e-9 else 1.0
+    power = 10.0 ** math.floor(math.log10(high))
     step = next(s * power for s in (0.2, 0.25, 0.5, 1, 2, 5, 10) if 4 * s * power >= high)
     return [step * i for i in range(math.ceil(high / step - 1e-9) + 1)]
 
@@ -290,11 +273,11 @@ def _chart(values: Sequence[float]) -> str:
     curve = _path(drawn, box, ticks[-1])
     grid = ""
     for tick in ticks:
-        y = f"{down - (down - up) * tick / (ticks[-1] or 1.0):.1f}"
+        y = f"{down - (down - up) * tick / ticks[-1]:.1f}"
         grid += f'<line x1="{left:.0f}" x2="{right:.0f}" y1="{y}" y2="{y}" />'
         grid += f'<text x="{left - 6:.0f}" y="{y}" dy=".32em" class="end">{tick:g}</text>'
     area = ""
-    if all(map(math.isfinite, drawn)):
+    if all(map(math.isfinite, drawn)):  # No area under a curve with gaps.
         area = f'<path class="area" d="{curve}L{right:.1f} {down:.1f}L{left:.1f} {down:.1f}Z" />'
     first, last = _number(values[0]), _number(values[-1])
     label = f"Total loss: {first} at the first and {last} at the last of {len(values)} iterations"
@@ -311,8 +294,5 @@ def _chart(values: Sequence[float]) -> str:
 def _sparkline(values: Sequence[float]) -> str:
     drawn = thin(values)
     top = max((v for v in drawn if math.isfinite(v)), default=1.0)
-    data = _path(drawn, (1.0, 2.0, 99.0, 18.0), top)
-    return (
-        '<svg viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path d="{data}" /></svg>'
-    )
+    path = f'<path d="{_path(drawn, (1.0, 2.0, 99.0, 18.0), top)}" />'
+    return f'<svg viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">{path}</svg>'

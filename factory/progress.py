@@ -15,6 +15,7 @@ class Progress:
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report
         self.states: dict[str, str] = {}
+        self.line = ""
         self.started = self.last = time.monotonic()
 
     def __call__(self, snapshot: dict[str, dict[str, Any]]) -> None:
@@ -27,7 +28,10 @@ class Progress:
                     self.report(f"{style}: failed: {now['reason']}")
         if time.monotonic() - self.last >= INTERVAL_SECONDS:
             self.last = time.monotonic()
-            self.report(self.summary(snapshot))
+            line = self.summary(snapshot)
+            if line != self.line:
+                self.line = line
+                self.report(line)
 
     def summary(self, snapshot: dict[str, dict[str, Any]]) -> str:
         """One line: styles done, those running with iteration and loss, estimated rest."""

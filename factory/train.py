@@ -15,14 +15,11 @@ from factory.catalog import CatalogEntry, load_catalog
 from factory.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.base import Base, load_base, photo_tensor
-from osasis.contents import build_bank
 from osasis.errors import UserError
 from osasis.images import find_images, load_square
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text
 
-# The settings that a content bank depends on.
-BANK_FIELDS = ("encode_steps", "decode_steps", "latent_steps", "t0", "precision", "bank_size")
 PREVIEW_COUNT = 6
 
 Report = Callable[[str], None]
@@ -153,11 +150,12 @@ def _train_waiting(
     report: Report,
 ) -> list[StyleResult]:
     from factory import bulk
+    from factory.banks import ensure_banks
     from factory.progress import Progress
     from factory.work import StyleTask
 
     bulk.start_ray(slots)
-    bank = ensure_bank(home, base, waiting[0].settings, report)
+    banks = ensure_banks(home.banks, base_folder, base, [p.settings for p in waiting], report)
     tasks = [
         StyleTask(
             id=p.entry.id,
@@ -167,14 +165,15 @@ def _train_waiting(
             settings=p.settings.to_dict(),
             # Named by fingerprint below the home: the next run finds the checkpoint.
             folder=str(home.path / "styles-in-training" / f"{p.entry.id}-{p.fingerprint}"),
+            bank=str(bank) if bank else None,
             tags=p.entry.tags,
             licence=p.entry.licence,
         )
-        for p in waiting
+        for p, bank in zip(waiting, banks, strict=True)
     ]
     plan = bulk.plan_slots(slots, len(tasks))
     report(f"training on {plan.count} {'GPU' if plan.gpus else 'CPU'} slot(s)")
-    job = bulk.TrainingJob(folder, base_folder, bank, previews, tasks)
+    job = bulk.TrainingJob(folder, base_folder, previews, tasks)
     outcome = bulk.run_job(job, plan, Progress(report))
     return [_register(task, outcome.states[task.id], base, registry, report) for task in tasks]
 
@@ -212,31 +211,6 @@ def _register(
     return StyleResult(
         task.id, "registered", version.version, None, round(result["seconds"], 2), result["metrics"]
     )
-
-
-def ensure_bank(
-    home: Home, base: Base, settings: TrainSettings, report: Report = lambda line: None
-) -> Path | None:
-    """The content bank of a base and settings; built where it is not there yet.
-
-    None where the settings sample their contents anew and no counterpart needs photos.
-    """
-    if settings.contents != "bank" and base.photos is None:
-        return None
-    key = {name: getattr(settings, name) for name in BANK_FIELDS}
-    if base.photos is None:
-        key["seed"] = settings.seed
-    name = sha256_text(json.dumps([base.fingerprint, key], sort_keys=True))[:16]
-    path = home.banks / f"{name}.safetensors"
-    if not path.is_file():
-        started = time.perf_counter()
-        bank = build_bank(base, settings)
-        bank.save(path)
-        report(
-            f"content bank: {len(bank.contents)} contents encoded in "
-            f"{time.perf_counter() - started:.1f} s"
-        )
-    return path
 
 
 def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:

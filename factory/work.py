@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class StyleTask:
     fingerprint: str
     settings: dict[str, Any]
     folder: str
+    bank: str | None = None
     tags: tuple[str, ...] = ()
     licence: str = ""
 
@@ -55,21 +56,25 @@ class StyleTask:
 
 @dataclass
 class Workbench:
-    """What a slot loads once: the base, the content bank, the photos for previews."""
+    """What a slot loads once: the base, the photos for previews, content banks by path."""
 
     base: Base
-    bank: ContentBank | None
     preview_photos: torch.Tensor
     device: torch.device
+    banks: dict[str, ContentBank] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, base: Path, bank: Path | None, previews: Path, device: str) -> Workbench:
-        return cls(
-            load_base(base, device),
-            ContentBank.load(bank, device) if bank is not None else None,
-            load_file(previews)["photos"].to(device),
-            torch.device(device),
-        )
+    def open(cls, base: Path, previews: Path, device: str) -> Workbench:
+        photos = load_file(previews)["photos"].to(device)
+        return cls(load_base(base, device), photos, torch.device(device))
+
+    def bank(self, path: str | None) -> ContentBank | None:
+        """The content bank at a path; read once."""
+        if path is None:
+            return None
+        if path not in self.banks:
+            self.banks[path] = ContentBank.load(Path(path), self.device)
+        return self.banks[path]
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         """Train one style, or continue it from its checkpoint, and write its bundle.
@@ -80,14 +85,15 @@ class Workbench:
         started = time.perf_counter()
         size = self.base.config.image_size
         image = load_square(task.image, size)[None].to(self.device)
+        bank = self.bank(task.bank)
         if task.counterpart is not None:
             counterpart = load_square(task.counterpart, size)[None].to(self.device)
         else:
-            photos = self.bank.contents if self.bank is not None else None
+            photos = bank.contents if bank is not None else None
             counterpart = photo_counterpart(self.base, image, settings, photos)
         contents: ContentSource = (
-            self.bank
-            if settings.contents == "bank" and self.bank is not None
+            bank
+            if settings.contents == "bank" and bank is not None
             else SampledContents(self.base, settings)
         )
         trainer = StyleTrainer(self.base, image, counterpart, contents, settings)
