@@ -45,6 +45,7 @@ def _results_only_on_stdout() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.stdout.flush()  # what was printed meanwhile still waits in Python's buffer
         _results.close()
         os.dup2(kept, 1)
         os.close(kept)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from factory.catalog import CatalogEntry
-from factory.gallery import Gallery, GalleryStyle, write_gallery
+from factory.gallery import Gallery, GalleryStyle, duration, write_gallery
 from factory.registry import Registry
 from osasis.base import Base
 from osasis.errors import UserError
@@ -44,7 +44,7 @@ def write_run_gallery(
                 (f"photo {i + 1}", png_bytes(tensor_to_image(p))) for i, p in enumerate(photos)
             ),
             styles=styles,
-            summary={"styles": len(styles), **counts, "wall time": f"{run.seconds:.0f} s"},
+            summary={"styles": len(styles), **counts, "wall time": duration(run.seconds)},
         ),
     )
 
@@ -102,8 +102,8 @@ def _style(
 
 
 def _picture(path: Path, size: int) -> bytes:
-    """The style image where it can be shown; an empty grey square otherwise."""
+    """The style image where it can be shown, else nothing."""
     try:
         return png_bytes(tensor_to_image(load_square(path, size)))
     except UserError:
-        return png_bytes(tensor_to_image(torch.zeros(3, size, size)))
+        return b""

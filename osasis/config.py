@@ -66,6 +66,35 @@ class PriorConfig:
     attention_resolutions: tuple[int, ...]
     head_channels: int
 
+    def problems(self, image_size: int) -> list[str]:
+        """What makes these sizes impossible at an image size, one line each."""
+        found = []
+        halvings = len(self.channel_mult) - 1
+        if image_size % (1 << halvings):
+            found.append(
+                f"channel_mult {list(self.channel_mult)} asks to halve image_size {image_size} "
+                f"{halvings} times"
+            )
+        for mult in sorted(set(self.channel_mult)):
+            channels = mult * self.model_channels
+            if channels % min(32, channels):
+                found.append(
+                    f"{channels} channels (multiplier {mult}) do not divide into 32 groups"
+                )
+        # Only levels with attention, and the middle, split into heads.
+        with_heads = {self.channel_mult[-1]} | {
+            m
+            for i, m in enumerate(self.channel_mult)
+            if image_size >> i in self.attention_resolutions
+        }
+        for mult in sorted(with_heads):
+            if mult * self.model_channels % self.head_channels:
+                found.append(
+                    f"head_channels {self.head_channels} does not divide "
+                    f"{mult * self.model_channels} channels"
+                )
+        return found
+
     def unet(self, image_size: int) -> UNetConfig:
         return UNetConfig(
             image_size=image_size,
@@ -141,6 +170,8 @@ class DiffAEConfig:
 
         Raises UserError.
         """
+        if not isinstance(data, dict):
+            raise UserError(f"{source}: must be a JSON object")
         data = dict(data)
         prior = data.pop("prior", None)
         problems = _field_problems(cls, data, skip={"prior"})
@@ -172,6 +203,8 @@ class DiffAEConfig:
                     f"{channels} channels (multiplier {mult}) do not divide into 32 groups and "
                     f"{self.heads} heads"
                 )
+        if self.prior is not None:
+            found += [f"prior.{p}" for p in self.prior.problems(self.image_size)]
         return found
 
 

@@ -19,6 +19,8 @@ from osasis.errors import UserError
 
 TRAIN_STEPS = 1000
 LATENT_BETA = 0.008
+# So that int(10 * (1 - 0.8)) is 2 and not 1.
+ROUNDING = 1e-9
 
 EpsFn = Callable[[Tensor, Tensor], Tensor]
 # Called after each step with (steps done, steps in all).
@@ -78,7 +80,9 @@ def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
         )
     if spacing == "leading":
         return np.arange(0, TRAIN_STEPS, stride)
-    return np.minimum(np.arange(1, steps + 1) * stride, TRAIN_STEPS - 1)
+    k = np.arange(1, steps + 1)
+    # No timestep twice, also where the stride does not divide 1000.
+    return np.minimum(k * TRAIN_STEPS // steps, TRAIN_STEPS - 1 - steps + k)
 
 
 def even_timesteps(steps: int) -> np.ndarray:
@@ -194,8 +198,16 @@ def ddim_invert(
 
 
 def steps_to(s: Schedule, t0: float) -> int:
-    """How many steps of a full schedule lie below t0 in (0, 1]: int(T * t0), as published."""
-    return int(s.steps * t0)
+    """How many steps of a full schedule lie below t0 in (0, 1]: int(T * t0)."""
+    return int(s.steps * t0 + ROUNDING)
+
+
+def steps_from(s: Schedule, t0: float) -> int:
+    """How many steps the walk back from t0 takes: T - int(T * (1 - t0)), as published.
+
+    Differs from ``steps_to`` only where T * t0 is not whole.
+    """
+    return s.steps - int(s.steps * (1 - t0) + ROUNDING)
 
 
 def _counted(indices: range, progress: Progress | None) -> Iterable[int]:

@@ -17,8 +17,6 @@ from osasis.errors import UserError
 from osasis.perceptual import PerceptualNet
 from osasis.settings import did_you_mean
 
-PUBLISHED_SIZE = 224
-
 
 class Guide(Protocol):
     """What training needs of a guide."""
@@ -28,8 +26,8 @@ class Guide(Protocol):
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
         """images: (B, 3, H, W) in [-1, 1] -> (B, G, D), not normalised.
 
-        ``published_input`` feeds a CLIP as the published code did: resized to 224 by nearest
-        neighbour and left in [-1, 1].
+        ``published_input`` feeds a CLIP as the published code did: resized by nearest neighbour
+        (to 224, the size of its ViT-B/32) and left in [-1, 1].
         """
         ...
 
@@ -55,7 +53,7 @@ class OpenClipGuide(nn.Module):
 
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
         if published_input:
-            x = F.interpolate(images, (PUBLISHED_SIZE, PUBLISHED_SIZE))
+            x = F.interpolate(images, (self.size, self.size))
         else:
             x = F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
             x = (x / 2 + 0.5 - self.mean) / self.std

@@ -33,7 +33,7 @@ def read_diffae(
     Raises UserError naming the first keys that miss or do not fit.
     """
     state = read_tensors(checkpoint)
-    state = state.get("state_dict", state)
+    state = _tensors(state.get("state_dict", state), checkpoint)
     unknown = [k for k in state if not k.startswith((PREFIX, *IGNORED_PREFIXES))]
     if unknown or not any(k.startswith(PREFIX) for k in state):
         raise UserError(
@@ -53,7 +53,7 @@ def read_prior(checkpoint: Path, config: DiffAEConfig) -> dict[str, Tensor]:
     """Read a P2 (guided diffusion) checkpoint for the configuration's prior."""
     if config.prior is None:
         raise UserError(f"configuration {config.name!r} has no prior; it cannot take {checkpoint}")
-    state = read_tensors(checkpoint)
+    state = _tensors(read_tensors(checkpoint), checkpoint)
     check_layout(state, prior_layout(config.prior, config.image_size), str(checkpoint))
     return {k: v.float() for k, v in state.items()}
 
@@ -69,8 +69,13 @@ def read_style(checkpoint: Path, base: Base, style_id: str, style_image: Tensor)
     for key in ("diffae_B", "model_map"):
         if not isinstance(content.get(key), dict):
             raise UserError(f"{checkpoint}: not a style of the published code: no {key!r} in it")
-    own = from_official(content["diffae_B"], base.config, f"{checkpoint} (diffae_B)", prefix="")
-    spn = {k: v.float() for k, v in content["model_map"].items()}
+    own = from_official(
+        _tensors(content["diffae_B"], checkpoint),
+        base.config,
+        f"{checkpoint} (diffae_B)",
+        prefix="",
+    )
+    spn = {k: v.float() for k, v in _tensors(content["model_map"], checkpoint).items()}
     check_layout(spn, spn_layout(), f"{checkpoint} (model_map)")
     delta = {}
     for key, value in base.diffae.unet.state_dict().items():
@@ -101,6 +106,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _tensors(state: Any, source: Path) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise UserError(f"{source}: not a checkpoint of networks: it holds more than named tensors")
+    return state
 
 
 def _inert_lightning(path: Path) -> list[Any]:

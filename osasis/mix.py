@@ -64,24 +64,20 @@ class Mix:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Mix:
         """Build from JSON; problems are named all at once. Raises UserError."""
+        if not isinstance(data, dict):
+            raise UserError("mix: it must be an object with 'styles'")
         known = {f.name for f in dataclasses.fields(cls)}
-        problems = [f"unknown field {k!r}{did_you_mean(k, known)}" for k in data if k not in known]
+        problems = [
+            f"unknown field {k!r}{did_you_mean(str(k), known)}" for k in data if k not in known
+        ]
         fields = {k: v for k, v in data.items() if k in known}
-        shares = []
-        share_fields = {f.name for f in dataclasses.fields(StyleShare)}
-        for i, item in enumerate(fields.get("styles") or []):
-            share = {"style": item} if isinstance(item, str) else item
-            if not isinstance(share, dict) or "style" not in share:
-                problems.append(f"styles[{i}] must be a style's id or an object with 'style'")
-            elif unknown := sorted(set(share) - share_fields):
-                problems.append(f"styles[{i}] has unknown field {unknown[0]!r}")
-            else:
-                shares.append(StyleShare(**share))
-        fields["styles"] = tuple(shares)
-        if fields.get("level_weights") is not None:
-            fields["level_weights"] = tuple(fields["level_weights"])
+        fields["styles"], wrong = _shares(fields.get("styles"))
+        levels = fields.get("level_weights")
+        if isinstance(levels, list):
+            fields["level_weights"] = tuple(levels)
         mix = cls(**fields)
-        problems += mix.problems()
+        problems += wrong or []
+        problems += [p for p in mix.problems() if not (wrong and p.startswith("styles is empty"))]
         if problems:
             raise UserError("mix: " + "; ".join(problems))
         return mix
@@ -94,10 +90,14 @@ class Mix:
         found = []
         if not self.styles:
             found.append("styles is empty; name at least one style")
+        if self.text_edit is not None and not isinstance(self.text_edit, str):
+            found.append(f"text_edit is {self.text_edit!r}; it must be a name")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            found.append(f"seed is {self.seed!r}; it must be a whole number from 0")
         for i, share in enumerate(self.styles):
             if not _number(share.weight) or not 0 < share.weight <= 1000:
                 found.append(f"styles[{i}].weight is {share.weight!r}; it must lie in (0, 1000]")
-        if self.blend not in BLENDS:
+        if not isinstance(self.blend, str) or self.blend not in BLENDS:
             found.append(f"blend is {self.blend!r}; choose one of {', '.join(BLENDS)}")
         for name, low, high in (
             ("structure", 0.0, 10.0),
@@ -107,22 +107,25 @@ class Mix:
             ("content_cutoff", 1, 4096),
         ):
             value = getattr(self, name)
-            if value is not None and not (_number(value) and low <= value <= high):
+            optional = name not in ("strength", "text_amount")
+            if not (value is None and optional) and not (_number(value) and low <= value <= high):
                 found.append(f"{name} is {value!r}; it must lie in [{low:g}, {high:g}]")
         for name in ("encode_steps", "decode_steps"):
             value = getattr(self, name)
             if value is None:
                 continue
             try:
-                stride_timesteps(value if isinstance(value, int) else -1)
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                stride_timesteps(value if whole else -1)
             except UserError as e:
-                found.append(f"{name}: {e}")
+                found.append(f"{name}: {e}" if whole else f"{name} is {value!r}; not a number")
         if self.level_weights is not None:
             found += self._level_problems(config)
         return found
 
     def _level_problems(self, config: DiffAEConfig | None) -> list[str]:
-        assert self.level_weights is not None
+        if not isinstance(self.level_weights, tuple):
+            return [f"level_weights is {self.level_weights!r}; it must be a list of numbers"]
         found = [
             f"level_weights[{i}] is {w!r}; it must lie in [0, 1]"
             for i, w in enumerate(self.level_weights)
@@ -141,6 +144,27 @@ def cutoff_weights(cutoff: int, config: DiffAEConfig) -> tuple[float, ...]:
     return tuple(
         1.0 if (config.image_size >> level) >= cutoff else 0.0 for level in range(config.levels)
     )
+
+
+def _shares(items: Any) -> tuple[tuple[StyleShare, ...], list[str]]:
+    """The styles of a mix's JSON, and what is wrong with them."""
+    if items is None:
+        return (), []
+    if not isinstance(items, (list, tuple)):
+        return (), [f"styles is {items!r}; it must be a list of ids or of objects with 'style'"]
+    known = {f.name for f in dataclasses.fields(StyleShare)}
+    shares, wrong = [], []
+    for i, item in enumerate(items):
+        share = {"style": item} if isinstance(item, str) else item
+        if not isinstance(share, dict) or not isinstance(share.get("style"), str):
+            wrong.append(f"styles[{i}] must be a style's id or an object with 'style'")
+        elif unknown := [k for k in share if k not in known]:
+            wrong.append(f"styles[{i}] has unknown field {unknown[0]!r}")
+        elif not isinstance(share.get("mask"), (str, type(None))):
+            wrong.append(f"styles[{i}].mask is {share['mask']!r}; it must be a mask's name")
+        else:
+            shares.append(StyleShare(**share))
+    return tuple(shares), wrong
 
 
 def _number(value: Any) -> bool:

@@ -72,21 +72,22 @@ class TrainSettings:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with these settings, one line each."""
-        found = []
+        found, ill_typed = [], set()
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
             if reason := _type_problem(value, hint):
                 found.append(f"{field.name} is {value!r}; {reason}")
-        if found:
-            return found
+                ill_typed.add(field.name)
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is not None and name not in ill_typed and not low <= value <= high:
                 found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
         if self.compact_rank is not None and self.compact_energy is not None:
             found.append("compact_rank and compact_energy exclude each other; give one")
         for name in STEP_FIELDS:
+            if name in ill_typed:
+                continue
             try:
                 stride_timesteps(getattr(self, name))
             except UserError as e:
@@ -153,7 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encode_steps": 20,
         "decode_steps": 10,
         "recon_lpips": 2.0,
-        "style_match": 1.0,
+        "style_match": 2.0,
         "structure": 1.5,
         "bank_size": 48,
         "counterpart_candidates": 8,

@@ -8,7 +8,7 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Style:
         """This style with low-rank weight differences.
 
         rank: the same for every matrix; None chooses each so that it keeps ``energy`` of the
-        squared norm. Vectors stay exact. The rank chosen is recorded in ``info``.
+        squared norm. Vectors, and matrices whose factors would take more room than they do, stay
+        exact. The ranks are in ``info``.
         """
         delta, ranks = {}, {}
         for key, value in self.delta.items():
@@ -76,6 +77,8 @@ def _low_rank(value: Tensor, rank: int | None, energy: float) -> tuple[Tensor, i
         share = s.pow(2).cumsum(0) / s.pow(2).sum().clamp_min(1e-30)
         rank = int((share < energy).sum()) + 1
     rank = min(rank, len(s))
+    if rank * (u.shape[0] + vh.shape[1]) >= value.numel():
+        return value, 0  # the factors would take more room than the matrix
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).view_as(value), rank
 
 
@@ -120,9 +123,7 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
     path, weights = folder / "style.json", folder / "style.safetensors"
     if not path.is_file() or not weights.is_file():
         raise UserError(f"{folder}: not a style (style.json or style.safetensors is missing)")
-    info = json.loads(path.read_text())
-    if info.get("format") != FORMAT:
-        raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
+    info = _read_info(path)
     if verify and sha256_file(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: its hash is not the one in style.json; train the style again")
     if base is not None and info.get("base") not in (None, base.fingerprint):
@@ -132,7 +133,7 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
         )
     tensors = {k: v.float() for k, v in load_file(weights).items()}
     shapes = dict(base.diffae.unet.named_parameters()) if base is not None else {}
-    delta, spn = {}, {}
+    delta, spn, ranks = {}, {}, {}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "delta":
@@ -140,9 +141,31 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
         elif kind == "left":
             product = value @ tensors[f"right.{name}"]
             delta[name] = product.view_as(shapes[name]) if name in shapes else product
+            ranks[name] = value.shape[1]
         elif kind == "spn":
             spn[name] = value
+    if ranks:
+        info["ranks"] = ranks
     settings = TrainSettings(**info["settings"])
     return Style(
         info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
     )
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """style.json, checked. Raises UserError where it is broken or of another format."""
+    try:
+        info = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        info = None
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: not valid JSON; train the style again")
+    if info.get("format") != FORMAT:
+        raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
+    missing = [k for k in ("id", "settings", "weights_sha256") if k not in info]
+    known = {f.name for f in fields(TrainSettings)}
+    unknown = sorted(set(info.get("settings", {})) - known)
+    if missing or unknown:
+        what = f"{missing[0]} is missing" if missing else f"unknown setting {unknown[0]!r}"
+        raise UserError(f"{path}: {what}; it was written by another version")
+    return info

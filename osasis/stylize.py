@@ -11,12 +11,14 @@ from torch.func import functional_call
 
 from osasis.base import Base
 from osasis.diffusion import (
+    ROUNDING,
     EpsFn,
     Progress,
     Schedule,
     ddim_invert,
     ddim_step,
     image_schedule,
+    steps_from,
     steps_to,
 )
 from osasis.errors import UserError
@@ -24,7 +26,7 @@ from osasis.mix import Mix, cutoff_weights
 from osasis.precision import autocast
 from osasis.settings import TrainSettings
 from osasis.style import Style
-from osasis.train import back_steps, spn_step
+from osasis.train import spn_step
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def decode(
     text_edits: (D,) directions of z_in by name. Returns (B, 3, H, W) in [-1, 1].
     Raises UserError naming every problem of the mix.
     """
-    _check(base, mix, styles, masks or {}, text_edits or {})
+    _check(base, encodings, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
     schedule = image_schedule(
         mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
     )
-    t0 = mix.t0 if mix.t0 is not None else encodings.t0
-    count = back_steps(schedule, t0)
+    t0 = encodings.t0
+    count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
     add_structure = _structure(base, mix, chosen, networks, schedule, t0)
@@ -211,10 +213,12 @@ def relative_weights(mix: Mix) -> list[float]:
 
 
 def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
-    if mix.level_weights is not None:
-        return mix.level_weights
-    cutoff = mix.content_cutoff or suggested_cutoff(base, style.settings)
-    return cutoff_weights(cutoff, base.config)
+    """z_style's share at each level; it fades with the strength, so that 0 is the photo."""
+    weights = mix.level_weights
+    if weights is None:
+        cutoff = mix.content_cutoff or suggested_cutoff(base, style.settings)
+        weights = cutoff_weights(cutoff, base.config)
+    return [w * min(1.0, mix.strength) for w in weights]
 
 
 def suggested_cutoff(base: Base, settings: TrainSettings) -> int:
@@ -264,8 +268,8 @@ def _structure(
         s = style.settings
         scale = mix.structure if mix.structure is not None else s.spn_weight
         if s.spn_time == "timestep":
-            trained = back_steps(image_schedule(s.decode_steps, s.spacing), s.t0)
-            scale *= trained / back_steps(schedule, t0)
+            trained = steps_from(image_schedule(s.decode_steps, s.spacing), s.t0)
+            scale *= trained / steps_from(schedule, t0)
         if s.spn_weight > 0 and scale * mix.strength > 0:
             parts.append((style.spn_module(base.device), s.spn_time, share * scale * mix.strength))
 
@@ -280,6 +284,7 @@ def _structure(
 
 def _check(
     base: Base,
+    encodings: Encodings,
     mix: Mix,
     styles: Mapping[str, Style],
     masks: Mapping[str, Tensor],
@@ -290,6 +295,14 @@ def _check(
     problems += [
         f"mask {s.mask!r} is not given" for s in mix.styles if s.mask and s.mask not in masks
     ]
+    size = base.config.image_size
+    problems += [
+        f"mask {s.mask!r} is {tuple(masks[s.mask].shape)}; it must be ({size}, {size})"
+        for s in mix.styles
+        if s.mask is not None and s.mask in masks and masks[s.mask].shape != (size, size)
+    ]
+    if mix.t0 is not None and abs(mix.t0 - encodings.t0) > ROUNDING:
+        problems.append(f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.t0}")
     if mix.text_edit is not None and mix.text_edit not in text_edits:
         problems.append(f"text_edit {mix.text_edit!r} is not given")
     if problems:

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.base import Base
-from osasis.diffusion import ddim_step, image_schedule, predict_x0
+from osasis.diffusion import ddim_step, image_schedule, predict_x0, steps_from
 from osasis.errors import UserError
 from osasis.losses import directional_loss
 from osasis.seeds import derived_seed
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
-from osasis.train import DivergedError, back_steps
+from osasis.train import DivergedError
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def optimise_text_edit(
     if float(wanted.norm()) < 1e-6:
         raise UserError(f"the texts {source!r} and {target!r} are the same to the guide")
     schedule = image_schedule(steps)
-    count = back_steps(schedule, encodings.t0)
+    count = steps_from(schedule, encodings.t0)
     generator = torch.Generator().manual_seed(derived_seed(seed, "text edit"))
     step = torch.zeros(base.z_std.shape[-1], device=base.device, requires_grad=True)
     optimiser = torch.optim.Adam([step], lr=lr)
@@ -115,7 +115,7 @@ def optimise_text_edit(
 def _walk(base: Base, encodings: Encodings, steps: int) -> tuple[list[Tensor], list[Tensor]]:
     """x_t of the plain walk back at each index, and the guide's embedding of its x_0."""
     schedule = image_schedule(steps)
-    count = back_steps(schedule, encodings.t0)
+    count = steps_from(schedule, encodings.t0)
     x, eps_a = encodings.x_t0, base.eps_a(encodings.z)
     noisy: dict[int, Tensor] = {}
     plain: dict[int, Tensor] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from osasis.base import Base
 from osasis.contents import Contents, ContentSource
-from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_to
+from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
 from osasis.errors import UserError
 from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
@@ -56,7 +56,7 @@ class StyleTrainer:
             "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
         }
         self.back = image_schedule(settings.decode_steps, settings.spacing)
-        self.back_steps = back_steps(self.back, settings.t0)
+        self.back_steps = steps_from(self.back, settings.t0)
         with torch.no_grad(), autocast(base.device, settings.precision):
             source = counterpart if settings.style_condition == "counterpart" else style_image
             self.z_style = base.encode_z(source).float()
@@ -141,20 +141,20 @@ class StyleTrainer:
         return Style(style_id, delta, spn, z_style, z_counterpart, self.settings)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything that training changes, flat, for safetensors."""
+        """Everything that training changes, flat, for safetensors; copies."""
         tensors = {}
         for name, module in (("unet", self.unet), ("spn", self.spn)):
             params = dict(module.named_parameters())
             state = self.optimisers[name].state
             for key, p in params.items():
-                tensors[f"{name}.{key}"] = p.detach()
+                tensors[f"{name}.{key}"] = p.detach().clone()
                 for slot, value in state.get(p, {}).items():
-                    tensors[f"optim.{name}.{key}:{slot}"] = value
+                    tensors[f"optim.{name}.{key}:{slot}"] = value.clone()
         return tensors
 
     def state_info(self) -> dict[str, Any]:
         """The rest of the state, for JSON."""
-        return {"iteration": self.iteration, "history": self.history}
+        return {"iteration": self.iteration, "history": list(self.history)}
 
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Continue from ``state_tensors`` and ``state_info``, bit for bit."""
@@ -185,11 +185,6 @@ def trainable_copy(unet: UNet, dropout: float) -> UNet:
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
     return copied
-
-
-def back_steps(schedule: Schedule, t0: float) -> int:
-    """Number of steps of the walk back from t0, counted as the published code does."""
-    return schedule.steps - int(schedule.steps * (1 - t0))
 
 
 def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:

@@ -178,9 +178,7 @@ def test_unknown_models_and_tags_name_what_there_is(tmp_path: Path) -> None:
         open_clip_guide("ViT-B-32", None, tmp_path / "absent.json")
 
 
-def test_a_broken_checkpoint_is_refused(
-    clip_config: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_broken_checkpoint_is_refused(clip_config: Callable[..., Path], tmp_path: Path) -> None:
     config = clip_config("tests-tiny-clip")
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"not a checkpoint")

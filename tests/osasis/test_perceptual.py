@@ -78,7 +78,7 @@ def test_float16_state_loads_again(perceptual_file: Path, images: Images, tmp_pa
 def test_wrong_weights_are_refused(perceptual_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown perceptual net 'vgg19'"):
         PerceptualNet("vgg19", perceptual_file)
-    with pytest.raises(UserError, match="absent.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"absent\.safetensors: no such file"):
         PerceptualNet("alex", tmp_path / "absent.safetensors")
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"\0" * 100)

@@ -147,7 +147,7 @@ def test_tampered_weights_are_refused(
     data = bytearray(path.read_bytes())
     data[-10] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="its hash is not the one in style.json"):
+    with pytest.raises(UserError, match=r"its hash is not the one in style\.json"):
         load_style(tmp_path, tiny_base)
     assert load_style(tmp_path, tiny_base, verify=False).id == "a"
 
@@ -192,5 +192,5 @@ def test_a_broken_style_json_is_refused(
     elif what == "list":
         info = [info]
     path.write_text("{" if what == "json" else json.dumps(info))
-    with pytest.raises(UserError, match="style.json"):
+    with pytest.raises(UserError, match=r"style\.json"):
         load_style(tmp_path, tiny_base)

@@ -1,0 +1,101 @@
+"""The lease queue: order, leases that come back, and what survives a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from factory.queue import LeaseQueue
+
+
+def on_disk(path: Path) -> dict[str, Any]:
+    states: dict[str, Any] = json.loads(path.read_text())
+    return states
+
+
+def states(queue: LeaseQueue) -> dict[str, str]:
+    return {style: v["state"] for style, v in queue.snapshot().items()}
+
+
+def test_leases_go_in_the_catalogs_order(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["c", "a", "b"])
+    assert states(queue) == {"c": "waiting", "a": "waiting", "b": "waiting"}
+    assert queue.lease(0) == "c"
+    assert queue.lease(1) == "a"
+    queue.done("a", 1.0)
+    assert queue.lease(1) == "b"
+    assert queue.lease(2) is None
+    assert states(queue) == {"c": "running", "a": "done", "b": "running"}
+    assert [queue.snapshot()[s]["slot"] for s in ("c", "b")] == [0, 1]
+
+
+def test_a_slot_that_asks_again_gets_what_it_held(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
+    assert (queue.lease(0), queue.lease(1)) == ("a", "b")
+    queue.progress("b", 3, 10, 1.5)
+    assert queue.lease(1) == "b"
+    assert queue.lease(0) == "a"
+    queue.done("b", 2.0)
+    assert queue.lease(1) == "c"
+
+
+def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"])
+    assert queue.lease(0) == "a"
+    queue.failed("a", "training diverged")
+    assert queue.lease(0) == "b"
+    queue.done("b", 1.0)
+    assert queue.lease(0) is None
+    assert queue.snapshot()["a"] == {"state": "failed", "reason": "training diverged"}
+
+
+def test_progress_is_seen_in_snapshots(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a"])
+    queue.lease(0)
+    queue.progress("a", 4, 10, 0.25)
+    now = queue.snapshot()["a"]
+    assert (now["state"], now["iteration"], now["of"], now["loss"]) == ("running", 4, 10, 0.25)
+
+
+def test_every_change_of_state_is_on_disk_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "job" / "queue.json"
+    queue = LeaseQueue(path, ["a", "b"])
+    assert on_disk(path) == {"a": {"state": "waiting"}, "b": {"state": "waiting"}}
+    queue.lease(0)
+    now = on_disk(path)["a"]
+    assert (now["state"], now["slot"]) == ("running", 0)
+    assert now["since"] > 1.7e9
+    queue.done("a", 1.5)
+    assert on_disk(path)["a"] == {"state": "done", "seconds": 1.5}
+    queue.lease(1)
+    queue.failed("b", "no good")
+    assert on_disk(path)["b"] == {"state": "failed", "reason": "no good"}
+    assert [p.name for p in path.parent.iterdir()] == ["queue.json"]
+
+
+def test_a_queue_that_starts_again_keeps_what_is_settled_and_held(tmp_path: Path) -> None:
+    path, styles = tmp_path / "queue.json", ["a", "b", "c", "d"]
+    queue = LeaseQueue(path, styles)
+    assert (queue.lease(0), queue.lease(1), queue.lease(2)) == ("a", "b", "c")
+    queue.done("a", 1.0)
+    queue.failed("b", "no good")
+    assert states(queue) == {"a": "done", "b": "failed", "c": "running", "d": "waiting"}
+
+    again = LeaseQueue(path, styles)
+    assert again.snapshot()["a"] == {"state": "done", "seconds": 1.0}
+    assert again.snapshot()["b"] == {"state": "failed", "reason": "no good"}
+    # Slot 2 lives on and still trains c: no other slot may have it.
+    assert again.lease(0) == "d"
+    assert again.lease(1) is None
+    assert again.lease(2) == "c"
+    again.progress("c", 1, 2, 0.5)
+    again.done("c", 3.0)
+    assert on_disk(path)["c"] == {"state": "done", "seconds": 3.0}
+
+
+def test_a_queue_that_starts_again_takes_only_the_styles_of_its_job(tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    LeaseQueue(path, ["a", "b"]).done("a", 1.0)
+    again = LeaseQueue(path, ["b", "c"])
+    assert states(again) == {"b": "waiting", "c": "waiting"}

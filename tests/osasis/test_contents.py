@@ -1,0 +1,132 @@
+"""Contents: sampled anew, or drawn from a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.base import Base, photo_tensor
+from osasis.contents import (
+    ContentBank,
+    Contents,
+    SampledContents,
+    build_bank,
+    encode_contents,
+)
+from osasis.diffusion import ddim_invert, image_schedule
+from osasis.settings import TrainSettings
+
+Settings = Callable[..., TrainSettings]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def equal(a: Contents, b: Contents) -> bool:
+    return all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("photo", "z", "x_t0"))
+
+
+@pytest.fixture
+def numbered() -> ContentBank:
+    """Six contents that tell their number."""
+    n = torch.arange(6.0)
+    picture = n.view(6, 1, 1, 1).expand(6, 3, 4, 4).clone()
+    return ContentBank(Contents(picture, n.view(6, 1).clone(), picture + 100))
+
+
+def test_encode_contents(
+    tiny_base: Base, tiny_settings: Settings, images: Callable[..., Tensor]
+) -> None:
+    photos, settings = images(2, 1), tiny_settings(t0=0.3)
+    c = encode_contents(tiny_base, photos, settings)
+    with torch.no_grad():
+        z = tiny_base.encode_z(photos)
+        x = ddim_invert(tiny_base.eps_a(z), photos, image_schedule(10), 3)
+    assert torch.equal(c.photo, photos)
+    torch.testing.assert_close(c.z, z)
+    torch.testing.assert_close(c.x_t0, x)
+    assert len(c) == 2 and not c.x_t0.requires_grad
+
+
+def test_a_draw_depends_on_its_generator_only(numbered: ContentBank) -> None:
+    first = numbered.draw(4, generator(1))
+    assert equal(first, numbered.draw(4, generator(1)))
+    others = [numbered.draw(4, generator(s)).z.flatten().tolist() for s in range(2, 7)]
+    assert any(o != first.z.flatten().tolist() for o in others)
+
+
+def test_a_draw_is_without_replacement(numbered: ContentBank) -> None:
+    for seed in range(5):
+        c = numbered.draw(6, generator(seed))
+        assert sorted(c.z.flatten().tolist()) == [0, 1, 2, 3, 4, 5]
+        # All parts are of the same content.
+        assert torch.equal(c.photo[:, 0, 0, 0], c.z[:, 0])
+        assert torch.equal(c.x_t0[:, 0, 0, 0], c.z[:, 0] + 100)
+
+
+def test_a_small_bank_repeats_its_contents(numbered: ContentBank) -> None:
+    drawn = numbered.draw(15, generator(0)).z.flatten().tolist()
+    assert len(drawn) == 15
+    assert sorted(drawn[:6]) == sorted(drawn[6:12]) == [0, 1, 2, 3, 4, 5]
+    assert len(set(drawn[12:])) == 3
+
+
+def test_every_content_is_drawn_in_the_end(numbered: ContentBank) -> None:
+    seen = {v for s in range(20) for v in numbered.draw(2, generator(s)).z.flatten().tolist()}
+    assert seen == {0, 1, 2, 3, 4, 5}
+
+
+def test_a_bank_round_trips(tiny_contents: Contents, tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    ContentBank(tiny_contents).save(path)
+    again = ContentBank.load(path)
+    assert equal(again.contents, tiny_contents)
+    drawn = ContentBank(tiny_contents).draw(3, generator(2))
+    assert equal(again.draw(3, generator(2)), drawn)
+
+
+def test_sampled_contents_follow_the_generator(tiny_base: Base, tiny_settings: Settings) -> None:
+    source = SampledContents(tiny_base, tiny_settings())
+    torch.manual_seed(0)
+    first = source.draw(2, generator(5))
+    torch.manual_seed(1)
+    assert equal(first, source.draw(2, generator(5)))
+    other = source.draw(2, generator(6))
+    assert (first.photo - other.photo).abs().max() > 0.1
+    assert first.photo.shape == (2, 3, 32, 32) and first.photo.abs().max() <= 1
+    assert (first.photo[0] - first.photo[1]).abs().max() > 0.1
+
+
+def test_a_sampled_bank(tiny_base: Base, tiny_settings: Settings) -> None:
+    seen: list[tuple[int, int]] = []
+    bank = build_bank(
+        tiny_base, tiny_settings(bank_size=10), lambda done, total: seen.append((done, total))
+    )
+    assert len(bank.contents) == 10 and seen == [(8, 10), (10, 10)]
+    # Each content is the same in a bank of any size.
+    small = build_bank(tiny_base, tiny_settings(bank_size=3))
+    assert len(small.contents) == 3 and equal(small.contents, bank.contents.take(torch.arange(3)))
+    # The last chunk is not the first again.
+    assert (bank.contents.photo[8:] - bank.contents.photo[:2]).abs().max() > 0.1
+    other = build_bank(tiny_base, tiny_settings(bank_size=3, seed=1))
+    assert not equal(small.contents, other.contents)
+
+
+def test_a_bank_of_the_bases_photos(
+    tiny_base: Base, tiny_settings: Settings, images: Callable[..., Tensor]
+) -> None:
+    photos = ((images(10, 2) + 1) * 127.5).round().to(torch.uint8)
+    assert (photo_tensor(photos).min(), photo_tensor(photos).max()) == (-1, 1)
+    base = replace(tiny_base, photos=photos)
+    bank = build_bank(base, tiny_settings(bank_size=300))
+    assert torch.equal(bank.contents.photo, photo_tensor(photos))
+    expected = encode_contents(base, photo_tensor(photos[8:]), tiny_settings())
+    torch.testing.assert_close(bank.contents.x_t0[8:], expected.x_t0, atol=1e-4, rtol=0)
+    small = build_bank(base, tiny_settings(bank_size=3))
+    assert equal(small.contents, bank.contents.take(torch.arange(3)))

@@ -1,0 +1,103 @@
+"""Text-driven edits: a direction of z_in that follows the guide's direction between two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.errors import UserError
+from osasis.guide import OpenClipGuide
+from osasis.stylize import Encodings, encode
+from osasis.text_edit import TextEdit, load_text_edit, optimise_text_edit, save_text_edit
+
+PAIR = ("a photo of a face", "an ink drawing of a smiling face")
+
+
+@pytest.fixture(scope="module")
+def text_base(tiny_base: Base, clip_guide: OpenClipGuide) -> Base:
+    return replace(tiny_base, guide=clip_guide)
+
+
+@pytest.fixture(scope="module")
+def encodings(text_base: Base, images: Callable[..., Tensor]) -> Encodings:
+    return encode(text_base, images(1, 80), steps=10)
+
+
+@pytest.fixture(scope="module")
+def edit(text_base: Base, encodings: Encodings) -> TextEdit:
+    return optimise_text_edit(
+        text_base, encodings, *PAIR, iterations=60, lr=0.1, keep=0.001, steps=4
+    )
+
+
+def test_the_loss_falls(edit: TextEdit) -> None:
+    assert len(edit.history) == 60
+    first, last = sum(edit.history[:10]) / 10, sum(edit.history[-10:]) / 10
+    # 1 is no relation between the two directions.
+    assert first > 0.8 and last < 0.7 * first
+
+
+def test_what_it_holds(text_base: Base, edit: TextEdit) -> None:
+    assert edit.direction.shape == (16,) and edit.direction.norm() > 0.1
+    assert not edit.direction.requires_grad
+    assert (edit.source, edit.target) == PAIR and edit.base == text_base.fingerprint
+    assert edit.settings == {"iterations": 60, "lr": 0.1, "keep": 0.001, "steps": 4, "seed": 0}
+
+
+def test_it_follows_its_seed(text_base: Base, encodings: Encodings) -> None:
+    def run(seed: int) -> TextEdit:
+        return optimise_text_edit(text_base, encodings, *PAIR, iterations=4, steps=10, seed=seed)
+
+    torch.manual_seed(0)
+    first = run(1)
+    torch.manual_seed(1)
+    assert torch.equal(first.direction, run(1).direction)
+    assert not torch.equal(first.direction, run(2).direction)
+
+
+def test_keep_shortens_the_direction(text_base: Base, encodings: Encodings) -> None:
+    lengths = [
+        float(
+            optimise_text_edit(
+                text_base, encodings, *PAIR, iterations=20, lr=0.1, keep=keep, steps=4
+            ).direction.norm()
+        )
+        for keep in (0.0, 10.0)
+    ]
+    assert lengths[1] < 0.5 * lengths[0]
+
+
+def test_equal_texts_are_refused(text_base: Base, encodings: Encodings) -> None:
+    with pytest.raises(UserError, match="are the same to the guide"):
+        optimise_text_edit(text_base, encodings, "a face", "a face")
+    # Its tokenizer ignores case and surplus spaces.
+    with pytest.raises(UserError, match="are the same to the guide"):
+        optimise_text_edit(text_base, encodings, "a face", "A  Face ")
+
+
+def test_a_base_without_text_is_refused(tiny_base: Base, encodings: Encodings) -> None:
+    with pytest.raises(UserError, match="knows no text"):
+        optimise_text_edit(tiny_base, encodings, *PAIR)
+
+
+def test_round_trip(text_base: Base, edit: TextEdit, tmp_path: Path) -> None:
+    save_text_edit(tmp_path / "smile", edit)
+    again = load_text_edit(tmp_path / "smile", text_base.fingerprint)
+    assert torch.equal(again.direction, edit.direction)
+    assert replace(again, direction=edit.direction) == edit
+
+
+def test_another_bases_direction_is_refused(
+    text_base: Base, edit: TextEdit, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="not a text edit"):
+        load_text_edit(tmp_path, text_base.fingerprint)
+    save_text_edit(tmp_path, replace(edit, base="0123456789abcdef"))
+    with pytest.raises(UserError, match=f"base 0123456789abcdef, not {text_base.fingerprint}"):
+        load_text_edit(tmp_path, text_base.fingerprint)

@@ -1,0 +1,273 @@
+"""Training one style: resumable bit for bit, seeded, stopped where it diverges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.contents import ContentBank, Contents
+from osasis.errors import UserError
+from osasis.losses import LOSS_NAMES
+from osasis.mix import Mix
+from osasis.settings import PRESETS, RANGES, TrainSettings, make_settings
+from osasis.storage import save_tensors
+from osasis.stylize import decode, encode
+from osasis.train import DivergedError, StyleTrainer
+
+Trainers = Callable[..., StyleTrainer]
+
+
+def parameters(trainer: StyleTrainer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{k}": p.detach().clone()
+        for name, module in (("unet", trainer.unet), ("spn", trainer.spn))
+        for k, p in module.named_parameters()
+    }
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    assert set(a) == set(b)
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def run(trainer: StyleTrainer, iterations: int) -> StyleTrainer:
+    for _ in range(iterations):
+        trainer.step()
+    return trainer
+
+
+def through_files(trainer: StyleTrainer, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    save_tensors(folder / "state.safetensors", trainer.state_tensors())
+    (folder / "state.json").write_text(json.dumps(trainer.state_info()))
+    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+
+
+@pytest.mark.parametrize(("spn_weight", "killed_after"), [(0.1, 0), (0.1, 1), (0.1, 2), (0.0, 1)])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    tiny_trainer: Trainers, tmp_path: Path, spn_weight: float, killed_after: int
+) -> None:
+    settings = {"dropout": 0.1, "spn_weight": spn_weight}
+    whole = run(tiny_trainer(**settings), 3)
+    state = through_files(run(tiny_trainer(**settings), killed_after), tmp_path)
+    torch.rand(7)  # the global generator is elsewhere in another process
+    resumed = tiny_trainer(**settings)
+    resumed.load_state(*state)
+    assert resumed.iteration == killed_after == len(resumed.history)
+    run(resumed, 3 - killed_after)
+    assert same(parameters(resumed), parameters(whole))
+    assert same(resumed.state_tensors(), whole.state_tensors())
+    assert resumed.history == whole.history and len(whole.history) == 3
+
+
+def test_state_is_a_copy_of_nothing_that_moves_on(tiny_trainer: Trainers, tmp_path: Path) -> None:
+    trainer = run(tiny_trainer(), 1)
+    tensors, info = through_files(trainer, tmp_path)
+    other = tiny_trainer()
+    other.load_state(tensors, info)
+    before = {k: v.clone() for k, v in tensors.items()}
+    run(other, 1)
+    assert same(tensors, before)
+    assert info["iteration"] == 1 and len(info["history"]) == 1
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_trainer: Trainers) -> None:
+    first = parameters(run(tiny_trainer(seed=3, dropout=0.1), 1))
+    torch.rand(3)
+    assert same(first, parameters(run(tiny_trainer(seed=3, dropout=0.1), 1)))
+    assert not same(first, parameters(run(tiny_trainer(seed=4, dropout=0.1), 1)))
+    assert not same(first, parameters(run(tiny_trainer(seed=3, dropout=0.0), 1)))
+
+
+def test_training_leaves_the_global_generator_alone(tiny_trainer: Trainers) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(4)
+    torch.manual_seed(1)
+    run(tiny_trainer(dropout=0.1), 1)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_training_leaves_the_base_alone(tiny_base: Base, tiny_trainer: Trainers) -> None:
+    before = {k: v.clone() for k, v in tiny_base.diffae.state_dict().items()}
+    trainer = run(tiny_trainer(dropout=0.3), 1)
+    assert same(before, tiny_base.diffae.state_dict())
+    assert not any(p.requires_grad for p in tiny_base.diffae.parameters())
+    drops = [m for m in tiny_base.diffae.unet.modules() if isinstance(m, torch.nn.Dropout)]
+    assert drops and {m.p for m in drops} == {0.0}
+    moved = parameters(trainer)
+    assert any(
+        not torch.equal(moved[f"unet.{k.removeprefix('unet.')}"], v)
+        for k, v in before.items()
+        if k.startswith("unet.")
+    )
+
+
+def test_history_holds_the_mean_of_each_iteration(tiny_trainer: Trainers) -> None:
+    trainer = tiny_trainer()
+    for n in range(1, 3):
+        rows = trainer.step()
+        assert len(rows) == trainer.back_steps == 2
+        assert trainer.iteration == len(trainer.history) == n
+        assert list(trainer.history[-1]) == list(LOSS_NAMES)
+        for name in LOSS_NAMES:
+            mean = sum(r[name] for r in rows) / 2
+            assert trainer.history[-1][name] == pytest.approx(mean)
+
+
+def test_the_loss_falls(tiny_trainer: Trainers) -> None:
+    trainer = run(tiny_trainer(lr_unet=2e-3), 8)
+    first, last = trainer.history[0]["total"], trainer.history[-1]["total"]
+    assert last < 0.8 * first
+
+
+def test_what_was_trained_becomes_a_style(tiny_base: Base, tiny_trainer: Trainers) -> None:
+    trainer = run(tiny_trainer(), 2)
+    style = trainer.style("mine")
+    own = dict(tiny_base.diffae.unet.named_parameters())
+    for key, value in trainer.unet.named_parameters():
+        torch.testing.assert_close(own[key] + style.delta[key], value.detach())
+    assert style.id == "mine" and style.settings == trainer.settings
+    assert torch.equal(style.z_style, tiny_base.encode_z(trainer.style_image))
+    assert torch.equal(style.z_counterpart, tiny_base.encode_z(trainer.counterpart))
+    # It no longer follows the trainer.
+    before = {k: v.clone() for k, v in style.spn.items()}
+    run(trainer, 1)
+    assert same(before, style.spn)
+    e = encode(tiny_base, trainer.style_image, steps=4)
+    out = decode(tiny_base, e, Mix.of("mine", decode_steps=4), {"mine": style})
+    assert out.isfinite().all()
+
+
+class Spoilt:
+    """Contents whose n-th draw holds a NaN."""
+
+    def __init__(self, contents: Contents, bad: int) -> None:
+        self.bank, self.bad, self.count = ContentBank(contents), bad, 0
+
+    def draw(self, count: int, generator: torch.Generator) -> Contents:
+        c = self.bank.draw(count, generator)
+        self.count += 1
+        if self.count == self.bad:
+            c.x_t0[0, 0, 0, 0] = float("nan")
+        return c
+
+
+def test_divergence_names_the_iteration(
+    tiny_trainer: Trainers, tiny_contents: Contents, images: Callable[..., Tensor]
+) -> None:
+    style_image = images(1, 8)
+    style_image[0, 0, 5, 5] = float("nan")
+    with pytest.raises(DivergedError, match=r"diverged at iteration 1, step 1: the loss is nan"):
+        tiny_trainer(style_image=style_image).step()
+    trainer = tiny_trainer(source=Spoilt(tiny_contents, 3))
+    run(trainer, 2)
+    before = parameters(trainer)
+    with pytest.raises(DivergedError, match=r"diverged at iteration 3"):
+        trainer.step()
+    # The weights are still those of the last whole iteration.
+    assert trainer.iteration == len(trainer.history) == 2
+    assert same(parameters(trainer), before)
+    assert isinstance(DivergedError("x"), UserError)
+
+
+def test_weights_that_are_not_finite_are_noticed(tiny_trainer: Trainers) -> None:
+    trainer = tiny_trainer()
+    with torch.no_grad():
+        next(iter(trainer.unet.parameters())).fill_(float("inf"))
+    with pytest.raises(DivergedError, match="iteration 1"):
+        trainer.step()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"spacing": "leading"},
+        {"spn_style_branch": "unscaled"},
+        {"spn_time": "index"},
+        {"normalise_embeddings": False},
+        {"style_condition": "style"},
+        {"structure": 1.0},
+        {"style_match": 1.0},
+        {"t0": 0.75},
+        {"adam_beta2": 0.9},
+    ],
+)
+def test_every_option_changes_the_training(tiny_trainer: Trainers, option: dict[str, Any]) -> None:
+    plain, other = (parameters(run(tiny_trainer(**o), 1)) for o in ({}, option))
+    assert not same(plain, other)
+
+
+def test_presets_are_sound() -> None:
+    assert set(PRESETS) == {"reference", "default", "fast"}
+    for preset in PRESETS:
+        assert make_settings(preset).problems() == []
+    reference = make_settings("reference")
+    assert (reference.iterations, reference.batch_size) == (200, 8)
+    assert (reference.lr_unet, reference.lr_spn, reference.dropout) == (5e-6, 1e-4, 0.1)
+    assert (reference.spacing, reference.contents) == ("leading", "sampled")
+    assert make_settings("reference", seed=5).seed == 5
+
+
+def test_unknown_presets_and_fields_name_the_nearest() -> None:
+    with pytest.raises(UserError) as e:
+        make_settings("referense")
+    assert "choose one of" in str(e.value) and "(nearest: reference)" in str(e.value)
+    with pytest.raises(UserError) as e:
+        make_settings("fast", learning_rate=1, lr_unett=1e-4, iterations=0)
+    text = str(e.value)
+    assert "unknown setting 'learning_rate'" in text
+    assert "unknown setting 'lr_unett' (nearest: lr_unet" in text
+    assert "iterations is 0; it must lie in [1, 100000]" in text
+
+
+def test_every_value_out_of_range_is_named_at_once() -> None:
+    wrong: dict[str, Any] = dict.fromkeys(RANGES, -1)
+    wrong |= {"content_cutoff": 0, "t0": float("nan"), "decode_steps": 300, "encode_steps": 0}
+    with pytest.raises(UserError) as e:
+        make_settings(**wrong)
+    text = str(e.value)
+    for name in RANGES:
+        assert f"{name} is {wrong[name]}; it must lie in" in text, name
+    assert "decode_steps: a schedule of 300 steps is not possible" in text
+    assert "encode_steps: " in text and "\n" not in text
+
+
+def test_every_value_of_a_wrong_type_is_named_at_once() -> None:
+    with pytest.raises(UserError) as e:
+        make_settings(
+            iterations=2.5,
+            lr_unet="1e-4",
+            spacing="middle",
+            normalise_embeddings=1,
+            batch_size=True,
+            content_cutoff="32",
+        )
+    text = str(e.value)
+    for part in (
+        "iterations is 2.5; it must be a whole number",
+        "lr_unet is '1e-4'; it must be a number",
+        "spacing is 'middle'; choose one of leading, trailing",
+        "normalise_embeddings is 1; it must be true or false",
+        "batch_size is True; it must be a whole number",
+        "content_cutoff is '32'",
+    ):
+        assert part in text, part
+
+
+def test_wrong_types_do_not_hide_wrong_ranges() -> None:
+    with pytest.raises(UserError) as e:
+        make_settings(iterations=2.5, t0=7.0, decode_steps=300)
+    for part in ("iterations is 2.5", "t0 is 7.0", "decode_steps: "):
+        assert part in str(e.value), part
+
+
+def test_settings_round_trip() -> None:
+    settings = make_settings("fast", content_cutoff=16, t0=0.4)
+    assert TrainSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
