@@ -72,7 +72,7 @@ class PriorConfig:
         halvings = len(self.channel_mult) - 1
         if image_size % (1 << halvings):
             found.append(
-                f"channel_mult {list(self.channel_mult)} asks to halve image_size {image_size} "
+                f"channel_mult {list(self.channel_mult)}: image_size {image_size} cannot be halved "
                 f"{halvings} times"
             )
         for mult in sorted(set(self.channel_mult)):

@@ -109,10 +109,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _tensors(state: Any, source: Path) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise UserError(f"{source}: not a checkpoint of networks: it holds more than named tensors")
+    """The state, where it is nothing but named tensors. Raises UserError naming what is not."""
+    if not isinstance(state, dict):
+        raise UserError(f"{source}: not a checkpoint of networks: no dictionary of tensors")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{source}: {key!r} is no tensor; a network's state holds only named tensors"
+            )
     return state
 
 

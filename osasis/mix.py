@@ -114,11 +114,13 @@ class Mix:
             value = getattr(self, name)
             if value is None:
                 continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                found.append(f"{name} is {value!r}; it must be a whole number")
+                continue
             try:
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                stride_timesteps(value if whole else -1)
+                stride_timesteps(value)
             except UserError as e:
-                found.append(f"{name}: {e}" if whole else f"{name} is {value!r}; not a number")
+                found.append(f"{name}: {e}")
         if self.level_weights is not None:
             found += self._level_problems(config)
         return found

@@ -173,7 +173,7 @@ class StyleTrainer:
                     self.optimisers[name].state[p] = {
                         # Adam keeps its step counter on the CPU and its moments in the
                         # parameter's own memory layout.
-                        slot: v if slot == "step" else torch.empty_like(p).copy_(v)
+                        slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
                         for slot, v in slots[name, key].items()
                     }
 

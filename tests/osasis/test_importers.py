@@ -152,7 +152,7 @@ def test_values_that_are_no_tensors_are_refused(
 ) -> None:
     lightning["state_dict"]["ema_model.out.2.bias"] = [1.0, 2.0, 3.0]
     torch.save(lightning, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"ema_model.out.2.bias"):
+    with pytest.raises(UserError, match=r"last\.ckpt: .*named tensors"):
         read_diffae(tmp_path / "last.ckpt", tiny_base.config, stats)
 
 
@@ -184,7 +184,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
     path, marker = tmp_path / "evil.ckpt", tmp_path / "marker"
     lightning["callbacks"] = {"x": Payload(marker)}
     if form == "pickle":
-        path.write_bytes(pickle.dumps(lightning))
+        path.write_bytes(pickle.dumps(lightning, protocol=2))
     else:
         torch.save(lightning, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(UserError, match=r"evil.ckpt: cannot be read as a checkpoint"):

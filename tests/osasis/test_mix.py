@@ -69,7 +69,7 @@ def test_every_problem_is_named_at_once() -> None:
         "text_amount is nan",
         "content_cutoff is True",
         "encode_steps: a schedule of 300 steps is not possible",
-        "decode_steps: ",
+        "decode_steps is 2.5; ",
         "level_weights[1] is 1.5",
         "level_weights[2] is 'x'",
     ):

@@ -111,12 +111,14 @@ def test_compact_keeps_a_share_of_each_matrix(tiny_style: Styles, energy: float)
             continue
         kept = float(small.delta[key].pow(2).sum() / value.pow(2).sum())
         assert energy - 1e-4 <= kept <= 1 + 1e-5, key
-        # One rank less would keep too little.
-        if ranks[key] > 1:
+        if ranks[key] == 0:  # factors would take more room than the matrix
+            assert torch.equal(small.delta[key], value)
+        elif ranks[key] > 1:
+            # One rank less would keep too little.
             s = torch.linalg.svdvals(value.flatten(1))
             less = s[: ranks[key] - 1].pow(2).sum() / s.pow(2).sum()
             assert float(less) < energy
-    assert max(ranks.values()) > 1
+    assert energy > 0.5 or max(ranks.values()) > 1
 
 
 def test_compact_never_grows_the_file(
