@@ -20,6 +20,7 @@ from osasis.config import DiffAEConfig
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
 from osasis.guide import Guide, OpenClipGuide, StatisticsGuide, open_clip_guide
+from osasis.layout import check_layout
 from osasis.networks.diffae import DiffAE
 from osasis.networks.unet import UNet
 from osasis.perceptual import PerceptualNet, float16_state
@@ -140,30 +141,44 @@ def read_base_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text())
     except json.JSONDecodeError:
-        raise UserError(f"{path}: not valid JSON; import the base again") from None
+        info = None
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: not valid JSON; import the base again")
     if info.get("format") != FORMAT:
         raise UserError(
             f"{path}: base format {info.get('format')}; this version reads format {FORMAT}"
         )
+    missing = [
+        k for k in ("config", "guide", "perceptual", "files", "fingerprint") if k not in info
+    ]
+    kind = (info.get("guide") or {}).get("kind")
+    if missing or kind not in ("statistics", "open_clip"):
+        what = f"{missing[0]} is missing" if missing else f"guide.kind is {kind!r}"
+        raise UserError(f"{path}: {what}; import the base again")
     return info
 
 
-def load_base(folder: Path, device: str | torch.device = "cpu") -> Base:
-    """Load a base for inference. Raises UserError naming what is missing or broken."""
+def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
+    """Load a base for inference. Raises UserError naming what is missing or broken.
+
+    verify: re-read the files' hashes (a few milliseconds a megabyte).
+    """
     info = read_base_info(folder)
     config = DiffAEConfig.from_dict(info["config"], source=str(folder / JSON_NAME))
+    if verify:
+        _verify(folder, info["files"])
     tensors = _tensors(folder, "diffae")
-    z_mean, z_std = tensors.pop("z_mean"), tensors.pop("z_std")
+    z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
+    if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
+        raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
     with torch.device("meta"):
         diffae = DiffAE(config)
-    diffae.load_state_dict(tensors, assign=True)
-    prior = None
-    if config.prior is not None:
-        with torch.device("meta"):
-            prior = UNet(config.prior.unet(config.image_size))
-        prior.load_state_dict(_tensors(folder, "prior"), assign=True)
-        frozen(prior)
+        prior = UNet(config.prior.unet(config.image_size)) if config.prior is not None else None
+    _assign(diffae, tensors, folder / "diffae.safetensors")
     frozen(diffae)
+    if prior is not None:
+        _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
+        frozen(prior)
     perceptual = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
     frozen(perceptual)
     guide = _load_guide(folder, info["guide"], perceptual)
@@ -172,6 +187,21 @@ def load_base(folder: Path, device: str | torch.device = "cpu") -> Base:
         photos = load_file(folder / "photos.safetensors")["photos"]
     base = Base(config, diffae, z_mean, z_std, guide, perceptual, prior, photos, info)
     return base.to(device)
+
+
+def _verify(folder: Path, hashes: dict[str, str]) -> None:
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; import the base again")
+        if sha256_file(path) != digest:
+            raise UserError(f"{path}: not the file that {JSON_NAME} names; import the base again")
+
+
+def _assign(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    layout = {k: v.shape for k, v in module.state_dict().items()}
+    check_layout(tensors, layout, str(source))
+    module.load_state_dict(tensors, assign=True)
 
 
 def photo_tensor(photos: Tensor) -> Tensor:

@@ -89,7 +89,10 @@ def optimise_text_edit(
     schedule = image_schedule(steps)
     count = steps_from(schedule, encodings.t0)
     generator = torch.Generator().manual_seed(derived_seed(seed, "text edit"))
-    step = torch.zeros(base.z_std.shape[-1], device=base.device, requires_grad=True)
+    # Not from zero: there the directional loss has no direction and Adam's first step swamps the
+    # following ones.
+    start = lr * torch.randn(base.z_std.shape[-1], generator=generator)
+    step = start.to(base.device).requires_grad_(True)
     optimiser = torch.optim.Adam([step], lr=lr)
     noisy, plain = _walk(base, encodings, steps)
     history = []

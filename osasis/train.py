@@ -138,7 +138,8 @@ class StyleTrainer:
         with torch.no_grad():
             z_style = self.base.encode_z(self.style_image)
             z_counterpart = self.base.encode_z(self.counterpart)
-        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings)
+        info = {"base": self.base.fingerprint}
+        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors; copies."""

@@ -17,11 +17,11 @@ from osasis.diffusion import (
     ddim_invert,
     ddim_sample,
     image_schedule,
+    steps_from,
     steps_to,
     stride_timesteps,
 )
 from osasis.errors import UserError
-from osasis.diffusion import steps_from
 
 ALPHA_BAR = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_cutoff_and_level_weights_agree(
 ) -> None:
     styles = {"a": tiny_style()}
 
-    def run(**fields: object) -> Tensor:
+    def run(**fields: Any) -> Tensor:
         mix = Mix.of("a", decode_steps=STEPS, **fields)
         return decode(tiny_base, encodings, mix, styles)
 
@@ -286,7 +287,7 @@ class TestMasks:
         styles: dict[str, Style],
         *shares: StyleShare,
         masks: dict[str, Tensor] | None = None,
-        **fields: object,
+        **fields: Any,
     ) -> Tensor:
         mix = Mix(styles=shares, decode_steps=2, **{"structure": 0.0, **fields})
         return decode(base, e, mix, styles, masks=masks)

@@ -1,0 +1,65 @@
+"""Base bundles: what is broken is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from osasis.base import load_base
+from osasis.errors import UserError
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+
+
+def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder)
+    assert base.fingerprint == json.loads((tiny_folder / "base.json").read_text())["fingerprint"]
+    torch.testing.assert_close(base.z_mean[0], torch.linspace(-0.5, 0.5, 16))
+    assert not any(p.requires_grad for p in base.diffae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 7}, "base format 7; this version reads format 1"),
+        ({"guide": None}, "guide.kind is None"),
+        ({"guide": {"kind": "oracle"}}, "guide.kind is 'oracle'"),
+        ({"files": {"other.safetensors": "0"}}, "other.safetensors: missing"),
+    ],
+)
+def test_a_changed_description_is_refused(copy: Path, change: dict[str, Any], reason: str) -> None:
+    info = json.loads((copy / "base.json").read_text())
+    (copy / "base.json").write_text(json.dumps({**info, **change}))
+    with pytest.raises(UserError, match=reason) as e:
+        load_base(copy)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", ""])
+def test_what_is_no_description_is_refused(copy: Path, text: str) -> None:
+    (copy / "base.json").write_text(text)
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_base(copy)
+
+
+def test_tampered_weights_are_refused(copy: Path) -> None:
+    path = copy / "diffae.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="diffae.safetensors: not the file that base.json names"):
+        load_base(copy)
+    assert load_base(copy, verify=False).config.name == "tiny"
+
+
+def test_no_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a base"):
+        load_base(tmp_path)
