@@ -64,6 +64,9 @@ def start_ray(slots: int | None = None) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # A local cluster's own notices would stand between the lines of progress.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"object_store_memory": 200_000_000}
     if slots is not None and not address:
         local["num_cpus"] = max(slots, os.cpu_count() or 1)
@@ -97,7 +100,9 @@ def run_job(
     """
     started = time.perf_counter()
     ids = [t.id for t in job.tasks]
-    queue: Any = ray.remote(LeaseQueue).options(num_cpus=0).remote(job.folder / "queue.json", ids)
+    # A queue that dies starts again from its file; calls that it did not answer are repeated.
+    actor = ray.remote(LeaseQueue).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    queue: Any = actor.remote(job.folder / "queue.json", ids)
     running = [
         _run_slot.remote(slot, slots, _slot_config(job, slot, slots), queue)
         for slot in range(slots.count)
@@ -116,6 +121,7 @@ def run_job(
         if state["state"] not in (DONE, FAILED):
             reason = slot_errors[0] if slot_errors else "its slot ended early"
             state |= {"state": FAILED, "reason": reason}
+    on_progress(states)
     return JobResult(states, time.perf_counter() - started)
 
 

@@ -30,7 +30,7 @@ class CatalogEntry:
     where: str = ""
 
     def settings(self, preset: str, overrides: dict[str, Any]) -> TrainSettings:
-        return make_settings(preset, **{**overrides, **self.overrides})
+        return _settings(preset, {**overrides, **self.overrides})
 
 
 FIELDS = {f.name for f in dataclasses.fields(CatalogEntry)} - {"where"}
@@ -44,6 +44,7 @@ def load_catalog(path: Path, preset: str, overrides: dict[str, Any]) -> list[Cat
     line each. Whether an image can be decoded is found out when its style is trained: one broken
     image fails one style.
     """
+    _settings(preset, overrides)  # what is wrong for the whole run is said once
     if path.is_dir():
         entries = [_from_file(p) for p in find_images(path)]
         problems: list[str] = []
@@ -57,6 +58,13 @@ def load_catalog(path: Path, preset: str, overrides: dict[str, Any]) -> list[Cat
     if problems:
         raise UserError(f"{path}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
     return entries
+
+
+def _settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
+    if "preset" in overrides:
+        raise UserError("settings: 'preset' is not a setting; choose one for the run (--preset)")
+    # YAML's keys need not be words.
+    return make_settings(preset, **{str(k): v for k, v in overrides.items()})
 
 
 def _from_file(path: Path) -> CatalogEntry:

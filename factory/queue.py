@@ -16,7 +16,8 @@ class LeaseQueue:
     """State of one job's styles, written to ``path`` at every change of state.
 
     Runs as a Ray actor. A slot that asks again after a crash gets the style that it held, so a
-    style in flight continues from its checkpoint on the same slot.
+    style in flight continues from its checkpoint on the same slot. A queue that starts again on
+    its file knows what is done, failed and held: the slots live on.
     """
 
     def __init__(self, path: Path, styles: list[str]) -> None:
@@ -24,7 +25,7 @@ class LeaseQueue:
         self.states: dict[str, dict[str, Any]] = {s: {"state": WAITING} for s in styles}
         if self.path.is_file():
             for style, state in json.loads(self.path.read_text()).items():
-                if style in self.states and state["state"] == DONE:
+                if style in self.states:
                     self.states[style] = state
         self._save()
 

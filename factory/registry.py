@@ -36,6 +36,7 @@ class StyleVersion:
     aliases: tuple[str, ...]
     created_ms: int
     tags: dict[str, str]
+    tracking_uri: str
 
     @property
     def reference(self) -> str:
@@ -43,10 +44,22 @@ class StyleVersion:
 
     def folder(self) -> Path:
         """The style's folder; with local artifacts this is the stored one, not a copy."""
+        return self._download(artifact_uri=self.source)
+
+    def previews(self) -> list[Path]:
+        """The preview images that were logged with it, in order."""
+        try:
+            folder = self._download(run_id=self.run_id, artifact_path="previews")
+        except OSError:  # an imported style has none
+            return []
+        return sorted(folder.glob("*.png"))
+
+    def _download(self, **where: str) -> Path:
         import mlflow
 
         with _quiet():
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=self.source))
+            path = mlflow.artifacts.download_artifacts(**where, tracking_uri=self.tracking_uri)
+        return Path(path)
 
 
 class Registry:
@@ -62,9 +75,9 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self.home = home
         with _quiet():
-            mlflow.set_tracking_uri(home.tracking_uri)
-            mlflow.set_registry_uri(home.tracking_uri)
-            self.client: MlflowClient = mlflow.MlflowClient()
+            # Not mlflow.set_tracking_uri: it holds for the whole process and its environment,
+            # and the next home would be this one.
+            self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
             self.experiment = self._experiment()
 
     def _experiment(self) -> str:
@@ -131,6 +144,11 @@ class Registry:
         except MlflowException as e:
             if e.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            if not _is_style(self.client.get_registered_model(style)):
+                raise UserError(
+                    f"style {style!r}: a registered model of another project has this name; "
+                    "choose another id"
+                ) from None
 
     def styles(self) -> list[str]:
         """Ids of all registered styles, sorted."""
@@ -151,10 +169,12 @@ class Registry:
         if not found:
             raise self._unknown(style)
         model = self.client.get_registered_model(style)
+        if not _is_style(model):
+            raise self._unknown(style)
         aliases: dict[int, list[str]] = {}
         for alias, number in model.aliases.items():
             aliases.setdefault(int(number), []).append(alias)
-        out = [_version(v, aliases.get(int(v.version), [])) for v in found]
+        out = [_version(v, aliases.get(int(v.version), []), self.home.tracking_uri) for v in found]
         return sorted(out, key=lambda v: -v.version)
 
     def get(self, style: str, version: str = CHAMPION) -> StyleVersion:
@@ -196,7 +216,11 @@ class Registry:
         return UserError(f"unknown style {style!r}{hint}")
 
 
-def _version(v: Any, aliases: list[str]) -> StyleVersion:
+def _is_style(model: Any) -> bool:
+    return bool(model.tags.get(KIND_TAG) == "style")
+
+
+def _version(v: Any, aliases: list[str], tracking_uri: str) -> StyleVersion:
     return StyleVersion(
         style=v.name,
         version=int(v.version),
@@ -207,6 +231,7 @@ def _version(v: Any, aliases: list[str]) -> StyleVersion:
         aliases=tuple(sorted(aliases)),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
+        tracking_uri=tracking_uri,
     )
 
 

@@ -71,8 +71,7 @@ def _style(
     version = registry.get(result.id, str(result.version))
     folder = version.folder()
     run = registry.client.get_run(version.run_id)
-    previews = sorted((folder.parent / "previews").glob("*.png"))
-    shown: list[bytes | None] = [p.read_bytes() for p in previews[:photos]]
+    shown: list[bytes | None] = [p.read_bytes() for p in version.previews()[:photos]]
     losses = {
         name: [m.value for m in registry.client.get_metric_history(version.run_id, name)]
         for name in LOSS_NAMES

@@ -83,6 +83,7 @@ def train(
     entries = load_catalog(Path(catalog), preset, overrides)
     base_folder = home.base_folder(base)
     loaded = load_base(base_folder)
+    photos = _preview_photos(loaded, previews)
     registry = Registry(home)
     plan = [_planned(e, loaded, preset, overrides, registry) for e in entries]
     waiting = [p for p in plan if p.registered is None and p.reason is None]
@@ -91,7 +92,6 @@ def train(
         f"{sum(p.registered is not None for p in plan)} registered before"
     )
     folder = home.jobs / f"train-{time.strftime('%Y%m%d-%H%M%S')}-{_job_key(plan)}"
-    photos = _preview_photos(loaded, previews)
     preview_file = folder / "previews.safetensors"
     save_tensors(preview_file, {"photos": photos})
     results = {p.entry.id: _settled(p) for p in plan}
@@ -187,7 +187,6 @@ def _register(
     from osasis.style import load_style
 
     if state["state"] != "done":
-        report(f"{task.id}: failed: {state['reason']}")
         return StyleResult(task.id, "failed", reason=state["reason"])
     folder = Path(task.folder)
     result = json.loads((folder / "result.json").read_text())
@@ -195,17 +194,21 @@ def _register(
     broken = [k for k, v in style.delta.items() if not bool(torch.isfinite(v).all())]
     if broken:
         return StyleResult(task.id, "failed", reason=f"weights are not finite (first: {broken[0]})")
-    version = registry.register(
-        task.id,
-        folder / "style",
-        fingerprint=task.fingerprint,
-        base=base.fingerprint,
-        params=task.settings,
-        history=result["history"],
-        metrics=result["metrics"],
-        tags={"base_name": base.name, "licence": task.licence, "tags": ",".join(task.tags)},
-        previews=folder / "previews",
-    )
+    try:
+        version = registry.register(
+            task.id,
+            folder / "style",
+            fingerprint=task.fingerprint,
+            base=base.fingerprint,
+            params=task.settings,
+            history=result["history"],
+            metrics=result["metrics"],
+            tags={"base_name": base.name, "licence": task.licence, "tags": ",".join(task.tags)},
+            previews=folder / "previews",
+        )
+    except UserError as e:
+        report(f"{task.id}: failed: {e}")
+        return StyleResult(task.id, "failed", reason=str(e))
     shutil.rmtree(folder)
     report(f"{task.id}: registered as version {version.version}")
     return StyleResult(

@@ -156,6 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recon_lpips": 2.0,
         "style_match": 3.0,
         "structure": 2.0,
+        "content_cutoff": 32,
         "bank_size": 48,
         "counterpart_candidates": 8,
         "counterpart_steps": 20,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -71,6 +72,8 @@ def stylize(
         raise UserError(
             f"unknown fit {fit!r}: choose one of {', '.join(FITS)}{did_you_mean(fit, FITS)}"
         )
+    if not styles:
+        raise UserError("no style is named; name at least one")
     photos, root = _photos(Path(source))
     registry = Registry(home)
     versions = [registry.resolve(s) for s in styles]
@@ -93,7 +96,11 @@ def stylize(
     started = time.perf_counter()
     done = _run(rows, job, workers)
     seconds = time.perf_counter() - started
-    errors = tuple({"photo": r["path"], "reason": r["error"]} for r in done if r["error"])
+    errors = tuple(
+        {"photo": r["path"].decode("utf-8", "backslashreplace"), "reason": r["error"]}
+        for r in done
+        if r["error"]
+    )
     result = StylizeResult(
         len(photos),
         tuple(v.reference for v in versions),
@@ -147,7 +154,10 @@ def _whole_mix(home: Home, base: Path, styles: list[str], fields: dict[str, Any]
 
 
 def _plan(photos: list[Path], root: Path, output: Path) -> pa.Table:
-    """The corpus as a table: path, and the output's path below each style's folder."""
+    """The corpus as a table: path, and the output's path below each style's folder.
+
+    Both as bytes, as file names are: not every name is text.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for photo in photos:
@@ -157,7 +167,8 @@ def _plan(photos: list[Path], root: Path, output: Path) -> pa.Table:
             name = relative.as_posix() + ".png"
         taken.add(name.lower())
         names.append(name)
-    return pa.table({"path": [str(p.resolve()) for p in photos], "name": names})
+    paths = [os.fsencode(p.resolve()) for p in photos]
+    return pa.table({"path": paths, "name": [os.fsencode(n) for n in names]})
 
 
 def _run(rows: pa.Table, job: dict[str, Any], workers: int | None) -> list[dict[str, Any]]:
@@ -220,10 +231,9 @@ class StylizeBatch:
         rows = [{**row, "images": 0, "error": ""} for row in batch.to_pylist()]
         loaded = []
         for row in rows:
+            path, size = os.fsdecode(row["path"]), self.base.config.image_size
             try:
-                loaded.append(
-                    (row, load_square(row["path"], self.base.config.image_size, self.job["fit"]))
-                )
+                loaded.append((row, load_square(path, size, self.job["fit"])))
             except ImageError as e:
                 row["error"] = e.reason
         if loaded:
@@ -232,6 +242,7 @@ class StylizeBatch:
 
     def _stylize(self, rows: list[dict[str, Any]], photos: Any) -> None:
         """Encode once for each way of encoding that the styles want, decode for each style."""
+        from factory.work import describe_failure
         from osasis.images import png_bytes, tensor_to_image
         from osasis.storage import write_atomic
         from osasis.stylize import Encodings, decode, encode
@@ -247,12 +258,23 @@ class StylizeBatch:
                     self.base, photos.to(self.device), t0=t0, steps=steps, precision=s.precision
                 )
             mix = Mix.from_dict({**self.mix.to_dict(), "styles": [name]})
-            images = decode(self.base, encodings[key], mix, {name: style}, precision=s.precision)
+            images = decode(
+                self.base,
+                encodings[key],
+                mix,
+                {name: style},
+                text_edits=self.text_edits,
+                precision=s.precision,
+            )
             text = self._provenance(name, style.settings, mix)
             for row, image in zip(rows, images, strict=True):
-                path = Path(self.job["output"]) / name / row["name"]
-                write_atomic(path, png_bytes(tensor_to_image(image), text))
-                row["images"] += 1
+                path = Path(self.job["output"]) / name / os.fsdecode(row["name"])
+                try:
+                    write_atomic(path, png_bytes(tensor_to_image(image), text))
+                except (OSError, ValueError) as e:  # a full disk; an image that holds NaN
+                    row["error"] = f"{name}: {describe_failure(e)}"
+                else:
+                    row["images"] += 1
 
     def _provenance(self, style: str, settings: TrainSettings, mix: Mix) -> dict[str, str]:
         return {

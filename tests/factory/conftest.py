@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from factory.cli import main
 from factory.home import ENVIRONMENT
+from factory.work import StyleTask
 from osasis.base import load_base
 from osasis.config import load_config
+from osasis.contents import build_bank
+from osasis.images import image_to_tensor
 from osasis.layout import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.spn import StructurePreservingNetwork
@@ -222,9 +226,7 @@ def home(imported: tuple[Path, Ran]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fresh_home(
-    home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[], Path]:
+def fresh_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Makes homes with the tiny base and an empty registry."""
 
     def make() -> Path:
@@ -245,6 +247,46 @@ def style_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Shop:
+    """What training needs beside a catalog: base, content bank, previews; paths of one home."""
+
+    base: Path
+    bank: Path
+    previews: Path
+    settings: TrainSettings
+
+    def task(self, style_id: str, image: Path, folder: Path, **settings: Any) -> StyleTask:
+        return StyleTask(
+            id=style_id,
+            image=str(image),
+            counterpart=None,
+            fingerprint=f"print-of-{style_id}",
+            settings=replace(self.settings, **settings).to_dict(),
+            folder=str(folder),
+            bank=str(self.bank),
+            tags=("x",),
+            licence="CC0",
+        )
+
+
+@pytest.fixture(scope="session")
+def shop(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The tiny base with its content bank and two preview photos."""
+    folder = tmp_path_factory.mktemp("shop")
+    settings = make_settings("default", **FEW)
+    base = load_base(home / "bases" / "tiny")
+    build_bank(base, settings).save(folder / "bank.safetensors")
+    photos = torch.stack([image_to_tensor(picture(i, (SIZE, SIZE))) for i in (300, 301)])
+    save_tensors(folder / "previews.safetensors", {"photos": photos})
+    return Shop(
+        home / "bases" / "tiny",
+        folder / "bank.safetensors",
+        folder / "previews.safetensors",
+        settings,
+    )
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A small Ray on this machine, shared by all tests that need one."""
@@ -255,26 +297,18 @@ def local_ray() -> Iterator[None]:
         return
     from factory.bulk import TRAIN_ENV
 
-    variables = {"OMP_NUM_THREADS": "1"}
+    # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
+    # that wait already need not be started anew.
+    os.environ.update({**TRAIN_ENV, "OMP_NUM_THREADS": "1"})
     ray.init(
         num_cpus=2,
         object_store_memory=120_000_000,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {**TRAIN_ENV, **variables}},
+        logging_level=logging.ERROR,
     )
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def few() -> Callable[..., TrainSettings]:
-    """The settings of ``sets`` as an object."""
-
-    def build(**settings: Any) -> TrainSettings:
-        return make_settings("default", **{**FEW, **settings})
-
-    return build
 
 
 def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) -> Style:
@@ -282,8 +316,7 @@ def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) 
     base = load_base(base_folder)
     other = random_state(base.diffae.unet, seed)
     own = dict(base.diffae.unet.named_parameters())
-    image = torch.from_numpy(np.asarray(picture(seed, (SIZE, SIZE)))).permute(2, 0, 1)
-    image = image.float() / 127.5 - 1
+    image = image_to_tensor(picture(seed, (SIZE, SIZE)))
     z = base.encode_z(torch.stack([image, -image]))
     style = Style(
         style_id,

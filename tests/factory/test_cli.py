@@ -14,9 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from factory.home import Home
 from factory.registry import Registry
 from osasis.losses import LOSS_NAMES
-from tests.factory.conftest import PHOTOS, SIZE, Ran, cli, import_tiny, picture, sets, truncated_jpeg
+from tests.factory.conftest import (
+    PHOTOS,
+    SIZE,
+    Ran,
+    cli,
+    import_tiny,
+    picture,
+    sets,
+    truncated_jpeg,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +35,17 @@ def workplace(fresh_home: Callable[[], Path], local_ray: None) -> Path:
     return fresh_home()
 
 
-def train(home: Path, catalog: Path, *options: str) -> Ran:
+def train(home: Path, catalog: Path, slots: int = 1) -> Ran:
     return cli(
-        "train", catalog, "--home", home, "--preset", "default", "--slots", "2", "--json", *options
+        *("train", catalog, "--home", home, "--preset", "default", *sets()),
+        *("--slots", str(slots), "--json"),
     )
 
 
 @pytest.fixture(scope="module")
 def first(workplace: Path, style_folder: Path) -> Ran:
     """Three styles, one of them on a truncated image."""
-    return train(workplace, style_folder, *sets())
+    return train(workplace, style_folder, slots=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +56,20 @@ def second(workplace: Path, style_folder: Path, first: Ran) -> Ran:
     good.mkdir()
     for name in ("oil.png", "ink.png"):
         shutil.copy(style_folder / name, good / name)
-    return train(workplace, good, *sets())
+    return train(workplace, good)
 
 
 @pytest.fixture(scope="module")
 def third(workplace: Path, style_folder: Path, second: Ran) -> Ran:
-    """`ink` as before, `oil` with one setting changed, and a style that diverges."""
+    """`ink` as before, `oil` with one setting changed, a style that diverges, and one whose name
+    another project has taken in the registry."""
     assert second.code == 0
+    Registry(Home(workplace)).client.create_registered_model("churn")
     catalog = workplace / "catalog.yaml"
     catalog.write_text(
         f"""styles:
+  - id: churn
+    image: {style_folder / "ink.png"}
   - image: {style_folder / "ink.png"}
   - image: {style_folder / "oil.png"}
     overrides: {{iterations: 3}}
@@ -65,7 +80,7 @@ def third(workplace: Path, style_folder: Path, second: Ran) -> Ran:
     overrides: {{iterations: 9, lr_unet: 1.0, adam_beta2: 0.0}}
 """
     )
-    return train(workplace, catalog, *sets())
+    return train(workplace, catalog)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +201,15 @@ def test_diverged_style_fails_with_its_iteration(third: Ran) -> None:
     assert "\n" not in wild["reason"]
 
 
+def test_a_name_that_is_taken_fails_its_style_only(third: Ran) -> None:
+    churn, ink, oil, wild = third.document["styles"]
+    assert (churn["id"], churn["state"]) == ("churn", "failed")
+    assert churn["reason"] == (
+        "style 'churn': a registered model of another project has this name; choose another id"
+    )
+    assert [s["state"] for s in (ink, oil, wild)] == ["skipped", "registered", "failed"]
+
+
 def test_styles_list(registered: Path) -> None:
     ran = cli("styles", "list", "--home", registered, "--json")
     assert ran.code == 0
@@ -217,8 +241,6 @@ def test_styles_show(registered: Path) -> None:
 
 
 def test_metrics_history_has_every_iteration(registered: Path) -> None:
-    from factory.home import Home
-
     registry = Registry(Home(registered))
     for version, iterations in ((1, 2), (2, 3)):
         run = registry.get("oil", str(version)).run_id
@@ -325,18 +347,16 @@ TRAIN_MISTAKES = [
     (["--set", "iterations=two"], "iterations is 'two'; it must be a whole number"),
     (["--set", "lr_unet=NaN"], "lr_unet is nan; it must lie in [0, 1]"),
     (["--set", "spacing=trailin"], "choose one of leading, trailing"),
-    (["--set", "decode_steps=7"], "a schedule of 7 steps is not possible"),
+    (["--set", "decode_steps=600"], "a schedule of 600 steps is not possible"),
     (["--set", "iterations"], "--set 'iterations': write NAME=VALUE"),
-    (["--set", "preset=fast"], "preset"),
+    (["--set", "preset=fast"], "'preset' is not a setting; choose one for the run (--preset)"),
     (["--slots", "0"], "--slots is 0; it must be at least 1"),
     (["--previews", "nowhere"], "nowhere: no such folder"),
 ]
 
 
 @pytest.mark.parametrize(("options", "says"), TRAIN_MISTAKES)
-def test_train_mistakes(
-    workplace: Path, style_folder: Path, options: list[str], says: str
-) -> None:
+def test_train_mistakes(workplace: Path, style_folder: Path, options: list[str], says: str) -> None:
     ran = cli("train", style_folder, "--home", workplace, "--json", *options)
     assert ran.code == 2
     assert says in ran.error
@@ -349,8 +369,8 @@ STYLIZE_MISTAKES = [
     (["--styles", "oil:7"], "style 'oil' has no version '7': there are 2 (champion), 1"),
     (["--styles", "oil@best"], "style 'oil' has no version 'best': there are 2 (champion), 1"),
     (["--styles", "oil,oil:1"], "the same style is named twice"),
-    (["--styles", ","], "style"),
-    (["--styles", "o'il"], "unknown style \"o'il\""),
+    (["--styles", ","], "no style is named"),
+    (["--styles", "o'il"], 'unknown style "o\'il"'),
     (["--styles", "oil", "--fit", "crob"], "unknown fit 'crob'"),
     (["--styles", "oil", "--fit", "crob"], "(nearest: crop)"),
     (["--styles", "oil", "--mix", "strenght=1"], "unknown field 'strenght' (nearest: strength"),
@@ -377,7 +397,9 @@ def test_stylize_mistakes(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_style_where_none_is_registered(home: Path, tmp_path: Path) -> None:
+def test_unknown_style_where_none_is_registered(registered: Path, tmp_path: Path) -> None:
+    # Another home of the same process has it.
+    assert cli("styles", "show", "oil", "--home", registered).code == 0
     ran = cli("styles", "show", "oil", "--home", tmp_path)
     assert ran.code == 2
     assert ran.out == ""
@@ -401,7 +423,7 @@ def test_base_name_and_stages_are_checked(sources: Path, tmp_path: Path) -> None
 
 
 def test_checkpoint_of_another_configuration(sources: Path, tmp_path: Path) -> None:
-    config = json.loads((sources / "tiny.json").read_text()) | {"model_channels": 16}
+    config = json.loads((sources / "tiny.json").read_text()) | {"z_channels": 32}
     (tmp_path / "wide.json").write_text(json.dumps(config))
     ran = import_tiny(tmp_path / "home", sources, "tiny", "--config", str(tmp_path / "wide.json"))
     assert ran.code == 2

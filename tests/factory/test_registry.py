@@ -84,7 +84,7 @@ def test_unknown_references_say_what_there_is(registry: Registry) -> None:
     assert refused(registry, "oil:3") == f"style 'oil' has no version '3': {there}"
     assert refused(registry, "oil@best") == f"style 'oil' has no version 'best': {there}"
     assert refused(registry, "oil:") == f"style 'oil' has no version '': {there}"
-    assert refused(registry, "o'il").startswith("unknown style \"o'il\"")
+    assert refused(registry, "o'il").startswith('unknown style "o\'il"')
     assert refused(registry, "").startswith("unknown style ''")
 
 
@@ -99,10 +99,24 @@ def test_find_goes_by_style_and_fingerprint(registry: Registry) -> None:
     assert number(registry.find("chalk", "f1")) is None
 
 
-def test_other_projects_models_are_not_ours(registry: Registry) -> None:
+def test_other_projects_models_are_not_ours(registry: Registry, home_object: Home) -> None:
     assert registry.styles() == ["ink", "oil"]
     assert refused(registry, "churn").startswith("unknown style 'churn'")
     assert registry.find("churn", "") is None
+    versions = registry.client.search_model_versions("name = 'churn'")
+    assert [v.version for v in versions] == [1]
+    with pytest.raises(UserError, match=r"^style 'churn': a registered model of another project"):
+        registry.register(
+            "churn",
+            home_object.path / "oil-1" / "style",
+            fingerprint="f1",
+            base="0123",
+            params={},
+            history=[],
+            metrics={},
+            tags={},
+        )
+    assert len(registry.client.search_model_versions("name = 'churn'")) == 1
 
 
 def test_a_version_holds_the_whole_style(registry: Registry, home_object: Home) -> None:
@@ -132,9 +146,7 @@ def test_metrics_history_has_every_iteration(registry: Registry) -> None:
     assert run.data.params == {"iterations": "250", "content_cutoff": "None"}
 
 
-def test_a_second_registry_of_the_home_sees_the_same(
-    registry: Registry, home_object: Home
-) -> None:
+def test_a_second_registry_of_the_home_sees_the_same(registry: Registry, home_object: Home) -> None:
     again = Registry(home_object)
     assert again.experiment == registry.experiment
     assert again.resolve("oil") == registry.resolve("oil")

@@ -1,0 +1,154 @@
+"""A slot's work: one style from its image to its bundle, killed and continued bit for bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from factory.work import CHECKPOINT, Workbench, describe_failure
+from osasis.base import load_base
+from osasis.errors import ImageError, UserError
+from osasis.losses import LOSS_NAMES
+from osasis.style import load_style
+from osasis.train import DivergedError
+from tests.factory.conftest import SIZE, Shop, picture, truncated_jpeg
+
+# Dropout draws from the global generator: the hardest part to continue.
+SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
+KILLED_AT = 3
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from factory.work import StyleTask, Workbench
+
+torch.set_num_threads(1)
+base, previews, task, killed_at = json.loads(sys.argv[1])
+
+def on_iteration(iteration, of, total):
+    if iteration == killed_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Workbench.open(Path(base), Path(previews), "cpu").train(StyleTask(**task), on_iteration)
+"""
+
+
+@pytest.fixture
+def bench(shop: Shop) -> Workbench:
+    torch.set_num_threads(1)
+    return Workbench.open(shop.base, shop.previews, "cpu")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    picture(100).save(tmp_path / "oil.png")
+    return tmp_path / "oil.png"
+
+
+def ignore(iteration: int, of: int, total: float) -> None:
+    """An on_iteration that does nothing."""
+
+
+def test_a_killed_training_continues_bit_for_bit(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    whole, killed = (shop.task("oil", image, tmp_path / n, **SETTINGS) for n in ("whole", "killed"))
+    bench.train(whole, ignore)
+
+    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
+    ran = subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    folder = tmp_path / "killed"
+    # The checkpoint of iteration 2 is whole, and nothing else has been written.
+    assert [p.name for p in folder.iterdir()] == [CHECKPOINT]
+    with safe_open(folder / CHECKPOINT, framework="pt") as f:
+        assert json.loads(f.metadata()["info"])["iteration"] == 2
+
+    seen: list[int] = []
+    bench.train(killed, lambda iteration, of, total: seen.append(iteration))
+    assert seen == [3, 4, 5]
+    for name in ("style/style.safetensors", "style/style.png", "style/counterpart.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "killed")]
+    assert results[0]["history"] == results[1]["history"]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_a_trained_style_is_more_than_its_start(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    """Guards the test above: bytes that are equal because nothing was trained prove nothing."""
+    told: list[tuple[int, int, float]] = []
+    task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
+    bench.train(task, lambda *now: told.append(now))
+    assert [t[:2] for t in told] == [(i, 5) for i in range(1, 6)]
+
+    style = load_style(tmp_path / "work" / "style", load_base(shop.base))
+    moved = max(float(v.abs().max()) for v in style.delta.values())
+    # Adam moves a weight by about lr_unet a step: 5 iterations of 2 steps.
+    assert 1e-3 < moved < 2e-2
+    assert (style.id, style.settings.iterations) == ("oil", 5)
+    info = style.info
+    assert info["fingerprint"] == "print-of-oil"
+    assert (info["base_name"], info["source_image"]) == ("tiny", "oil.png")
+    assert (info["tags"], info["licence"]) == (["x"], "CC0")
+
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert [set(row) for row in result["history"]] == [set(LOSS_NAMES)] * 5
+    assert [row["total"] for row in result["history"]] == [t[2] for t in told]
+    assert set(result["metrics"]) == {"style_distance", "direction", "edges", "lpips"}
+    assert result["seconds"] > 0
+    previews = sorted(p.name for p in (tmp_path / "work" / "previews").iterdir())
+    assert previews == ["00.png", "01.png"]
+
+
+def test_a_given_counterpart_is_used(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    picture(55, (SIZE, SIZE)).save(tmp_path / "photo.png")
+    task = shop.task("oil", image, tmp_path / "work", iterations=1)
+    task = type(task)(**{**task.to_dict(), "counterpart": str(tmp_path / "photo.png")})
+    bench.train(task, ignore)
+    # The same pixels: already RGB at the base's size.
+    assert (tmp_path / "work/style/counterpart.png").read_bytes() == (
+        tmp_path / "photo.png"
+    ).read_bytes()
+
+
+def test_a_bad_image_fails_before_anything_is_written(
+    shop: Shop, bench: Workbench, tmp_path: Path
+) -> None:
+    path = truncated_jpeg(tmp_path / "cut.jpg")
+    with pytest.raises(ImageError) as error:
+        bench.train(shop.task("cut", path, tmp_path / "work"), ignore)
+    assert describe_failure(error.value) == f"{path}: the JPEG data is truncated"
+    assert not (tmp_path / "work").exists()
+
+
+def test_divergence_names_its_iteration_and_leaves_no_style(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    task = shop.task("wild", image, tmp_path / "work", iterations=9, lr_unet=1.0, adam_beta2=0.0)
+    seen: list[int] = []
+    with pytest.raises(DivergedError, match=r"^training diverged at iteration 2, step \d: ") as e:
+        bench.train(task, lambda iteration, of, total: seen.append(iteration))
+    assert seen == [1]
+    assert describe_failure(e.value) == str(e.value)
+    assert [p.name for p in (tmp_path / "work").iterdir()] == [CHECKPOINT]
+
+
+def test_failures_are_described_in_one_line() -> None:
+    assert describe_failure(UserError("x is 3; it must be 4")) == "x is 3; it must be 4"
+    assert describe_failure(RuntimeError("\nout of memory\nat line 3")) == (
+        "RuntimeError: out of memory"
+    )
+    assert describe_failure(KeyError()) == "KeyError: "
+    assert len(describe_failure(ValueError("x" * 999))) == len("ValueError: ") + 300
