@@ -8,7 +8,7 @@ FACTORY := $(BIN)/style-factory
 # On small machines idle OpenMP threads spin and starve the others.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-slow lint format clean
+.PHONY: install demo test lint format clean
 
 install: $(VENV)/.installed
 
@@ -38,10 +38,7 @@ demo: install
 	@echo "stylized photos: $(DEMO)/stylized; gallery: $$(ls -d $(DEMO)/home/jobs/*/gallery.html | tail -1)"
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow"
-
-test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q
 
 lint: install
 	$(BIN)/ruff check .

@@ -43,13 +43,13 @@ def ensure_banks(
     paths = [bank_path(folder, base, s) for s in settings]
     missing = {p: s for p, s in zip(paths, settings, strict=True) if p and not p.is_file()}
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    # Nothing else runs yet: a bank takes a GPU, or all of this node's CPUs.
-    task = _build.options(num_gpus=1 if gpu else 0, num_cpus=0 if gpu else min(cpus, 8))
+    # A bank takes a GPU, or the CPUs of the largest node.
+    cpus = min(8, max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
+    task = _build.options(num_gpus=1 if gpu else 0, num_cpus=0 if gpu else cpus)
     for path, wanted in missing.items():
         started = time.perf_counter()
         arguments = (str(base_folder), str(path), wanted.to_dict(), "cuda" if gpu else "cpu")
-        count = ray.get(task.remote(*arguments, min(cpus, 8)))
+        count = ray.get(task.remote(*arguments, max(1, cpus)))
         seconds = time.perf_counter() - started
         report(f"content bank: {count} contents encoded in {seconds:.1f} s")
     return paths

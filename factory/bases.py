@@ -109,9 +109,9 @@ def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
     Broken files are passed over; UserError where none can be read.
     """
     found = find_images(folder)
-    step = max(1, len(found) // limit)
+    count = min(limit, len(found))
     kept, reasons = [], []
-    for path in found[::step][:limit]:
+    for path in (found[i * len(found) // count] for i in range(count)):
         try:
             image = fit_square(load_image(path, target=size), size)
         except ImageError as e:
@@ -143,5 +143,6 @@ def _guide(
         "model": choice.model,
         "pretrained": choice.pretrained,
         "config": choice.config.name if choice.config else None,
+        "facts": guide.facts,
     }
     return spec, guide.model.state_dict()

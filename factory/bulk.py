@@ -16,7 +16,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from factory.queue import DONE, FAILED, LeaseQueue
+from factory.queue import DONE, FAILED, MAX_ATTEMPTS, LeaseQueue
 from factory.work import StyleTask, Workbench, describe_failure
 
 # A report blocks for a poll of the controller: a tenth of a second instead of two.
@@ -87,7 +87,8 @@ def plan_slots(requested: int | None, waiting: int) -> SlotPlan:
     have = gpus or max(1, int(resources.get("CPU", 1)))
     count = max(1, min(requested or have, waiting))
     if gpus:
-        return SlotPlan(count, gpus=min(1.0, gpus / count))
+        # Whole slots a GPU: 3 slots on 2 GPUs take halves, so that all of them fit.
+        return SlotPlan(count, gpus=1 / -(-count // gpus))
     return SlotPlan(count)
 
 
@@ -151,7 +152,8 @@ def _run_slot(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) ->
         run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
             storage_path=str(Path(config["previews"]).parent / "ray-train"),
-            failure_config=FailureConfig(max_failures=3),
+            # Every style may lose its worker a few times; the queue gives a style up before.
+            failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * len(config["tasks"]) + 1),
         ),
     )
     trainer.fit()
@@ -187,5 +189,7 @@ def fingerprint(
 
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())
-    digest.update(json.dumps([base, settings, __version__], sort_keys=True).encode())
+    # How often a checkpoint is written changes no result.
+    relevant = {k: v for k, v in settings.items() if k != "checkpoint_every"}
+    digest.update(json.dumps([base, relevant, __version__], sort_keys=True).encode())
     return digest.hexdigest()[:16]

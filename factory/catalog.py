@@ -13,7 +13,7 @@ import yaml
 
 from factory.bases import NAME
 from osasis.errors import UserError
-from osasis.images import find_images
+from osasis.images import IMAGE_SUFFIXES, find_images
 from osasis.settings import TrainSettings, did_you_mean, make_settings
 
 
@@ -50,7 +50,7 @@ def load_catalog(path: Path, preset: str, overrides: dict[str, Any]) -> list[Cat
         problems: list[str] = []
     elif path.suffix.lower() in (".yaml", ".yml"):
         entries, problems = _from_yaml(path)
-    elif path.is_file():
+    elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         entries, problems = [_from_file(path)], []
     else:
         raise UserError(f"{path}: no such catalog (a YAML file, a folder of images, or an image)")
@@ -113,6 +113,8 @@ def _entry(item: Any, folder: Path, where: str) -> tuple[CatalogEntry | None, li
         wrong.append("tags must be a list of words")
         tags = []
     counterpart = item.get("counterpart")
+    if not isinstance(counterpart, (str, type(None))):
+        wrong.append("counterpart must be a path")
     entry = CatalogEntry(
         id=str(item["id"]) if "id" in item else _from_file(image).id,
         image=image,

@@ -29,8 +29,19 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as e:
             code = _fail(args, str(e), 2)
         except KeyboardInterrupt:
-            code = _fail(args, "stopped; the same command continues where this one ended", 130)
+            code = _fail(args, "stopped; the same command trains on where it can", 130)
+        except Exception as e:
+            if not _from_surroundings(e):
+                raise
+            from factory.work import describe_failure
+
+            code = _fail(args, describe_failure(e), 1)
     return code
+
+
+def _from_surroundings(error: Exception) -> bool:
+    """Whether an error is the disk's, the network's, MLflow's or Ray's rather than ours."""
+    return isinstance(error, OSError) or type(error).__module__.startswith(("mlflow.", "ray."))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,23 @@ class Home:
     @property
     def artifacts(self) -> Path:
         return self.path / "artifacts"
+
+    @contextlib.contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Hold this home for one run of a kind; freed when the process ends, however it ends.
+
+        Raises UserError where another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / f".{what}.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another `{what}` is running in home {self.path}; wait for it, or use another "
+                    "home"
+                ) from None
+            yield
 
     def base_names(self) -> list[str]:
         if not self.bases.is_dir():

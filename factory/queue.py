@@ -10,6 +10,8 @@ from typing import Any
 from osasis.storage import write_json
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+# A style whose worker dies this often is given up, so that it does not take its slot with it.
+MAX_ATTEMPTS = 3
 
 
 class LeaseQueue:
@@ -31,13 +33,23 @@ class LeaseQueue:
 
     def lease(self, slot: int) -> str | None:
         """The next style for a slot, or None where nothing waits."""
-        held = [s for s, v in self.states.items() if v["state"] == RUNNING and v["slot"] == slot]
-        style = next(
-            iter(held + [s for s, v in self.states.items() if v["state"] == WAITING]), None
-        )
-        if style is not None:
-            self.states[style] = {"state": RUNNING, "slot": slot, "since": time.time()}
-            self._save()
+        for style, now in self.states.items():
+            if now["state"] == RUNNING and now["slot"] == slot:
+                if now["attempts"] < MAX_ATTEMPTS:
+                    return self._run(style, slot, now["attempts"] + 1)
+                self.failed(style, f"its worker died {MAX_ATTEMPTS} times (out of memory?)")
+        waiting = (s for s, now in self.states.items() if now["state"] == WAITING)
+        style_or_none = next(waiting, None)
+        return None if style_or_none is None else self._run(style_or_none, slot, 1)
+
+    def _run(self, style: str, slot: int, attempts: int) -> str:
+        self.states[style] = {
+            "state": RUNNING,
+            "slot": slot,
+            "attempts": attempts,
+            "since": time.time(),
+        }
+        self._save()
         return style
 
     def progress(self, style: str, iteration: int, of: int, total: float) -> None:

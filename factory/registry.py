@@ -21,6 +21,8 @@ EXPERIMENT = "style-factory"
 # Registered models of other projects may live on the same server.
 KIND_TAG = "style_factory.kind"
 CHAMPION = "champion"
+# Hash of the photos that a version's previews show.
+PREVIEWS_TAG = "previews"
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class Registry:
             page = self.client.search_registered_models(
                 filter_string=f"tags.`{KIND_TAG}` = 'style'", max_results=1000, page_token=token
             )
-            names += [m.name for m in page]
+            # A run killed at the wrong moment leaves a name without a version.
+            names += [m.name for m in page if m.latest_versions]
             token = page.token
             if not token:
                 return sorted(names)

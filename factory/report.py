@@ -10,7 +10,7 @@ import torch
 
 from factory.catalog import CatalogEntry
 from factory.gallery import Gallery, GalleryStyle, duration, write_gallery
-from factory.registry import Registry
+from factory.registry import PREVIEWS_TAG, Registry
 from osasis.base import Base
 from osasis.errors import UserError
 from osasis.images import load_square, png_bytes, tensor_to_image
@@ -25,11 +25,14 @@ def write_run_gallery(
     entries: list[CatalogEntry],
     base: Base,
     photos: torch.Tensor,
+    photos_hash: str,
     registry: Registry,
 ) -> None:
     """Write ``run.gallery``: every style of the run on the same photos, with its figures."""
     by_id = {e.id: e for e in entries}
-    styles = tuple(_style(r, by_id[r.id], base, len(photos), registry) for r in run.styles)
+    styles = tuple(
+        _style(r, by_id[r.id], base, len(photos), photos_hash, registry) for r in run.styles
+    )
     counts = {
         state: sum(s.state == state for s in run.styles)
         for state in ("registered", "skipped", "failed")
@@ -50,7 +53,12 @@ def write_run_gallery(
 
 
 def _style(
-    result: StyleResult, entry: CatalogEntry, base: Base, photos: int, registry: Registry
+    result: StyleResult,
+    entry: CatalogEntry,
+    base: Base,
+    photos: int,
+    photos_hash: str,
+    registry: Registry,
 ) -> GalleryStyle:
     if result.version is None:
         return GalleryStyle(
@@ -71,7 +79,10 @@ def _style(
     version = registry.get(result.id, str(result.version))
     folder = version.folder()
     run = registry.client.get_run(version.run_id)
-    shown: list[bytes | None] = [p.read_bytes() for p in version.previews()[:photos]]
+    shown: list[bytes | None] = []
+    # A style of an earlier run may have been shown on other photos.
+    if version.tags.get(PREVIEWS_TAG) == photos_hash:
+        shown += [p.read_bytes() for p in version.previews()[:photos]]
     losses = {
         name: [m.value for m in registry.client.get_metric_history(version.run_id, name)]
         for name in LOSS_NAMES

@@ -11,7 +11,7 @@ from factory.registry import Registry, StyleVersion
 from osasis.base import load_base
 from osasis.images import load_square
 from osasis.importers import read_style
-from osasis.storage import sha256_file
+from osasis.storage import sha256_file, sha256_text
 from osasis.style import save_style
 
 
@@ -32,9 +32,12 @@ def import_style(
     check_name(style_id, "style")
     registry = Registry(home)
     loaded = load_base(home.base_folder(base))
-    fingerprint = sha256_file(checkpoint)[:16] if checkpoint.is_file() else ""
-    if fingerprint and (found := registry.find(style_id, fingerprint)) is not None:
-        return found
+    fingerprint = ""
+    if checkpoint.is_file() and image.is_file():
+        parts = [loaded.fingerprint, sha256_file(checkpoint), sha256_file(image)]
+        fingerprint = sha256_text("/".join(parts))[:16]
+        if (found := registry.find(style_id, fingerprint)) is not None:
+            return found
     size = loaded.config.image_size
     picture = load_square(image, size)
     start = load_square(counterpart, size) if counterpart is not None else picture

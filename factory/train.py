@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,12 +14,15 @@ import torch
 
 from factory.catalog import CatalogEntry, load_catalog
 from factory.home import Home
-from factory.registry import Registry, StyleVersion
+from factory.registry import PREVIEWS_TAG, Registry, StyleVersion
+from factory.work import StyleTask, describe_failure
 from osasis.base import Base, load_base, photo_tensor
+from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images import find_images, load_square
 from osasis.settings import TrainSettings
-from osasis.storage import save_tensors, sha256_text
+from osasis.storage import save_tensors, sha256_file, sha256_text
+from osasis.style import load_style
 
 PREVIEW_COUNT = 6
 
@@ -78,8 +82,22 @@ def train(
     Styles whose fingerprint is registered are skipped. Raises UserError for mistakes that
     concern the whole run; a style that fails is in the result.
     """
+    home = home or Home.find()
+    with home.locked("train"):
+        return _train(catalog, home, base, preset, overrides or {}, slots, previews, report)
+
+
+def _train(
+    catalog: str | Path,
+    home: Home,
+    base: str | None,
+    preset: str,
+    overrides: dict[str, Any],
+    slots: int | None,
+    previews: str | Path | None,
+    report: Report,
+) -> TrainResult:
     started = time.perf_counter()
-    home, overrides = home or Home.find(), overrides or {}
     entries = load_catalog(Path(catalog), preset, overrides)
     base_folder = home.base_folder(base)
     loaded = load_base(base_folder)
@@ -104,7 +122,7 @@ def train(
     outcome = TrainResult(tuple(results.values()), folder / "gallery.html", folder, seconds)
     from factory.report import write_run_gallery
 
-    write_run_gallery(outcome, entries, loaded, photos, registry)
+    write_run_gallery(outcome, entries, loaded, photos, sha256_file(preview_file), registry)
     return outcome
 
 
@@ -152,7 +170,6 @@ def _train_waiting(
     from factory import bulk
     from factory.banks import ensure_banks
     from factory.progress import Progress
-    from factory.work import StyleTask
 
     bulk.start_ray(slots)
     banks = ensure_banks(home.banks, base_folder, base, [p.settings for p in waiting], report)
@@ -174,27 +191,36 @@ def _train_waiting(
     plan = bulk.plan_slots(slots, len(tasks))
     report(f"training on {plan.count} {'GPU' if plan.gpus else 'CPU'} slot(s)")
     job = bulk.TrainingJob(folder, base_folder, previews, tasks)
-    outcome = bulk.run_job(job, plan, Progress(report))
-    return [_register(task, outcome.states[task.id], base, registry, report) for task in tasks]
+    by_id = {task.id: task for task in tasks}
+    key = sha256_file(previews)
+    results: dict[str, StyleResult] = {}
+    progress = Progress(report)
+
+    def on_progress(snapshot: bulk.Snapshot) -> None:
+        """Register each style when it is done: a killed run loses none that were."""
+        progress(snapshot)
+        for style, state in snapshot.items():
+            if state["state"] == "done" and style not in results:
+                results[style] = _register(by_id[style], base, registry, key, report)
+
+    outcome = bulk.run_job(job, plan, on_progress)
+    for style, state in outcome.states.items():
+        if style not in results:
+            results[style] = StyleResult(style, "failed", reason=state["reason"])
+    return [results[task.id] for task in tasks]
 
 
 def _register(
-    task: Any, state: dict[str, Any], base: Base, registry: Registry, report: Report
+    task: StyleTask, base: Base, registry: Registry, previews: str, report: Report
 ) -> StyleResult:
-    """Register a trained style after reading its bundle back."""
-    import shutil
-
-    from osasis.style import load_style
-
-    if state["state"] != "done":
-        return StyleResult(task.id, "failed", reason=state["reason"])
+    """Register a trained style after reading its bundle back; whatever goes wrong is its own."""
     folder = Path(task.folder)
-    result = json.loads((folder / "result.json").read_text())
-    style = load_style(folder / "style", base)
-    broken = [k for k, v in style.delta.items() if not bool(torch.isfinite(v).all())]
-    if broken:
-        return StyleResult(task.id, "failed", reason=f"weights are not finite (first: {broken[0]})")
     try:
+        result = json.loads((folder / "result.json").read_text())
+        style = load_style(folder / "style", base)
+        broken = [k for k, v in style.delta.items() if not bool(torch.isfinite(v).all())]
+        if broken:
+            raise UserError(f"its weights are not finite (first: {broken[0]})")
         version = registry.register(
             task.id,
             folder / "style",
@@ -203,17 +229,22 @@ def _register(
             params=task.settings,
             history=result["history"],
             metrics=result["metrics"],
-            tags={"base_name": base.name, "licence": task.licence, "tags": ",".join(task.tags)},
+            tags={
+                "base_name": base.name,
+                "licence": task.licence,
+                "tags": ",".join(task.tags),
+                PREVIEWS_TAG: previews,
+            },
             previews=folder / "previews",
         )
-    except UserError as e:
-        report(f"{task.id}: failed: {e}")
-        return StyleResult(task.id, "failed", reason=str(e))
+    except Exception as e:
+        reason = describe_failure(e)
+        report(f"{task.id}: not registered: {reason}")
+        return StyleResult(task.id, "failed", reason=reason)
     shutil.rmtree(folder)
     report(f"{task.id}: registered as version {version.version}")
-    return StyleResult(
-        task.id, "registered", version.version, None, round(result["seconds"], 2), result["metrics"]
-    )
+    seconds = round(result["seconds"], 2)
+    return StyleResult(task.id, "registered", version.version, None, seconds, result["metrics"])
 
 
 def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
@@ -225,8 +256,8 @@ def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
         raise UserError(
             f"base {base.name!r} has no photos of its own: give a folder with --previews"
         )
-    # From the end: training draws from the beginning of a base's photos.
-    return photo_tensor(base.photos[-PREVIEW_COUNT:])
+    # Training draws from the others (see osasis.contents).
+    return photo_tensor(base.photos[-HELD_OUT:])
 
 
 def _job_key(plan: list[_Planned]) -> str:

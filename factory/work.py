@@ -7,6 +7,7 @@ every few iterations, its bundle at the end.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,9 @@ from osasis.stylize import decode, encode
 from osasis.train import StyleTrainer
 
 CHECKPOINT = "checkpoint.safetensors"
+COUNTERPART = "counterpart.safetensors"
 PREVIEWS = "previews"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 # Called after each iteration with (iteration, iterations, total loss).
 OnIteration = Callable[[int, int, float], None]
@@ -86,11 +89,7 @@ class Workbench:
         size = self.base.config.image_size
         image = load_square(task.image, size)[None].to(self.device)
         bank = self.bank(task.bank)
-        if task.counterpart is not None:
-            counterpart = load_square(task.counterpart, size)[None].to(self.device)
-        else:
-            photos = bank.contents if bank is not None else None
-            counterpart = photo_counterpart(self.base, image, settings, photos)
+        counterpart = self._counterpart(task, image, settings, bank)
         contents: ContentSource = (
             bank
             if settings.contents == "bank" and bank is not None
@@ -105,6 +104,25 @@ class Workbench:
                 seconds = before + time.perf_counter() - started
                 checkpoint(trainer, folder, seconds)
         self._finish(task, trainer, before + time.perf_counter() - started)
+
+    def _counterpart(
+        self,
+        task: StyleTask,
+        image: torch.Tensor,
+        settings: TrainSettings,
+        bank: ContentBank | None,
+    ) -> torch.Tensor:
+        """The given counterpart, or one that is made once and kept for a resumed run."""
+        if task.counterpart is not None:
+            size = self.base.config.image_size
+            return load_square(task.counterpart, size)[None].to(self.device)
+        kept = Path(task.folder) / COUNTERPART
+        if kept.is_file():
+            return load_file(kept)["counterpart"].to(self.device)
+        photos = bank.contents if bank is not None else None
+        made = photo_counterpart(self.base, image, settings, photos)
+        save_tensors(kept, {"counterpart": made})
+        return made
 
     def _finish(self, task: StyleTask, trainer: StyleTrainer, seconds: float) -> None:
         style = trainer.style(task.id)
@@ -167,7 +185,10 @@ def restore(trainer: StyleTrainer, folder: Path) -> float:
 
 def describe_failure(error: BaseException) -> str:
     """One line for the report: a user's mistake as it stands, anything else with its type."""
+    # Ray wraps what a task raised, with a traceback as its text.
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
     if isinstance(error, UserError):
-        return str(error)
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:300]}"
+        return " ".join(str(error).split())
+    lines = [line.strip() for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or [''])[-1][:300]}"

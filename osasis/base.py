@@ -213,7 +213,7 @@ def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -
     if spec["kind"] == "statistics":
         return StatisticsGuide(perceptual, tuple(spec["stages"]), spec["grid"])
     config = folder / spec["config"] if spec.get("config") else None
-    guide: OpenClipGuide = open_clip_guide(spec["model"], None, config)
+    guide: OpenClipGuide = open_clip_guide(spec["model"], None, config, spec.get("facts"))
     guide.model.load_state_dict(_tensors(folder, "guide"))
     return guide
 

@@ -24,6 +24,9 @@ from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors
 
+# The last photos of a base are kept out of training: styles are shown and measured on them.
+HELD_OUT = 6
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -102,7 +105,7 @@ def build_bank(
     size, chunk = settings.bank_size, 8
     source = SampledContents(base, settings)
     if base.photos is not None:
-        size = min(size, len(base.photos))
+        size = min(size, max(1, len(base.photos) - HELD_OUT))
     parts: list[Contents] = []
     for start in range(0, size, chunk):
         if base.photos is not None:

@@ -48,6 +48,8 @@ class OpenClipGuide(nn.Module):
         self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.size = size
+        # What a base must remember beside the weights; see ``open_clip_guide``.
+        self.facts: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -118,15 +120,23 @@ class StatisticsGuide(nn.Module):
 
 
 def open_clip_guide(
-    model: str, pretrained: str | None, config: str | Path | None = None
+    model: str,
+    pretrained: str | None,
+    config: str | Path | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> OpenClipGuide:
     """An open_clip guide by model name, or from a model configuration file named MODEL.json.
 
     pretrained: a tag of open_clip (downloaded and hash-checked by it), a local checkpoint
     (safetensors, or a file that loads with ``weights_only``), or None for random weights.
+    facts: a guide's ``facts`` from before, where its weights are loaded later. Weights say
+    neither their activation (OpenAI's have QuickGELU under the plain model name) nor the mean and
+    deviation of their inputs; a tag does, and for a local file the model's name must
+    (``ViT-B-32-quickgelu``).
     Raises UserError naming the nearest model or the known tags.
     """
     import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
 
     if config is not None:
         if not Path(config).is_file():
@@ -142,8 +152,12 @@ def open_clip_guide(
             f"open_clip model {model!r} has no pretrained tag {pretrained!r}, and there is no such "
             f"file; its tags: {', '.join(tags) or 'none'}"
         )
+    known = facts or (get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
+    quick_gelu = bool(known.get("quick_gelu", False))
     try:
-        net = open_clip.create_model(model, pretrained=pretrained, weights_only=True)
+        net = open_clip.create_model(
+            model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
+        )
     except Exception as e:  # hubs, checkpoints and safetensors each raise their own kinds
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(
@@ -151,7 +165,9 @@ def open_clip_guide(
             "give a local checkpoint file"
         ) from None
     size = net.visual.image_size
-    mean = getattr(net.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(net.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    mean = known.get("mean") or net.visual.image_mean or open_clip.OPENAI_DATASET_MEAN
+    std = known.get("std") or net.visual.image_std or open_clip.OPENAI_DATASET_STD
     tokenizer = open_clip.get_tokenizer(model)
-    return OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)
+    guide = OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)
+    guide.facts = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std)}
+    return guide

@@ -83,6 +83,14 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and name not in ill_typed and not low <= value <= high:
                 found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
+        if not found and self.spacing == "trailing":
+            # Only so does the walk back start where inversion ends.
+            found += [
+                f"t0 is {self.t0}, which is no whole number of steps of {name} "
+                f"{getattr(self, name)}; choose a multiple of {1 / getattr(self, name):g}"
+                for name in STEP_FIELDS
+                if name != "latent_steps" and not whole_steps(getattr(self, name), self.t0)
+            ]
         if self.compact_rank is not None and self.compact_energy is not None:
             found.append("compact_rank and compact_energy exclude each other; give one")
         for name in STEP_FIELDS:
@@ -190,6 +198,11 @@ def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
     if problems:
         raise UserError("settings: " + "; ".join(problems))
     return settings
+
+
+def whole_steps(steps: int, t0: float) -> bool:
+    """Whether t0 is a whole number of a schedule's steps, at least one."""
+    return steps * t0 > 1 - 1e-6 and abs(steps * t0 - round(steps * t0)) < 1e-6
 
 
 def did_you_mean(word: str, known: Any) -> str:

@@ -24,7 +24,7 @@ from osasis.diffusion import (
 from osasis.errors import UserError
 from osasis.mix import Mix, cutoff_weights
 from osasis.precision import autocast
-from osasis.settings import TrainSettings
+from osasis.settings import TrainSettings, whole_steps
 from osasis.style import Style
 from osasis.train import spn_step
 
@@ -85,7 +85,8 @@ def decode(
 ) -> Tensor:
     """Decode encodings with a mix of styles (Eq. 8, 12-14, f_ch of Sec. 3.4).
 
-    styles: every style that the mix names. masks: (H, W) in [0, 1], by the names in the mix.
+    styles: every style that the mix names; the first one's settings decide where the mix leaves
+    something open. masks: (H, W) in [0, 1], by the names in the mix.
     text_edits: (D,) directions of z_in by name. Returns (B, 3, H, W) in [-1, 1].
     Raises UserError naming every problem of the mix.
     """
@@ -244,7 +245,8 @@ def _pixel_shares(
     coverage = torch.stack(covers).amax(dim=0)
     weighted = [s.weight * c for s, c in zip(mix.styles, covers, strict=True)]
     total = torch.stack(weighted).sum(dim=0).clamp_min(1e-12)
-    return [coverage * w / total for w in weighted], 1 - coverage
+    rest = 1 - coverage
+    return [coverage * w / total for w in weighted], rest if bool((rest > 0).any()) else None
 
 
 def _structure(
@@ -303,6 +305,17 @@ def _check(
     ]
     if mix.t0 is not None and abs(mix.t0 - encodings.t0) > ROUNDING:
         problems.append(f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.t0}")
+    for share in mix.styles:
+        settings = styles[share.style].settings if share.style in styles else None
+        if settings is None or settings.spacing == "leading":
+            continue
+        steps = mix.decode_steps or settings.stylize_decode_steps
+        if not whole_steps(steps, encodings.t0) or not whole_steps(encodings.steps, encodings.t0):
+            problems.append(
+                f"t0 {encodings.t0} is no whole number of steps of {encodings.steps} encode_steps "
+                f"and {steps} decode_steps"
+            )
+            break
     if mix.text_edit is not None and mix.text_edit not in text_edits:
         problems.append(f"text_edit {mix.text_edit!r} is not given")
     if problems:

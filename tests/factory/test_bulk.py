@@ -152,3 +152,5 @@ def test_fingerprints_tell_everything_that_matters_apart() -> None:
     assert len(set(prints)) == 5
     assert all(len(p) == 16 for p in prints)
     assert fingerprint(*same[:3], {"seed": 0, "iterations": 2}) == prints[0]
+    # How often a checkpoint is written changes no result.
+    assert fingerprint(*same[:3], {**same[3], "checkpoint_every": 5}) == prints[0]

@@ -115,6 +115,9 @@ styles:
     image: oil.png
     counterpart: gone.png
     overrides: 3
+  - id: number
+    image: oil.png
+    counterpart: 3
 """
     )
     found = problems(path)
@@ -124,6 +127,7 @@ styles:
         "line 12: unknown field 'overides' (nearest: overrides)",
         "line 12: tags must be a list of words",
         "line 17: overrides must be a mapping of training settings",
+        "line 21: counterpart must be a path",
         "line 5: id 'Bad Id': use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first",
         "line 7: id 'oil' is already used by line 3",
         f"line 9: image {folder / 'missing.png'} does not exist",
@@ -190,7 +194,9 @@ def test_what_is_no_catalog_is_refused_in_one_line(
 
 
 def test_missing_catalogs(tmp_path: Path) -> None:
-    for name, says in (("catalog.yaml", "no such file"), ("nowhere", "no such catalog (a YAML")):
+    (tmp_path / "notes.txt").write_text("styles")
+    none = "no such catalog (a YAML file, a folder of images, or an image)"
+    for name, says in (("catalog.yaml", "no such file"), ("nowhere", none), ("notes.txt", none)):
         with pytest.raises(UserError) as refused:
             load(tmp_path / name)
         assert str(refused.value).startswith(f"{tmp_path / name}: {says}")

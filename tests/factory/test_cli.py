@@ -325,6 +325,8 @@ def test_stylized_images_say_where_they_come_from(
 def test_stylize_of_one_good_photo_is_all_done(
     registered: Path, photos: Path, tmp_path: Path
 ) -> None:
+    # Of an earlier run; this one has no error.
+    (tmp_path / "errors.parquet").write_bytes(b"")
     ran = cli(
         *("stylize", "--styles", "ink", "--input", photos / "tall.png", "--output", tmp_path),
         *("--home", registered),
@@ -340,8 +342,7 @@ def test_stylize_of_one_good_photo_is_all_done(
 
 TRAIN_MISTAKES = [
     (["--base", "tinny"], "unknown base 'tinny': there are tiny (nearest: tiny)"),
-    (["--preset", "defalt"], "unknown preset 'defalt'"),
-    (["--preset", "defalt"], "(nearest: default)"),
+    (["--preset", "defalt"], "choose one of reference, default, fast (nearest: default, fast)"),
     (["--set", "iteration=2"], "unknown setting 'iteration' (nearest: iterations"),
     (["--set", "iterations=0"], "iterations is 0; it must lie in [1, 100000]"),
     (["--set", "iterations=two"], "iterations is 'two'; it must be a whole number"),
@@ -371,8 +372,7 @@ STYLIZE_MISTAKES = [
     (["--styles", "oil,oil:1"], "the same style is named twice"),
     (["--styles", ","], "no style is named"),
     (["--styles", "o'il"], 'unknown style "o\'il"'),
-    (["--styles", "oil", "--fit", "crob"], "unknown fit 'crob'"),
-    (["--styles", "oil", "--fit", "crob"], "(nearest: crop)"),
+    (["--styles", "oil", "--fit", "crob"], "unknown fit 'crob': choose one of crop, pad, resize"),
     (["--styles", "oil", "--mix", "strenght=1"], "unknown field 'strenght' (nearest: strength"),
     (["--styles", "oil", "--mix", "strength=9"], "strength is 9; it must lie in [0, 4]"),
     (["--styles", "oil", "--mix", "strength"], "--mix 'strength': write NAME=VALUE"),
@@ -395,6 +395,15 @@ def test_stylize_mistakes(
     assert says in ran.error
     assert ran.document == {"error": ran.error}
     assert not (tmp_path / "out").exists()
+
+
+def test_one_training_at_a_time_in_a_home(home: Path, style_folder: Path, tmp_path: Path) -> None:
+    with Home(tmp_path).locked("train"):
+        ran = cli("train", style_folder, "--home", tmp_path)
+    assert ran.code == 2
+    assert ran.error.startswith(f"another `train` is running in home {tmp_path}")
+    # The lock is free again: the next mistake is found.
+    assert cli("train", style_folder, "--home", tmp_path).error.startswith("no base in ")
 
 
 def test_unknown_style_where_none_is_registered(registered: Path, tmp_path: Path) -> None:

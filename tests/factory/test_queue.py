@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.queue import LeaseQueue
+from factory.queue import MAX_ATTEMPTS, LeaseQueue
 
 
 def on_disk(path: Path) -> dict[str, Any]:
@@ -38,6 +38,20 @@ def test_a_slot_that_asks_again_gets_what_it_held(tmp_path: Path) -> None:
     assert queue.lease(0) == "a"
     queue.done("b", 2.0)
     assert queue.lease(1) == "c"
+
+
+def test_a_style_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    queue = LeaseQueue(path, ["a", "b"])
+    for _ in range(MAX_ATTEMPTS):
+        assert queue.lease(0) == "a"
+        queue.progress("a", 1, 10, 0.5)
+    assert queue.lease(0) == "b"
+    assert on_disk(path)["a"]["state"] == "failed"
+    assert on_disk(path)["a"]["reason"].startswith("its worker died 3 times")
+    # `b` starts with all its attempts, and the count survives the queue itself.
+    assert LeaseQueue(path, ["a", "b"]).lease(0) == "b"
+    assert on_disk(path)["b"]["attempts"] == 2
 
 
 def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from factory.home import Home
-from factory.registry import CHAMPION, Registry, StyleVersion
+from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion
 from osasis.errors import UserError
 from osasis.losses import LOSS_NAMES
 from osasis.style import load_style
@@ -117,6 +117,13 @@ def test_other_projects_models_are_not_ours(registry: Registry, home_object: Hom
             tags={},
         )
     assert len(registry.client.search_model_versions("name = 'churn'")) == 1
+
+
+def test_a_name_without_a_version_is_no_style(registry: Registry) -> None:
+    """What a run leaves that is killed between naming a model and its first version."""
+    registry.client.create_registered_model("ghost", tags={KIND_TAG: "style"})
+    assert registry.styles() == ["ink", "oil"]
+    assert refused(registry, "ghost").startswith("unknown style 'ghost'")
 
 
 def test_a_version_holds_the_whole_style(registry: Registry, home_object: Home) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from factory.work import CHECKPOINT, Workbench, describe_failure
+from factory.work import CHECKPOINT, COUNTERPART, Workbench, describe_failure
 from osasis.base import load_base
 from osasis.errors import ImageError, UserError
 from osasis.losses import LOSS_NAMES
@@ -67,8 +67,8 @@ def test_a_killed_training_continues_bit_for_bit(
     ran = subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
     assert ran.returncode == -signal.SIGKILL
     folder = tmp_path / "killed"
-    # The checkpoint of iteration 2 is whole, and nothing else has been written.
-    assert [p.name for p in folder.iterdir()] == [CHECKPOINT]
+    # The checkpoint of iteration 2 is whole, and there is no result yet.
+    assert {p.name for p in folder.iterdir()} == {CHECKPOINT, COUNTERPART}
     with safe_open(folder / CHECKPOINT, framework="pt") as f:
         assert json.loads(f.metadata()["info"])["iteration"] == 2
 
@@ -142,12 +142,15 @@ def test_divergence_names_its_iteration_and_leaves_no_style(
         bench.train(task, lambda iteration, of, total: seen.append(iteration))
     assert seen == [1]
     assert describe_failure(e.value) == str(e.value)
-    assert [p.name for p in (tmp_path / "work").iterdir()] == [CHECKPOINT]
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
 
 
 def test_failures_are_described_in_one_line() -> None:
     assert describe_failure(UserError("x is 3; it must be 4")) == "x is 3; it must be 4"
-    assert describe_failure(RuntimeError("\nout of memory\nat line 3")) == (
+    assert describe_failure(UserError("cat.yaml: 1 problem(s)\n  line 2: no")) == (
+        "cat.yaml: 1 problem(s) line 2: no"
+    )
+    assert describe_failure(RuntimeError("\n\x1b[31mout of memory\x1b[0m\n")) == (
         "RuntimeError: out of memory"
     )
     assert describe_failure(KeyError()) == "KeyError: "

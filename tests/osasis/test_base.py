@@ -55,7 +55,7 @@ def test_tampered_weights_are_refused(copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="diffae.safetensors: not the file that base.json names"):
+    with pytest.raises(UserError, match=r"diffae\.safetensors: not the file that base\.json"):
         load_base(copy)
     assert load_base(copy, verify=False).config.name == "tiny"
 

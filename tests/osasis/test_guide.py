@@ -184,3 +184,16 @@ def test_a_broken_checkpoint_is_refused(clip_config: Callable[..., Path], tmp_pa
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="could not be loaded"):
         open_clip_guide("tests-tiny-clip", str(path), config)
+
+
+def test_facts_that_weights_do_not_hold_are_kept(clip_config: Callable[..., Path]) -> None:
+    """OpenAI's weights have another activation under the same keys."""
+    facts = {"quick_gelu": True, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = clip_config("tests-tiny-clip")
+    guide = open_clip_guide("tests-tiny-clip", None, config, facts)
+    assert guide.facts == facts
+    names = {type(m).__name__ for m in guide.model.modules()}
+    assert "QuickGELU" in names and "GELU" not in names
+    assert guide.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    plain = open_clip_guide("tests-tiny-clip", None, config)
+    assert not plain.facts["quick_gelu"]

@@ -195,7 +195,7 @@ def test_weights_that_are_not_finite_are_noticed(tiny_trainer: Trainers) -> None
         {"style_condition": "style"},
         {"structure": 1.0},
         {"style_match": 1.0},
-        {"t0": 0.75},
+        {"t0": 1.0},
         {"adam_beta2": 0.9},
     ],
 )
@@ -271,3 +271,11 @@ def test_wrong_types_do_not_hide_wrong_ranges() -> None:
 def test_settings_round_trip() -> None:
     settings = make_settings("fast", content_cutoff=16, t0=0.4)
     assert TrainSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_t0_between_steps_is_refused_where_steps_trail() -> None:
+    """There the walk back would start above or below where inversion ended."""
+    with pytest.raises(UserError, match=r"t0 is 0\.33, which is no whole number of steps of"):
+        make_settings("fast", t0=0.33)
+    assert make_settings("reference", t0=0.33).t0 == 0.33
+    assert make_settings("fast", t0=0.6).t0 == 0.6
