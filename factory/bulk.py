@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ def start_ray(slots: int | None = None) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a local one."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **TRAIN_ENV}.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -104,18 +106,23 @@ def run_job(
     # A queue that dies starts again from its file; calls that it did not answer are repeated.
     actor = ray.remote(LeaseQueue).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
     queue: Any = actor.remote(job.folder / "queue.json", ids)
-    running = [
-        _run_slot.remote(slot, slots, _slot_config(job, slot, slots), queue)
-        for slot in range(slots.count)
-    ]
     slot_errors: list[str] = []
-    while running:
-        finished, running = ray.wait(running, timeout=POLL_SECONDS)
-        for ref in finished:
-            try:
-                ray.get(ref)
-            except ray.exceptions.RayError as e:
-                slot_errors.append(describe_failure(e))
+
+    def run_slot(slot: int) -> None:
+        try:
+            _slot_trainer(slot, slots, _slot_config(job, slot, slots), queue).fit()
+        except Exception as e:
+            slot_errors.append(describe_failure(e))
+
+    # Threads of this process: a process a slot would import everything once more. Daemons, so
+    # that an interrupted driver ends.
+    threads = [
+        threading.Thread(target=run_slot, args=(slot,), daemon=True) for slot in range(slots.count)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(POLL_SECONDS)
         on_progress(ray.get(queue.snapshot.remote()))
     states = ray.get(queue.snapshot.remote())
     for state in states.values():
@@ -137,11 +144,10 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
     }
 
 
-@ray.remote(num_cpus=0)
-def _run_slot(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> None:
+def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> TorchTrainer:
     """One slot: a single-worker TorchTrainer, restarted by Ray Train where its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
-    trainer = TorchTrainer(
+    return TorchTrainer(
         drain_queue,
         train_loop_config={**config, "queue": queue},
         # NCCL needs a GPU of its own for every worker; one worker needs no NCCL.
@@ -156,7 +162,6 @@ def _run_slot(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) ->
             failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * len(config["tasks"]) + 1),
         ),
     )
-    trainer.fit()
 
 
 def drain_queue(config: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ class Progress:
         self.report = report
         self.states: dict[str, str] = {}
         self.line = ""
-        self.started = self.last = time.monotonic()
+        self.first: tuple[float, float] | None = None
+        self.last = time.monotonic()
 
     def __call__(self, snapshot: dict[str, dict[str, Any]]) -> None:
         for style, now in snapshot.items():
@@ -49,7 +50,14 @@ class Progress:
         line = f"{finished}/{len(snapshot)} done"
         if running:
             line += " | " + ", ".join(running[:4])
-        if share > 0:
-            elapsed = time.monotonic() - self.started
-            line += f" | about {elapsed / share * (len(snapshot) - share):.0f} s left"
-        return line
+        return line + self._rest(share, len(snapshot))
+
+    def _rest(self, share: float, styles: int) -> str:
+        """An estimate from the pace since the first iteration; starting the slots is not pace."""
+        now = time.monotonic()
+        if self.first is None and share > 0:
+            self.first = (now, share)
+        if self.first is None or share <= self.first[1]:
+            return ""
+        pace = (share - self.first[1]) / (now - self.first[0])
+        return f" | about {(styles - share) / pace:.0f} s left"

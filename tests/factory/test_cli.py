@@ -16,6 +16,7 @@ from PIL import Image
 
 from factory.home import Home
 from factory.registry import Registry
+from osasis.contents import HELD_OUT
 from osasis.losses import LOSS_NAMES
 from tests.factory.conftest import (
     PHOTOS,
@@ -164,7 +165,7 @@ def test_first_run_writes_a_gallery_of_its_styles(first: Ran) -> None:
 
 def test_progress_goes_to_standard_error(first: Ran) -> None:
     assert "3 style(s) on base tiny: 3 to train, 0 registered before" in first.err
-    assert f"content bank: {min(8, PHOTOS)} contents encoded" in first.err
+    assert f"content bank: {PHOTOS - HELD_OUT} contents encoded" in first.err
     assert "oil: registered as version 1" in first.err
 
 
