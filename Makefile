@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up themselves; the rest are their parts.
+# `make demo` and `make test` set everything up themselves.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

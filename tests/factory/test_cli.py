@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -450,6 +451,9 @@ def test_what_libraries_print_does_not_reach_standard_output() -> None:
         "    os.write(1, b'a notice of C code\\n')\n"
         "    cli._out('{}')\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # As in a pipe: what Python prints waits in its buffer.
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=buffered)
     assert ran.stdout == "{}\n"
     assert sorted(ran.stderr.splitlines()) == ["a notice", "a notice of C code"]
