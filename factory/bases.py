@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,14 @@ from typing import Any
 import torch
 
 from factory.home import Home
-from osasis.base import read_base_info, save_base
+from osasis.base import JSON_NAME, read_base_info, save_base
 from osasis.config import load_config
 from osasis.errors import ImageError, UserError
 from osasis.guide import StatisticsGuide, open_clip_guide
 from osasis.images import find_images, fit_square, image_to_tensor, load_image
 from osasis.importers import read_diffae, read_prior
 from osasis.perceptual import PerceptualNet
-from osasis.storage import sha256_file
+from osasis.storage import sha256_file, write_atomic
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -51,8 +53,11 @@ def import_base(
     photos: Path | None = None,
     max_photos: int = 256,
     licence: str = "",
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Convert official checkpoints into a base of this installation; returns its base.json.
+
+    replace: put it in the place of another base of this name, whose styles then have no base.
 
     photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
     evenly spread: contents to train styles on. Raises UserError.
@@ -65,13 +70,13 @@ def import_base(
     perceptual = PerceptualNet(perceptual_net, perceptual_weights)
     spec, guide_weights = _guide(guide, perceptual)
     sources = {"diffae": diffae, "latent_stats": latent_stats, "prior": prior}
-    folder = home.bases / name
+    # Beside the bases, then renamed: a half-written base is none, and an old one stays whole.
+    staging = home.path / f"importing-{name}"
+    shutil.rmtree(staging, ignore_errors=True)
     if guide.config is not None:
-        from osasis.storage import write_atomic
-
-        write_atomic(folder / guide.config.name, guide.config.read_bytes())
-    return save_base(
-        folder,
+        write_atomic(staging / guide.config.name, guide.config.read_bytes())
+    info = save_base(
+        staging,
         name=name,
         config=sizes,
         diffae=tensors,
@@ -89,6 +94,23 @@ def import_base(
             "licence": licence,
         },
     )
+    _install(staging, home.bases / name, info["fingerprint"], replace)
+    return info
+
+
+def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
+    """Rename a new base into place. Raises UserError where another one is there."""
+    if (folder / JSON_NAME).is_file():
+        there = json.loads((folder / JSON_NAME).read_text()).get("fingerprint")
+        if there != fingerprint and not replace:
+            shutil.rmtree(staging)
+            raise UserError(
+                f"base {folder.name!r} is there already with other content ({there}), and its "
+                "styles need it; choose another name, or give --replace"
+            )
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging.replace(folder)
 
 
 def list_bases(home: Home) -> list[dict[str, Any]]:

@@ -66,9 +66,6 @@ def start_ray(slots: int | None = None) -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        # A local cluster's own notices would stand between the lines of progress.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"object_store_memory": 200_000_000}
     if slots is not None and not address:
         local["num_cpus"] = max(slots, os.cpu_count() or 1)

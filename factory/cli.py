@@ -183,6 +183,7 @@ def _base_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--perceptual-weights", type=Path, help="LPIPS weights (default: download)")
     p.add_argument("--photos", type=Path, help="folder of photos of this domain to keep with it")
     p.add_argument("--licence", default="", help="licence note")
+    p.add_argument("--replace", action="store_true", help="replace another base of this name")
     p.set_defaults(run=_base_import)
     p = sub.add_parser("list", parents=[common], help="all bases")
     p.set_defaults(run=_base_list)
@@ -232,7 +233,7 @@ def _stylize(args: argparse.Namespace) -> int:
         _out(json.dumps(result.to_dict(), indent=2))
     else:
         for error in result.errors:
-            _out(f"{error['photo']}: {error['reason']}")
+            _out(f"{error['path']}: {error['reason']}")
         _out(f"{result.images} image(s) in {result.output}")
     return 1 if result.errors else 0
 
@@ -241,7 +242,7 @@ def _styles_list(args: argparse.Namespace) -> int:
     from factory.registry import CHAMPION, Registry
 
     registry = Registry(Home.find(args.home))
-    rows = [_style_row(registry.versions(name)[0]) for name in registry.styles()]
+    rows = [_style_row(registry.current(name)) for name in registry.styles()]
     if args.json:
         _out(json.dumps({"styles": rows}, indent=2))
         return 0
@@ -353,6 +354,7 @@ def _base_import(args: argparse.Namespace) -> int:
         perceptual_weights=args.perceptual_weights,
         photos=args.photos,
         licence=args.licence,
+        replace=args.replace,
     )
     if args.json:
         _out(json.dumps(info, indent=2))

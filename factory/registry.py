@@ -191,6 +191,11 @@ class Registry:
         )
         raise UserError(f"style {style!r} has no version {version!r}: there are {known}")
 
+    def current(self, style: str) -> StyleVersion:
+        """The champion; the newest version where no version is champion."""
+        versions = self.versions(style)
+        return next((v for v in versions if CHAMPION in v.aliases), versions[0])
+
     def resolve(self, reference: str) -> StyleVersion:
         """``a``, ``a@alias`` or ``a:3`` to one version; plain ``a`` is its champion."""
         for mark in ("@", ":"):

@@ -203,6 +203,14 @@ class DiffAEConfig:
                     f"{channels} channels (multiplier {mult}) do not divide into 32 groups and "
                     f"{self.heads} heads"
                 )
+        # The walk up joins each level's features with its neighbours'.
+        for a, b in zip(self.channel_mult, self.channel_mult[1:], strict=False):
+            joined = (a + b) * self.model_channels
+            if joined % min(32, joined):
+                found.append(
+                    f"levels of {a * self.model_channels} and {b * self.model_channels} channels "
+                    f"join to {joined}, which does not divide into 32 groups"
+                )
         if self.prior is not None:
             found += [f"prior.{p}" for p in self.prior.problems(self.image_size)]
         return found

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class StylizeResult:
-    """A run over a corpus. errors: photo and reason of every photo without output."""
+    """A run over a corpus. errors: path and reason of every photo without all its outputs."""
 
     photos: int
     styles: tuple[str, ...]
@@ -75,6 +76,8 @@ def stylize(
     if not styles:
         raise UserError("no style is named; name at least one")
     photos, root = _photos(Path(source))
+    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"output {output} lies inside input {source}; choose another folder")
     registry = Registry(home)
     versions = [registry.resolve(s) for s in styles]
     folders = {v.style: str(v.folder()) for v in versions}
@@ -97,7 +100,7 @@ def stylize(
     done = _run(rows, job, workers)
     seconds = time.perf_counter() - started
     errors = tuple(
-        {"photo": r["path"].decode("utf-8", "backslashreplace"), "reason": r["error"]}
+        {"path": r["path"].decode("utf-8", "backslashreplace"), "reason": r["error"]}
         for r in done
         if r["error"]
     )
@@ -158,27 +161,30 @@ def _plan(photos: list[Path], root: Path, output: Path) -> pa.Table:
 
     Both as bytes, as file names are: not every name is text.
     """
-    names: list[str] = []
-    taken: set[str] = set()
-    for photo in photos:
-        relative = photo.relative_to(root)
-        name = relative.with_suffix(".png").as_posix()
-        if name.lower() in taken:  # a.jpg beside a.png
-            name = relative.as_posix() + ".png"
-        taken.add(name.lower())
-        names.append(name)
+    relative = [p.relative_to(root) for p in photos]
+    shared = Counter(str(r.with_suffix("")).lower() for r in relative)
+    # a.jpg beside a.png: both keep their suffix, so that neither takes the other's name.
+    names = [
+        r.with_suffix(".png").as_posix()
+        if shared[str(r.with_suffix("")).lower()] == 1
+        else f"{r.as_posix()}.png"
+        for r in relative
+    ]
     paths = [os.fsencode(p.resolve()) for p in photos]
     return pa.table({"path": paths, "name": [os.fsencode(n) for n in names]})
 
 
 def _run(rows: pa.Table, job: dict[str, Any], workers: int | None) -> list[dict[str, Any]]:
+    # Read when Ray starts: its progress bars and its notices about its own actors would stand
+    # between the lines of ours.
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     from factory.bulk import start_ray
 
     start_ray()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     count = workers or gpus or int(resources.get("CPU", 1))

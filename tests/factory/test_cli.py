@@ -129,6 +129,23 @@ def test_importing_again_gives_the_same_fingerprint(
     assert again["fingerprint"] == before["fingerprint"]
 
 
+def test_another_base_does_not_take_a_name_silently(
+    home: Path, sources: Path, tmp_path: Path
+) -> None:
+    first = import_tiny(tmp_path, sources, "mine").document
+    # The same again is no change; another guide is another base.
+    assert import_tiny(tmp_path, sources, "mine").document["fingerprint"] == first["fingerprint"]
+    refused = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2")
+    assert refused.code == 2
+    assert "base 'mine' is there already with other content" in refused.document["error"]
+    info = cli("base", "info", "mine", "--home", tmp_path, "--json").document
+    assert info["fingerprint"] == first["fingerprint"]
+    replaced = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2", "--replace").document
+    info = cli("base", "info", "mine", "--home", tmp_path, "--json").document
+    assert info["fingerprint"] == replaced["fingerprint"] != first["fingerprint"]
+    assert [p.name for p in tmp_path.iterdir()] == ["bases"]
+
+
 def test_base_list_of_an_empty_home(tmp_path: Path) -> None:
     ran = cli("base", "list", "--home", tmp_path, "--json")
     assert (ran.code, ran.document) == (0, {"bases": []})
@@ -299,7 +316,7 @@ def test_stylize_writes_every_good_photo_in_every_style(stylized: tuple[Ran, Pat
 def test_stylize_reports_every_bad_photo(stylized: tuple[Ran, Path], photos: Path) -> None:
     ran, output = stylized
     rows = pq.read_table(output / "errors.parquet").to_pylist()
-    reasons = {Path(r["photo"]).relative_to(photos.resolve()).as_posix(): r["reason"] for r in rows}
+    reasons = {Path(r["path"]).relative_to(photos.resolve()).as_posix(): r["reason"] for r in rows}
     assert reasons["cut.jpg"] == "the JPEG data is truncated"
     assert reasons["words.jpg"].startswith("not an image; ")
     assert reasons["dot.png"] == "1x1 pixels; at least 8x8 are needed"

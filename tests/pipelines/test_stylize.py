@@ -80,8 +80,8 @@ def test_every_photo_is_written_under_its_own_name(
     result, output = both
     assert (result.photos, result.images, result.errors) == (9, 18, ())
     assert result.styles == ("oil:1", "ink:1")
-    # a.jpg and a.png would be one file; the later in order keeps its suffix.
-    names = {"0.png", "1.png", "2.png", "3.png", "4.png", "a.png", "a.png.png"}
+    # a.jpg and a.png would be one file: both keep their suffix.
+    names = {"0.png", "1.png", "2.png", "3.png", "4.png", "a.jpg.png", "a.png.png"}
     names |= {"sub/a.png", "sub/B.png"}
     files = written(output)
     assert set(files) == {f"{style}/{name}" for style in ("oil", "ink") for name in names}
@@ -98,7 +98,11 @@ def test_a_collision_keeps_each_photos_own_picture(
     torch.set_num_threads(1)
     base = load_base(gallery.bases / "tiny")
     style = load_style(Registry(gallery).resolve("oil").folder(), base)
-    for name, stylized in (("a.jpg", "a.png"), ("a.png", "a.png.png"), ("sub/B.JPG", "sub/B.png")):
+    for name, stylized in (
+        ("a.jpg", "a.jpg.png"),
+        ("a.png", "a.png.png"),
+        ("sub/B.JPG", "sub/B.png"),
+    ):
         encodings = encode(base, load_square(photos / name, SIZE)[None], steps=10)
         (image,) = decode(base, encodings, Mix.of("oil"), {"oil": style})
         expected = tensor_to_image(image)
@@ -134,7 +138,7 @@ def test_only_bad_photos_are_errors(gallery: Home, tmp_path: Path) -> None:
     assert (result.photos, result.images) == (6, 1)
     assert (tmp_path / "out" / "oil" / "good\nname ü.png").is_file()
     rows = pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
-    reasons = {Path(r["photo"]).name: r["reason"] for r in rows}
+    reasons = {Path(r["path"]).name: r["reason"] for r in rows}
     assert reasons.pop("taken.png").startswith("oil: IsADirectoryError: ")
     assert reasons == {
         "nowhere.png": "no such file",
