@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import threading
@@ -181,17 +179,3 @@ def drain_queue(config: dict[str, Any]) -> None:
             ray.get(queue.failed.remote(style, describe_failure(e)))
         else:
             ray.get(queue.done.remote(style, time.perf_counter() - started))
-
-
-def fingerprint(
-    image: bytes, counterpart: bytes | None, base: str, settings: dict[str, Any]
-) -> str:
-    """Identity of a trained style: image bytes, base, settings, code version."""
-    from factory import __version__
-
-    digest = hashlib.sha256(image)
-    digest.update(hashlib.sha256(counterpart or b"").digest())
-    # How often a checkpoint is written changes no result.
-    relevant = {k: v for k, v in settings.items() if k != "checkpoint_every"}
-    digest.update(json.dumps([base, relevant, __version__], sort_keys=True).encode())
-    return digest.hexdigest()[:16]

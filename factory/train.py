@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from factory.catalog import CatalogEntry, load_catalog
+from factory.fingerprint import fingerprint
 from factory.home import Home
 from factory.registry import PREVIEWS_TAG, Registry, StyleVersion
 from factory.work import StyleTask, describe_failure
@@ -138,8 +139,6 @@ class _Planned:
 def _planned(
     entry: CatalogEntry, base: Base, preset: str, overrides: dict[str, Any], registry: Registry
 ) -> _Planned:
-    from factory.bulk import fingerprint
-
     settings = entry.settings(preset, overrides)
     try:
         image = entry.image.read_bytes()

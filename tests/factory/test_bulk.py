@@ -16,10 +16,10 @@ from factory.bulk import (
     SlotPlan,
     Snapshot,
     TrainingJob,
-    fingerprint,
     plan_slots,
     run_job,
 )
+from factory.fingerprint import fingerprint
 from factory.work import CHECKPOINT, Workbench
 from tests.factory.conftest import Shop, picture
 
