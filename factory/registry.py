@@ -70,6 +70,7 @@ class Registry:
     def __init__(self, home: Home) -> None:
         # MLflow reads these when imported; usage statistics would leave the machine.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
         home.path.mkdir(parents=True, exist_ok=True)
