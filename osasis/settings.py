@@ -170,7 +170,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "counterpart_steps": 20,
         "checkpoint_every": 5,
         "stylize_encode_steps": 20,
-        "stylize_decode_steps": 20,
+        "stylize_decode_steps": 10,
         "precision": "bfloat16",
     },
 }
