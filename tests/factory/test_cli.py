@@ -462,11 +462,11 @@ def test_checkpoint_of_another_configuration(sources: Path, tmp_path: Path) -> N
 def test_what_libraries_print_does_not_reach_standard_output() -> None:
     code = (
         "import os\n"
-        "from factory import cli\n"
-        "with cli._results_only_on_stdout():\n"
+        "from factory.cli import output\n"
+        "with output.results_only_on_stdout():\n"
         "    print('a notice')\n"
         "    os.write(1, b'a notice of C code\\n')\n"
-        "    cli._out('{}')\n"
+        "    output.out('{}')\n"
     )
     # As in a pipe: what Python prints waits in its buffer.
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
