@@ -8,7 +8,7 @@ FACTORY := $(BIN)/style-factory
 # On small machines idle OpenMP threads spin and starve the others.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-slow lint format clean
 
 install: $(VENV)/.installed
 
@@ -37,8 +37,15 @@ demo: install
 		--input $(SHARED)/data/portraits/val --output $(DEMO)/stylized
 	@echo "stylized photos: $(DEMO)/stylized; gallery: $$(ls -d $(DEMO)/home/jobs/*/gallery.html | tail -1)"
 
+# Two at a time: much of a test of Ray is waiting.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15
+
 test: install
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .
