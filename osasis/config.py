@@ -16,6 +16,8 @@ from typing import Any
 
 from osasis.errors import UserError
 
+PREDICTIONS = ("eps", "v")
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -32,6 +34,7 @@ class UNetConfig:
     heads: int = 1
     head_channels: int | None = None
     dropout: float = 0.0
+    prediction: str = "eps"
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,9 @@ class DiffAEConfig:
     latent_layers: int
     latent_hidden: int
     heads: int = 1
+    # What the UNet's last layer predicts: the noise, as published, or the velocity v (Salimans
+    # and Ho, 2022), which keeps colours right near pure noise after a short training.
+    prediction: str = "eps"
     prior: PriorConfig | None = None
 
     @property
@@ -143,6 +149,7 @@ class DiffAEConfig:
             embed_channels=self.embed_channels,
             z_channels=self.z_channels,
             heads=self.heads,
+            prediction=self.prediction,
         )
 
     @property
@@ -194,6 +201,10 @@ class DiffAEConfig:
                     f"image_size {self.image_size} cannot be halved {len(mult) - 1} times, as "
                     f"{field} {list(mult)} asks"
                 )
+        if self.prediction not in PREDICTIONS:
+            found.append(
+                f"prediction is {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}"
+            )
         if self.latent_layers < 2:
             found.append(f"latent_layers is {self.latent_layers}; at least 2 are needed")
         for mult in {*self.channel_mult, *self.encoder_channel_mult}:

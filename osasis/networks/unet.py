@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from osasis.config import UNetConfig
+from osasis.diffusion import linear_alphas_cumprod
 from osasis.networks.blocks import (
     AttentionBlock,
     BlockSequence,
@@ -110,6 +112,11 @@ class UNet(nn.Module):
         resolution level (finest first) and the middle block's last.
         Returns (B, out_channels, H, W).
         """
+        output = self.raw(x, t, z)
+        return output if self.config.prediction == "eps" else noise_of_velocity(output, x, t)
+
+    def raw(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
+        """What the last layer says: the noise, or v where the base predicts it."""
         emb = self._embed_time(timestep_embedding(t, self.config.model_channels))
         z_at = _level_conditions(z, len(self.config.channel_mult))
         h, skips = x, []
@@ -120,6 +127,21 @@ class UNet(nn.Module):
         for block, level in zip(self.output_blocks, self.output_levels, strict=True):
             h = block(torch.cat([h, skips.pop()], dim=1), emb, z_at(level))
         return self.out(h)
+
+
+def noise_of_velocity(v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The noise that a velocity implies: sqrt(1 - a) x_t + sqrt(a) v, with a = alpha_bar(t).
+
+    v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans and Ho, 2022, Appendix D). float32.
+    """
+    a = alpha_bars(x_t.device)[t.long()].view(-1, 1, 1, 1)
+    return (1 - a).sqrt() * x_t.float() + a.sqrt() * v.float()
+
+
+@lru_cache(maxsize=8)
+def alpha_bars(device: torch.device) -> Tensor:
+    """alpha_bar of the 1000 timesteps, (1000,) float32 on a device."""
+    return torch.from_numpy(linear_alphas_cumprod()).float().to(device)
 
 
 def _res(c: UNetConfig) -> Callable[..., ResBlock]:
