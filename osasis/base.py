@@ -77,7 +77,7 @@ class Base:
 
 
 def frozen(module: torch.nn.Module) -> torch.nn.Module:
-    """Inference form: no gradients, channels last (twice as fast on CPUs that compute in bfloat16)."""
+    """Inference form: no gradients, channels last (twice as fast in bfloat16)."""
     module.requires_grad_(False)
     return module.eval().to(memory_format=torch.channels_last)
 

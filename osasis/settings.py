@@ -76,7 +76,7 @@ class TrainSettings:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
-            if reason := _type_problem(value, hint):
+            if reason := type_problem(value, hint):
                 found.append(f"{field.name} is {value!r}; {reason}")
                 ill_typed.add(field.name)
         for name, (low, high) in RANGES.items():
@@ -211,7 +211,8 @@ def did_you_mean(word: str, known: Any) -> str:
     return f" (nearest: {', '.join(near)})" if near else ""
 
 
-def _type_problem(value: Any, hint: Any) -> str | None:
+def type_problem(value: Any, hint: Any) -> str | None:
+    """Why a value does not fit a field of this type; None where it does."""
     if options := [a for a in get_args(hint) if isinstance(a, str)]:
         return None if value in options else f"choose one of {', '.join(options)}"
     if hint is bool:
