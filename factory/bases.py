@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from factory.home import Home
 from osasis.base import JSON_NAME, read_base_info, save_base
@@ -50,6 +51,7 @@ def import_base(
     guide: GuideChoice | None = None,
     perceptual_net: str = "vgg",
     perceptual_weights: Path | None = None,
+    like: Path | None = None,
     photos: Path | None = None,
     max_photos: int = 256,
     licence: str = "",
@@ -58,23 +60,21 @@ def import_base(
     """Convert official checkpoints into a base of this installation; returns its base.json.
 
     replace: put it in the place of another base of this name, whose styles then have no base.
-
+    like: the folder of a base whose guide and perceptual net are taken, instead of those named.
     photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
     evenly spread: contents to train styles on. Raises UserError.
     """
     check_name(name, "base")
     sizes = load_config(config)
-    guide = guide or GuideChoice()
     tensors, mean, std = read_diffae(diffae, sizes, latent_stats)
     prior_tensors = read_prior(prior, sizes) if prior is not None else None
-    perceptual = PerceptualNet(perceptual_net, perceptual_weights)
-    spec, guide_weights = _guide(guide, perceptual)
+    parts = _parts(guide or GuideChoice(), perceptual_net, perceptual_weights, like)
     sources = {"diffae": diffae, "latent_stats": latent_stats, "prior": prior}
     # Beside the bases, then renamed: a half-written base is none, and an old one stays whole.
     staging = home.path / f"importing-{name}"
     shutil.rmtree(staging, ignore_errors=True)
-    if guide.config is not None:
-        write_atomic(staging / guide.config.name, guide.config.read_bytes())
+    for path in parts.beside:
+        write_atomic(staging / path.name, path.read_bytes())
     info = save_base(
         staging,
         name=name,
@@ -82,9 +82,9 @@ def import_base(
         diffae=tensors,
         z_mean=mean,
         z_std=std,
-        guide=spec,
-        guide_weights=guide_weights,
-        perceptual=perceptual,
+        guide=parts.guide,
+        guide_weights=parts.guide_weights,
+        perceptual=parts.perceptual,
         prior=prior_tensors,
         photos=example_photos(photos, sizes.image_size, max_photos) if photos else None,
         provenance={
@@ -122,7 +122,11 @@ def describe_base(home: Home, name: str | None) -> dict[str, Any]:
     """What base.json says, and the number of parameters and bytes."""
     folder = home.base_folder(name)
     info = read_base_info(folder)
-    return {**info, "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file())}
+    return {
+        **info,
+        "folder": str(folder),
+        "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+    }
 
 
 def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
@@ -153,12 +157,33 @@ def check_name(name: str, what: str) -> None:
         )
 
 
-def _guide(
-    choice: GuideChoice, perceptual: PerceptualNet
-) -> tuple[dict[str, Any], dict[str, torch.Tensor] | None]:
+@dataclass(frozen=True)
+class _Parts:
+    """What looks at images in a base. beside: further files that the guide needs."""
+
+    guide: dict[str, Any]
+    guide_weights: dict[str, torch.Tensor] | None
+    perceptual: PerceptualNet
+    beside: tuple[Path, ...] = ()
+
+
+def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | None) -> _Parts:
+    if like is not None:
+        info = read_base_info(like)
+        spec = info["guide"]
+        guide_file = like / "guide.safetensors"
+        config = spec.get("config")
+        return _Parts(
+            spec,
+            load_file(guide_file) if guide_file.is_file() else None,
+            PerceptualNet(info["perceptual"]["net"], like / "perceptual.safetensors"),
+            (like / config,) if config else (),
+        )
+    perceptual = PerceptualNet(net, weights)
     if choice.kind == "statistics":
         StatisticsGuide(perceptual, choice.stages, choice.grid)  # validates the stages
-        return {"kind": "statistics", "stages": list(choice.stages), "grid": choice.grid}, None
+        spec = {"kind": "statistics", "stages": list(choice.stages), "grid": choice.grid}
+        return _Parts(spec, None, perceptual)
     guide = open_clip_guide(choice.model, choice.pretrained, choice.config)
     spec = {
         "kind": "open_clip",
@@ -167,4 +192,5 @@ def _guide(
         "config": choice.config.name if choice.config else None,
         "facts": guide.facts,
     }
-    return spec, guide.model.state_dict()
+    beside = (choice.config,) if choice.config else ()
+    return _Parts(spec, guide.model.state_dict(), perceptual, beside)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from osasis.base import JSON_NAME
+from osasis.base import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.settings import did_you_mean
 
@@ -74,22 +74,41 @@ class Home:
                 ) from None
             yield
 
+    def base_folders(self) -> dict[str, Path]:
+        """Every base that can be used, by name: the home's own, then the package's."""
+        own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{JSON_NAME}")}
+        return dict(sorted(own.items())) | {
+            name: folder for name, folder in shipped_bases().items() if name not in own
+        }
+
     def base_names(self) -> list[str]:
-        if not self.bases.is_dir():
-            return []
-        return sorted(p.parent.name for p in self.bases.glob(f"*/{JSON_NAME}"))
+        return list(self.base_folders())
 
     def base_folder(self, name: str | None) -> Path:
-        """The folder of a base; None takes the only one. Raises UserError naming what there is."""
-        names = self.base_names()
-        if not names:
+        """The folder of a base.
+
+        None takes the home's only one, or the package's where the home has none. Raises UserError
+        naming what there is.
+        """
+        folders = self.base_folders()
+        own = [n for n, folder in folders.items() if folder.parent == self.bases]
+        choice = own or list(folders)
+        if not choice:
             raise UserError(f"no base in {self.bases}: make one with `style-factory base import`")
         if name is None:
-            if len(names) > 1:
-                raise UserError(f"several bases: choose one with --base ({', '.join(names)})")
-            name = names[0]
-        if name not in names:
+            if len(choice) > 1:
+                raise UserError(f"several bases: choose one with --base ({', '.join(choice)})")
+            name = choice[0]
+        if name not in folders:
             raise UserError(
-                f"unknown base {name!r}: there are {', '.join(names)}" + did_you_mean(name, names)
+                f"unknown base {name!r}: there are {', '.join(folders)}"
+                + did_you_mean(name, folders)
             )
-        return self.bases / name
+        return folders[name]
+
+    def base_with(self, fingerprint: str) -> Path | None:
+        """The folder of the base with this fingerprint, if it is here."""
+        for folder in self.base_folders().values():
+            if read_base_info(folder)["fingerprint"] == fingerprint:
+                return folder
+        return None

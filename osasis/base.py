@@ -28,6 +28,7 @@ from osasis.storage import save_tensors, sha256_file, write_json
 
 FORMAT = 1
 JSON_NAME = "base.json"
+SHIPPED = Path(__file__).parent / "bases"
 
 
 @dataclass
@@ -96,8 +97,11 @@ def save_base(
     prior: dict[str, Tensor] | None,
     photos: Tensor | None,
     provenance: dict[str, Any],
+    shard_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Write a base's folder; base.json comes last, so that a half-written base is no base.
+
+    shard_bytes: networks above this size become several files.
 
     guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
     "config"}``. photos: (N, 3, H, W) uint8. Returns what base.json says.
@@ -115,9 +119,12 @@ def save_base(
         files["guide"] = guide_weights
     hashes = {}
     for part, tensors in files.items():
-        path = folder / f"{part}.safetensors"
-        save_tensors(path, tensors)
-        hashes[path.name] = sha256_file(path)
+        shards = _shards(tensors, shard_bytes)
+        for number, shard in enumerate(shards, start=1):
+            suffix = f"-{number}-of-{len(shards)}" if len(shards) > 1 else ""
+            path = folder / f"{part}{suffix}.safetensors"
+            save_tensors(path, shard)
+            hashes[path.name] = sha256_file(path)
     info = {
         "format": FORMAT,
         "name": name,
@@ -131,6 +138,24 @@ def save_base(
     info["fingerprint"] = digest.hexdigest()[:16]
     write_json(folder / JSON_NAME, info)
     return info
+
+
+def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """The tensors in order, in as few groups as fit the limit; a larger tensor stands alone."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        size += tensor.nbytes
+        if limit is not None and size > limit and shards[-1]:
+            shards.append({})
+            size = tensor.nbytes
+        shards[-1][name] = tensor
+    return shards
+
+
+def shipped_bases() -> dict[str, Path]:
+    """The bases inside this package, by name."""
+    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
 
 
 def read_base_info(folder: Path) -> dict[str, Any]:
@@ -219,8 +244,11 @@ def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -
 
 
 def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
-    path = folder / f"{part}.safetensors"
-    try:
-        return {k: v.float() for k, v in load_file(path).items()}
-    except Exception as e:  # safetensors raises its own untyped errors
-        raise UserError(f"{path}: cannot be read ({e}); import the base again") from None
+    paths = sorted(folder.glob(f"{part}-*-of-*.safetensors")) or [folder / f"{part}.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            tensors |= {k: v.float() for k, v in load_file(path).items()}
+        except Exception as e:  # safetensors raises its own untyped errors
+            raise UserError(f"{path}: cannot be read ({e}); import the base again") from None
+    return tensors

@@ -36,6 +36,10 @@ class PhotoSet:
         digest.update(self.photos.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def images(self, limit: int | None = None) -> Tensor:
+        """The first photos (all of them by default), (N, 3, H, W) in [-1, 1]."""
+        return photo_tensor(self.photos[:limit])
+
     def batch(self, seed: int, iteration: int, size: int) -> Tensor:
         """The photos of one iteration, (size, 3, H, W) in [-1, 1], some of them mirrored.
 

@@ -155,7 +155,8 @@ class Pretraining:
                 return False
             objective.load_state_dict(loop.averaged())
         if self.worker.leads:
-            tensors = to_official(self.diffae.state_dict())
+            # The official layout stores some layers under two names; a file holds them twice.
+            tensors = {k: v.clone() for k, v in to_official(self.diffae.state_dict()).items()}
             save_tensors(done, {**tensors, "conds_mean": mean, "conds_std": std})
         return True
 

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from factory.cli.output import out, show
+from factory.cli.output import assignments, out, positive, say, show
 from factory.home import Home
 from osasis.errors import UserError
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    sub = commands.add_parser("base", help="bases: import, list, info").add_subparsers(
+    sub = commands.add_parser("base", help="bases: train, import, evaluate, list").add_subparsers(
         required=True, metavar="COMMAND"
     )
     p = sub.add_parser("import", parents=[common], help="convert official checkpoints")
@@ -35,6 +35,30 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--licence", default="", help="licence note")
     p.add_argument("--replace", action="store_true", help="replace another base of this name")
     p.set_defaults(run=_base_import)
+    p = sub.add_parser("train", parents=[common], help="train a base on photos of your own")
+    p.add_argument("name")
+    p.add_argument("--images", required=True, help="folder of photos of one domain")
+    p.add_argument("--config", required=True, help="portraits64, ... or a JSON file")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training"
+    )
+    p.add_argument("--start", type=Path, help="DiffAE checkpoint to begin with")
+    p.add_argument("--workers", type=int, default=1, help="workers that share every batch")
+    p.add_argument("--minutes", type=float, help="stop after so long; the same command continues")
+    p.add_argument("--like", help="base whose guide and perceptual net it takes")
+    p.add_argument("--licence", default="", help="licence note")
+    p.add_argument("--replace", action="store_true", help="replace another base of this name")
+    p.set_defaults(run=_base_train)
+    p = sub.add_parser("evaluate", parents=[common], help="how good a base is, on photos")
+    p.add_argument("name", nargs="?")
+    p.add_argument("--images", required=True, help="photos that it was not trained on")
+    p.add_argument("--steps", type=int, default=100, help="steps of a full schedule")
+    p.add_argument("--samples", type=int, default=0, help="samples for the Frechet distance")
+    p.add_argument("--limit", type=int, help="use the first so many photos")
+    p.add_argument("--lpips", choices=("vgg", "alex"), help="measure with LPIPS of this net")
+    p.add_argument("--lpips-weights", type=Path, help="its weights (default: download)")
+    p.add_argument("--output", type=Path, help="folder for the pictures of it")
+    p.set_defaults(run=_base_evaluate)
     p = sub.add_parser("list", parents=[common], help="all bases")
     p.set_defaults(run=_base_list)
     p = sub.add_parser("info", parents=[common], help="what a base is made of")
@@ -74,6 +98,55 @@ def _base_import(args: argparse.Namespace) -> int:
         out(json.dumps(info, indent=2))
     else:
         out(f"base {info['name']} imported (fingerprint {info['fingerprint']})")
+    return 0
+
+
+def _base_train(args: argparse.Namespace) -> int:
+    from pipelines.base_training import train_base
+
+    run = train_base(
+        args.name,
+        args.images,
+        config=args.config,
+        home=Home.find(args.home),
+        overrides=assignments(args.set, "--set"),
+        start=args.start,
+        workers=positive(args.workers, "--workers") or 1,
+        minutes=args.minutes,
+        like=args.like,
+        licence=args.licence,
+        replace=args.replace,
+        report=say,
+    )
+    if args.json:
+        out(json.dumps({"finished": run.finished, "left_out": run.left_out, "base": run.info}))
+    elif run.info is not None:
+        out(f"base {args.name} trained (fingerprint {run.info['fingerprint']})")
+    else:
+        out(f"stopped after {args.minutes:g} minute(s); the same command continues")
+    return 0 if run.finished else 1
+
+
+def _base_evaluate(args: argparse.Namespace) -> int:
+    from osasis.base import load_base
+    from osasis.evaluate import evaluate_base, pictures_of
+    from osasis.perceptual import PerceptualNet
+    from osasis.photo_set import read_photo_set
+
+    base = load_base(Home.find(args.home).base_folder(args.name))
+    photos = read_photo_set(args.images, base.config.image_size, say).images(args.limit)
+    net = PerceptualNet(args.lpips, args.lpips_weights) if args.lpips else None
+    evaluation, samples = evaluate_base(
+        base,
+        photos,
+        steps=positive(args.steps, "--steps") or 1,
+        samples=args.samples,
+        perceptual=net,
+        report=say,
+    )
+    if args.output is not None:
+        pictures_of(base, photos[:8], samples, args.steps, args.output)
+    show(args, {"base": base.name, **evaluation.to_dict()})
     return 0
 
 
