@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-SHARED ?= ../shared
+EXAMPLES := factory/examples
+# Each a style of the demo's catalog.
+STYLES := oil,engraving,pastel
+# One more than small machines have cores: three styles then end together.
+SLOTS ?= 3
 FACTORY := $(BIN)/style-factory
 # On small machines idle OpenMP threads spin and starve the others.
 export OMP_NUM_THREADS ?= 1
@@ -23,19 +27,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	else $(BIN)/python -m pip install --quiet -e '.[dev]'; fi
 	touch $@
 
+# Three styles on the base and pictures that the package carries; nothing else is needed.
 demo: install
-	@test -d $(SHARED)/portraits64-bootstrap || \
-		{ echo "the demo's base and pictures are expected in $(SHARED); see README.md"; exit 1; }
-	$(FACTORY) base import portraits64 --home $(DEMO)/home --config portraits64 \
-		--diffae $(SHARED)/portraits64-bootstrap/weights.safetensors \
-		--perceptual vgg --perceptual-weights $(SHARED)/weights/lpips_vgg.safetensors \
-		--photos $(SHARED)/data/portraits/train
-	$(FACTORY) train examples/catalog.yaml --home $(DEMO)/home \
-		--previews $(SHARED)/data/portraits/val
+	$(FACTORY) train $(EXAMPLES)/catalog.yaml --home $(DEMO)/home --slots $(SLOTS)
 	$(FACTORY) styles list --home $(DEMO)/home
-	$(FACTORY) stylize --home $(DEMO)/home --styles oil-ochre,ink-bold \
-		--input $(SHARED)/data/portraits/val --output $(DEMO)/stylized
-	@echo "stylized photos: $(DEMO)/stylized; gallery: $$(ls -d $(DEMO)/home/jobs/*/gallery.html | tail -1)"
+	$(FACTORY) stylize --home $(DEMO)/home --styles $(STYLES) \
+		--input $(EXAMPLES)/photos --output $(DEMO)/stylized
+	@echo
+	@echo "stylized photos:  $(DEMO)/stylized"
+	@echo "gallery:          $$(ls -d $(DEMO)/home/jobs/*/gallery.html | tail -1)"
+	@echo "to serve them:    $(FACTORY) serve --home $(DEMO)/home"
 
 # Two at a time: much of a test of Ray is waiting.
 WORKERS ?= 2

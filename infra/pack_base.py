@@ -1,0 +1,91 @@
+"""Make the base that the package ships, with its sample photos and style images.
+
+    python infra/pack_base.py --diffae RUN/weights/diffae.safetensors --config CONFIG.json \\
+        --perceptual perceptual.safetensors --card docs/model-card.md
+
+The photos are sampled from the base itself and the style images are painted by our own looks, so
+that nothing of the training data is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from osasis.base import SHIPPED, load_base, save_base
+from osasis.config import load_config
+from osasis.evaluate import draw_samples
+from osasis.images import png_bytes, tensor_to_image
+from osasis.importers import read_diffae
+from osasis.looks import paint
+from osasis.perceptual import PerceptualNet
+from osasis.storage import sha256_file, write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "factory" / "examples"
+SHARD_BYTES = 9_000_000
+# Which samples are shown, and which of them the looks are painted on, was chosen by eye.
+CHOICE = ROOT / "infra" / "embedded_base.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--diffae", required=True, type=Path)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--perceptual", required=True, type=Path)
+    args = parser.parse_args()
+    choice = json.loads(CHOICE.read_text())
+    config = load_config(args.config)
+    tensors, mean, std = read_diffae(args.diffae, config)
+    folder = SHIPPED / config.name
+
+    def save(photos: torch.Tensor | None) -> None:
+        save_base(
+            folder,
+            name=config.name,
+            config=config,
+            diffae={k: v.half() for k, v in tensors.items()},
+            z_mean=mean,
+            z_std=std,
+            guide=choice["guide"],
+            guide_weights=None,
+            perceptual=PerceptualNet("small", args.perceptual),
+            prior=None,
+            photos=photos,
+            provenance={
+                "sources": {
+                    p.name: {"sha256": sha256_file(p)} for p in (args.diffae, args.perceptual)
+                },
+                "licence": "Apache-2.0",
+                "card": "docs/model-card.md",
+            },
+            shard_bytes=SHARD_BYTES,
+        )
+
+    for old in folder.glob("*"):
+        old.unlink()
+    save(None)
+    base = load_base(folder)
+    samples = draw_samples(base, choice["samples"], steps=choice["steps"], seed=choice["seed"])
+    shown = choice["photos"]
+    # The last ones are held out of training; they are those that the examples show.
+    order = [i for i in range(len(samples)) if i not in shown and i not in choice["left_out"]]
+    kept = samples[torch.tensor(order + shown)]
+    save(((kept + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    for old in [*EXAMPLES.glob("photos/*.png"), *EXAMPLES.glob("styles/*.png")]:
+        old.unlink()
+    for number, i in enumerate(shown, start=1):
+        picture = png_bytes(tensor_to_image(samples[i]))
+        write_atomic(EXAMPLES / "photos" / f"portrait-{number:02}.png", picture)
+    for name, (look, sample, seed) in choice["styles"].items():
+        write_atomic(
+            EXAMPLES / "styles" / f"{name}.png",
+            png_bytes(tensor_to_image(paint(samples[sample], look, seed))),
+        )
+
+
+if __name__ == "__main__":
+    main()
