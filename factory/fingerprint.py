@@ -8,7 +8,6 @@ from typing import Any
 
 from factory import __version__
 
-
 WATCHING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 

@@ -14,7 +14,14 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 # What a slot gets where nothing waits but other slots still train: it may be needed again.
 ASK_AGAIN = ""
 # Kinds of failures. What is wrong with an image or a setting stays wrong.
-DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT = "died", "memory", "error", "diverged", "image", "input"
+DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT = (
+    "died",
+    "memory",
+    "error",
+    "diverged",
+    "image",
+    "input",
+)
 KINDS = (DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT)
 RETRIES = 2
 RETRY_ON = (DIED, MEMORY, ERROR)

@@ -126,7 +126,7 @@ def build_bank(
     size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
     parts: list[Contents] = []
     for start in range(0, size, CHUNK):
-        parts.append(bank_chunk(base, settings, start, base.photos).take(slice(size - start)))
+        parts.append(bank_chunk(base, settings, start, photos).take(slice(size - start)))
         if progress is not None:
             progress(min(start + CHUNK, size), size)
     return ContentBank(*parts)
@@ -175,7 +175,7 @@ class ContentBank:
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> ContentBank:
         """A bank from one file, or from a folder of shards in the order of their names."""
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        files = sorted(path.glob("shard-*.safetensors")) if path.is_dir() else [path]
         shards = []
         for file in files:
             t = load_file(file)

@@ -95,9 +95,7 @@ def diffae_candidates(
     return candidates.clamp(-1, 1), recoloured
 
 
-def nearest_photos(
-    base: Base, image: Tensor, photos: Photos, count: int = NEIGHBOURS
-) -> Contents:
+def nearest_photos(base: Base, image: Tensor, photos: Photos, count: int = NEIGHBOURS) -> Contents:
     """The photos whose normalised codes are nearest (cosine) to the image's (1, 3, H, W)."""
     z = (base.encode_z(image) - base.z_mean) / base.z_std
     near = F.cosine_similarity(z, (photos.z - base.z_mean) / base.z_std)

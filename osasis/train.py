@@ -149,7 +149,9 @@ class StyleTrainer:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Put weights back that ``weights`` gave."""
         for name, module in (("unet", self.unet), ("spn", self.spn)):
-            module.load_state_dict({k: weights[f"{name}.{k}"] for k, _ in module.named_parameters()})
+            module.load_state_dict(
+                {k: weights[f"{name}.{k}"] for k, _ in module.named_parameters()}
+            )
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors; copies."""

@@ -88,9 +88,7 @@ def _id_problems(entries: list[CatalogEntry]) -> list[Problem]:
     return problems
 
 
-def _setting_problems(
-    entry: CatalogEntry, preset: str, overrides: dict[str, Any]
-) -> list[Problem]:
+def _setting_problems(entry: CatalogEntry, preset: str, overrides: dict[str, Any]) -> list[Problem]:
     """What is wrong with an entry's overrides, each at its own line."""
     known = tuple(make_settings().to_dict())
     problems, usable = [], {}
