@@ -29,6 +29,7 @@ POLL_SECONDS = 0.5
 JOIN_SECONDS = 15.0
 # In a job's folder while it trains: how many slots it is to have.
 SLOTS = "slots.json"
+ENDED = "its slot ended early"
 
 Snapshot = dict[str, dict[str, Any]]
 
@@ -162,7 +163,7 @@ def run_job(
         states = ray.get(queue.snapshot.remote())
         if not crew.alive and not _settled(states):
             for state in (s for s in states.values() if s["state"] not in (DONE, FAILED)):
-                reason = crew.errors[0] if crew.errors else "its slot ended early"
+                reason = (crew.errors + ray.get(queue.broken_slots.remote()) + [ENDED])[0]
                 state |= {"state": FAILED, "reason": reason, "kind": DIED}
         on_progress(states)
     (job.folder / SLOTS).unlink(missing_ok=True)
@@ -269,7 +270,11 @@ def drain_queue(config: dict[str, Any]) -> None:
     if not ray.get(queue.hello.remote(slot)):
         return
     device = config["device"] if torch.cuda.is_available() else "cpu"
-    bench = config["open_bench"](Path(config["base"]), Path(config["previews"]), device)
+    try:
+        bench = config["open_bench"](Path(config["base"]), Path(config["previews"]), device)
+    except Exception as e:  # a restart would find the same
+        ray.get(queue.broken.remote(slot, describe_failure(e)))
+        return
     node = ray.get_runtime_context().get_node_id()
     while (style := ray.get(queue.lease.remote(slot, node))) is not None:
         if style == ASK_AGAIN:

@@ -49,6 +49,7 @@ class LeaseQueue:
         self.path = Path(path)
         self.retries, self.retry_on = retries, tuple(retry_on)
         self.starts: dict[int, int] = {}
+        self.slot_errors: list[str] = []
         self.states: dict[str, dict[str, Any]] = {s: {"state": WAITING} for s in styles}
         if self.path.is_file():
             for style, state in json.loads(self.path.read_text()).items():
@@ -60,6 +61,14 @@ class LeaseQueue:
         """A slot's worker starts; False where it died too often before it leased anything."""
         self.starts[slot] = self.starts.get(slot, 0) + 1
         return self.starts[slot] <= MAX_STARTS
+
+    def broken(self, slot: int, reason: str) -> None:
+        """A slot's worker could not set itself up, and ends."""
+        self.slot_errors.append(f"slot {slot} could not start: {reason}")
+
+    def broken_slots(self) -> list[str]:
+        """What kept slots from starting."""
+        return self.slot_errors
 
     def lease(self, slot: int, node: str = "") -> str | None:
         """The next style for a slot on a node, ``ASK_AGAIN``, or None where all are settled."""
