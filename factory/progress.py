@@ -37,9 +37,8 @@ def make_display(kind: str, report: Callable[[str], None] | None = None) -> Disp
     report: where lines and JSON lines go instead of standard error.
     """
     if kind not in KINDS:
-        raise UserError(
-            f"unknown progress {kind!r}: choose one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
-        )
+        near = did_you_mean(kind, KINDS)
+        raise UserError(f"unknown progress {kind!r}: choose one of {', '.join(KINDS)}{near}")
     if kind == "auto":
         kind = "table" if sys.stderr.isatty() else "json"
     write = report or (lambda line: print(line, file=sys.stderr, flush=True))

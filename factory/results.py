@@ -105,8 +105,8 @@ class TrainResult:
         rows = "".join(self._row(s) for s in self.styles)
         counts = ", ".join(f"{self.count(s)} {s}" for s in ("registered", "skipped", "failed"))
         return (
-            f"<p>{counts} in {self.seconds:.0f} s &middot; gallery: <code>{escape(str(self.gallery))}"
-            "</code></p><table><thead><tr><th>style</th><th></th><th>state</th><th></th>"
+            f"<p>{counts} in {self.seconds:.0f} s &middot; gallery: "
+            f"<code>{escape(str(self.gallery))}</code></p><table><thead><tr><th>style</th><th></th><th>state</th><th></th>"
             f"<th>metrics</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 

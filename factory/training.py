@@ -194,7 +194,8 @@ class _Run:
         told = False
         try:
             while waiting:
-                mine, others = [], []
+                mine: list[_Planned] = []
+                others: list[_Planned] = []
                 for p in waiting:
                     (others if claims.acquire(p.claim) else mine).append(p)
                 if mine:

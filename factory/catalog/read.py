@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Read:
         what = getattr(e, "problem", None) or str(e).splitlines()[0]
         return _broken(path, line, f"not valid YAML ({what})", "correct this line")
     styles = data.get("styles") if isinstance(data, dict) else None
-    if not isinstance(styles, list):
+    if node is None or not isinstance(data, dict) or not isinstance(styles, list):
         example = "write a list under 'styles:', such as `styles: [{image: a.png}]`"
         return _broken(path, 1, "it has no list of styles", example)
     top = _key_lines(node)
