@@ -8,14 +8,26 @@ from typing import Any
 
 from factory import __version__
 
+WATCHING = ("early_stop_patience", "keep_best", "watch", "watch_every")
+
 
 def fingerprint(
-    image: bytes, counterpart: bytes | None, base: str, settings: dict[str, Any]
+    image: bytes,
+    counterpart: bytes | None,
+    base: str,
+    settings: dict[str, Any],
+    contents: str | None = None,
 ) -> str:
-    """Identity of a trained style: image bytes, base, settings, code version."""
+    """Identity of a trained style: image bytes, base, settings, code version.
+
+    contents: of the photos that a run brought along as contents, where it did.
+    """
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())
-    # How often a checkpoint is written changes no result.
+    # How often a checkpoint is written changes no result, nor does a watch that is off.
     relevant = {k: v for k, v in settings.items() if k != "checkpoint_every"}
-    digest.update(json.dumps([base, relevant, __version__], sort_keys=True).encode())
+    if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
+        relevant = {k: v for k, v in relevant.items() if k not in WATCHING}
+    identity = [base, relevant, __version__] + ([contents] if contents else [])
+    digest.update(json.dumps(identity, sort_keys=True).encode())
     return digest.hexdigest()[:16]

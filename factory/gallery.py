@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from importlib import resources
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from string import Template
 
+from PIL import Image
+
 from osasis.storage import write_atomic
 
 # A curve with more values is drawn by the means of this many runs of neighbours.
 MAX_POINTS = 400
+# Pixels a side of what the page holds of a picture.
+MAX_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class GalleryStyle:
     provenance: dict[str, object]
     seconds: float | None
     reason: str | None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,22 @@ def _stat(name: str, value: object) -> str:
 def _image(png: bytes | None, alt: str) -> str:
     if not png:
         return '<span class="blank">no image</span>'
-    data = base64.b64encode(png).decode("ascii")
+    data = base64.b64encode(thumbnail(png)).decode("ascii")
     return (
         f'<img alt="{escape(alt)}" loading="lazy" decoding="async" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="data:image/webp;base64,{data}">'
     )
+
+
+@lru_cache(maxsize=4096)
+def thumbnail(png: bytes) -> bytes:
+    """A picture as a small WebP: a page of hundreds of styles stays light."""
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=90, method=4)
+    return buffer.getvalue()
 
 
 def _figure(png: bytes | None, alt: str, caption: str) -> str:
@@ -122,7 +140,8 @@ def duration(seconds: float) -> str:
 
 def _key(style: GalleryStyle) -> str:
     """What the page's filter looks at."""
-    return f'data-id="{escape(style.id.lower())}" data-state="{escape(style.state)}"'
+    words = " ".join([style.id, *style.tags]).lower()
+    return f'data-id="{escape(words)}" data-state="{escape(style.state)}"'
 
 
 def _state_chips(styles: Iterable[GalleryStyle]) -> str:

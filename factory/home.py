@@ -49,6 +49,20 @@ class Home:
         return self.path / "jobs"
 
     @property
+    def claims(self) -> Path:
+        return self.path / "claims"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints and unregistered bundles of styles, by id and fingerprint."""
+        return self.path / "styles-in-training"
+
+    @property
+    def cache(self) -> Path:
+        """What was downloaded from a registry's server; it may be deleted at any time."""
+        return self.path / "cache"
+
+    @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI where it is set, else sqlite below the home."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
@@ -59,19 +73,13 @@ class Home:
 
     @contextlib.contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        """Hold this home for one run of a kind; freed when the process ends, however it ends.
+        """Hold this home's lock of a name, after waiting for it where another process has it.
 
-        Raises UserError where another process holds it.
+        Freed when the process ends, however it ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / f".{what}.lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another `{what}` is running in home {self.path}; wait for it, or use another "
-                    "home"
-                ) from None
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
     def base_folders(self) -> dict[str, Path]:

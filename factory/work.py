@@ -15,33 +15,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from factory.claims import read_claim
+from factory.queue import DIVERGED, ERROR, IMAGE, INPUT, MEMORY
+from factory.uris import base_name
 from osasis.base import Base, load_base
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
-from osasis.errors import UserError
-from osasis.images import load_square, png_bytes, tensor_to_image
+from osasis.errors import ImageError, UserError
+from osasis.images import fit_square, image_to_tensor, load_image, png_bytes, tensor_to_image
 from osasis.metrics import style_metrics
 from osasis.mix import Mix
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_atomic, write_json
-from osasis.style import save_style
-from osasis.stylize import decode, encode
-from osasis.train import StyleTrainer
+from osasis.style import Style, save_style
+from osasis.stylize import Encodings, decode, encode
+from osasis.train import DivergedError, StyleTrainer
+from osasis.watch import Watch
 
 CHECKPOINT = "checkpoint.safetensors"
 COUNTERPART = "counterpart.safetensors"
 PREVIEWS = "previews"
+RESULT, TRAINING = "result.json", "training.json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
-# Called after each iteration with (iteration, iterations, total loss).
-OnIteration = Callable[[int, int, float], None]
+# Called after each iteration with (iteration, iterations, losses by name).
+OnIteration = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class StyleTask:
-    """One style to train, as a slot needs it. Paths are strings, so that JSON can carry it."""
+    """One style to train, as a slot needs it. Paths are strings, so that JSON can carry it.
+
+    source: where the image came from, for messages. claim: a file that names ``job`` as long as
+    the job may write.
+    """
 
     id: str
     image: str
@@ -52,19 +62,30 @@ class StyleTask:
     bank: str | None = None
     tags: tuple[str, ...] = ()
     licence: str = ""
+    source: str = ""
+    claim: str | None = None
+    job: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+class SupersededError(Exception):
+    """Another job has taken this style over."""
+
+
 @dataclass
 class Workbench:
-    """What a slot loads once: the base, the photos for previews, content banks by path."""
+    """What a slot loads once: the base, the photos for previews, content banks by path.
+
+    encodings: of the preview photos, which do not depend on the style.
+    """
 
     base: Base
     preview_photos: torch.Tensor
     device: torch.device
     banks: dict[str, ContentBank] = field(default_factory=dict)
+    encodings: dict[tuple[float, int, str], Encodings] = field(default_factory=dict)
 
     @classmethod
     def open(cls, base: Path, previews: Path, device: str) -> Workbench:
@@ -85,9 +106,10 @@ class Workbench:
         Raises UserError where the image is bad or training diverges.
         """
         folder, settings = Path(task.folder), TrainSettings(**task.settings)
+        if is_finished(folder):
+            return
         started = time.perf_counter()
-        size = self.base.config.image_size
-        image = load_square(task.image, size)[None].to(self.device)
+        image = self._picture(task.image, task.source)
         bank = self.bank(task.bank)
         counterpart = self._counterpart(task, image, settings, bank)
         contents: ContentSource = (
@@ -96,14 +118,30 @@ class Workbench:
             else SampledContents(self.base, settings)
         )
         trainer = StyleTrainer(self.base, image, counterpart, contents, settings)
-        before = restore(trainer, folder)
-        while trainer.iteration < settings.iterations:
+        watch = Watch(settings)
+        before = restore(trainer, watch, folder)
+        while trainer.iteration < settings.iterations and not watch.stop:
             trainer.step()
-            on_iteration(trainer.iteration, settings.iterations, trainer.history[-1]["total"])
+            on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
+            if watch.due(trainer.iteration):
+                watch.look(trainer, self._watched(trainer) if settings.watch != "total" else None)
             if trainer.iteration % settings.checkpoint_every == 0:
                 seconds = before + time.perf_counter() - started
-                checkpoint(trainer, folder, seconds)
-        self._finish(task, trainer, before + time.perf_counter() - started)
+                check_claim(task)
+                checkpoint(trainer, watch, folder, seconds)
+        kept = watch.settle(trainer)
+        check_claim(task)
+        self._finish(task, trainer, kept, before + time.perf_counter() - started)
+
+    def _picture(self, path: str, source: str) -> torch.Tensor:
+        """An image as (1, 3, H, W) on the device. Raises ImageError naming where it came from."""
+        size = self.base.config.image_size
+        image = load_image(path, name=source or path, target=size)
+        return image_to_tensor(fit_square(image, size))[None].to(self.device)
+
+    def _watched(self, trainer: StyleTrainer) -> dict[str, float]:
+        """The metrics of what has been trained so far."""
+        return self._measure(trainer, trainer.style("watched"))[1]
 
     def _counterpart(
         self,
@@ -114,73 +152,109 @@ class Workbench:
     ) -> torch.Tensor:
         """The given counterpart, or one that is made once and kept for a resumed run."""
         if task.counterpart is not None:
-            size = self.base.config.image_size
-            return load_square(task.counterpart, size)[None].to(self.device)
+            return self._picture(task.counterpart, f"counterpart of {task.source or task.image}")
         kept = Path(task.folder) / COUNTERPART
         if kept.is_file():
             return load_file(kept)["counterpart"].to(self.device)
-        photos = bank.contents if bank is not None else None
-        made = photo_counterpart(self.base, image, settings, photos)
+        made = photo_counterpart(self.base, image, settings, bank)
         save_tensors(kept, {"counterpart": made})
         return made
 
-    def _finish(self, task: StyleTask, trainer: StyleTrainer, seconds: float) -> None:
+    def _finish(self, task: StyleTask, trainer: StyleTrainer, kept: int, seconds: float) -> None:
         style = trainer.style(task.id)
         style.info |= {
             "base": self.base.fingerprint,
             "base_name": self.base.name,
             "fingerprint": task.fingerprint,
-            "source_image": Path(task.image).name,
+            "source_image": base_name(task.source or task.image),
             "tags": list(task.tags),
             "licence": task.licence,
             "train_seconds": round(seconds, 2),
         }
-        folder = Path(task.folder)
-        settings = trainer.settings
+        folder, settings = Path(task.folder), trainer.settings
+        if kept != trainer.iteration or trainer.iteration != settings.iterations:
+            style.info |= {"iterations_trained": trainer.iteration, "iteration_kept": kept}
         if settings.compact_rank is not None:
             style = style.compact(rank=settings.compact_rank)
         elif settings.compact_energy is not None:
             style = style.compact(energy=settings.compact_energy)
-        encodings = encode(
-            self.base,
-            self.preview_photos,
-            t0=settings.t0,
-            steps=settings.stylize_encode_steps,
-            precision=settings.precision,
-        )
-        images = decode(
-            self.base, encodings, Mix.of(task.id), {task.id: style}, precision=settings.precision
-        )
+        images, metrics = self._measure(trainer, style)
         for i, picture in enumerate(images):
             write_atomic(folder / PREVIEWS / f"{i:02d}.png", png_bytes(tensor_to_image(picture)))
-        metrics = style_metrics(
-            self.base, self.preview_photos, images, trainer.style_image, trainer.counterpart
-        )
-        write_json(
-            folder / "result.json",
-            {"metrics": metrics, "history": trainer.history, "seconds": seconds},
-        )
+        result = {"metrics": metrics, "history": trainer.history, "seconds": seconds}
+        write_json(folder / RESULT, result)
+        # The same goes with the bundle: what a report shows needs no query a style.
+        write_json(folder / "style" / TRAINING, result)
         save_style(folder / "style", style, trainer.style_image[0], trainer.counterpart[0])
 
+    def _measure(
+        self, trainer: StyleTrainer, style: Style
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The preview photos in a style (N, 3, H, W), and its metrics on them."""
+        settings = trainer.settings
+        key = (settings.t0, settings.stylize_encode_steps, settings.precision)
+        if key not in self.encodings:
+            t0, steps, precision = key
+            self.encodings[key] = encode(
+                self.base, self.preview_photos, t0=t0, steps=steps, precision=precision
+            )
+        images = decode(
+            self.base,
+            self.encodings[key],
+            Mix.of(style.id),
+            {style.id: style},
+            precision=settings.precision,
+        )
+        return images, style_metrics(
+            self.base, self.preview_photos, images, trainer.style_image, trainer.counterpart
+        )
 
-def checkpoint(trainer: StyleTrainer, folder: Path, seconds: float) -> None:
+
+def is_finished(folder: Path) -> bool:
+    """Whether a style's folder holds its whole bundle: style.json is the last that is written."""
+    return (folder / RESULT).is_file() and (folder / "style" / "style.json").is_file()
+
+
+def check_claim(task: StyleTask) -> None:
+    """Raises SupersededError where another job has taken the style over."""
+    if task.claim is None:
+        return
+    holder = read_claim(Path(task.claim))
+    if holder is not None and holder.job != task.job:
+        raise SupersededError(f"job {holder.job} has taken {task.id} over")
+
+
+def checkpoint(trainer: StyleTrainer, watch: Watch, folder: Path, seconds: float) -> None:
     """Write a style's training state; the JSON rides in the tensors' file, so that both or
     neither are there."""
-    info = {**trainer.state_info(), "seconds": seconds}
-    save_tensors(folder / CHECKPOINT, trainer.state_tensors(), {"info": json.dumps(info)})
+    info = {**trainer.state_info(), "watch": watch.state_info(), "seconds": seconds}
+    tensors = {**trainer.state_tensors(), **watch.state_tensors()}
+    save_tensors(folder / CHECKPOINT, tensors, {"info": json.dumps(info)})
 
 
-def restore(trainer: StyleTrainer, folder: Path) -> float:
+def restore(trainer: StyleTrainer, watch: Watch, folder: Path) -> float:
     """Continue from a style's checkpoint where there is one; returns the seconds spent before."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return 0.0
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as f:
         info = json.loads(f.metadata()["info"])
-    trainer.load_state(load_file(path), info)
+    tensors = load_file(path)
+    trainer.load_state(tensors, info)
+    watch.load_state(tensors, info["watch"])
     return float(info["seconds"])
+
+
+def failure_kind(error: BaseException) -> str:
+    """What sort of failure it was; retries are chosen by it."""
+    if isinstance(error, DivergedError):
+        return DIVERGED
+    if isinstance(error, ImageError):
+        return IMAGE
+    if isinstance(error, UserError):
+        return INPUT
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return MEMORY if memory or "out of memory" in str(error).lower() else ERROR
 
 
 def describe_failure(error: BaseException) -> str:

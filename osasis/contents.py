@@ -26,6 +26,8 @@ from osasis.storage import save_tensors
 
 # The last photos of a base are kept out of training: styles are shown and measured on them.
 HELD_OUT = 6
+# Contents that a bank computes in one forward pass.
+CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Contents:
     z: Tensor
     x_t0: Tensor
 
-    def take(self, index: Tensor) -> Contents:
+    def take(self, index: Tensor | slice) -> Contents:
         return Contents(self.photo[index], self.z[index], self.x_t0[index])
 
     def to(self, device: torch.device) -> Contents:
@@ -94,51 +96,93 @@ class SampledContents:
         return encode_contents(self.base, photos, self.settings)
 
 
+def bank_chunk(
+    base: Base, settings: TrainSettings, start: int, photos: Tensor | None = None
+) -> Contents:
+    """The ``CHUNK`` contents of a bank from number ``start``.
+
+    Of photos (N, 3, H, W) uint8, the last one repeated beyond their end; else sampled with a
+    seed of their own. Deterministic: the same in a bank of any size, computed in any order.
+    """
+    if photos is not None:
+        index = torch.arange(start, start + CHUNK).clamp_max(len(photos) - 1)
+        return encode_contents(base, photo_tensor(photos[index]).to(base.device), settings)
+    seed = derived_seed(settings.seed, f"bank {start}")
+    return SampledContents(base, settings).draw(CHUNK, torch.Generator().manual_seed(seed))
+
+
+def bank_photos(base: Base) -> Tensor | None:
+    """The base's photos that a bank may hold: all but those that are held out."""
+    if base.photos is None:
+        return None
+    return base.photos[: max(1, len(base.photos) - HELD_OUT)]
+
+
 def build_bank(
     base: Base, settings: TrainSettings, progress: Progress | None = None
 ) -> ContentBank:
-    """The content bank of a base: its own photos where it has any, else sampled ones.
-
-    Deterministic in the base and the settings; encoded in chunks of fixed size, so that each
-    content is the same in a bank of any size.
-    """
-    size, chunk = settings.bank_size, 8
-    source = SampledContents(base, settings)
-    if base.photos is not None:
-        size = min(size, max(1, len(base.photos) - HELD_OUT))
+    """The content bank of a base: its own photos where it has any, else sampled ones."""
+    photos = bank_photos(base)
+    size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
     parts: list[Contents] = []
-    for start in range(0, size, chunk):
-        if base.photos is not None:
-            index = torch.arange(start, start + chunk).clamp_max(len(base.photos) - 1)
-            photos = photo_tensor(base.photos[index]).to(base.device)
-            parts.append(encode_contents(base, photos, settings))
-        else:
-            seed = derived_seed(settings.seed, f"bank {start}")
-            parts.append(source.draw(chunk, torch.Generator().manual_seed(seed)))
+    for start in range(0, size, CHUNK):
+        parts.append(bank_chunk(base, settings, start, photos).take(slice(size - start)))
         if progress is not None:
-            progress(min(start + chunk, size), size)
-    fields = ("photo", "z", "x_t0")
-    joined = Contents(*(torch.cat([getattr(p, f) for p in parts])[:size] for f in fields))
-    return ContentBank(joined)
+            progress(min(start + CHUNK, size), size)
+    return ContentBank(*parts)
 
 
 class ContentBank:
-    """Contents computed once for every style of a base; draws are without replacement."""
+    """Contents computed once for every style of a base; draws are without replacement.
 
-    def __init__(self, contents: Contents) -> None:
-        self.contents = contents
+    Kept as it was stored, in shards: what is read from files stays on disk until it is drawn
+    (memory-mapped), and workers of one machine share it. device: where draws go.
+    """
+
+    def __init__(self, *shards: Contents, device: torch.device | str | None = None) -> None:
+        self.shards = shards
+        self.device = torch.device(device) if device is not None else shards[0].photo.device
+        # Codes are small, and a counterpart looks at all of them.
+        self.z = torch.cat([s.z for s in shards]).to(self.device)
+        self._places = [(k, i) for k, s in enumerate(shards) for i in range(len(s))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def take(self, index: Tensor) -> Contents:
+        """The contents of these numbers, copied to the device."""
+        rows = [self._places[i] for i in index.tolist()]
+
+        def gather(name: str) -> Tensor:
+            return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows])
+
+        return Contents(gather("photo"), gather("z"), gather("x_t0")).to(self.device)
+
+    @property
+    def contents(self) -> Contents:
+        """All of them, joined."""
+        return self.take(torch.arange(len(self)))
 
     def draw(self, count: int, generator: torch.Generator) -> Contents:
-        order = torch.randperm(len(self.contents), generator=generator)
+        order = torch.randperm(len(self), generator=generator)
         # A bank smaller than the batch repeats its contents.
-        index = order.repeat(-(-count // len(order)))[:count]
-        return self.contents.take(index.to(self.contents.photo.device))
+        return self.take(order.repeat(-(-count // len(order)))[:count])
 
     def save(self, path: Path) -> None:
-        c = self.contents
-        save_tensors(path, {"photo": c.photo, "z": c.z, "x_t0": c.x_t0})
+        """Write all of it as one file."""
+        save_contents(path, self.contents)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> ContentBank:
-        t = load_file(path)
-        return cls(Contents(t["photo"], t["z"], t["x_t0"]).to(torch.device(device)))
+        """A bank from one file, or from a folder of shards in the order of their names."""
+        files = sorted(path.glob("shard-*.safetensors")) if path.is_dir() else [path]
+        shards = []
+        for file in files:
+            t = load_file(file)
+            shards.append(Contents(t["photo"], t["z"], t["x_t0"]))
+        return cls(*shards, device=device)
+
+
+def save_contents(path: Path, c: Contents) -> None:
+    """Write contents as one safetensors file, atomically."""
+    save_tensors(path, {"photo": c.photo, "z": c.z, "x_t0": c.x_t0})

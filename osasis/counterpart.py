@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.base import Base
-from osasis.contents import Contents
+from osasis.contents import ContentBank, Contents
 from osasis.diffusion import (
     ancestral_step,
     ddim_sample,
@@ -24,9 +24,12 @@ from osasis.settings import TrainSettings
 # Photos whose codes and palette a counterpart borrows.
 NEIGHBOURS = 8
 
+# What a counterpart may lean on: contents, in memory or in a bank.
+Photos = Contents | ContentBank
+
 
 def photo_counterpart(
-    base: Base, style_image: Tensor, settings: TrainSettings, photos: Contents | None = None
+    base: Base, style_image: Tensor, settings: TrainSettings, photos: Photos | None = None
 ) -> Tensor:
     """The photo counterpart of a style image (1, 3, H, W) in [-1, 1]; the same shape.
 
@@ -64,7 +67,7 @@ def prior_candidates(base: Base, style_image: Tensor, settings: TrainSettings) -
 
 @torch.no_grad()
 def diffae_candidates(
-    base: Base, style_image: Tensor, settings: TrainSettings, photos: Contents | None
+    base: Base, style_image: Tensor, settings: TrainSettings, photos: Photos | None
 ) -> tuple[Tensor, Tensor]:
     """Candidates without a prior: the DiffAE denoises towards nearby photos.
 
@@ -92,9 +95,7 @@ def diffae_candidates(
     return candidates.clamp(-1, 1), recoloured
 
 
-def nearest_photos(
-    base: Base, image: Tensor, photos: Contents, count: int = NEIGHBOURS
-) -> Contents:
+def nearest_photos(base: Base, image: Tensor, photos: Photos, count: int = NEIGHBOURS) -> Contents:
     """The photos whose normalised codes are nearest (cosine) to the image's (1, 3, H, W)."""
     z = (base.encode_z(image) - base.z_mean) / base.z_std
     near = F.cosine_similarity(z, (photos.z - base.z_mean) / base.z_std)

@@ -8,6 +8,9 @@ from torch import Tensor
 from osasis.base import Base
 from osasis.losses import edge_loss
 
+# What ``style_metrics`` measures.
+METRICS = ("style_distance", "direction", "edges", "lpips")
+
 
 @torch.no_grad()
 def style_metrics(

@@ -69,6 +69,13 @@ class TrainSettings:
     compact_rank: int | None = None
     compact_energy: float | None = None
     checkpoint_every: int = 10
+    # Not in the paper, and off: stop after so many looks without a better value, and keep the
+    # best iteration instead of the last. A look is at the mean loss since the one before, or at
+    # a metric of the preview photos, every ``watch_every`` iterations.
+    early_stop_patience: int | None = None
+    keep_best: bool = False
+    watch: Choice["total", "style_distance", "direction", "edges", "lpips"] = "total"
+    watch_every: int = 10
 
     def problems(self) -> list[str]:
         """Everything that is wrong with these settings, one line each."""
@@ -139,6 +146,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "compact_energy": (0.01, 0.9999),
     "bank_size": (1, 1_000_000),
     "checkpoint_every": (1, 100_000),
+    "early_stop_patience": (1, 100_000),
+    "watch_every": (1, 100_000),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

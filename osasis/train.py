@@ -141,6 +141,18 @@ class StyleTrainer:
         info = {"base": self.base.fingerprint}
         return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info)
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of epsilon_B and the SPN as they are now, without the optimisers; copies."""
+        modules = (("unet", self.unet), ("spn", self.spn))
+        return {f"{n}.{k}": p.detach().clone() for n, m in modules for k, p in m.named_parameters()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put weights back that ``weights`` gave."""
+        for name, module in (("unet", self.unet), ("spn", self.spn)):
+            module.load_state_dict(
+                {k: weights[f"{name}.{k}"] for k, _ in module.named_parameters()}
+            )
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors; copies."""
         tensors = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from factory.cli import base, styles, stylize, train
+from factory.cli import base, catalog, slots, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
 from osasis.errors import UserError
 
@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"style-factory {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train.add(commands, common)
+    catalog.add(commands, common)
+    slots.add(commands, common)
     stylize.add(commands, common)
     styles.add(commands, common)
     base.add(commands, common)

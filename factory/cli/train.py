@@ -7,19 +7,34 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.cli.output import assignments, out, positive, say, show
+from factory.cli.output import assignments, out, positive, show
 from factory.home import Home
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p = commands.add_parser("train", parents=[common], help="train a catalog of style images")
-    p.add_argument("catalog", help="YAML file, folder of images, or one image")
+    p.add_argument("catalog", help="YAML or CSV file, folder of images, or one image")
     p.add_argument("--base", help="name of the base (default: the only one)")
     p.add_argument("--preset", default="fast", help="reference, default or fast")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting"
     )
     p.add_argument("--slots", type=int, help="styles trained at once (default: a GPU or CPU each)")
+    p.add_argument("--gpus-per-slot", type=float, help="GPUs each slot takes, such as 0.5")
+    p.add_argument("--retries", type=int, default=2, help="how often a style is tried again")
+    p.add_argument(
+        "--retry-on", default="died,memory,error", metavar="KINDS",
+        help="failures that are retried: died, memory, error, diverged, image, input",
+    )  # fmt: skip
+    p.add_argument(
+        "--gate", action="append", default=[], metavar="METRIC<=X",
+        help="a style that misses it is registered as candidate, not champion",
+    )  # fmt: skip
+    p.add_argument("--contents", help="folder of photos to train on instead of the base's own")
+    p.add_argument(
+        "--progress", default="auto",
+        help="auto (a table in a terminal, else JSON lines), table, lines, json or none",
+    )  # fmt: skip
     p.add_argument("--previews", help="folder of photos for the gallery (default: the base's own)")
     p.set_defaults(run=_train)
 
@@ -40,7 +55,7 @@ def add_text_edit(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from factory.train import train
+    from factory.training import train
 
     result = train(
         args.catalog,
@@ -49,17 +64,15 @@ def _train(args: argparse.Namespace) -> int:
         preset=args.preset,
         overrides=assignments(args.set, "--set"),
         slots=positive(args.slots, "--slots"),
+        gpus_per_slot=args.gpus_per_slot,
+        retries=args.retries,
+        retry_on=[k.strip() for k in args.retry_on.split(",") if k.strip()],
+        gate=args.gate,
+        contents=args.contents,
         previews=args.previews,
-        report=say,
+        progress=args.progress,
     )
-    if args.json:
-        out(json.dumps(result.to_dict(), indent=2))
-    else:
-        for s in result.styles:
-            what = s.reason if s.state == "failed" else f"version {s.version}"
-            took = f" in {s.seconds:.0f} s" if s.seconds is not None else ""
-            out(f"{s.id:32} {s.state:12} {what}{took}")
-        out(f"gallery: {result.gallery}")
+    out(json.dumps(result.to_dict(), indent=2) if args.json else result.summary())
     return 1 if result.failed else 0
 
 

@@ -1,0 +1,17 @@
+"""The catalog: the style images to train, checked before anything runs.
+
+A catalog is a YAML file, a CSV file, a folder of images, or one image. Every problem of it is
+found at once, each with its file, its line and what to do.
+"""
+
+from factory.catalog.check import Catalog, check_catalog, load_catalog
+from factory.catalog.entries import CatalogEntry, CatalogError, Problem
+
+__all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "CatalogError",
+    "Problem",
+    "check_catalog",
+    "load_catalog",
+]

@@ -1,0 +1,121 @@
+"""How a run of training ended, for programs, terminals and notebooks."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StyleResult:
+    """How one style of a run ended: registered, skipped (was registered before) or failed.
+
+    alias: champion, or candidate where the quality gate kept it from that; gate says why.
+    kind: what sort of failure it was. attempts: how often it was tried.
+    """
+
+    id: str
+    state: str
+    version: int | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    alias: str | None = None
+    gate: tuple[str, ...] = ()
+    kind: str | None = None
+    attempts: int = 1
+
+    @property
+    def note(self) -> str:
+        """What a table says beside the state."""
+        if self.state == "failed":
+            return self.reason or "no reason was recorded"
+        note = f"version {self.version}"
+        return note + (f", candidate: {'; '.join(self.gate)}" if self.gate else "")
+
+
+@dataclass(frozen=True)
+class BankUse:
+    """What a content bank cost and spared. with_seconds: mean training time of a style in this
+    run (None where none was trained); without_seconds: the same with contents sampled anew at
+    every iteration, from a draw that was measured when the bank was built."""
+
+    contents: int
+    build_seconds: float
+    with_seconds: float | None
+    without_seconds: float | None
+
+    def __str__(self) -> str:
+        text = f"content bank: {self.contents} contents, built once in {self.build_seconds:.1f} s"
+        if self.with_seconds is None or self.without_seconds is None:
+            return text
+        return (
+            f"{text}; a style trains in {self.with_seconds:.1f} s with it, in about "
+            f"{self.without_seconds:.1f} s without"
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A run of ``train``. gallery: the HTML report. folder: the job's."""
+
+    styles: tuple[StyleResult, ...]
+    gallery: Path
+    folder: Path
+    seconds: float
+    banks: tuple[BankUse, ...] = ()
+
+    @property
+    def failed(self) -> tuple[StyleResult, ...]:
+        return tuple(s for s in self.styles if s.state == "failed")
+
+    def count(self, state: str) -> int:
+        """How many styles ended in a state."""
+        return sum(s.state == state for s in self.styles)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "styles": [asdict(s) for s in self.styles],
+            "gallery": str(self.gallery),
+            "folder": str(self.folder),
+            "job": self.folder.name,
+            "seconds": round(self.seconds, 2),
+            "content_banks": [asdict(b) for b in self.banks],
+        }
+
+    def summary(self) -> str:
+        """The table that ends a run."""
+        width = max([len(s.id) for s in self.styles] + [5])
+        lines = [
+            f"{s.id:{width}}  {s.state:10}  {s.note}"
+            + (f" in {s.seconds:.0f} s" if s.seconds is not None else "")
+            + (f" after {s.attempts} attempts" if s.attempts > 1 and s.state != "failed" else "")
+            for s in self.styles
+        ]
+        states = ("registered", "skipped", "failed")
+        lines.append(", ".join(f"{self.count(state)} {state}" for state in states))
+        lines += [str(bank) for bank in self.banks]
+        return "\n".join([*lines, f"gallery: {self.gallery}"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row a style, with its first previews."""
+        rows = "".join(self._row(s) for s in self.styles)
+        counts = ", ".join(f"{self.count(s)} {s}" for s in ("registered", "skipped", "failed"))
+        return (
+            f"<p>{counts} in {self.seconds:.0f} s &middot; gallery: "
+            f"<code>{escape(str(self.gallery))}</code></p><table><thead><tr><th>style</th><th></th><th>state</th><th></th>"
+            f"<th>metrics</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    def _row(self, style: StyleResult) -> str:
+        thumbs = self.folder / "thumbnails" / f"{style.id}.webp"
+        image = ""
+        if thumbs.is_file():
+            data = base64.b64encode(thumbs.read_bytes()).decode()
+            image = f'<img alt="{escape(style.id)}" src="data:image/webp;base64,{data}">'
+        metrics = ", ".join(f"{k} {v:.3g}" for k, v in style.metrics.items())
+        cells = (escape(style.id), image, escape(style.state), escape(style.note), escape(metrics))
+        return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"

@@ -1,0 +1,401 @@
+"""`style-factory train`: from a catalog to registered styles and a gallery."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory.banks import Bank, Photos, ensure_banks
+from factory.bases import example_photos
+from factory.catalog import CatalogEntry, load_catalog
+from factory.claims import Claims
+from factory.fingerprint import fingerprint
+from factory.gate import Condition, gate_failures, parse_gate
+from factory.home import Home
+from factory.progress import Display, make_display
+from factory.queue import KINDS, RETRIES, RETRY_ON
+from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry, StyleVersion
+from factory.results import BankUse, StyleResult, TrainResult
+from factory.work import CHECKPOINT, StyleTask, describe_failure
+from osasis.base import Base, load_base, photo_tensor
+from osasis.contents import HELD_OUT
+from osasis.errors import UserError
+from osasis.images import find_images, load_square
+from osasis.settings import TrainSettings
+from osasis.storage import save_tensors, sha256_file, sha256_text, write_atomic
+from osasis.style import load_style
+
+PREVIEW_COUNT = 6
+# How often a run looks whether another job has finished a style that both want.
+LOOK_SECONDS = 2.0
+IMAGE, COUNTERPART = "image.bin", "photo.bin"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run may choose beside its catalog; see ``train``."""
+
+    preset: str = "fast"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    slots: int | None = None
+    gpus_per_slot: float | None = None
+    retries: int = RETRIES
+    retry_on: tuple[str, ...] = RETRY_ON
+    gate: tuple[Condition, ...] = ()
+
+
+def train(
+    catalog: str | Path,
+    *,
+    home: Home | str | Path | None = None,
+    base: str | None = None,
+    preset: str = "fast",
+    overrides: dict[str, Any] | None = None,
+    slots: int | None = None,
+    gpus_per_slot: float | None = None,
+    retries: int = RETRIES,
+    retry_on: Sequence[str] = RETRY_ON,
+    gate: Sequence[str] = (),
+    contents: str | Path | None = None,
+    previews: str | Path | None = None,
+    progress: str = "none",
+    report: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Train a catalog's styles on Ray, register them, write the gallery.
+
+    base: name of a base; None takes the only one. overrides: training settings for the whole
+    run. slots: styles trained at once; None is one a GPU, or a CPU. gpus_per_slot: such as 0.5.
+    retries, retry_on: how often a style is tried again after which kinds of failures. gate:
+    conditions such as ``style_distance<=0.8``, beside the catalog's own; a style that misses one
+    is registered as candidate. contents: folder of photos to train on instead of the base's.
+    previews: photos to show every style on; None takes the base's own. progress: auto, table,
+    lines, json or none; report gets the lines instead of standard error.
+
+    Styles whose fingerprint is registered are skipped; one that another job trains at this moment
+    is waited for. Raises UserError for mistakes that concern the whole run; a style that fails is
+    in the result.
+    """
+    if not isinstance(home, Home):
+        home = Home.find(str(home) if home is not None else None)
+    if unknown := [k for k in retry_on if k not in KINDS]:
+        raise UserError(f"retry-on {unknown[0]!r} is unknown: choose of {', '.join(KINDS)}")
+    if retries < 0:
+        raise UserError(f"retries is {retries}; it must be at least 0")
+    if report is not None and progress == "none":
+        progress = "lines"
+    options = TrainOptions(
+        preset, overrides or {}, slots, gpus_per_slot, retries, tuple(retry_on), parse_gate(gate)
+    )
+    with make_display(progress, report) as display:
+        return _Run(home, options, display).train(Path(catalog), base, contents, previews)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A style of a run: what it is to become, and whether it is there already."""
+
+    entry: CatalogEntry
+    settings: TrainSettings
+    fingerprint: str
+    registered: StyleVersion | None
+    reason: str | None = None
+
+    @property
+    def claim(self) -> str:
+        return f"{self.entry.id}-{self.fingerprint}"
+
+
+class _Run:
+    """One run of ``train``: its job folder, claims and results."""
+
+    def __init__(self, home: Home, options: TrainOptions, display: Display) -> None:
+        self.home, self.options, self.display = home, options, display
+        self.report = display.say
+        self.started = time.perf_counter()
+        self.results: dict[str, StyleResult] = {}
+        self.trained: list[tuple[Bank, TrainSettings, float]] = []
+        self.banks: dict[Path, Bank] = {}
+
+    def train(
+        self,
+        catalog: Path,
+        base: str | None,
+        contents: str | Path | None,
+        previews: str | Path | None,
+    ) -> TrainResult:
+        options = self.options
+        read = load_catalog(catalog, options.preset, options.overrides)
+        self.gate = (*options.gate, *parse_gate(read.gate))
+        self.base_folder = self.home.base_folder(base)
+        self.base = load_base(self.base_folder)
+        photos = _preview_photos(self.base, previews)
+        size = self.base.config.image_size
+        self.photos = Photos(example_photos(Path(contents), size, 4096)) if contents else None
+        self.registry = Registry(self.home)
+        plan = self._plan(read.entries)
+        self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{_job_key(plan)}"
+        self.folder = self.home.jobs / self.job
+        self.previews = self.folder / "previews.safetensors"
+        save_tensors(self.previews, {"photos": photos})
+        self.previews_key = sha256_file(self.previews)
+        self.results = {p.entry.id: _settled(p) for p in plan}
+        waiting = [p for p in plan if p.registered is None and p.reason is None]
+        self.report(
+            f"{len(plan)} style(s) on base {self.base.name}: {len(waiting)} to train, "
+            f"{sum(p.registered is not None for p in plan)} registered before"
+        )
+        if waiting:
+            self._train_all(waiting)
+        from factory.report import write_run_gallery
+
+        seconds = time.perf_counter() - self.started
+        gallery = self.folder / "gallery.html"
+        result = TrainResult(
+            tuple(self.results.values()), gallery, self.folder, seconds, self._bank_uses()
+        )
+        write_run_gallery(result, read.entries, self.base, photos, self.previews_key, self.registry)
+        write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
+        return result
+
+    def _plan(self, entries: Iterable[CatalogEntry]) -> list[_Planned]:
+        """Every style with its fingerprint and the version that has it; one look at the
+        registry for all."""
+        there = self.registry.all_versions()
+        brought = self.photos.fingerprint if self.photos is not None else None
+        plan = []
+        for entry in entries:
+            settings = entry.settings(self.options.preset, self.options.overrides)
+            try:
+                image, counterpart = entry.read_image(), entry.read_counterpart()
+            except UserError as e:
+                plan.append(_Planned(entry, settings, "", None, str(e)))
+                continue
+            key = fingerprint(
+                image, counterpart, self.base.fingerprint, settings.to_dict(), brought
+            )
+            found = (v for v in there.get(entry.id, []) if v.fingerprint == key)
+            plan.append(_Planned(entry, settings, key, next(found, None)))
+        return plan
+
+    def _train_all(self, waiting: list[_Planned]) -> None:
+        """Train what no other job trains, in rounds until every style is settled."""
+        from factory import bulk
+
+        bulk.start_ray(self.options.slots)
+        claims = Claims(self.home.claims, self.job)
+        told = False
+        try:
+            while waiting:
+                mine: list[_Planned] = []
+                others: list[_Planned] = []
+                for p in waiting:
+                    (others if claims.acquire(p.claim) else mine).append(p)
+                if mine:
+                    self._train_round(mine, claims)
+                elif not told:
+                    names = ", ".join(p.entry.id for p in others[:5])
+                    self.report(f"waiting for another job that trains {names}")
+                    told = True
+                if others:
+                    time.sleep(LOOK_SECONDS)
+                waiting = [p for p in others if not self._registered_elsewhere(p)]
+        finally:
+            claims.close()
+
+    def _registered_elsewhere(self, p: _Planned) -> bool:
+        version = self.registry.find(p.entry.id, p.fingerprint)
+        if version is None:
+            return False
+        self.results[p.entry.id] = _settled(replace(p, registered=version))
+        self.report(f"{p.entry.id}: another job registered it as version {version.version}")
+        return True
+
+    def _train_round(self, plan: list[_Planned], claims: Claims) -> None:
+        from factory import bulk
+
+        # Another job may have registered one between the plan and the claim.
+        plan = [p for p in plan if not self._registered_elsewhere(p)]
+        if not plan:
+            return
+        banks = ensure_banks(
+            self.home.banks,
+            self.base_folder,
+            self.base,
+            [p.settings for p in plan],
+            self.report,
+            claims,
+            self.photos,
+        )
+        self.banks |= {b.folder: b for b in banks if b is not None}
+        tasks = [self._task(p, b, claims) for p, b in zip(plan, banks, strict=True)]
+        by_id = {p.entry.id: (p, t, b) for p, t, b in zip(plan, tasks, banks, strict=True)}
+        options = self.options
+        slots = bulk.plan_slots(options.slots, len(tasks), options.gpus_per_slot)
+        self.report(
+            f"job {self.job}: training on {slots.count} {'GPU' if slots.gpus else 'CPU'} slot(s)"
+        )
+        job = bulk.TrainingJob(
+            self.folder, self.base_folder, self.previews, tasks, options.retries, options.retry_on
+        )
+        settled: set[str] = set()
+
+        def on_progress(snapshot: bulk.Snapshot) -> None:
+            """Register each style when it is done: a killed run loses none that were."""
+            self.display.update(snapshot)
+            for style, state in snapshot.items():
+                if state["state"] not in ("done", "failed") or style in settled:
+                    continue
+                settled.add(style)
+                planned, task, bank = by_id[style]
+                self._settle(planned, task, bank, state, claims)
+
+        # Queue files of an earlier round are of other styles.
+        (self.folder / "queue.json").unlink(missing_ok=True)
+        bulk.run_job(job, slots, on_progress)
+
+    def _task(self, p: _Planned, bank: Bank | None, claims: Claims) -> StyleTask:
+        """The style's folder, with the very bytes that its fingerprint is of."""
+        # Named by fingerprint below the home: the next run finds the checkpoint.
+        folder = self.home.training / p.claim
+        write_atomic(folder / IMAGE, p.entry.read_image())
+        counterpart = p.entry.read_counterpart()
+        if counterpart is not None:
+            write_atomic(folder / COUNTERPART, counterpart)
+        return StyleTask(
+            id=p.entry.id,
+            image=str(folder / IMAGE),
+            counterpart=str(folder / COUNTERPART) if counterpart is not None else None,
+            fingerprint=p.fingerprint,
+            settings=p.settings.to_dict(),
+            folder=str(folder),
+            bank=str(bank.folder) if bank is not None else None,
+            tags=p.entry.tags,
+            licence=p.entry.licence,
+            source=p.entry.image,
+            claim=str(claims.path(p.claim)),
+            job=self.job,
+        )
+
+    def _settle(
+        self,
+        p: _Planned,
+        task: StyleTask,
+        bank: Bank | None,
+        state: dict[str, Any],
+        claims: Claims,
+    ) -> None:
+        """Register a style that is trained, or note why it failed."""
+        attempts = state.get("attempts", 1)
+        if state["state"] == "failed":
+            result = StyleResult(
+                p.entry.id, "failed", reason=state["reason"], kind=state.get("kind")
+            )
+            if not (Path(task.folder) / CHECKPOINT).is_file():
+                shutil.rmtree(task.folder, ignore_errors=True)  # nothing to continue from
+        elif not claims.held(p.claim):
+            reason = "another job has taken it over; run the same command again"
+            result = StyleResult(p.entry.id, "failed", reason=reason, kind="superseded")
+        else:
+            result = self._register(task)
+        if bank is not None and result.state == "registered" and result.seconds is not None:
+            self.trained.append((bank, p.settings, result.seconds))
+        self.results[p.entry.id] = replace(result, attempts=attempts)
+        claims.release(p.claim)
+
+    def _register(self, task: StyleTask) -> StyleResult:
+        """Register a trained style after reading its bundle back; whatever goes wrong is its
+        own."""
+        folder = Path(task.folder)
+        try:
+            done = json.loads((folder / "result.json").read_text())
+            check_finite(folder / "style", self.base)
+            missed = gate_failures(self.gate, done["metrics"])
+            tags = {
+                "base_name": self.base.name,
+                "licence": task.licence,
+                "tags": ",".join(task.tags),
+                PREVIEWS_TAG: self.previews_key,
+            }
+            version = self.registry.register(
+                task.id,
+                folder / "style",
+                fingerprint=task.fingerprint,
+                base=self.base.fingerprint,
+                params=task.settings,
+                history=done["history"],
+                metrics=done["metrics"],
+                tags=tags | ({GATE_TAG: "; ".join(missed)} if missed else {}),
+                previews=folder / "previews",
+                alias=CANDIDATE if missed else CHAMPION,
+            )
+        except Exception as e:
+            reason = describe_failure(e)
+            self.report(f"{task.id}: not registered: {reason}")
+            return StyleResult(task.id, "failed", reason=reason, kind="registry")
+        shutil.rmtree(folder, ignore_errors=True)
+        what = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
+        self.report(f"{task.id}: registered as version {version.version}, {what}")
+        return StyleResult(
+            task.id,
+            "registered",
+            version.version,
+            None,
+            round(done["seconds"], 2),
+            done["metrics"],
+            CANDIDATE if missed else CHAMPION,
+            missed,
+        )
+
+    def _bank_uses(self) -> tuple[BankUse, ...]:
+        uses = []
+        for bank in self.banks.values():
+            of = [(s, t) for b, s, t in self.trained if b == bank and s.contents == "bank"]
+            mean = sum(t for _, t in of) / len(of) if of else None
+            without = sum(t + bank.saves(s) for s, t in of) / len(of) if of else None
+            uses.append(BankUse(bank.contents, bank.seconds, mean, without))
+        return tuple(uses)
+
+
+def check_finite(folder: Path, base: Base | None = None) -> None:
+    """Read a style's bundle back, with its hash. Raises UserError where a weight is not finite."""
+    style = load_style(folder, base)
+    tensors = {f"delta.{k}": v for k, v in style.delta.items()}
+    tensors |= {f"spn.{k}": v for k, v in style.spn.items()}
+    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"its weights are not finite (first: {name})")
+
+
+def _settled(p: _Planned) -> StyleResult:
+    if p.registered is not None:
+        aliases = p.registered.aliases
+        alias = CHAMPION if CHAMPION in aliases else next(iter(aliases), None)
+        return StyleResult(p.entry.id, "skipped", p.registered.version, alias=alias)
+    return StyleResult(p.entry.id, "failed", reason=p.reason)
+
+
+def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
+    """(N, 3, H, W) in [-1, 1]: the photos that the gallery shows every style on."""
+    if given is not None:
+        paths = find_images(given)[:PREVIEW_COUNT]
+        return torch.stack([load_square(p, base.config.image_size) for p in paths])
+    if base.photos is None:
+        raise UserError(
+            f"base {base.name!r} has no photos of its own: give a folder with --previews"
+        )
+    # Training draws from the others (see osasis.contents).
+    return photo_tensor(base.photos[-HELD_OUT:])
+
+
+def _job_key(plan: list[_Planned]) -> str:
+    # Two runs of one second and catalog are still two jobs.
+    return sha256_text(json.dumps([*(p.fingerprint for p in plan), os.getpid(), time.time()]))[:6]
