@@ -70,3 +70,29 @@ def _limited(stream: Any, location: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise UserError(f"{location}: more than {MAX_BYTES >> 20} MiB; that is no style image")
     return data
+
+
+def copy_pictures(uri: str, folder: Path) -> Path:
+    """Copy every picture below a URI into a folder, in its order; returns the folder.
+
+    What was copied before is not read again. Raises UserError.
+    """
+    if uri.startswith("file://"):
+        return Path(locate(uri, Path()))
+    import fsspec
+
+    from osasis.images import IMAGE_SUFFIXES
+    from osasis.storage import write_atomic
+
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+        found = sorted(p for p in system.find(path) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
+    except Exception as e:  # every file system has errors of its own
+        raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
+    if not found:
+        raise UserError(f"{uri}: no pictures there")
+    for number, name in enumerate(found):
+        target = folder / f"{number:08}{Path(name).suffix.lower()}"
+        if not target.is_file():
+            write_atomic(target, read_bytes(system.unstrip_protocol(name)))
+    return folder

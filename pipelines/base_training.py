@@ -17,6 +17,7 @@ import torch
 from factory.bases import check_name, import_base
 from factory.home import Home
 from factory.registry import Registry
+from factory.uris import copy_pictures, is_uri
 from osasis.base import shipped_bases
 from osasis.config import load_config
 from osasis.errors import UserError
@@ -57,7 +58,7 @@ def train_base(
     replace: bool = False,
     report: Report = lambda line: None,
 ) -> BaseRun:
-    """Train a base's networks on a folder of photos and install it in the home.
+    """Train a base's networks on photos, a folder or a URI, and install it in the home.
 
     The run continues from its folder, ``bases-in-training/NAME`` below the home. start: a DiffAE
     checkpoint to begin with. minutes: stop, resumably, after so long. like: the base whose
@@ -75,6 +76,8 @@ def train_base(
     model = home.base_folder(like) if like else next(iter(shipped_bases().values()))
     folder = home.path / "bases-in-training" / name
     with home.locked(f"base-{name}"):
+        if is_uri(str(images)):
+            images = copy_pictures(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
         # Whatever is wrong with the run is said here, before anything starts.
         Pretraining(folder, photos, sizes, settings, start=start)

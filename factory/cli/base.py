@@ -37,7 +37,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.set_defaults(run=_base_import)
     p = sub.add_parser("train", parents=[common], help="train a base on photos of your own")
     p.add_argument("name")
-    p.add_argument("--images", required=True, help="folder of photos of one domain")
+    p.add_argument("--images", required=True, help="folder or URI of photos of one domain")
     p.add_argument("--config", required=True, help="portraits64, ... or a JSON file")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training"
