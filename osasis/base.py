@@ -119,7 +119,9 @@ def save_base(
         files["guide"] = guide_weights
     hashes = {}
     for part, tensors in files.items():
-        shards = _shards(tensors, shard_bytes)
+        # Networks are read shard by shard; the others are small, and read as one file.
+        limit = shard_bytes if part in ("diffae", "prior", "guide") else None
+        shards = _shards(tensors, limit)
         for number, shard in enumerate(shards, start=1):
             suffix = f"-{number}-of-{len(shards)}" if len(shards) > 1 else ""
             path = folder / f"{part}{suffix}.safetensors"

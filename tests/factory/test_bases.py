@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from factory.bases import check_name, example_photos
 from factory.home import ENVIRONMENT, Home
+from osasis.base import read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.images import image_to_tensor
 from tests.factory.conftest import picture, truncated_jpeg
@@ -65,8 +67,8 @@ def test_names_that_are_taken() -> None:
 
 def test_the_only_base_is_the_default(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with pytest.raises(UserError, match=r"^no base in .*: make one with `style-factory base"):
-        home.base_folder(None)
+    # A home without a base of its own uses the package's.
+    assert home.base_folder(None) == shipped_bases()["portraits64"]
     for name in ("b", "a"):
         (home.bases / name).mkdir(parents=True)
         (home.bases / name / "base.json").write_text("{}")
@@ -75,6 +77,17 @@ def test_the_only_base_is_the_default(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^several bases: choose one with --base \(a, b\)$"):
         home.base_folder(None)
     assert home.base_folder("a") == home.bases / "a"
+    assert home.base_folder("portraits64") == shipped_bases()["portraits64"]
+    assert home.base_names() == ["a", "b", "portraits64"]
+
+
+def test_a_base_of_the_home_hides_the_package_s_of_that_name(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    shutil.copytree(shipped_bases()["portraits64"], home.bases / "portraits64")
+    assert home.base_folder("portraits64").parent == home.bases
+    fingerprint = read_base_info(home.bases / "portraits64")["fingerprint"]
+    assert home.base_with(fingerprint) == home.bases / "portraits64"
+    assert home.base_with("0" * 16) is None
 
 
 def test_where_a_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

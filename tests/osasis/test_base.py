@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from osasis.base import load_base
+from osasis.base import load_base, save_base
+from osasis.config import DiffAEConfig
 from osasis.errors import UserError
 
 
@@ -24,6 +25,37 @@ def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
     assert base.fingerprint == json.loads((tiny_folder / "base.json").read_text())["fingerprint"]
     torch.testing.assert_close(base.z_mean[0], torch.linspace(-0.5, 0.5, 16))
     assert not any(p.requires_grad for p in base.diffae.parameters())
+
+
+def test_a_base_in_several_files_is_the_same_base(
+    tiny_folder: Path, tiny_config: DiffAEConfig, tmp_path: Path
+) -> None:
+    whole = load_base(tiny_folder)
+    limit = 40_000
+    save_base(
+        tmp_path,
+        name="tiny",
+        config=tiny_config,
+        diffae={k: v.half() for k, v in whole.diffae.state_dict().items()},
+        z_mean=whole.z_mean,
+        z_std=whole.z_std,
+        guide=whole.info["guide"],
+        guide_weights=None,
+        perceptual=whole.perceptual,
+        prior=None,
+        photos=None,
+        provenance={},
+        shard_bytes=limit,
+    )
+    parts = sorted(tmp_path.glob("diffae-*.safetensors"))
+    assert len(parts) > 2 and not (tmp_path / "diffae.safetensors").exists()
+    assert sum(p.stat().st_size > 2 * limit for p in parts) == 0
+    again = load_base(tmp_path).diffae.state_dict()
+    for key, value in whole.diffae.state_dict().items():
+        torch.testing.assert_close(again[key], value, rtol=1e-3, atol=1e-4)
+    parts[1].unlink()
+    with pytest.raises(UserError, match="missing; import the base again"):
+        load_base(tmp_path)
 
 
 @pytest.mark.parametrize(
