@@ -260,9 +260,23 @@ def test_training(base: Base, recorded: Recorded) -> None:
         assert norm <= ((1.01 * signal) ** 2 + budget**2) ** 0.5 + 1e-6, key
     for key, value in g.items():
         if key.startswith("train.after."):
-            close(official_after["ema_model." + key.removeprefix("train.after.")], value)
+            own, lr = official_after["ema_model." + key.removeprefix("train.after.")], t["lr_unet"]
         elif key.startswith("train.spn_after."):
-            close(trainer.spn.state_dict()[key.removeprefix("train.spn_after.")], value)
+            own, lr = trainer.spn.state_dict()[key.removeprefix("train.spn_after.")], t["lr_spn"]
+        else:
+            continue
+        close_but_for_a_few(own, value, 2 * lr * len(rows))
+
+
+def close_but_for_a_few(own: Tensor, recorded: Tensor, reach: float) -> None:
+    """All but one in a thousand elements within the tolerance, none beyond Adam's ``reach``.
+
+    Where an element's gradients nearly cancel, Adam's steps have the size of lr and the sign of
+    rounding, which differs between processors (seen: one in 2560, without AVX-512).
+    """
+    gap = (own - recorded).abs()
+    assert int((gap > ATOL).sum()) <= max(1, gap.numel() // 1000)
+    assert float(gap.max()) <= reach
 
 
 def without_gradient(trainer: StyleTrainer, key: str, delta: Tensor) -> Tensor:
