@@ -22,11 +22,11 @@ from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
-from osasis.painted import paint_pool, read_photos, shrink, to_bytes, to_float
+from osasis.painted import paint_pool, read_photos, to_bytes, to_float
 from osasis.perceptual import PerceptualNet
 from osasis.seeds import derived_seed, seeded
-from osasis.storage import save_tensors, sha256_file
-from osasis.timed_training import Budget, TooShortError, half, train_timed, write_report
+from osasis.storage import save_tensors, sha256_file, write_json
+from osasis.timed_training import Budget, TooShortError, half, train_timed
 
 SIZE = 64
 LEARNING_RATE = 2e-3
@@ -44,7 +44,8 @@ def disturb(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
     elif kind == 1:
         # Lost detail: down and up again.
         y = F.interpolate(
-            F.interpolate(x[None], scale_factor=uniform(0.2, 0.8), mode="area"), (side, side),
+            F.interpolate(x[None], scale_factor=uniform(0.2, 0.8), mode="area"),
+            (side, side),
             mode="bicubic",
         )[0]
     elif kind == 2:
@@ -54,9 +55,9 @@ def disturb(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
         y = x * gain + cast
     elif kind == 4:
         # A smooth warp of a pixel or two.
-        shift = F.interpolate(
-            torch.randn(1, 2, 5, 5, generator=g), (side, side), mode="bicubic"
-        )[0].permute(1, 2, 0)
+        shift = F.interpolate(torch.randn(1, 2, 5, 5, generator=g), (side, side), mode="bicubic")[
+            0
+        ].permute(1, 2, 0)
         eye = F.affine_grid(torch.eye(2, 3)[None], [1, 3, side, side], align_corners=False)
         grid = eye + shift[None] * uniform(0.01, 0.05)
         y = F.grid_sample(x[None], grid, padding_mode="border", align_corners=False)[0]
@@ -207,7 +208,8 @@ class Distiller:
         self.optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate
         self.optimiser.step()
         self.steps_done += 1
-        return {"maps": float(maps), "stages": float(stages), "distance": float(gap)}
+        parts = {"maps": maps, "stages": stages, "distance": gap}
+        return {k: float(v.detach()) for k, v in parts.items()}
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """All maps in the targets' normalisation."""
@@ -273,7 +275,12 @@ def distil(
     photos = read_photos(images)
     lessons = make_lessons(net, make_pairs(photos, pairs, SIZE, seed))
     trainer = Distiller(lessons, seed)
-    identity = {"seed": seed, "pairs": pairs, "photos": len(photos), "teacher": sha256_file(teacher)}
+    identity = {
+        "seed": seed,
+        "pairs": pairs,
+        "photos": len(photos),
+        "teacher": sha256_file(teacher),
+    }
     curve = train_timed(trainer, budget, out.with_suffix(".state"), identity)
     save_tensors(out, half(trainer.model.state_dict()))
     report: dict[str, Any] = {
@@ -288,7 +295,7 @@ def distil(
     if validation is not None:
         held = make_pairs(read_photos(validation), 150, SIZE, seed + 1)
         report["validation"] = trainer.evaluate(make_lessons(net, held, lessons.projections))
-    write_report(out.with_suffix(".json"), report)
+    write_json(out.with_suffix(".json"), report)
     return report
 
 
@@ -298,7 +305,9 @@ def main(argv: list[str] | None = None) -> int:
 
     p = argparse.ArgumentParser(prog="python -m osasis.distil", description=__doc__)
     p.add_argument("--images", type=Path, required=True, help="folder of photos")
-    p.add_argument("--teacher", type=Path, required=True, help="weights of LPIPS (vgg), safetensors")
+    p.add_argument(
+        "--teacher", type=Path, required=True, help="weights of LPIPS (vgg), safetensors"
+    )
     p.add_argument("--out", type=Path, required=True, help="weights of the small net")
     p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
     p.add_argument("--steps", type=int, help="steps instead of minutes")
@@ -309,8 +318,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         budget = Budget(args.minutes, args.steps)
         report = distil(
-            args.images, args.teacher, args.out, budget,
-            seed=args.seed, pairs=args.pairs, validation=args.validation,
+            args.images,
+            args.teacher,
+            args.out,
+            budget,
+            seed=args.seed,
+            pairs=args.pairs,
+            validation=args.validation,
         )
     except TooShortError as e:
         print(f"error: {e}", file=sys.stderr)

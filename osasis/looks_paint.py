@@ -126,7 +126,10 @@ def pastel(photo: Tensor, dice: Dice) -> Tensor:
     soft = blur(photo, 0.5 * u)
     colours = saturate(soft, dice.uniform(1.3, 2.0)) * dice.uniform(0.6, 0.75) + 0.3
     angle = dice.uniform(0.4, 1.2)
-    field = (torch.full_like(photo[:1], math.cos(angle)), torch.full_like(photo[:1], math.sin(angle)))
+    field = (
+        torch.full_like(photo[:1], math.cos(angle)),
+        torch.full_like(photo[:1], math.sin(angle)),
+    )
     tooth = smear(grain(photo, dice, 0.8 * u), field, 2.5 * u)
     sheet = dice.near(dice.pick(((0.85, 0.80, 0.72), (0.55, 0.58, 0.62), (0.95, 0.9, 0.85))))
     cover = step(tooth / tooth.std().clamp_min(1e-4), dice.uniform(-1.0, -0.4), 2.0)

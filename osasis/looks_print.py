@@ -206,7 +206,9 @@ def risograph(photo: Tensor, dice: Dice) -> Tensor:
     light = stretch(tone(photo))
     sheet = dice.pick(WHITES + CREAMS)
     speck = 0.13 * grain(photo, dice, 0.8 * u)
-    moved = torch.roll(light, (round(dice.uniform(-1, 1) * u), round(dice.uniform(0, 1) * u)), (1, 2))
+    moved = torch.roll(
+        light, (round(dice.uniform(-1, 1) * u), round(dice.uniform(0, 1) * u)), (1, 2)
+    )
     soft = step(1 - moved + speck, 0.35, 0.7) * 0.9
     dark = step(1 - light + speck, dice.uniform(0.55, 0.65), 0.25)
     out = lay(paper(photo, sheet), dice.near(first), soft)

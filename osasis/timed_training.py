@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.errors import UserError
-from osasis.storage import save_tensors, write_json
+from osasis.storage import save_tensors
 
 # Fewer steps than this in the given minutes train nothing worth keeping.
 FEWEST_STEPS = 100
@@ -33,8 +33,12 @@ class Trainer(Protocol):
     """What the loop drives."""
 
     steps_done: int
-    model: torch.nn.Module
-    optimiser: torch.optim.Optimizer
+
+    @property
+    def model(self) -> torch.nn.Module: ...
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
 
     def step(self, rate: float) -> dict[str, float]:
         """One step at ``rate`` (0 to 1) of the learning rate; its losses."""
@@ -98,7 +102,9 @@ def train_timed(
         losses = trainer.step(rate_at(progress))
         bad = [k for k, v in losses.items() if not math.isfinite(v)]
         if bad:
-            raise UserError(f"training diverged at step {trainer.steps_done}: {bad[0]} is not finite")
+            raise UserError(
+                f"training diverged at step {trainer.steps_done}: {bad[0]} is not finite"
+            )
         curve.append(losses)
         if trainer.steps_done % 25 == 0:
             recent = {k: sum(r[k] for r in curve[-25:]) / len(curve[-25:]) for k in losses}
@@ -158,7 +164,3 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
         k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
         for k, v in state.items()
     }
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    write_json(path, report)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from factory.cli import base_guide
 from factory.cli.output import out, show
 from factory.home import Home
 from osasis.errors import UserError
@@ -35,6 +36,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--licence", default="", help="licence note")
     p.add_argument("--replace", action="store_true", help="replace another base of this name")
     p.set_defaults(run=_base_import)
+    base_guide.add(sub, common)
     p = sub.add_parser("list", parents=[common], help="all bases")
     p.set_defaults(run=_base_list)
     p = sub.add_parser("info", parents=[common], help="what a base is made of")

@@ -7,6 +7,8 @@ convolutions read them: ``distance`` gives maps whose squared differences add up
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,9 @@ class SmallFeatures(nn.Module):
         self.trunk = nn.ModuleList()
         before = 3
         for width, count in zip(WIDTHS, CONVS, strict=True):
-            convs = [nn.Conv2d(before if i == 0 else width, width, 3, padding=1) for i in range(count)]
+            convs = [
+                nn.Conv2d(before if i == 0 else width, width, 3, padding=1) for i in range(count)
+            ]
             self.trunk.append(nn.ModuleList(convs))
             before = width
         self.distance_heads = nn.ModuleList(
@@ -44,14 +48,15 @@ class SmallFeatures(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def run_trunk(self, images: Tensor, count: int = len(WIDTHS)) -> list[Tensor]:
         """The first ``count`` stages of the trunk, finest first."""
         x, out = images, []
         for i, convs in enumerate(list(self.trunk)[:count]):
             x = F.max_pool2d(x, 2) if i else x
-            for j, conv in enumerate(convs):  # type: ignore[arg-type]
+            for j, conv in enumerate(cast(nn.ModuleList, convs)):
                 y = conv(x)
                 # A block that keeps its width adds to what it got: it trains in fewer steps.
                 x = F.relu(y + x) if j == 2 else F.relu(y)
@@ -60,7 +65,8 @@ class SmallFeatures(nn.Module):
 
     def read_distance(self, trunk: list[Tensor]) -> list[Tensor]:
         return [
-            head(x) * s for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
+            head(x) * s
+            for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
         ]
 
     def read_stages(self, trunk: list[Tensor]) -> list[Tensor]:
