@@ -19,7 +19,7 @@ from torch import Tensor
 from osasis.config import DiffAEConfig
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
-from osasis.guide import Guide, OpenClipGuide, StatisticsGuide, open_clip_guide
+from osasis.guide import CombinedGuide, Guide, OpenClipGuide, StatisticsGuide, open_clip_guide
 from osasis.layout import check_layout
 from osasis.networks.diffae import DiffAE
 from osasis.networks.unet import UNet
@@ -104,7 +104,8 @@ def save_base(
     shard_bytes: networks above this size become several files.
 
     guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
-    "config"}``. photos: (N, 3, H, W) uint8. Returns what base.json says.
+    "config"}``, or ``{"kind": "combined", "parts": [...]}`` of such, each with a "weight", at most
+    one of them open_clip. photos: (N, 3, H, W) uint8. Returns what base.json says.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -179,7 +180,7 @@ def read_base_info(folder: Path) -> dict[str, Any]:
         k for k in ("config", "guide", "perceptual", "files", "fingerprint") if k not in info
     ]
     kind = (info.get("guide") or {}).get("kind")
-    if missing or kind not in ("statistics", "open_clip"):
+    if missing or kind not in ("statistics", "open_clip", "combined"):
         what = f"{missing[0]} is missing" if missing else f"guide.kind is {kind!r}"
         raise UserError(f"{path}: {what}; import the base again")
     return info
@@ -239,6 +240,10 @@ def photo_tensor(photos: Tensor) -> Tensor:
 def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:
     if spec["kind"] == "statistics":
         return StatisticsGuide(perceptual, tuple(spec["stages"]), spec["grid"])
+    if spec["kind"] == "combined":
+        return CombinedGuide(
+            [(_load_guide(folder, part, perceptual), part["weight"]) for part in spec["parts"]]
+        )
     config = folder / spec["config"] if spec.get("config") else None
     guide: OpenClipGuide = open_clip_guide(spec["model"], None, config, spec.get("facts"))
     guide.model.load_state_dict(_tensors(folder, "guide"))

@@ -6,16 +6,19 @@ cosines averaged, so that a guide may be one CLIP or several feature spaces of u
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from osasis.errors import UserError
 from osasis.perceptual import PerceptualNet
 from osasis.settings import did_you_mean
+from osasis.words import WordTokenizer
 
 
 class Guide(Protocol):
@@ -67,11 +70,11 @@ class OpenClipGuide(nn.Module):
 
 
 class StatisticsGuide(nn.Module):
-    """Channel means and deviations at several stages of a pretrained convolutional net.
+    """Channel means and deviations at several stages of the perceptual net.
 
-    Stage 0 is the image itself (its palette); stages 1 to 5 are the backbone's. ``grid`` splits
-    the picture into grid x grid cells with statistics of their own: for aligned portraits this
-    tells the background from the face. Knows no text.
+    Stage 0 is the image itself (its palette); stages 1 and up are the net's (VGG has five).
+    ``grid`` splits the picture into grid x grid cells with statistics of their own: for aligned
+    portraits this tells the background from the face. Knows no text.
     """
 
     has_text = False
@@ -80,26 +83,21 @@ class StatisticsGuide(nn.Module):
         self, net: PerceptualNet, stages: tuple[int, ...] = (1, 2, 3), grid: int = 1
     ) -> None:
         super().__init__()
-        if not stages or not set(stages) <= set(range(6)):
-            raise UserError(f"guide stages are {list(stages)}; choose some of 0 to 5")
+        if not stages or not set(stages) <= set(range(net.stage_count + 1)):
+            raise UserError(
+                f"guide stages are {list(stages)}; choose some of 0 to {net.stage_count}"
+            )
         self.net, self.stages, self.grid = net, tuple(stages), grid
 
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
-        maps = [images, *self._features(images)]
+        # Stages beyond the last one asked for are not computed.
+        maps = [images, *self.net.stages(images, max(self.stages))]
         groups: list[Tensor] = []
         for stage in self.stages:
             groups += self._statistics(maps[stage])
         width = max(g.shape[1] for g in groups)
         # Zero padding leaves differences' cosines as they are.
         return torch.stack([F.pad(g, (0, width - g.shape[1])) for g in groups], dim=1)
-
-    def _features(self, images: Tensor) -> list[Tensor]:
-        """Backbone stages up to the last one asked for; the rest are not computed."""
-        x, out = self.net.model.scaling_layer(images), []
-        for stage in range(1, max(self.stages) + 1):
-            x = getattr(self.net.model.net, f"slice{stage}")(x)
-            out.append(x)
-        return out
 
     def _statistics(self, f: Tensor) -> list[Tensor]:
         f = f.float()
@@ -117,6 +115,54 @@ class StatisticsGuide(nn.Module):
         raise UserError(
             "this base's guide knows no text: text-driven edits need a base with an open_clip guide"
         )
+
+
+class CombinedGuide(nn.Module):
+    """Several guides side by side; the text goes to the one that knows it.
+
+    Every part's groups share its weight, whatever their number.
+    """
+
+    def __init__(self, parts: list[tuple[Guide, float]]) -> None:
+        """parts: guides and their weights, above 0. Raises UserError."""
+        super().__init__()
+        if not parts or any(not w > 0 for _, w in parts):
+            raise UserError("a combined guide needs parts, each with a weight above 0")
+        if sum(guide.has_text for guide, _ in parts) > 1:
+            raise UserError("a combined guide can have one part that knows text")
+        self.guides = [guide for guide, _ in parts]
+        # Registered as modules, so that they move between devices together.
+        self.modules_ = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
+        self.weights = [w for _, w in parts]
+        self.has_text = any(guide.has_text for guide in self.guides)
+
+    def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
+        parts = [guide.embed(images, published_input) for guide in self.guides]
+        width = max(e.shape[-1] for e in parts)
+        return torch.cat([F.pad(e, (0, width - e.shape[-1])) for e in parts], dim=1)
+
+    def weights_of_groups(self, embedding: Tensor) -> Tensor:
+        counts = [
+            len(g.stages) * g.grid**2 if isinstance(g, StatisticsGuide) else 1 for g in self.guides
+        ]
+        shares = [w / n for w, n in zip(self.weights, counts, strict=True) for _ in range(n)]
+        weights = embedding.new_tensor(shares)
+        return weights / weights.sum()
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        return text_guide(self).embed_text(texts)
+
+
+def group_weights(guide: Guide, embedding: Tensor) -> Tensor | None:
+    """Weights (G,) of a guide's groups, which add up to 1; None where all count alike."""
+    return guide.weights_of_groups(embedding) if isinstance(guide, CombinedGuide) else None
+
+
+def text_guide(guide: Guide) -> Guide:
+    """The part of a guide that knows text; else one that says that it does not."""
+    if isinstance(guide, CombinedGuide):
+        return next((g for g in guide.guides if g.has_text), guide.guides[0])
+    return guide
 
 
 def open_clip_guide(
@@ -152,6 +198,8 @@ def open_clip_guide(
             f"open_clip model {model!r} has no pretrained tag {pretrained!r}, and there is no such "
             f"file; its tags: {', '.join(tags) or 'none'}"
         )
+    if facts is None and pretrained is not None and pretrained not in tags:
+        facts = _facts_of(Path(pretrained))
     known = facts or (get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
     quick_gelu = bool(known.get("quick_gelu", False))
     try:
@@ -167,7 +215,25 @@ def open_clip_guide(
     size = net.visual.image_size
     mean = known.get("mean") or net.visual.image_mean or open_clip.OPENAI_DATASET_MEAN
     std = known.get("std") or net.visual.image_std or open_clip.OPENAI_DATASET_STD
-    tokenizer = open_clip.get_tokenizer(model)
+    words: dict[str, Any] = {}
+    if known.get("tokenizer") == "words":
+        words = {"tokenizer": "words", "vocabulary": list(known["vocabulary"])}
+    tokenizer: Any = (
+        WordTokenizer(words["vocabulary"], net.context_length, net.vocab_size)
+        if words
+        else open_clip.get_tokenizer(model)
+    )
     guide = OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)
-    guide.facts = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std)}
+    guide.facts = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std), **words}
     return guide
+
+
+def _facts_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The facts that ``osasis.guide_training`` writes into its checkpoints, where there are any."""
+    if checkpoint.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(checkpoint, "pt") as f:
+            return json.loads((f.metadata() or {}).get("facts", "null"))
+    except Exception:  # not a safetensors file: loading it says so
+        return None

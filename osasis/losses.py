@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.guide import Guide
+from osasis.guide import Guide, group_weights
 from osasis.perceptual import PerceptualNet
 from osasis.settings import TrainSettings
 
@@ -25,12 +25,17 @@ LOSS_NAMES = (
 )
 
 
-def directional_loss(a: Tensor, b: Tensor) -> Tensor:
+def directional_loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 - cos between two sets of embedding differences (StyleGAN-NADA, Eq. 2).
 
-    a, b: (B, G, D), either may have B = 1. Returns the mean over batch and groups.
+    a, b: (B, G, D), either may have B = 1. Returns the mean over batch and groups; weights (G,),
+    adding up to 1, where groups do not count alike.
     """
-    return (1 - F.cosine_similarity(a, b, dim=-1)).mean()
+    return _mean_of_groups(1 - F.cosine_similarity(a, b, dim=-1), weights)
+
+
+def _mean_of_groups(x: Tensor, weights: Tensor | None) -> Tensor:
+    return x.mean() if weights is None else (x * weights).sum(dim=-1).mean()
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class StyleLoss:
                 guide_a=self.embed(counterpart),
                 features=perceptual.features(style_image),
             )
+        self.group_weights = group_weights(guide, self.target.guide_b)
 
     def embed(self, images: Tensor) -> Tensor:
         """Guide embeddings as the settings want them. (B, 3, H, W) -> (B, G, D)."""
@@ -80,18 +86,18 @@ class StyleLoss:
         content_x0, photo: (B, 3, H, W), predicted stylization and the photo it came from.
         style_x0: (1, 3, H, W), predicted style image. photo_guide: (B, G, D).
         """
-        s, target = self.settings, self.target
+        s, target, weights = self.settings, self.target, self.group_weights
         both = self.embed(torch.cat([content_x0, style_x0]))
         content, style = both[: len(content_x0)], both[len(content_x0) :]
         parts = {
             # Eq. 5: the photo moves as the counterpart moved to the style image.
             "cross_dom": s.cross_domain
-            * directional_loss(content - photo_guide, target.guide_b - target.guide_a),
+            * directional_loss(content - photo_guide, target.guide_b - target.guide_a, weights),
             # Eq. 6: differences within the photo domain persist within the style domain.
             "in_dom": s.in_domain
-            * directional_loss(photo_guide - target.guide_a, content - target.guide_b),
+            * directional_loss(photo_guide - target.guide_a, content - target.guide_b, weights),
             # The published code takes 1 - cos here, the paper L1.
-            "recon_clip": s.recon_guide * directional_loss(style, target.guide_b),
+            "recon_clip": s.recon_guide * directional_loss(style, target.guide_b, weights),
             "recon_l1": s.recon_l1 * F.l1_loss(style_x0, target.image),
             "recon_lpips": s.recon_lpips
             * self.perceptual.from_features(
@@ -100,7 +106,7 @@ class StyleLoss:
         }
         if s.style_match > 0:
             parts["style_match"] = s.style_match * relative_distance(
-                content, target.guide_b, target.guide_a
+                content, target.guide_b, target.guide_a, weights
             )
         if s.structure > 0:
             parts["structure"] = s.structure * edge_loss(content_x0, photo)
@@ -108,13 +114,15 @@ class StyleLoss:
         return total, {k: v.detach() for k, v in parts.items()} | {"total": total.detach()}
 
 
-def relative_distance(content: Tensor, style: Tensor, counterpart: Tensor) -> Tensor:
+def relative_distance(
+    content: Tensor, style: Tensor, counterpart: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Squared guide distance to the style image, as a share of the counterpart's own.
 
     content: (B, G, D); style, counterpart: (1, G, D). 0 where the embedding is the style's.
     """
     own = (counterpart - style).pow(2).sum(dim=-1)
-    return ((content - style).pow(2).sum(dim=-1) / own.clamp_min(1e-8)).mean()
+    return _mean_of_groups((content - style).pow(2).sum(dim=-1) / own.clamp_min(1e-8), weights)
 
 
 def edge_loss(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The perceptual net: LPIPS (VGG or AlexNet), and the convolutional features under it."""
+"""The perceptual net: LPIPS (VGG or AlexNet) or a small net trained to give the same distances,
+and the convolutional features under it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from osasis.errors import UserError
+from osasis.networks.small_features import STAGES, SmallFeatures
 
-NETS = ("vgg", "alex")
+# "small" is this project's own, distilled from "vgg".
+NETS = ("vgg", "alex", "small")
 
 
 class PerceptualNet(nn.Module):
@@ -23,7 +26,8 @@ class PerceptualNet(nn.Module):
 
     def __init__(self, net: str = "vgg", weights: str | Path | None = None) -> None:
         """``weights``: a complete ``lpips.LPIPS`` state dict (safetensors); None downloads the
-        usual weights through lpips and torchvision. Raises UserError."""
+        usual weights through lpips and torchvision ("small" has none to download). Raises
+        UserError."""
         super().__init__()
         if net not in NETS:
             raise UserError(f"unknown perceptual net {net!r}: choose one of {', '.join(NETS)}")
@@ -34,9 +38,26 @@ class PerceptualNet(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def stage_count(self) -> int:
+        """How many stages ``stages`` can give."""
+        return len(STAGES) if self.net == "small" else 5
+
     def features(self, images: Tensor) -> list[Tensor]:
-        """The backbone's five stages, finest first, each (B, C, h, w)."""
+        """What distances are taken from: five maps, finest first, each (B, C, h, w)."""
+        if self.net == "small":
+            return self.model.distance(images)
         return list(self.model.net(self.model.scaling_layer(images)))
+
+    def stages(self, images: Tensor, count: int) -> list[Tensor]:
+        """The first ``count`` stages of features for statistics, finest first."""
+        if self.net == "small":
+            return self.model.stages(images, count)
+        x, out = self.model.scaling_layer(images), []
+        for stage in range(1, count + 1):
+            x = getattr(self.model.net, f"slice{stage}")(x)
+            out.append(x)
+        return out
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B,) distances; a batch of one is compared with all of the other."""
@@ -45,6 +66,11 @@ class PerceptualNet(nn.Module):
     def from_features(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """(B,) distances from features taken before (a constant side is computed once)."""
         total: Tensor | float = 0.0
+        if self.net == "small":
+            for fa, fb in zip(a, b, strict=True):
+                total = total + (fa - fb).float().pow(2).sum(dim=1).mean(dim=(1, 2))
+            assert isinstance(total, Tensor)
+            return total
         for fa, fb, lin in zip(a, b, self.model.lins, strict=True):
             diff = (_unit(fa) - _unit(fb)) ** 2
             total = total + lin(diff).mean(dim=(1, 2, 3))
@@ -58,6 +84,13 @@ def _unit(f: Tensor) -> Tensor:
 
 
 def _build(net: str, download: bool) -> nn.Module:
+    if net == "small":
+        if download:
+            raise UserError(
+                "the small perceptual net has no weights to download: give a file (python -m "
+                "osasis.distil makes one)"
+            )
+        return SmallFeatures()
     import lpips
 
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from osasis.base import Base
 from osasis.diffusion import ddim_step, image_schedule, predict_x0, steps_from
 from osasis.errors import UserError
+from osasis.guide import text_guide
 from osasis.losses import directional_loss
 from osasis.seeds import derived_seed
 from osasis.storage import save_tensors, write_json
@@ -82,7 +83,8 @@ def optimise_text_edit(
     every base. encodings: of a few photos, (B, ...).
     Raises UserError where the guide knows no text or the texts are the same to it.
     """
-    texts = base.guide.embed_text([source, target]).detach()
+    guide = text_guide(base.guide)
+    texts = guide.embed_text([source, target]).detach()
     wanted = (texts[1] - texts[0])[None]
     if float(wanted.norm()) < 1e-6:
         raise UserError(f"the texts {source!r} and {target!r} are the same to the guide")
@@ -101,7 +103,7 @@ def optimise_text_edit(
         x_t, t = noisy[i], schedule.timestep(i, encodings.z)
         z = encodings.z + step * base.z_std
         x0 = predict_x0(schedule, i, x_t, base.diffae.unet(x_t, t, z))
-        moved = base.guide.embed(x0) - plain[i]
+        moved = guide.embed(x0) - plain[i]
         loss = directional_loss(moved, wanted) + keep * step.pow(2).mean()
         if not torch.isfinite(loss):
             raise DivergedError(f"the text edit diverged at iteration {n + 1}; lower lr")
@@ -120,10 +122,11 @@ def _walk(base: Base, encodings: Encodings, steps: int) -> tuple[list[Tensor], l
     schedule = image_schedule(steps)
     count = steps_from(schedule, encodings.t0)
     x, eps_a = encodings.x_t0, base.eps_a(encodings.z)
+    guide = text_guide(base.guide)
     noisy: dict[int, Tensor] = {}
     plain: dict[int, Tensor] = {}
     for i in range(count - 1, -1, -1):
         noisy[i] = x
         x, x0 = ddim_step(schedule, i, x, eps_a(x, schedule.timestep(i, x)))
-        plain[i] = base.guide.embed(x0)
+        plain[i] = guide.embed(x0)
     return [noisy[i] for i in range(count)], [plain[i] for i in range(count)]

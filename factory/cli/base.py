@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from factory.cli import base_guide
 from factory.cli.output import assignments, out, positive, say, show
 from factory.home import Home
 from osasis.errors import UserError
@@ -59,6 +60,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--lpips-weights", type=Path, help="its weights (default: download)")
     p.add_argument("--output", type=Path, help="folder for the pictures of it")
     p.set_defaults(run=_base_evaluate)
+    base_guide.add(sub, common)
     p = sub.add_parser("list", parents=[common], help="all bases")
     p.set_defaults(run=_base_list)
     p = sub.add_parser("info", parents=[common], help="what a base is made of")

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from osasis.base import Base, load_base, save_base
 from osasis.errors import UserError
-from osasis.guide import OpenClipGuide, StatisticsGuide, open_clip_guide
+from osasis.guide import (
+    CombinedGuide,
+    OpenClipGuide,
+    StatisticsGuide,
+    group_weights,
+    open_clip_guide,
+    text_guide,
+)
+from osasis.losses import directional_loss
 from osasis.storage import save_tensors
 
 Images = Callable[..., Tensor]
@@ -197,3 +205,90 @@ def test_facts_that_weights_do_not_hold_are_kept(clip_config: Callable[..., Path
     assert guide.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     plain = open_clip_guide("tests-tiny-clip", None, config)
     assert not plain.facts["quick_gelu"]
+
+
+@pytest.fixture
+def combined(tiny_base: Base, clip_guide: OpenClipGuide) -> CombinedGuide:
+    statistics = StatisticsGuide(tiny_base.perceptual, (0, 1, 2))
+    return CombinedGuide([(statistics, 1.0), (clip_guide, 0.5)])
+
+
+def test_combined_guides_stand_side_by_side(
+    combined: CombinedGuide, tiny_base: Base, clip_guide: OpenClipGuide, images: Images
+) -> None:
+    x = images(2)
+    out = combined.embed(x)
+    own = StatisticsGuide(tiny_base.perceptual, (0, 1, 2)).embed(x)
+    assert out.shape == (2, 4, own.shape[-1])
+    assert torch.equal(out[:, :3], own)
+    assert torch.equal(out[:, 3:, :32], clip_guide.embed(x)) and out[:, 3, 32:].abs().max() == 0
+    weights = group_weights(combined, out)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor([2 / 9, 2 / 9, 2 / 9, 3 / 9]))
+    assert group_weights(clip_guide, clip_guide.embed(x)) is None
+
+
+def test_combined_guides_hand_text_on(combined: CombinedGuide, clip_guide: OpenClipGuide) -> None:
+    assert combined.has_text and text_guide(combined) is clip_guide
+    assert torch.equal(combined.embed_text(["a photo"]), clip_guide.embed_text(["a photo"]))
+    alone = CombinedGuide([(combined.guides[0], 1.0)])
+    assert not alone.has_text
+    with pytest.raises(UserError, match="knows no text"):
+        alone.embed_text(["a photo"])
+
+
+def test_impossible_combinations_are_refused(combined: CombinedGuide) -> None:
+    for parts in ([], [(combined.guides[0], 0.0)]):
+        with pytest.raises(UserError, match="weight above 0"):
+            CombinedGuide(parts)
+    with pytest.raises(UserError, match="one part that knows text"):
+        CombinedGuide([(combined.guides[1], 1.0), (combined.guides[1], 1.0)])
+
+
+def test_weights_weigh_the_losses(combined: CombinedGuide, images: Images) -> None:
+    a, b = combined.embed(images(2, 1)), combined.embed(images(2, 2))
+    weights = group_weights(combined, a)
+    cos = torch.cosine_similarity(a, b, dim=-1)
+    expected = 1 - ((2 * cos[:, :3].sum(dim=1) + 3 * cos[:, 3]) / 9).mean()
+    torch.testing.assert_close(directional_loss(a, b, weights), expected)
+    even = torch.full((4,), 0.25)
+    torch.testing.assert_close(directional_loss(a, b, even), directional_loss(a, b))
+
+
+def test_a_base_brings_its_combined_guide(
+    tiny_base: Base,
+    combined: CombinedGuide,
+    clip_config: Callable[..., Path],
+    images: Images,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    shutil.copy(clip_config("tests-tiny-clip"), folder)
+    clip = {"kind": "open_clip", "model": "tests-tiny-clip", "config": "tests-tiny-clip.json"}
+    spec = {
+        "kind": "combined",
+        "parts": [
+            {"kind": "statistics", "stages": [0, 1, 2], "grid": 1, "weight": 1.0},
+            {**clip, "weight": 0.5},
+        ],
+    }
+    save_base(
+        folder,
+        name="both",
+        config=tiny_base.config,
+        diffae=tiny_base.diffae.state_dict(),
+        z_mean=tiny_base.z_mean,
+        z_std=tiny_base.z_std,
+        guide=spec,
+        guide_weights=combined.guides[1].model.state_dict(),  # type: ignore[attr-defined]
+        perceptual=tiny_base.perceptual,
+        prior=None,
+        photos=None,
+        provenance={},
+    )
+    base = load_base(folder)
+    assert base.guide.has_text
+    x = images(2)
+    # The bundle keeps the perceptual net in float16.
+    torch.testing.assert_close(base.guide.embed(x), combined.embed(x), atol=5e-3, rtol=5e-3)

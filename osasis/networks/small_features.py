@@ -1,0 +1,84 @@
+"""A small convolutional net in the place of VGG16: its distances and its statistics.
+
+The trunk has five stages, each half the size of the one before, as VGG's. Two sets of 1x1
+convolutions read them: ``distance`` gives maps whose squared differences add up to LPIPS,
+``stages`` gives principal components of VGG's own features. Trained by ``osasis.distil``.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = (24, 48, 96, 128, 128)
+CONVS = (2, 2, 3, 3, 2)
+# Channels of the distance maps, one number a stage, and of the statistics' stages.
+DISTANCE = (24, 32, 48, 48, 48)
+STAGES = (32, 48, 64)
+
+
+class SmallFeatures(nn.Module):
+    """Images are (B, 3, H, W) in [-1, 1], of any size from 16 px."""
+
+    # Deviations of the teacher's maps, which the outputs are multiplied by.
+    distance_scale: Tensor
+    stage_scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList()
+        before = 3
+        for width, count in zip(WIDTHS, CONVS, strict=True):
+            convs = [
+                nn.Conv2d(before if i == 0 else width, width, 3, padding=1) for i in range(count)
+            ]
+            self.trunk.append(nn.ModuleList(convs))
+            before = width
+        self.distance_heads = nn.ModuleList(
+            nn.Conv2d(w, k, 1) for w, k in zip(WIDTHS, DISTANCE, strict=True)
+        )
+        self.stage_heads = nn.ModuleList(
+            nn.Conv2d(w, k, 1) for w, k in zip(WIDTHS[: len(STAGES)], STAGES, strict=True)
+        )
+        self.register_buffer("distance_scale", torch.ones(len(DISTANCE)))
+        self.register_buffer("stage_scale", torch.ones(len(STAGES)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def run_trunk(self, images: Tensor, count: int = len(WIDTHS)) -> list[Tensor]:
+        """The first ``count`` stages of the trunk, finest first."""
+        x, out = images, []
+        for i, convs in enumerate(list(self.trunk)[:count]):
+            x = F.max_pool2d(x, 2) if i else x
+            for j, conv in enumerate(cast(nn.ModuleList, convs)):
+                y = conv(x)
+                # A block that keeps its width adds to what it got: it trains in fewer steps.
+                x = F.relu(y + x) if j == 2 else F.relu(y)
+            out.append(x)
+        return out
+
+    def read_distance(self, trunk: list[Tensor]) -> list[Tensor]:
+        return [
+            head(x) * s
+            for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
+        ]
+
+    def read_stages(self, trunk: list[Tensor]) -> list[Tensor]:
+        return [
+            head(x) * s
+            for head, x, s in zip(self.stage_heads, trunk, self.stage_scale, strict=False)
+        ]
+
+    def distance(self, images: Tensor) -> list[Tensor]:
+        """Five maps; the distance of two images is the sum of their mean squared differences."""
+        return self.read_distance(self.run_trunk(images))
+
+    def stages(self, images: Tensor, count: int = len(STAGES)) -> list[Tensor]:
+        """Up to three stages of features for statistics, finest first."""
+        return self.read_stages(self.run_trunk(images, count))

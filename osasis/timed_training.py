@@ -1,0 +1,166 @@
+"""A training loop for a number of minutes or of steps, that can be stopped and resumed.
+
+The learning rate follows a cosine over the budget, so that the end of the time is the end of the
+schedule. With a budget in steps, a resumed run equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.errors import UserError
+from osasis.storage import save_tensors
+
+# Fewer steps than this in the given minutes train nothing worth keeping.
+FEWEST_STEPS = 100
+
+
+class TooShortError(UserError):
+    """The minutes were over before training got anywhere."""
+
+
+class Trainer(Protocol):
+    """What the loop drives."""
+
+    steps_done: int
+
+    @property
+    def model(self) -> torch.nn.Module: ...
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
+
+    def step(self, rate: float) -> dict[str, float]:
+        """One step at ``rate`` (0 to 1) of the learning rate; its losses."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Minutes of wall time (of all runs together), or a number of steps."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise UserError("give either minutes or steps")
+        value = self.minutes if self.steps is None else self.steps
+        if value is None or not value > 0:
+            raise UserError(f"the training budget is {value}; it must be above 0")
+
+    def progress(self, steps: int, seconds: float) -> float:
+        if self.steps is not None:
+            return steps / self.steps
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes)
+
+
+def rate_at(progress: float, warmup: float = 0.03) -> float:
+    """Linear warm-up, then a half cosine down to 1%."""
+    if progress < warmup:
+        return max(progress / warmup, 0.02)
+    return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
+
+
+def train_timed(
+    trainer: Trainer,
+    budget: Budget,
+    state_path: Path,
+    identity: dict[str, Any],
+    *,
+    save_seconds: float = 60.0,
+    stop_after: int | None = None,
+) -> list[dict[str, float]]:
+    """Train to the end of the budget, from ``state_path`` where it is there; the curve.
+
+    identity: what a state must have been made with (seed, data); another is refused.
+    stop_after: leave, with the state saved, when so many steps are done in all (for tests).
+    Raises UserError for another run's state, TooShortError below ``FEWEST_STEPS``.
+    """
+    spent, curve = _resume(trainer, state_path, identity)
+    started = saved = time.monotonic()
+    while True:
+        seconds = spent + time.monotonic() - started
+        progress = budget.progress(trainer.steps_done, seconds)
+        stopping = stop_after is not None and trainer.steps_done >= stop_after
+        if progress >= 1 or stopping or time.monotonic() - saved > save_seconds:
+            _save(trainer, state_path, identity, seconds, curve)
+            saved = time.monotonic()
+        if progress >= 1 or stopping:
+            break
+        losses = trainer.step(rate_at(progress))
+        bad = [k for k, v in losses.items() if not math.isfinite(v)]
+        if bad:
+            raise UserError(
+                f"training diverged at step {trainer.steps_done}: {bad[0]} is not finite"
+            )
+        curve.append(losses)
+        if trainer.steps_done % 25 == 0:
+            recent = {k: sum(r[k] for r in curve[-25:]) / len(curve[-25:]) for k in losses}
+            shown = ", ".join(f"{k} {v:.4f}" for k, v in recent.items())
+            print(f"{100 * progress:5.1f}%  step {trainer.steps_done}: {shown}", file=sys.stderr)
+    if budget.minutes is not None and trainer.steps_done < FEWEST_STEPS:
+        raise TooShortError(
+            f"{budget.minutes:g} minutes were enough for {trainer.steps_done} steps only, and "
+            f"{FEWEST_STEPS} are the least; give more minutes (the state is kept)"
+        )
+    return curve
+
+
+def _save(
+    trainer: Trainer, path: Path, identity: dict[str, Any], seconds: float, curve: list[Any]
+) -> None:
+    tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    for i, slots in trainer.optimiser.state_dict()["state"].items():
+        tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    info = {"steps": trainer.steps_done, "seconds": seconds, "identity": identity, "curve": curve}
+    # One file, so that weights and counters are always of the same moment.
+    save_tensors(path, tensors, {"info": json.dumps(info)})
+
+
+def _resume(
+    trainer: Trainer, path: Path, identity: dict[str, Any]
+) -> tuple[float, list[dict[str, float]]]:
+    if not path.is_file():
+        return 0.0, []
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        info = json.loads(f.metadata()["info"])
+    if info["identity"] != identity:
+        raise UserError(
+            f"{path}: the state of another training ({info['identity']}, now {identity}); "
+            "remove it to begin anew"
+        )
+    tensors = load_file(path)
+    trainer.model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optim."):
+            _, index, slot = key.split(".", 2)
+            state.setdefault(int(index), {})[slot] = value
+    whole = trainer.optimiser.state_dict()
+    trainer.optimiser.load_state_dict({**whole, "state": state})
+    trainer.steps_done = info["steps"]
+    return info["seconds"], list(info["curve"])
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state for shipping: floats as float16."""
+    return {
+        k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
+        for k, v in state.items()
+    }
