@@ -1,8 +1,8 @@
 """The stream: orders -> squares -> stylized squares -> outputs, on Ray Data.
 
-Bytes travel between the operators, never pixels. Between reading and the model the rows are cut
-into batches of exactly the model's size, however many photos failed. What is in flight is bounded
-by the settings here and not by the corpus.
+Bytes travel between the operators, never pixels. Readers leave out what failed and hand on full
+batches of the model's size; only the last one of an order may be short, and is then joined with
+the next order's. What is in flight is bounded by the settings here and not by the corpus.
 """
 
 from __future__ import annotations
@@ -125,7 +125,6 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> A
             compute=ray.data.TaskPoolStrategy(size=workers.readers),
             num_cpus=task_cpus,
         )
-        dataset = dataset.repartition(target_num_rows_per_block=workers.batch, strict=True)
         dataset = dataset.map_batches(
             StylizeSquares,
             fn_constructor_kwargs={"job": job, "device": workers.device},
