@@ -199,7 +199,7 @@ class _Job:
                 "fingerprint": v.fingerprint,
                 "folder": str(v.folder()),
             }
-            for name, v in sorted(targets.versions.items())
+            for name, v in targets.versions.items()
         }
         self.targets = [{**t.to_dict(), "folder": t.label} for t in targets.targets]
         # What the workers need; plain values, for they travel with every task.

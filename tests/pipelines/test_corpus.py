@@ -42,7 +42,7 @@ def both(
 def test_every_photo_is_written_under_its_own_name(both: tuple[StylizeResult, Path]) -> None:
     result, output = both
     assert (result.photos, result.images, result.errors) == (9, 18, ())
-    assert result.styles == ("ink:1", "oil:1")
+    assert result.styles == ("oil:1", "ink:1")
     files = written(output)
     assert set(files) == {f"{style}/{name}" for style in ("oil", "ink") for name in OUTPUTS}
     # All differ: no photo took another's place.
