@@ -67,6 +67,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = tuple(_TURNS[i] for i in (5, 6, 7, 8))
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -94,7 +95,7 @@ def load_image(
     """
     shown = _printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), shown, max_pixels, min_side, target)
+        return _decode(io.BytesIO(source), shown, max_pixels, min_side, target)[0]
     try:
         path = Path(source)
         kind = path.stat().st_mode
@@ -103,7 +104,44 @@ def load_image(
         if not stat.S_ISREG(kind):  # opening a pipe would wait for ever
             raise ImageError(shown, "is not a regular file")
         with path.open("rb") as stream:
-            return _decode(stream, shown, max_pixels, min_side, target)
+            return _decode(stream, shown, max_pixels, min_side, target)[0]
+    except FileNotFoundError:
+        reason = "no such file"
+    except OSError as error:
+        reason = _system_reason(error)
+    except ValueError:  # a null byte, or text that no file name can hold
+        reason = "is not a valid file name"
+    raise ImageError(shown, reason)
+
+
+def load_sized(
+    data: bytes,
+    *,
+    name: str = "image",
+    target: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """``load_image`` of encoded bytes, with the width and height that the file has, turned.
+
+    With ``target`` the picture itself may be smaller. Raises ImageError.
+    """
+    return _decode(io.BytesIO(data), _printable(name), max_pixels, min_side, target)
+
+
+def read_image_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """A picture file's bytes. Raises ImageError for what is no regular file, or is too large."""
+    shown = _printable(os.fspath(path))
+    try:
+        found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise ImageError(shown, "is a folder, not an image file")
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise ImageError(shown, "is not a regular file")
+        if found.st_size > max_bytes:
+            reason = f"{found.st_size:,} bytes; at most {max_bytes:,} are allowed"
+            raise ImageError(shown, reason)
+        return Path(path).read_bytes()
     except FileNotFoundError:
         reason = "no such file"
     except OSError as error:
@@ -115,7 +153,7 @@ def load_image(
 
 def _decode(
     stream: IO[bytes], shown: str, max_pixels: int, min_side: int, target: int | None
-) -> Image.Image:
+) -> tuple[Image.Image, tuple[int, int]]:
     head = stream.read(32)
     if not head:
         raise ImageError(shown, "the file is empty")
@@ -146,7 +184,7 @@ def _decode(
         if turn is not None:
             picture = picture.transpose(turn)
         picture.info = {}  # a profile kept here would be applied twice
-        return picture
+        return picture, (size[::-1] if turn in _SIDEWAYS else size)
     except ImageError:
         raise
     except Image.DecompressionBombError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from factory.cli import base, catalog, slots, styles, stylize, train
+from factory.cli import base, catalog, inspect, slots, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
 from osasis.errors import UserError
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     catalog.add(commands, common)
     slots.add(commands, common)
     stylize.add(commands, common)
+    inspect.add(commands, common)
     styles.add(commands, common)
     base.add(commands, common)
     train.add_text_edit(commands, common)

@@ -1,7 +1,88 @@
-"""The tiny base, homes and the local Ray of the factory's tests."""
+"""The tiny base, homes and the local Ray of the factory's tests; styles, photos, jobs to kill."""
 
 from __future__ import annotations
 
-from tests.factory.conftest import fresh_home, home, imported, local_ray, sources
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.home import Home
+from factory.registry import Registry
+from osasis.base import load_base
+from tests.factory.conftest import (
+    fresh_home,
+    home,
+    imported,
+    local_ray,
+    picture,
+    sources,
+    write_style,
+)
 
 __all__ = ["fresh_home", "home", "imported", "local_ray", "sources"]
+
+PHOTOS = ("0.png", "1.png", "2.jpg", "3.png", "4.png", "a.jpg", "a.png", "sub/a.png", "sub/B.JPG")
+OUTPUTS = {f"{n}.png" for n in ("0", "1", "2", "3", "4", "a.jpg", "a.png", "sub/a", "sub/B")}
+
+
+def register(home: Home, style: str, base: str = "tiny", seed: int = 1) -> None:
+    folder = home.path / "made" / style
+    write_style(folder, home.bases / base, style, seed)
+    Registry(home).register(
+        style,
+        folder,
+        fingerprint=f"{style}-{seed}",
+        base=load_base(home.bases / base).fingerprint,
+        params={},
+        history=[],
+        metrics={},
+        tags={"base_name": base},
+    )
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """All pictures of an output, by their path in it."""
+    suffixes = {".png", ".jpg", ".webp"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.suffix in suffixes
+    }
+
+
+def times_done(output: Path) -> Counter[tuple[int, int]]:
+    """How often each output was finished, by all runs of a job."""
+    paths = [output / ".job" / "progress.jsonl", *(output / ".job" / "progress").glob("*/*.jsonl")]
+    records = {}
+    for path in paths:
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("status") == "done":
+                # A batch's file may have been gathered and not yet deleted.
+                records[record["batch"], record["photo"], record["target"]] = record
+    return Counter((photo, target) for _, photo, target in records)
+
+
+@pytest.fixture(scope="session")
+def gallery(fresh_home: Callable[[], Path]) -> Home:
+    """A home with two styles; not to be written to."""
+    home = Home(fresh_home())
+    register(home, "oil", seed=1)
+    register(home, "ink", seed=5)
+    return home
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine photos, wider than tall or the other way round."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    for i, name in enumerate(PHOTOS):
+        picture(400 + i, (40 + i, 44)).save(folder / name)
+    return folder

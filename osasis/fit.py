@@ -1,0 +1,153 @@
+"""How a photo of any size meets the base's square, and how the stylized square goes back.
+
+An output has the photo's own size, whatever the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from osasis.detail import Change, Place, apply_change, fit_change, paste_square
+from osasis.images import image_to_tensor
+
+# Faces fade into the photo over this part of half a square.
+FEATHER = 0.35
+# A cropped square fades into what lies beside it over this part of its side.
+SEAM = 1 / 16
+
+Size = tuple[int, int]
+
+
+def place_of(photo: Size, square: int, fit: str) -> Place:
+    """Where ``fit_square`` takes a photo of this width and height: crop, pad or resize."""
+    width, height = photo
+    if fit == "resize":
+        return Place(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
+    if fit == "crop":
+        left, top, side = crop_box(photo)
+        return Place(2 / side, 0.0, -1 - 2 * left / side, 0.0, 2 / side, -1 - 2 * top / side)
+    (left, top), (w, h) = pad_box(photo, square)
+    return Place(
+        2 * w / (width * square), 0.0, 2 * left / square - 1,
+        0.0, 2 * h / (height * square), 2 * top / square - 1,
+    )  # fmt: skip
+
+
+def crop_box(photo: Size) -> tuple[int, int, int]:
+    """Left, top and side of the central square."""
+    width, height = photo
+    side = min(photo)
+    return (width - side) // 2, (height - side) // 2, side
+
+
+def pad_box(photo: Size, square: int) -> tuple[tuple[int, int], Size]:
+    """Left and top, and width and height, of the whole photo inside the padded square."""
+    scale = square / max(photo)
+    inner = (max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale)))
+    return ((square - inner[0]) // 2, (square - inner[1]) // 2), inner
+
+
+def needs_photo(photo: Size, fit: str, detail: bool) -> str:
+    """What of the photo the way back needs: "" (its size), "small" (a copy at the base's scale)
+    or "whole"."""
+    if detail or fit == "align":
+        return "whole"
+    return "small" if fit == "crop" and photo[0] != photo[1] else ""
+
+
+def small_copy(photo: Image.Image, square: int) -> Image.Image:
+    """The photo with a short side of ``square`` pixels; a smaller one as it is."""
+    scale = square / min(photo.size)
+    if scale >= 1:
+        return photo
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    return photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def put_back(
+    size: Size,
+    fit: str,
+    places: Sequence[Place],
+    squares: Sequence[Image.Image],
+    stylized: Sequence[Image.Image],
+    *,
+    photo: Image.Image | None = None,
+    detail: bool = False,
+) -> Image.Image:
+    """The photo, ``size`` pixels, with its square (for "align": its faces) stylized.
+
+    squares, stylized: what the base saw and what it made of it, at each place. photo: what
+    ``needs_photo`` says. With ``detail`` the change is carried up to the photo's own resolution,
+    else the square is enlarged.
+    """
+    if fit == "align":
+        return _faces_back(_given(photo), places, squares, stylized, detail)
+    (place,), (before,), (after,) = places, squares, stylized
+    if detail:
+        return apply_change(_given(photo), _change(before, after), place)
+    if fit == "pad":
+        (left, top), (w, h) = pad_box(size, after.width)
+        after = after.crop((left, top, left + w, top + h))
+    if fit == "crop" and size[0] != size[1]:
+        return _crop_back(size, _given(photo), place, before, after)
+    return _resized(after, size)
+
+
+def _crop_back(
+    size: Size, small: Image.Image, place: Place, before: Image.Image, after: Image.Image
+) -> Image.Image:
+    """The square in the middle; beside it the photo, as soft, in the change at the border."""
+    x, y = small.width / size[0], small.height / size[1]
+    around = apply_change(small, _change(before, after), place.scaled(x, y))
+    whole = _resized(around, size)
+    left, top, side = crop_box(size)
+    whole.paste(_resized(after, (side, side)), (left, top), _seam(size))
+    return whole
+
+
+def _seam(size: Size) -> Image.Image:
+    """A mask of the square that fades where photo lies beyond it."""
+    _, _, side = crop_box(size)
+    width = max(1, round(side * SEAM))
+    mask = Image.new("L", (side, side), 255)
+    draw = ImageDraw.Draw(mask)
+    for i in range(width):
+        value = round(255 * (i + 0.5) / width)
+        if size[0] > size[1]:
+            draw.line([(i, 0), (i, side)], fill=value)
+            draw.line([(side - 1 - i, 0), (side - 1 - i, side)], fill=value)
+        else:
+            draw.line([(0, i), (side, i)], fill=value)
+            draw.line([(0, side - 1 - i), (side, side - 1 - i)], fill=value)
+    return mask
+
+
+def _faces_back(
+    photo: Image.Image,
+    places: Sequence[Place],
+    squares: Sequence[Image.Image],
+    stylized: Sequence[Image.Image],
+    detail: bool,
+) -> Image.Image:
+    for place, before, after in zip(places, squares, stylized, strict=True):
+        if detail:
+            photo = apply_change(photo, _change(before, after), place, feather=FEATHER)
+        else:
+            photo = paste_square(photo, image_to_tensor(after), place, feather=FEATHER)
+    return photo
+
+
+def _change(before: Image.Image, after: Image.Image) -> Change:
+    return fit_change(image_to_tensor(before), image_to_tensor(after))
+
+
+def _resized(image: Image.Image, size: Size) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _given(photo: Image.Image | None) -> Image.Image:
+    if photo is None:
+        raise ValueError("this way back needs the photo")
+    return photo

@@ -1,0 +1,343 @@
+"""`style-factory stylize`: a corpus of photos through registered styles, on Ray Data.
+
+A job has a directory of its own below the output. Killed anywhere, the same call finishes what is
+missing, and the outputs are those of an uninterrupted run, byte for byte. A bad photo is a row in
+``errors.parquet``; nothing else stops.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from factory import __version__
+from factory.home import Home
+from osasis.base import read_base_info
+from osasis.errors import UserError
+from osasis.images import FITS
+from osasis.provenance import FORMATS
+from osasis.settings import did_you_mean
+from pipelines.job import DONE, FAILED, JobFolder
+from pipelines.manifest import build_manifest, listing_digest
+from pipelines.progress import Progress
+from pipelines.result import StylizeResult, write_result
+from pipelines.run import connect, make_orders, plan_workers, stream
+from pipelines.source import Source, open_source
+from pipelines.tables import check_columns, write_tables
+from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
+
+ALL_FITS = (*FITS, "align")
+CHOICES = {
+    "fit": ALL_FITS,
+    "size": ("photo", "base"),
+    "format": ("png", "jpeg", "webp", "parquet"),
+    "encoding": tuple(FORMATS),
+    "metadata": ("strip", "keep"),
+    "no_face": ("error", "crop", "keep"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides an output's bytes, beside photo, style and mix.
+
+    fit: how a photo meets the base's square. size: an output has the photo's size, or is the
+    base's square. detail: carry the stylization up to the photo's own resolution. format: of the
+    outputs; parquet holds files of ``encoding``. quality: of JPEG and WebP, 1 to 100.
+    metadata: EXIF of the photo. no_face: with fit align, a photo without a face is an error row,
+    is cropped, or is kept as it is.
+    """
+
+    fit: str = "crop"
+    size: str = "photo"
+    detail: bool = False
+    format: str = "png"
+    encoding: str = "png"
+    quality: int = 90
+    metadata: str = "strip"
+    no_face: str = "error"
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(
+                    f"unknown {name} {value!r}: choose one of {', '.join(allowed)}"
+                    f"{did_you_mean(str(value), allowed)}"
+                )
+        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
+            raise UserError(f"quality is {self.quality!r}; it must lie in [1, 100]")
+        if self.fit == "align" and self.size == "base":
+            raise UserError(
+                "size base is one square a photo, and fit align may find several faces; "
+                "choose size photo, or another fit"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what decides something here: the quality of a PNG does not."""
+        out: dict[str, Any] = {"fit": self.fit, "size": self.size, "detail": self.detail}
+        out |= {"format": self.format, "metadata": self.metadata}
+        if self.format == "parquet":
+            out["encoding"] = self.encoding
+        if self.encoding != "png":
+            out["quality"] = self.quality
+        if self.fit == "align":
+            out["no_face"] = self.no_face
+        return out
+
+
+def stylize(
+    styles: Sequence[str],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    home: Home | None = None,
+    mix: dict[str, Any] | None = None,
+    mix_file: str | os.PathLike[str] | None = None,
+    fit: str = "crop",
+    size: str = "photo",
+    detail: bool = False,
+    format: str = "png",
+    encoding: str | None = None,
+    quality: int = 90,
+    metadata: str = "strip",
+    no_face: str = "error",
+    image_column: str | None = None,
+    workers: int | None = None,
+    readers: int | None = None,
+    gpus_per_worker: float | None = None,
+    max_errors: int | None = None,
+    timeout_per_image: float | None = None,
+    retry_errors: bool = False,
+    contact_sheet: bool = True,
+    report: Callable[[str], None] | None = None,
+    terminal: bool = False,
+) -> StylizeResult:
+    """Stylize every photo of a corpus in every style; the same call again finishes what is missing.
+
+    styles: ``name``, ``name@alias`` or ``name:version``; may be empty where the mix or the input's
+    rows name them. source: folder, glob, list (.txt), photo, Parquet, or a URI of any of these.
+    output: a folder on storage that all nodes share. mix, mix_file: fields of ``osasis.mix.Mix``;
+    with ``styles`` among them, one blend of several. Columns of a Parquet input named like fields
+    of the mix (and ``style``, ``weight``) replace them row by row.
+    fit, size, detail, format, encoding, quality, metadata, no_face: see ``Options``.
+    workers, gpus_per_worker: model actors and what each takes of a GPU. readers: photos read (and
+    written) at a time. max_errors: end early after more error rows. timeout_per_image: seconds
+    for reading and fitting, and for writing, a photo. retry_errors: try again what failed in an
+    earlier run. report: takes progress, one line at a time; terminal: lines for people.
+
+    Raises UserError for mistakes that concern the whole run, among them an output that holds
+    another job.
+    """
+    home = home or Home.find()
+    if format == "jpg":
+        format = "jpeg"
+    chosen = encoding or ("png" if format == "parquet" else format)
+    options = Options(fit, size, detail, format, chosen, quality, metadata, no_face)
+    if options.fit == "align":
+        from osasis.faces import require_detector
+
+        require_detector()
+    fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
+    if not styles and "styles" not in fields and not os.fspath(source).endswith(".parquet"):
+        raise UserError("no style is named; name at least one")
+    listed = open_source(source, column=image_column, row_fields=ROW_FIELDS)
+    target_folder = Path(output)
+    _check_output(source, target_folder)
+    if options.format == "parquet":
+        check_columns(listed.table)
+    targets = Targets(home)
+    common = common_targets(targets, list(styles), fields)
+    rows, problems = row_targets(
+        targets, common, list(styles), fields, listed.columns, listed.count
+    )
+    if targets.base is None:
+        first = next(iter(problems.values()), "no style is named; name at least one")
+        raise UserError(first)
+    folder = JobFolder(target_folder)
+    with folder.locked():
+        job = _Job(home, options, listed, targets, folder, timeout_per_image)
+        progress = Progress(report, terminal)
+        return job.run(
+            build_manifest(listed, rows, problems),
+            progress,
+            workers=(workers, readers, gpus_per_worker),
+            max_errors=max_errors,
+            retry_errors=retry_errors,
+            contact_sheet=contact_sheet,
+        )
+
+
+def _check_output(source: str | os.PathLike[str], output: Path) -> None:
+    given = Path(source)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {output} is a file; give a folder")
+    if given.is_dir() and output.resolve().is_relative_to(given.resolve()):
+        raise UserError(f"output {output} lies inside input {source}; choose another folder")
+
+
+class _Job:
+    """One run of a job, from its manifest to its summary."""
+
+    def __init__(
+        self, home: Home, options: Options, source: Source, targets: Targets,
+        folder: JobFolder, timeout: float | None,
+    ) -> None:  # fmt: skip
+        assert targets.base is not None
+        info = read_base_info(targets.base)
+        self.source, self.folder, self.options = source, folder, options
+        self.base_fingerprint: str = info["fingerprint"]
+        self.styles = {
+            name: {
+                "reference": v.reference,
+                "fingerprint": v.fingerprint,
+                "folder": str(v.folder()),
+            }
+            for name, v in targets.versions.items()
+        }
+        self.targets = [{**t.to_dict(), "folder": t.label} for t in targets.targets]
+        # What the workers need; plain values, for they travel with every task.
+        self.plan: dict[str, Any] = {
+            "folder": str(folder.path.resolve()),
+            "output": str(folder.output.resolve()),
+            "run": folder.run,
+            "base": str(targets.base),
+            "base_fingerprint": self.base_fingerprint,
+            "square": info["config"]["image_size"],
+            "styles": self.styles,
+            "targets": self.targets,
+            "text_edits": str(home.text_edits),
+            "code": __version__,
+            "image": source.image,
+            "timeout": timeout,
+            **{n: getattr(options, n) for n in Options.__dataclass_fields__},
+        }
+
+    def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
+        """What makes it this job and no other, each field to be named where it differs."""
+        return {
+            "code": __version__,
+            "base": self.base_fingerprint,
+            "styles": {n: f"{s['reference']} ({s['fingerprint']})" for n, s in self.styles.items()},
+            "options": self.options.to_dict(),
+            "targets": [t["mix"] for t in self.targets],
+            "input": f"{manifest.num_rows} photo(s), {listing_digest(manifest)}",
+        }
+
+    def run(
+        self, manifest: pa.Table, progress: Progress,
+        *, workers: tuple[int | None, int | None, float | None],
+        max_errors: int | None, retry_errors: bool, contact_sheet: bool,
+    ) -> StylizeResult:  # fmt: skip
+        started = time.perf_counter()
+        folder = self.folder
+        resumed = folder.open(self.fingerprint(manifest), manifest)
+        if retry_errors:
+            folder.forget_errors()
+        self._note_problems()
+        before = folder.count(DONE)
+        text = f"{manifest.num_rows} photo(s) in {len(self.targets)} way(s) to {folder.output}"
+        if resumed:
+            text += f"; {before} of {len(folder.state)} image(s) are there already"
+        progress.start(text, len(folder.state), before + folder.count(FAILED))
+        self.early = ""
+        models = self._stream(progress, workers, max_errors)
+        if self.options.format == "parquet" and not self.early and folder.parts:
+            connect()
+            write_tables(folder, self.plan, self.source.table)
+        seconds = time.perf_counter() - started
+        result = self._result(seconds, before, models)
+        write_result(result, self.plan, folder, contact_sheet)
+        said = f"{result.done_now} image(s) in {seconds:.1f} s"
+        if result.done_now:
+            said += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
+        said += f", {result.failed} failed" if result.failed else ""
+        progress.say(
+            said + (f"; {self.early}" if self.early else ""), "end",
+            images=result.images, failed=result.failed, seconds=round(seconds, 2),
+        )  # fmt: skip
+        return result
+
+    def _note_problems(self) -> None:
+        """Rows whose own columns ask for what cannot be are errors before anything runs."""
+        from pipelines.job import write_records
+
+        records = [
+            {"photo": i, "target": -1, "status": "error", "stage": "mix", "reason": problem}
+            for i, problem in enumerate(self.folder.manifest["problem"].to_pylist())
+            if problem is not None and self.folder.state[self.folder.first[i]] == 0
+        ]
+        if records:
+            write_records(self.plan["folder"], self.folder.run, records)
+            self.folder.gather()
+
+    def _stream(
+        self, progress: Progress, workers: tuple[int | None, int | None, float | None],
+        max_errors: int | None,
+    ) -> int:  # fmt: skip
+        """Do what is missing; returns how many model actors did it."""
+        folder = self.folder
+        missing = folder.missing()
+        if not missing:
+            return 0
+        connect()
+        plan = plan_workers(len(missing), *workers)
+        self.plan["batch"] = plan.batch
+        groups = None
+        if self.source.image is not None:
+            listing = self.source.listing
+            groups = list(zip(listing["path"].to_pylist(), listing["group"].to_pylist(),
+                              strict=True))  # fmt: skip
+        errors_before = folder.count(FAILED)
+
+        def watch() -> bool:
+            folder.gather()
+            failed = folder.count(FAILED)
+            progress.update(folder.count(DONE) + failed, failed)
+            if max_errors is not None and failed - errors_before > max_errors and not self.early:
+                self.early = f"stopped after more than {max_errors} error(s) (--max-errors)"
+                folder.stop()
+            return not self.early
+
+        try:
+            stream(make_orders(missing, groups, plan.batch), self.plan, plan, watch)
+        except KeyboardInterrupt:
+            folder.stop()
+            progress.say("stopping: what is in flight is finished first", "stopping")
+            raise
+        return plan.models
+
+    def _result(self, seconds: float, before: int, models: int) -> StylizeResult:
+        folder = self.folder
+        errors = folder.error_rows(self.targets)
+        folder.write_errors(errors)
+        facts = [f for f in folder.facts if f.get("run") == folder.run]
+        busy = sum(f["busy"] for f in facts)
+        span = 0.0
+        if facts:
+            first = min(f["ended"] - f["busy"] for f in facts)
+            span = max(f["ended"] for f in facts) - first
+        reasons: dict[str, int] = {}
+        for row in errors:
+            reason = f"{row['stage']}: {row['reason']}"
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return StylizeResult(
+            photos=folder.manifest.num_rows,
+            styles=tuple(s["reference"] for s in self.styles.values()),
+            images=folder.count(DONE),
+            errors=tuple(errors),
+            output=folder.output,
+            seconds=seconds,
+            done_before=before,
+            stopped=self.early,
+            model_seconds=busy,
+            model_share=min(1.0, busy / (span * models)) if span and models else 0.0,
+            passes=sum(f["passes"] for f in facts),
+            reasons=dict(sorted(reasons.items(), key=lambda r: -r[1])),
+        )

@@ -1,0 +1,188 @@
+"""The stream: orders -> squares -> stylized squares -> outputs, on Ray Data.
+
+Bytes travel between the operators, never pixels. Readers leave out what failed and hand on full
+batches of the model's size; only the last one of an order may be short, and is then joined with
+the next order's. What is in flight is bounded by the settings here and not by the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from osasis.errors import UserError
+from pipelines.read import ORDER
+
+# Forward passes a batch: more of them share a style's set-up, fewer spread better.
+PASSES = 4
+# Photos an order to a reader, in batches.
+BATCHES_AN_ORDER = 4
+POLL_SECONDS = 0.25
+BLOCK_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How the cluster is shared: model actors, reading and writing tasks at a time."""
+
+    models: int
+    readers: int
+    gpus: float
+    batch: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+def plan_workers(
+    photos: int, workers: int | None, readers: int | None, gpus_per_worker: float | None
+) -> Workers:
+    """Actors: one a GPU, or as many as fractions of GPUs allow, or one a CPU.
+
+    Raises UserError where the cluster cannot hold them.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = float(resources.get("GPU", 0))
+    cpus = max(1, int(resources.get("CPU", 1)))
+    if gpus_per_worker and not gpus:
+        raise UserError("--gpus-per-worker: this cluster has no GPU")
+    share = gpus_per_worker or (min(1.0, gpus / workers) if gpus and workers else float(gpus > 0))
+    room = int(gpus / share + 1e-6) if gpus else cpus
+    if workers and workers > room and gpus_per_worker:
+        raise UserError(
+            f"--workers {workers} of {share:g} GPU each do not fit into {gpus:g} GPU(s); "
+            f"at most {room} do"
+        )
+    chunk = 16 if gpus else 4
+    models = max(1, min(workers or room, -(-photos // chunk)))
+    batch = chunk * max(1, min(PASSES, photos // (models * chunk)))
+    return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
+
+
+def stream(
+    orders: list[pa.Table],
+    job: dict[str, Any],
+    workers: Workers,
+    watch: Callable[[], bool],
+) -> None:
+    """Run all orders; returns when their outputs are on disk and recorded.
+
+    watch: called every now and then and at the end; False asks for an early end, after what is in
+    flight. Raises what the stream raises.
+    """
+    failure: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
+                pass
+        except BaseException as e:
+            failure.append(e)
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if not watch():
+            thread.join()
+    watch()
+    if failure:
+        raise failure[0]
+
+
+def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
+    import ray
+
+    from pipelines.model import StylizeSquares
+    from pipelines.read import read_squares
+    from pipelines.write import write_outputs
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+    kept = ray.data.DataContext.get_current()
+    # Actors leave a little of each CPU to the tasks that feed them; where there are GPUs the
+    # CPUs are the tasks' own.
+    model_cpus, task_cpus = (0.0, 0.5) if workers.gpus else (0.8, 0.1)
+    ray.data.DataContext._set_current(context)
+    try:
+        dataset: Any = ray.data.from_arrow(orders)
+        dataset = dataset.map_batches(
+            read_squares,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"job": job},
+            compute=ray.data.TaskPoolStrategy(size=workers.readers),
+            num_cpus=task_cpus,
+        )
+        dataset = dataset.map_batches(
+            StylizeSquares,
+            fn_constructor_kwargs={"job": job, "device": workers.device},
+            batch_size=workers.batch,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                min_size=workers.models,
+                max_size=workers.models,
+                max_tasks_in_flight_per_actor=2,
+            ),
+            num_cpus=model_cpus,
+            num_gpus=workers.gpus,
+        )
+        return dataset.map_batches(
+            write_outputs,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"job": job},
+            compute=ray.data.TaskPoolStrategy(size=workers.readers),
+            num_cpus=task_cpus * 1.01,  # not the readers' number: equal ones would be fused
+        )
+    finally:
+        ray.data.DataContext._set_current(kept)
+
+
+def make_orders(
+    missing: list[tuple[int, list[int]]], groups: list[tuple[str, int]] | None, batch: int
+) -> list[pa.Table]:
+    """Photos with the targets they lack, as orders to readers (schema ORDER).
+
+    groups: for photos inside Parquet, their file and row group; an order then is one group, which
+    is read in one pass. Photos with the same targets stand together, so that passes are full.
+    """
+    size = batch * BATCHES_AN_ORDER
+    if groups is None:
+        ordered = sorted(missing, key=lambda m: (m[1] != missing[0][1], m[1]))
+        spans = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    else:
+        by_group: dict[tuple[str, int], list[tuple[int, list[int]]]] = {}
+        for row in missing:
+            by_group.setdefault(groups[row[0]], []).append(row)
+        spans = list(by_group.values())
+    return [
+        pa.table(
+            [
+                pa.array([i for i, _ in span], pa.int64()),
+                pa.array([t for _, t in span], pa.list_(pa.int32())),
+            ],
+            schema=ORDER,
+        )
+        for span in spans
+    ]
+
+
+def connect() -> None:
+    """Ray, quiet: its bars and notices would stand between the lines of ours."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from factory.bulk import start_ray
+
+    start_ray()

@@ -1,0 +1,59 @@
+"""The way to the base's square and back: sizes, places, and what stands beside the square."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from osasis.fit import needs_photo, place_of, put_back, small_copy
+from osasis.images import fit_square
+
+SQUARE = 32
+
+
+def smooth(width: int, height: int, seed: int = 3) -> Image.Image:
+    coarse = np.random.RandomState(seed).randint(40, 216, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "resize"])
+@pytest.mark.parametrize("size", [(64, 64), (200, 90), (70, 301), (20, 12), (400, 9)])
+@pytest.mark.parametrize("detail", [False, True])
+def test_the_output_has_the_photos_size_and_an_unchanged_square_gives_the_photo(
+    fit: str, size: tuple[int, int], detail: bool
+) -> None:
+    photo = smooth(*size)
+    square = fit_square(photo, SQUARE, fit)
+    need = needs_photo(size, fit, detail)
+    given = {"": None, "small": small_copy(photo, SQUARE), "whole": photo}[need]
+    places = [place_of(size, SQUARE, fit)]
+    out = put_back(size, fit, places, [square], [square], photo=given, detail=detail)
+    assert out.size == size
+    difference = np.abs(np.asarray(out, int) - np.asarray(photo, int))
+    # Enlarged again the photo is softer, and one of 9 pixels lost most of what it had.
+    assert difference.mean() < (0.01 if detail else 6)
+
+
+def test_what_is_cropped_away_takes_the_squares_change() -> None:
+    photo = smooth(160, 64)
+    square = fit_square(photo, SQUARE)
+    dark = square.point(lambda v: v // 2)
+    places = [place_of(photo.size, SQUARE, "crop")]
+    for detail in (False, True):
+        given = photo if detail else small_copy(photo, SQUARE)
+        out = put_back(photo.size, "crop", places, [square], [dark], photo=given, detail=detail)
+        before, after = (np.asarray(i, float) for i in (photo, out))
+        for part in (slice(0, 40), slice(56, 104), slice(120, 160)):
+            share = after[:, part].mean() / before[:, part].mean()
+            assert 0.42 < share < 0.58
+
+
+def test_padding_is_left_out_of_the_output() -> None:
+    photo = Image.new("RGB", (80, 40), (200, 200, 200))
+    square = fit_square(photo, SQUARE, "pad")
+    stylized = Image.new("RGB", (SQUARE, SQUARE), (255, 0, 0))
+    stylized.paste((0, 0, 255), (0, 8, SQUARE, 24))  # where the photo lies
+    out = put_back((80, 40), "pad", [place_of((80, 40), SQUARE, "pad")], [square], [stylized])
+    assert out.size == (80, 40)
+    assert np.asarray(out).reshape(-1, 3).mean(0) == pytest.approx([0, 0, 255], abs=1)

@@ -1,0 +1,300 @@
+"""A corpus through registered styles, on a real Ray: outputs, names, errors, resume, Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import pipelines
+from factory.home import Home
+from factory.registry import Registry
+from osasis.base import load_base
+from osasis.errors import UserError
+from osasis.images import load_square, tensor_to_image
+from osasis.mix import Mix
+from osasis.provenance import read_provenance
+from osasis.style import load_style
+from osasis.stylize import decode, encode
+from pipelines import StylizeResult, stylize
+from tests.factory.conftest import SIZE, import_tiny, picture, truncated_jpeg
+from tests.pipelines.conftest import OUTPUTS, register, times_done, written
+
+
+@pytest.fixture(scope="module")
+def both(
+    gallery: Home, photos: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StylizeResult, Path]:
+    """All photos in both styles, each as the base's square, by two workers."""
+    output = tmp_path_factory.mktemp("both")
+    result = stylize(["oil", "ink"], photos, output, home=gallery, workers=2, size="base")
+    return result, output
+
+
+def test_every_photo_is_written_under_its_own_name(both: tuple[StylizeResult, Path]) -> None:
+    result, output = both
+    assert (result.photos, result.images, result.errors) == (9, 18, ())
+    assert result.styles == ("oil:1", "ink:1")
+    files = written(output)
+    assert set(files) == {f"{style}/{name}" for style in ("oil", "ink") for name in OUTPUTS}
+    # All differ: no photo took another's place.
+    assert len(set(files.values())) == 18
+    names = {".job", "oil", "ink", "summary.json", "contact.html"}
+    assert {p.name for p in output.iterdir()} == names
+    assert set(times_done(output).values()) == {1}
+    assert len(times_done(output)) == 18
+    assert json.loads((output / "summary.json").read_text()) == result.to_dict()
+    assert result.passes >= 6  # two styles of nine photos, four at a time
+    assert 0 < result.model_share <= 1
+    assert "18 (0 by earlier runs)" in result._repr_html_()
+    sheet = (output / "contact.html").read_text()
+    assert sheet.count('src="data:image/jpeg;base64,') == 27
+    assert "http" not in sheet
+
+
+def test_a_photos_picture_is_the_methods_own(
+    both: tuple[StylizeResult, Path], gallery: Home, photos: Path
+) -> None:
+    """Against encode and decode of that one photo, without Ray: no company, no bytes between."""
+    _, output = both
+    torch.set_num_threads(1)
+    base = load_base(gallery.bases / "tiny")
+    style = load_style(Registry(gallery).resolve("oil").folder(), base)
+    for name, stylized in (
+        ("a.jpg", "a.jpg.png"),
+        ("a.png", "a.png.png"),
+        ("sub/B.JPG", "sub/B.png"),
+    ):
+        encodings = encode(base, load_square(photos / name, SIZE)[None], steps=10)
+        (image,) = decode(base, encodings, Mix.of("oil"), {"oil": style})
+        with Image.open(output / "oil" / stylized) as got:
+            assert got.tobytes() == tensor_to_image(image).tobytes()
+
+
+def test_the_same_call_does_nothing_twice_and_finishes_what_is_missing(
+    both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    _, output = both
+    kept = tmp_path / "kept"
+    shutil.copytree(output, kept)
+    # As a kill leaves it: some outputs are not recorded, some are not there.
+    log = kept / ".job" / "progress.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines() if line]
+    lost = [r for r in records if r.get("photo", 0) % 3 == 1]
+    log.write_text("".join(json.dumps(r) + "\n" for r in records if r not in lost) + '{"pho')
+    (kept / "oil" / "1.png").unlink()
+    again = stylize(["oil", "ink"], photos, kept, home=gallery, workers=1, size="base")
+    assert (again.images, again.done_before) == (18, 12)
+    assert written(kept) == written(output)
+    assert set(times_done(kept).values()) == {1}
+    third = stylize(["oil", "ink"], photos, kept, home=gallery, size="base")
+    assert (third.images, third.done_now, third.passes) == (18, 0, 0)
+
+
+def test_another_job_into_the_same_folder_is_refused_by_name(
+    both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    _, output = both
+    before = written(output)
+    other = tmp_path / "photos"
+    shutil.copytree(photos, other)
+    picture(9, (50, 50)).save(other / "3.png")
+    for change, difference in (
+        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 then, 0.5 now"),
+        ({"fit": "pad"}, 'options.fit: "crop" then, "pad" now'),
+        ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" then, none now'),
+        ({"source": other}, "then"),
+    ):
+        call = {"styles": ["oil", "ink"], "source": photos, "size": "base", **change}
+        with pytest.raises(UserError) as refused:
+            stylize(output=output, home=gallery, **call)  # type: ignore[arg-type]
+        assert difference in str(refused.value)
+        assert str(refused.value).startswith(f"{output} holds another job (")
+    assert written(output) == before
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """A folder of everything that goes wrong; returns the reason for each bad file."""
+    folder.mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    truncated_jpeg(folder / "cut.jpg")
+    (folder / "text.jpg").write_text("dear diary")
+    picture(1, (40, 40)).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(__import__("numpy").arange(1600, dtype="uint16").reshape(40, 40) * 40).save(
+        folder / "deep.png"
+    )
+    picture(2).convert("P").save(folder / "palette.png", transparency=0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(3, (60, 40)).save(folder / "turned.jpg", exif=turned)
+    frames = [picture(i) for i in (4, 5)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("1", (20000, 20000)).save(folder / "bomb.png")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    picture(6, (900, 9)).save(folder / "wide.png")
+    picture(7).save(folder / "good\nname ü.png")
+    picture(8).save(folder / "twin.png")
+    picture(9).save(folder / "TWIN.jpg")
+    picture(10).save(folder / "twin.webp")
+    (folder / "link.png").symlink_to("nowhere.png")
+    Path(os.fsdecode(b"%b/caf\xe9.png" % os.fsencode(folder))).write_bytes(
+        (folder / "twin.png").read_bytes()
+    )
+    picture(11).save(folder / "taken.png")
+    return {
+        "empty.png": "the file is empty",
+        "cut.jpg": "the JPEG data is truncated",
+        "text.jpg": "not an image",
+        "bomb.png": "too many pixels",
+        "dot.png": "1x1 pixels",
+        "link.png": "no such file",
+        "taken.png": "IsADirectoryError",
+    }
+
+
+def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
+    gallery: Home, local_ray: None, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    bad = hostile(source)
+    # A folder where the image would go: the disk refuses, as a full one does.
+    (output / "oil" / "taken.png" / "x").mkdir(parents=True)
+    told: list[str] = []
+    result = stylize(["oil"], source, output, home=gallery, report=told.append)
+    assert result.images + result.failed == result.photos == 18
+    rows = pq.read_table(output / "errors.parquet").to_pylist()
+    assert list(rows) == list(result.errors)
+    assert len({r["id"] for r in rows}) == len(rows)
+    reasons = {Path(r["path"]).name: r["reason"] for r in rows}
+    assert set(reasons) == set(bad)
+    for name, reason in bad.items():
+        assert reason in reasons[name]
+    stages = {Path(r["path"]).name: r["stage"] for r in rows}
+    assert (stages["link.png"], stages["cut.jpg"], stages["taken.png"]) == (
+        "read",
+        "decode",
+        "write",
+    )
+    # The output keeps the photo's size, as a viewer shows it.
+    files = {
+        "turned.png": (40, 60), "wide.png": (900, 9), "moving.png": (40, 40), "cmyk.png": (40, 40),
+        "good\nname ü.png": (40, 40), "twin.png.png": (40, 40), "TWIN.jpg.png": (40, 40),
+        "twin.webp.png": (40, 40), os.fsdecode(b"caf\xe9.png"): (40, 40), "deep.png": (40, 40),
+        "palette.png": (40, 40),
+    }  # fmt: skip
+    for name, size in files.items():
+        with Image.open(output / "oil" / name) as image:
+            assert (image.size, image.mode) == (size, "RGB")
+    events = [json.loads(line) for line in told]
+    assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
+    assert events[-1]["failed"] == 7
+    # What failed counts as done, until it is asked for again.
+    shutil.rmtree(output / "oil" / "taken.png")
+    again = stylize(["oil"], source, output, home=gallery)
+    assert (again.done_now, again.failed) == (0, 7)
+    retried = stylize(["oil"], source, output, home=gallery, retry_errors=True)
+    assert (retried.done_now, retried.failed) == (1, 6)
+
+
+def test_parquet_in_and_out_with_columns_for_the_mix(
+    gallery: Home, photos: Path, local_ray: None, tmp_path: Path
+) -> None:
+    data = [(photos / n).read_bytes() for n in ("0.png", "1.png", "2.jpg")] + [None, b"no image"]
+    table = pa.table(
+        {
+            "name": ["x", "y", "z", "null", "bad"],
+            "image": pa.array(data, pa.binary()),
+            "style": [None, "ink:1", ["nobody"][0], None, None],
+            "strength": [None, 0.5, None, None, None],
+            "label": [1, 2, 3, 4, 5],
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=2)
+    output = tmp_path / "out"
+    call = {"home": gallery, "format": "parquet", "encoding": "jpeg", "quality": 95}
+    result = stylize(["oil"], tmp_path / "in.parquet", output, **call)  # type: ignore[arg-type]
+    assert (result.images, result.failed) == (2, 3)
+    errors = {r["path"].rsplit("#")[-1]: (r["stage"], r["reason"]) for r in result.errors}
+    assert errors["null"] == ("read", "the row holds no image (null)")
+    assert errors["bad"][0] == "decode"
+    assert errors["z"][0] == "mix"
+    assert "nobody" in errors["z"][1]
+    made = pq.read_table(output / "part-00000.parquet")
+    assert made.column_names[:5] == table.column_names
+    rows = made.to_pylist()
+    assert [(r["name"], r["label"], r["image"]) for r in rows] == [
+        ("x", 1, data[0]),
+        ("y", 2, data[1]),
+    ]
+    assert [r["stylized_style"] for r in rows] == ["oil:1", "ink:1"]
+    assert [json.loads(r["stylized_mix"])["strength"] for r in rows] == [1.0, 0.5]
+    for row in rows:
+        assert read_provenance(row["stylized"])["style"] == row["stylized_style"]
+    first = (output / "part-00000.parquet").read_bytes()
+    again = stylize(["oil"], tmp_path / "in.parquet", output, **call)  # type: ignore[arg-type]
+    assert again.done_now == 0
+    assert (output / "part-00000.parquet").read_bytes() == first
+
+
+def test_max_errors_ends_early(gallery: Home, local_ray: None, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(40):
+        (source / f"{i:02d}.png").write_bytes(b"")
+    result = stylize(["oil"], source, tmp_path / "out", home=gallery, max_errors=3, readers=1)
+    assert "--max-errors" in result.stopped
+    assert result.failed > 3
+    assert result.images == 0
+
+
+def test_styles_of_different_bases_are_refused_in_one_line(
+    fresh_home: Callable[[], Path], sources: Path, photos: Path, tmp_path: Path
+) -> None:
+    home = Home(fresh_home())
+    register(home, "oil", seed=1)
+    assert import_tiny(home.path, sources, "other", "--photos", str(photos)).code == 0
+    register(home, "chalk", base="other", seed=9)
+    prints = [load_base(home.bases / b).fingerprint for b in ("tiny", "other")]
+    with pytest.raises(UserError) as refused:
+        stylize(["oil", "chalk"], photos, tmp_path / "out", home=home)
+    assert str(refused.value) == (
+        "these styles belong to different bases; stylize base by base "
+        f"(oil:1 on {prints[0]}, chalk:1 on {prints[1]})"
+    )
+    shutil.rmtree(home.bases / "other")
+    with pytest.raises(UserError) as refused:
+        stylize(["chalk"], photos, tmp_path / "out", home=home)
+    missing = f"the base of chalk:1 ({prints[1]}) is not in {home.bases}; import it"
+    assert str(refused.value) == missing
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"fit": "corp"}, "unknown fit 'corp': choose one of crop, pad, resize, align"),
+        ({"format": "bmp"}, "unknown format 'bmp'"),
+        ({"quality": 0}, "quality is 0; it must lie in [1, 100]"),
+        ({"styles": []}, "no style is named"),
+        ({"styles": ["oil", "oil:1"]}, "the same style is named twice"),
+        ({"source": "nowhere/"}, "nowhere/: no such folder"),
+        ({"source": "*.nothing"}, "*.nothing: no photo matches"),
+        ({"mix": {"strenght": 1}}, "unknown field 'strenght'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    wrong: dict[str, object], said: str, gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    call = {"styles": ["oil"], "source": photos, **wrong}
+    with pytest.raises(UserError) as refused:
+        pipelines.stylize(output=tmp_path / "out", home=gallery, **call)
+    assert said in str(refused.value)
+    assert not (tmp_path / "out" / ".job" / "job.json").exists()

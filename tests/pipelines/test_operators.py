@@ -1,0 +1,131 @@
+"""The operators by themselves, without Ray: time limits, metadata, formats, models that fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from factory.home import Home
+from osasis.base import load_base
+from osasis.provenance import read_provenance
+from osasis.style import save_style
+from pipelines.corpus import Options
+from pipelines.job import JobFolder
+from pipelines.manifest import build_manifest
+from pipelines.model import StylizeSquares
+from pipelines.read import ORDER, TookTooLongError, read_squares, within
+from pipelines.source import open_source
+from pipelines.write import write_outputs
+from tests.factory.conftest import SIZE, picture, write_style
+from tests.pipelines.conftest import written
+
+Run = Callable[..., tuple[JobFolder, Path]]
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path) -> Run:
+    """All operators, one after the other, over a folder, in the styles "good" and "bad"."""
+    tiny = home / "bases" / "tiny"
+
+    def go(source: Path, **options: Any) -> tuple[JobFolder, Path]:
+        timeout = options.pop("timeout", None)
+        styles = {}
+        for name in ("good", "bad"):
+            style = write_style(tmp_path / name, tiny, name)
+            if name == "bad":
+                key = next(iter(style.delta))
+                style.delta[key] = torch.full_like(style.delta[key], float("nan"))
+                empty = torch.zeros(3, SIZE, SIZE)
+                save_style(tmp_path / "bad", style, empty, empty)
+            styles[name] = {
+                "reference": f"{name}:1", "fingerprint": name, "folder": str(tmp_path / name),
+            }  # fmt: skip
+        targets = [
+            {"label": n, "folder": n, "mix": {"styles": [{"style": n}], "seed": 0}} for n in styles
+        ]
+        output = tmp_path / "out"
+        folder = JobFolder(output)
+        folder.path.mkdir(parents=True)
+        manifest = build_manifest(open_source(source), [[0, 1]] * open_source(source).count, {})
+        folder.open({"input": ""}, manifest)
+        chosen = Options(**options)
+        job = {
+            "folder": str(folder.path), "output": str(output), "run": folder.run,
+            "base": str(tiny), "base_fingerprint": load_base(tiny).fingerprint, "square": SIZE,
+            "styles": styles, "targets": targets, "text_edits": str(Home(home).text_edits),
+            "code": "0", "image": None, "timeout": timeout, "batch": 4,
+            **{n: getattr(chosen, n) for n in Options.__dataclass_fields__},
+        }  # fmt: skip
+        actor = StylizeSquares(job, "cpu")
+        rows = [{"index": i, "todo": [0, 1]} for i in range(manifest.num_rows)]
+        for squares in read_squares(pa.Table.from_pylist(rows, schema=ORDER), job):
+            write_outputs(actor(squares), job)
+        folder.gather()
+        return folder, output
+
+    return go
+
+
+def test_a_style_that_yields_nan_fails_its_own_rows_only(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "photo.png")
+    folder, output = run(tmp_path / "in")
+    assert set(written(output)) == {"good/photo.png"}
+    (failure,) = folder.failures.values()
+    assert (failure.stage, failure.target) == ("model", 1)
+    assert failure.reason == "ValueError: the image tensor holds NaN"
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])
+def test_formats_with_metadata_kept(format: str, suffix: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    picture(1, (60, 40)).save(tmp_path / "in" / "photo.jpg", exif=exif)
+    _, output = run(tmp_path / "in", format=format, encoding=format, metadata="keep", detail=True)
+    (data,) = written(output).values()
+    told = read_provenance(data)
+    assert (told["style"], told["source"], told["detail"]) == ("good:1", "photo.jpg", "yes")
+    with Image.open(output / "good" / f"photo.{suffix}") as image:
+        assert image.size == (40, 60)
+        assert image.getexif()[0x010F] == "Maker"
+        assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_align_says_where_there_is_no_face(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1, (120, 100)).save(tmp_path / "in" / "photo.png")
+    folder, output = run(tmp_path / "in", fit="align")
+    assert written(output) == {}
+    assert {(f.stage, f.reason) for f in folder.failures.values()} == {("fit", "no face is found")}
+
+
+def test_align_may_keep_a_photo_without_a_face(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    photo = picture(1, (120, 100))
+    photo.save(tmp_path / "in" / "photo.png")
+    _, output = run(tmp_path / "in", fit="align", no_face="keep")
+    with Image.open(output / "good" / "photo.png") as kept:
+        assert kept.tobytes() == photo.tobytes()
+
+
+def test_a_photo_may_not_take_longer_than_it_may(run: Run, tmp_path: Path) -> None:
+    never = threading.Event()
+    with pytest.raises(TookTooLongError, match=r"took longer than 0\.01 s"):
+        within(0.01, never.wait)
+    never.set()
+    assert within(60, lambda: 5) == 5
+    with pytest.raises(KeyError):
+        within(60, lambda: {}["x"])
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "photo.png")
+    folder, output = run(tmp_path / "in", timeout=1e-9)
+    assert written(output) == {}
+    assert {f.reason for f in folder.failures.values()} == {"took longer than 1e-09 s"}
