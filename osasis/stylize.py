@@ -192,9 +192,7 @@ class _Network:
             return lambda x, i: _noise_to(photo, x, schedule.alpha_bar(i))
         z = level_conditions(z_in, self.z_style.expand_as(z_in), self.levels)
         unet = base.diffae.unet
-        return lambda x, i: functional_call(
-            unet, self.weights, (x, schedule.timestep(i, x), z)
-        )
+        return lambda x, i: functional_call(unet, self.weights, (x, schedule.timestep(i, x), z))
 
 
 def _noise_to(photo: Tensor, x: Tensor, alpha_bar: float) -> Tensor:

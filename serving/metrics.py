@@ -67,8 +67,10 @@ def render(sources: Iterable[Mapping[str, float]]) -> str:
         families.setdefault(family, []).append(f"{PREFIX}{key} {total[key]:g}")
     lines = []
     for family, samples in families.items():
-        kind = "histogram" if family.endswith("_seconds") else (
-            "counter" if family.endswith("_total") else "gauge"
+        kind = (
+            "histogram"
+            if family.endswith("_seconds")
+            else ("counter" if family.endswith("_total") else "gauge")
         )
         lines.append(f"# HELP {PREFIX}{family} {HELP.get(family, family.replace('_', ' '))}")
         lines += [f"# TYPE {PREFIX}{family} {kind}", *samples]

@@ -15,9 +15,7 @@ class Body(BaseModel):
 
 
 class StyleShareBody(Body):
-    style: str = Field(
-        min_length=1, max_length=200, description="a style: `a`, `a@alias` or `a:3`"
-    )
+    style: str = Field(min_length=1, max_length=200, description="a style: `a`, `a@alias` or `a:3`")
     weight: Number = Field(1.0, gt=0, le=1000, description="relative to the other styles'")
     mask: str | None = Field(
         None, max_length=100, description="name of an uploaded mask that confines the style"
@@ -49,9 +47,7 @@ Fit = Literal["crop", "pad", "resize"]
 
 
 class StylizeBody(Body):
-    images: list[str] = Field(
-        default_factory=list, description="photos, base64", max_length=1024
-    )
+    images: list[str] = Field(default_factory=list, description="photos, base64", max_length=1024)
     encodings: list[str] = Field(
         default_factory=list, description="ids that POST /v1/encodings gave", max_length=1024
     )

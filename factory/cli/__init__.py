@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from factory.cli import base, styles, stylize, train
+from factory.cli import base, serve, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
 from osasis.errors import UserError
 
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train.add(commands, common)
     stylize.add(commands, common)
+    serve.add(commands, common)
     styles.add(commands, common)
     base.add(commands, common)
     train.add_text_edit(commands, common)
