@@ -102,7 +102,7 @@ class _Item:
         return json.dumps([mix, versions, masks, edit, self.t0, self.precision], sort_keys=True)
 
 
-class _Abandoned(Exception):
+class _AbandonedError(Exception):
     """Nobody waits for this group any more."""
 
 
@@ -241,7 +241,7 @@ class Engine:
         for group in groups.values():
             try:
                 self._decode(group, encodings, len(items), started, encode_seconds)
-            except _Abandoned:
+            except _AbandonedError:
                 self.cancelled += len(group)
             except Exception as e:  # one mix's mistake is not the others'
                 for item in group:
@@ -340,8 +340,8 @@ class Engine:
             self._beat = time.monotonic()
             if group and all(getattr(i.future, "abandoned", False) for i in group):
                 for item in group:
-                    item.future.set_exception(_Abandoned())
-                raise _Abandoned
+                    item.future.set_exception(_AbandonedError())
+                raise _AbandonedError
 
         return step
 

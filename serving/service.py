@@ -111,8 +111,8 @@ class Service:
         try:
             return await asyncio.wait_for(work, self.config.limits.seconds)
         except asyncio.TimeoutError:
-            raise ApiError(504, f"it took longer than {self.config.limits.seconds:g} s",
-                           allowed=f"at most {self.config.limits.seconds:g} s") from None  # fmt: skip
+            most = f"at most {self.config.limits.seconds:g} s"
+            raise ApiError(504, "it took longer than is allowed", allowed=most) from None
 
     async def works(self, asked: StylizeRequest) -> list[Work]:
         """One piece of work a photo, everything resolved. Raises ApiError."""
