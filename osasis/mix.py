@@ -20,8 +20,7 @@ class StyleShare:
     """One style's part in a mix.
 
     weight: relative to the other styles'. mask: name of the mask (a grey image) that confines
-    the style; None is everywhere. Outside all masks epsilon_A reconstructs the photo, near a mask's
-    border not free of the style.
+    the style; None is everywhere. Outside all masks the photo stays as it is.
     """
 
     style: str

@@ -12,7 +12,6 @@ from torch.func import functional_call
 from osasis.base import Base
 from osasis.diffusion import (
     ROUNDING,
-    EpsFn,
     Progress,
     Schedule,
     ddim_invert,
@@ -55,16 +54,21 @@ def encode(
     steps: int = 100,
     precision: str = "float32",
     progress: Progress | None = None,
+    chunk: int | None = None,
 ) -> Encodings:
-    """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7)."""
+    """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7).
+
+    chunk: images a forward pass, always exactly; None is ``chunk_size``.
+    """
+    size = chunk or chunk_size(base.device)
     schedule = image_schedule(steps)
     count = steps_to(schedule, t0)
     codes, inverted = [], []
     with autocast(base.device, precision):
-        for k, rows in enumerate(chunks(len(photos), base.device)):
+        for k, rows in enumerate(chunks(len(photos), size)):
             x = photos[rows]
             z = base.encode_z(x).float()
-            part = _part(progress, k, count, -(-len(photos) // chunk_size(base.device)))
+            part = _part(progress, k, count, -(-len(photos) // size))
             codes.append(z)
             inverted.append(ddim_invert(base.eps_a(z), x, schedule, count, part).float())
     z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
@@ -82,12 +86,14 @@ def decode(
     text_edits: Mapping[str, Tensor] | None = None,
     precision: str = "float32",
     progress: Progress | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Decode encodings with a mix of styles (Eq. 8, 12-14, f_ch of Sec. 3.4).
 
     styles: every style that the mix names; the first one's settings decide where the mix leaves
     something open. masks: (H, W) in [0, 1], by the names in the mix.
-    text_edits: (D,) directions of z_in by name. Returns (B, 3, H, W) in [-1, 1].
+    text_edits: (D,) directions of z_in by name. chunk: images a forward pass, always exactly;
+    None is ``chunk_size``. Returns (B, 3, H, W) in [-1, 1].
     Raises UserError naming every problem of the mix.
     """
     _check(base, encodings, mix, styles, masks or {}, text_edits or {})
@@ -95,26 +101,25 @@ def decode(
     schedule = image_schedule(
         mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
     )
-    t0 = encodings.t0
+    t0, size = encodings.t0, chunk or chunk_size(base.device)
     count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
     add_structure = _structure(base, mix, chosen, networks, schedule, t0)
     out = []
     with autocast(base.device, precision):
-        for k, rows in enumerate(chunks(len(encodings.photo), base.device)):
-            part = _part(progress, k, count, -(-len(encodings.photo) // chunk_size(base.device)))
+        for k, rows in enumerate(chunks(len(encodings.photo), size)):
+            part = _part(progress, k, count, -(-len(encodings.photo) // size))
             photo, x = encodings.photo[rows], encodings.x_t0[rows]
             z_in = encodings.z[rows]
             if edit is not None:
                 z_in = z_in + mix.text_amount * edit.to(z_in)
-            predictors = [n.predictor(base, z_in) for n in networks]
+            predictors = [n.predictor(base, z_in, photo, schedule) for n in networks]
             for done, i in enumerate(range(count - 1, -1, -1), start=1):
                 x = add_structure(x, photo, i)
-                t = schedule.timestep(i, x)
                 eps = torch.zeros_like(x)
                 for network, predict in zip(networks, predictors, strict=True):
-                    eps = eps + network.share * predict(x, t).float()
+                    eps = eps + network.share * predict(x, i).float()
                 x, _ = ddim_step(schedule, i, x, eps)
                 if part is not None:
                     part(done, count)
@@ -131,11 +136,10 @@ def chunk_size(device: torch.device) -> int:
     return 4 if device.type == "cpu" else 16
 
 
-def chunks(count: int, device: torch.device) -> Iterator[Tensor]:
+def chunks(count: int, size: int) -> Iterator[Tensor]:
     """Row indices of each chunk; the last one repeats the final row until it is full."""
-    size = chunk_size(device)
     for start in range(0, count, size):
-        yield torch.arange(start, start + size, device=device).clamp_max(count - 1)
+        yield torch.arange(start, start + size).clamp_max(count - 1)
 
 
 def _part(progress: Progress | None, k: int, steps: int, parts: int) -> Progress | None:
@@ -171,7 +175,8 @@ def blended_weights(
 class _Network:
     """One noise predictor of a mix: changed weights, z_style, its share (scalar or per pixel).
 
-    z_style None is epsilon_A itself, the photo's own part.
+    z_style None is the photo's own part: the noise that leads exactly to the photo. epsilon_A's
+    would lead to its reconstruction, which is greyer than the photo.
     """
 
     weights: dict[str, Tensor]
@@ -179,11 +184,20 @@ class _Network:
     levels: Sequence[float]
     share: Tensor
 
-    def predictor(self, base: Base, z_in: Tensor) -> EpsFn:
+    def predictor(
+        self, base: Base, z_in: Tensor, photo: Tensor, schedule: Schedule
+    ) -> Callable[[Tensor, int], Tensor]:
+        """The noise as a function of x_t and the schedule's index."""
         if self.z_style is None:
-            return base.eps_a(z_in)
+            return lambda x, i: _noise_to(photo, x, schedule.alpha_bar(i))
         z = level_conditions(z_in, self.z_style.expand_as(z_in), self.levels)
-        return lambda x, t: functional_call(base.diffae.unet, self.weights, (x, t, z))
+        unet = base.diffae.unet
+        return lambda x, i: functional_call(unet, self.weights, (x, schedule.timestep(i, x), z))
+
+
+def _noise_to(photo: Tensor, x: Tensor, alpha_bar: float) -> Tensor:
+    """The noise with which x_t predicts exactly ``photo`` as its x_0."""
+    return (x - alpha_bar**0.5 * photo) / (1 - alpha_bar) ** 0.5
 
 
 def _networks(

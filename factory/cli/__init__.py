@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from factory.cli import base, catalog, inspect, slots, styles, stylize, train
+from factory.cli import base, catalog, inspect, serve, slots, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
 from osasis.errors import UserError
 
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     slots.add(commands, common)
     stylize.add(commands, common)
     inspect.add(commands, common)
+    serve.add(commands, common)
     styles.add(commands, common)
     base.add(commands, common)
     train.add_text_edit(commands, common)

@@ -35,9 +35,9 @@ def results_only_on_stdout() -> Iterator[None]:
 _results: TextIO | None = None
 
 
-def out(text: str) -> None:
+def out(text: str, flush: bool = False) -> None:
     """A line of the result, to standard output."""
-    print(text, file=_results or sys.stdout)
+    print(text, file=_results or sys.stdout, flush=flush)
 
 
 def fail(args: argparse.Namespace, message: str, code: int) -> int:

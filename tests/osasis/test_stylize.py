@@ -261,14 +261,14 @@ def test_structure_and_the_number_of_steps(
 
 def test_structure_stays_inside_the_mask(silent_base: Base, tiny_style: Styles) -> None:
     mask = torch.zeros(32, 32)
-    mask[:, :16] = 0.5
+    mask[:, :16] = 1
     mix = Mix((StyleShare("a", 1.0, "left"),), structure=0.01, decode_steps=4)
     out = decode(
         silent_base, blank(silent_base), mix, {"a": ones(tiny_style())}, masks={"left": mask}
     )
     below = image_schedule(4, "trailing").alphas_cumprod[:2]
     assert out[..., 16:].abs().max() == 0
-    expected = 0.5 * 0.01 * float((below**-0.5).sum())
+    expected = 0.01 * float((below**-0.5).sum())
     assert far(out[..., :16], torch.tensor(expected)) < 1e-5
 
 
@@ -297,14 +297,11 @@ class TestMasks:
         mix = Mix(styles=shares, decode_steps=2, **{"structure": 0.0, **fields})
         return decode(base, e, mix, styles, masks=masks)
 
-    def photo(self, base: Base, e: Encodings, styles: dict[str, Style]) -> Tensor:
-        return self.run(base, e, styles, StyleShare("a"), strength=0.0, level_weights=ALL_PHOTO)
-
     def test_a_mask_confines_its_style(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
     ) -> None:
         styles, masks = {"a": tiny_style()}, {"left": left}
-        photo = self.photo(tiny_base, one_step, styles)
+        photo = one_step.photo
         full = self.run(tiny_base, one_step, styles, StyleShare("a"))
         half = self.run(tiny_base, one_step, styles, StyleShare("a", 1.0, "left"), masks=masks)
         assert far(photo[..., :16], full[..., :16]) > 0.1
@@ -359,7 +356,7 @@ class TestMasks:
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
     ) -> None:
         styles = {"a": tiny_style()}
-        photo = self.photo(tiny_base, one_step, styles)
+        photo = one_step.photo
         full = self.run(tiny_base, one_step, styles, StyleShare("a"))
         soft = self.run(
             tiny_base,
@@ -384,6 +381,33 @@ class TestMasks:
                 StyleShare("a", 1.0, "left"),
                 masks={"left": torch.ones(16, 16)},
             )
+
+
+def test_what_no_mask_covers_is_the_photo_itself(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings
+) -> None:
+    """After any number of steps, structure network included; not epsilon_A's reconstruction."""
+    left = torch.zeros(32, 32)
+    left[:, :16] = 1
+    mix = Mix((StyleShare("a", 1.0, "left"),), decode_steps=STEPS)
+    styles = {"a": tiny_style()}
+    out = decode(tiny_base, encodings, mix, styles, masks={"left": left})
+    photo = encodings.photo
+    assert far(out[..., 16:], photo[..., 16:]) < 1e-5
+    assert far(out[..., :16], photo[..., :16]) > 0.1
+    plain = decode(tiny_base, encodings, Mix.of("a", strength=0.0, decode_steps=STEPS), styles)
+    assert far(plain[..., 16:], photo[..., 16:]) > 0.01
+
+
+def test_one_image_a_pass(tiny_base: Base, tiny_style: Styles, images: Images) -> None:
+    photos, styles = images(3, 51), {"a": tiny_style()}
+    mix = Mix.of("a", decode_steps=STEPS)
+    usual = decode(tiny_base, encode(tiny_base, photos, steps=STEPS), mix, styles)
+    e = encode(tiny_base, photos, steps=STEPS, chunk=1)
+    single = decode(tiny_base, e, mix, styles, chunk=1)
+    assert single.shape == usual.shape and far(single, usual) < 1e-3
+    alone = decode(tiny_base, e.take(slice(1, 2)), mix, styles, chunk=1)
+    assert torch.equal(alone, single[1:2])
 
 
 def test_text_edits_move_z_in(tiny_base: Base, tiny_style: Styles, encodings: Encodings) -> None:

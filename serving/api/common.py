@@ -1,0 +1,51 @@
+"""What the routes share: keys and the choice of the answer's type."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from serving.errors import ApiError
+from serving.service import Service
+
+
+def authorised(service: Service, request: Request) -> str:
+    """The name of the request's key. Raises ApiError 401 or 429."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    key = given.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+    name = service.keys.check(key)
+    request.scope.setdefault("state", {})["key"] = name
+    return name
+
+
+def choose(request: Request, offered: list[str]) -> str:
+    """The offered type that Accept likes best, the first among equals. Raises ApiError 406."""
+    accept = request.headers.get("accept") or "*/*"
+    best, best_q = None, 0.0
+    for media in offered:
+        q = max((q for pattern, q in _ranges(accept) if _matches(pattern, media)), default=0.0)
+        if q > best_q:
+            best, best_q = media, q
+    if best is None:
+        raise ApiError(406, f"none of {accept[:100]!r} can be answered here", field="Accept",
+                       value=accept, allowed=offered)  # fmt: skip
+    return best
+
+
+def _ranges(accept: str) -> list[tuple[str, float]]:
+    out = []
+    for part in accept.split(","):
+        media, _, rest = part.partition(";")
+        q = 1.0
+        for option in rest.split(";"):
+            name, _, value = option.strip().partition("=")
+            if name == "q":
+                try:
+                    q = float(value)
+                except ValueError:
+                    q = 0.0
+        out.append((media.strip().lower(), q))
+    return out
+
+
+def _matches(pattern: str, media: str) -> bool:
+    return pattern in ("*/*", "*", media) or pattern == media.partition("/")[0] + "/*"

@@ -1,0 +1,77 @@
+"""Health, readiness, metrics and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from serving.errors import ApiError
+from serving.metrics import render
+from serving.schemas import ERRORS
+from serving.service import current
+
+router = APIRouter(tags=["health"])
+PAGE = Path(__file__).resolve().parents[1] / "page"
+FILES = {"app.js": "text/javascript", "style.css": "text/css", "compare.js": "text/javascript"}
+POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Whether this process answers and its keeper does."""
+    service = current()
+    if time.monotonic() - service.heard > 30:
+        raise ApiError(503, "the keeper has not answered for 30 s", retry_after=5)
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: ERRORS[503]})
+async def readyz() -> dict[str, Any]:
+    """Whether new work is taken: an engine answers, and the server is not closing."""
+    service = current()
+    if service.draining:
+        raise ApiError(503, "this server is closing", retry_after=10)
+    try:
+        problem = await asyncio.wait_for(_ask(service.engines), 10)
+    except Exception:
+        problem = "no engine answers"
+    if problem:
+        raise ApiError(503, str(problem), retry_after=5)
+    return {"status": "ready", "styles": len(service.catalog.styles)}
+
+
+async def _ask(engines: Any) -> str | None:
+    problem: str | None = await engines.problem.remote()
+    return problem
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics() -> Response:
+    """All processes' counters in Prometheus's text format."""
+    samples = await current().keeper.samples.remote()
+    return Response(render(samples), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    return _file("index.html", "text/html")
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def page_file(name: str) -> Response:
+    if name not in FILES:
+        raise ApiError(404, f"there is no {name[:64]!r}", field="path")
+    return _file(name, FILES[name])
+
+
+def _file(name: str, media: str) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=f"{media}; charset=utf-8",
+                    headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache",
+                             "X-Content-Type-Options": "nosniff"})  # fmt: skip

@@ -1,0 +1,107 @@
+"""GET /v1/styles, one style, its preview; what the page has to know."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from osasis.errors import UserError
+from serving.api.common import authorised
+from serving.catalog import Listed
+from serving.errors import ApiError
+from serving.schemas import ERRORS, StyleRow, StylesAnswer
+from serving.service import Service, current
+
+router = APIRouter(tags=["styles"])
+
+
+@router.get("/v1/styles", responses=ERRORS)
+async def styles(
+    request: Request,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    q: Annotated[str, Query(max_length=200, description="words in id, tags, licence")] = "",
+    tag: Annotated[list[str], Query(max_length=20)] = [],  # noqa: B006
+) -> StylesAnswer:
+    """Registered styles of this base, by id, a page at a time."""
+    service = current()
+    authorised(service, request)
+    total, found = service.catalog.page(offset, limit, q, tag)
+    end = offset + len(found)
+    return StylesAnswer(
+        styles=[StyleRow(**s.row()) for s in found],
+        total=total,
+        offset=offset,
+        next_offset=end if end < total else None,
+    )
+
+
+@router.get("/v1/styles/{style}", responses=ERRORS)
+async def style(style: str, request: Request) -> dict[str, Any]:
+    """One style: its version, settings, metrics and previews."""
+    service = current()
+    authorised(service, request)
+    listed = _listed(service, style)
+    return {**listed.row(), **await asyncio.to_thread(_details, service, listed)}
+
+
+@router.get("/v1/styles/{style}/preview", response_class=Response, responses={
+    200: {"content": {"image/png": {}}}, **ERRORS})  # fmt: skip
+async def preview(
+    style: str,
+    kind: Literal["style", "counterpart"] = "style",
+    version: Annotated[int | None, Query(ge=1, le=10**9)] = None,
+) -> Response:
+    """The style image, or its photo counterpart, as PNG. Open without a key, as pages need it."""
+    service = current()
+    listed = _listed(service, style)
+    try:
+        found = listed.version
+        if version is not None and version != found.version:
+            found = await asyncio.to_thread(service.catalog.registry.get, style, str(version))
+        path = await asyncio.to_thread(found.folder)
+        data = await asyncio.to_thread((path / f"{kind}.png").read_bytes)
+    except UserError as e:
+        raise ApiError(404, str(e), field="version", value=version) from None
+    except Exception:
+        raise ApiError(404, f"style {style!r} has no such picture", field="kind") from None
+    age = 86400 if version is not None else 5
+    return Response(data, media_type="image/png",
+                    headers={"Cache-Control": f"private, max-age={age}"})  # fmt: skip
+
+
+@router.get("/v1/info", responses=ERRORS)
+async def info(request: Request) -> dict[str, Any]:
+    """The base, the limits, and the saved text edits."""
+    service = current()
+    authorised(service, request)
+    edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
+    return {
+        "base": service.info["name"],
+        "fingerprint": service.info["fingerprint"],
+        "image_size": service.size,
+        "levels": service.sizes.levels,
+        "text_edits": edits,
+        "limits": vars(service.config.limits),
+        "styles": len(service.catalog.styles),
+        "registry_error": service.catalog.error,
+    }
+
+
+def _listed(service: Service, style: str) -> Listed:
+    listed = service.catalog.styles.get(style)
+    if listed is None:
+        raise ApiError(404, f"there is no style {style[:64]!r}", field="style", value=style,
+                       allowed="GET /v1/styles lists them")  # fmt: skip
+    return listed
+
+
+def _details(service: Service, listed: Listed) -> dict[str, Any]:
+    v = listed.version
+    try:
+        run = service.catalog.registry.client.get_run(v.run_id)
+        return {"settings": dict(run.data.params), "metrics": dict(run.data.metrics)}
+    except Exception:  # a style is of use without its run
+        return {"settings": {}, "metrics": {}}

@@ -1,0 +1,146 @@
+"""POST /v1/stylize and POST /v1/encodings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from osasis.errors import UserError
+from serving.api.common import authorised, choose
+from serving.bodies import read_encodings, read_stylize
+from serving.engine import Result, Work
+from serving.errors import ApiError
+from serving.pictures import MEDIA, encoded, photo_id
+from serving.schemas import (
+    ERRORS,
+    MIX_EXAMPLE,
+    EncodingsAnswer,
+    EncodingsBody,
+    StylizeAnswer,
+    StylizeBody,
+    body_docs,
+)
+from serving.service import Service, current
+
+router = APIRouter(tags=["stylize"])
+PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA.values()}
+
+
+@router.post(
+    "/v1/stylize",
+    response_model=StylizeAnswer,
+    responses={200: {"content": PICTURES}, **ERRORS},
+    openapi_extra=body_docs(
+        StylizeBody, {"encodings": ["0f343b0931126a20f133d67c2b018a3b"], "mix": MIX_EXAMPLE}
+    ),
+)
+async def stylize(request: Request) -> Response:
+    """Photos, or encodings of photos, through a mix of styles. One image is answered as PNG,
+    JPEG or WebP by Accept, or as JSON; several as JSON."""
+    service = current()
+    authorised(service, request)
+    asked = await read_stylize(request, service.config.limits, service.config.limits.images)
+    count = len(asked.photos) + len(asked.encodings)
+    media = choose(request, [*MEDIA.values(), "application/json"] if count == 1
+                   else ["application/json"])  # fmt: skip
+    started = time.monotonic()
+    async with service.admitted(count):
+        works = await service.works(asked)
+        results = await service.in_time(service.run_all(works))
+    for key in {photo_id(w.photo): w.photo for w in works}.values():
+        await service.keep_photo(key)
+    facts = provenance(service, works[0])
+    kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
+    images = await asyncio.gather(
+        *(asyncio.to_thread(encoded, r.pixels, kind, facts) for r in results)
+    )
+    timing = timings(results, time.monotonic() - started)
+    if media != "application/json":
+        return Response(images[0], media_type=media, headers=_headers(works[0], facts, timing))
+    rows = [
+        {
+            "image": base64.b64encode(image).decode(),
+            "media_type": MEDIA[kind],
+            "encoding": photo_id(work.photo),
+        }
+        for image, work in zip(images, works, strict=True)
+    ]
+    body = {
+        "images": rows,
+        "styles": [v for v, _ in works[0].versions.values()],
+        "base": facts["base"],
+        "mix": works[0].mix,
+        "timing": timing,
+    }
+    headers = _headers(works[0], facts, timing)
+    return Response(json.dumps(body), media_type="application/json", headers=headers)
+
+
+@router.post(
+    "/v1/encodings",
+    response_model=EncodingsAnswer,
+    responses=ERRORS,
+    openapi_extra=body_docs(EncodingsBody, {"images": ["iVBORw0KGgo..."], "fit": "crop"}),
+)
+async def encodings(request: Request) -> Response:
+    """Keep photos; the ids stand for them in later calls, which send the mix only. With
+    ``style`` they are encoded at once, as that style wants it."""
+    service = current()
+    authorised(service, request)
+    choose(request, ["application/json"])
+    photos, fit, style = await read_encodings(request, service.config.limits)
+    async with service.admitted(len(photos)):
+        kept = [await service.normalised(name, data, fit) for name, data in photos]
+        ids = [await service.keep_photo(photo) for photo in kept]
+        if style is not None:
+            await _encode_now(service, kept, style)
+    body = {"encodings": [{"id": i, "expires": "when newer photos need the room"} for i in ids]}
+    return Response(json.dumps(body), media_type="application/json")
+
+
+async def _encode_now(service: Service, photos: list[bytes], style: str) -> None:
+    try:
+        version = await asyncio.to_thread(service.catalog.resolve, style)
+    except UserError as e:
+        raise ApiError(422, str(e), field="style", value=style) from None
+    works = [Work(p, None, {style: (version.reference, version.folder)}) for p in photos]
+    await service.in_time(service.run_all(works))
+
+
+def provenance(service: Service, work: Work) -> dict[str, Any]:
+    """What made an image; it goes into the file and the headers."""
+    return {
+        "Software": "style-factory",
+        "style": ",".join(v for v, _ in work.versions.values()),
+        "base": service.info["fingerprint"],
+        "mix": work.mix,
+    }
+
+
+def timings(results: list[Result], total: float) -> dict[str, float]:
+    """Seconds of each part, the slowest image's where there are several."""
+    out = {
+        name.removesuffix("_seconds"): round(max(getattr(r, name) for r in results), 4)
+        for name in ("queue_seconds", "load_seconds", "encode_seconds", "decode_seconds")
+    }
+    cached = sum(r.cached for r in results)
+    return {**out, "total": round(total, 4), "batch": max(r.batch for r in results),
+            "cached": cached}  # fmt: skip
+
+
+def _headers(work: Work, facts: dict[str, Any], timing: dict[str, float]) -> dict[str, str]:
+    return {
+        "X-Style-Version": facts["style"],
+        "X-Base": facts["base"],
+        "X-Mix": json.dumps(work.mix),
+        "X-Encoding": photo_id(work.photo),
+        "X-Encoding-Cached": str(int(timing["cached"])),
+        "X-Batch-Size": str(int(timing["batch"])),
+        **{f"X-{k.title()}-Seconds": f"{timing[k]:.4f}"
+           for k in ("queue", "load", "encode", "decode", "total")},
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""API keys, kept as hashes only, each with a rate limit of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from pathlib import Path
+
+from osasis.errors import UserError
+from osasis.storage import write_json
+from serving.errors import ApiError
+
+PER_MINUTE = 600
+
+
+class Keys:
+    """Checks keys and counts their requests (token bucket: a minute's worth may burst)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.keys = read_keys(path) if path is not None else None
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def check(self, given: str | None, cost: float = 1.0) -> str:
+        """The key's name. Raises ApiError 401 or 429."""
+        if self.keys is None:
+            return "anonymous"
+        challenge = {"WWW-Authenticate": 'Bearer realm="style-factory"'}
+        if not given:
+            raise ApiError(401, "an API key is needed: send Authorization: Bearer KEY",
+                           field="Authorization", headers=challenge)  # fmt: skip
+        known = self.keys.get(hash_key(given))
+        if known is None:
+            raise ApiError(401, "this API key is not known", field="Authorization",
+                           headers=challenge)  # fmt: skip
+        name, per_minute = known
+        now = time.monotonic()
+        tokens, last = self._buckets.get(name, (float(per_minute), now))
+        tokens = min(float(per_minute), tokens + (now - last) * per_minute / 60)
+        if tokens < min(cost, per_minute):
+            self._buckets[name] = (tokens, now)
+            wait = max(1, int((cost - tokens) * 60 / per_minute + 0.999))
+            raise ApiError(429, f"key {name!r} has used its requests of this minute",
+                           allowed=f"{per_minute} a minute", retry_after=wait)  # fmt: skip
+        self._buckets[name] = (tokens - cost, now)
+        return name
+
+
+def hash_key(key: str) -> str:
+    # Keys are 256 random bits: a slow hash would add nothing.
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def new_key(path: Path, name: str, per_minute: int = PER_MINUTE) -> str:
+    """Add a key to the file and return it; only its hash is kept."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if name in known:
+        raise UserError(f"{path}: key {name!r} is there already; choose another name")
+    key = "sf_" + secrets.token_urlsafe(32)
+    known[name] = {"sha256": hash_key(key), "per_minute": per_minute}
+    write_json(path, known)
+    path.chmod(0o600)
+    return key
+
+
+def read_keys(path: Path) -> dict[str, tuple[str, int]]:
+    """Names and rates by hash. Raises UserError."""
+    try:
+        data = json.loads(path.read_text())
+        return {v["sha256"]: (name, int(v.get("per_minute", PER_MINUTE)))
+                for name, v in data.items()}  # fmt: skip
+    except OSError as e:
+        raise UserError(f"keys: {path}: {(e.strerror or 'cannot be read').lower()}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(
+            f"keys: {path}: it must be JSON as `style-factory serve --new-key NAME` writes it"
+        ) from None

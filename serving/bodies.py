@@ -1,0 +1,221 @@
+"""Reading requests: JSON with base64 or a form, counted while it arrives, every mistake named."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from osasis.errors import UserError
+from osasis.mix import Mix
+from serving.config import Limits
+from serving.errors import ApiError, shown
+from serving.schemas import EncodingsBody, MixBody, StylizeBody
+
+B = TypeVar("B", bound=BaseModel)
+TYPES = ("application/json", "multipart/form-data")
+
+
+@dataclass
+class StylizeRequest:
+    """What a client asks for, checked as far as that needs no styles."""
+
+    mix: Mix
+    photos: list[tuple[str, bytes]] = field(default_factory=list)
+    encodings: list[str] = field(default_factory=list)
+    masks: dict[str, bytes] = field(default_factory=dict)
+    fit: str = "crop"
+
+
+async def read_stylize(request: Request, limits: Limits, most_images: int) -> StylizeRequest:
+    """The body of POST /v1/stylize and /v1/jobs. Raises ApiError."""
+    data, files = await _read(request, limits)
+    if isinstance(data.get("mix"), str):
+        data["mix"] = _json(data["mix"], "mix")
+    body = _validated(StylizeBody, data)
+    photos = files.pop("image", []) + [
+        (f"images[{i}]", _base64(text, f"images[{i}]")) for i, text in enumerate(body.images)
+    ]
+    masks = {name: _base64(text, f"masks.{name}") for name, text in body.masks.items()}
+    for name in list(files):
+        if name.startswith("mask."):
+            masks[name.removeprefix("mask.")] = files.pop(name)[0][1]
+    _no_other_files(files, "image and mask.NAME")
+    count = len(photos) + len(body.encodings)
+    if not 1 <= count <= most_images:
+        raise ApiError(422, f"{count} images", field="images", value=count,
+                       allowed=f"1 to {most_images}, photos and encodings together")  # fmt: skip
+    mix = checked_mix(body.mix, limits)
+    named = {s.mask for s in mix.styles if s.mask}
+    if missing := sorted(named - set(masks)):
+        raise ApiError(422, f"mask {missing[0]!r} is named in the mix, but was not sent",
+                       field="masks", value=missing[0], allowed=sorted(masks))  # fmt: skip
+    return StylizeRequest(
+        mix, photos, body.encodings, {k: v for k, v in masks.items() if k in named}, body.fit
+    )
+
+
+async def read_encodings(
+    request: Request, limits: Limits
+) -> tuple[list[tuple[str, bytes]], str, str | None]:
+    """Photos, fit and style of POST /v1/encodings. Raises ApiError."""
+    data, files = await _read(request, limits)
+    photos = files.pop("image", [])
+    _no_other_files(files, "image")
+    if photos and "images" not in data:
+        data["images"] = [""]
+        body = _validated(EncodingsBody, data)
+    else:
+        body = _validated(EncodingsBody, data)
+        photos = photos + [
+            (f"images[{i}]", _base64(text, f"images[{i}]")) for i, text in enumerate(body.images)
+        ]
+    if len(photos) > limits.images:
+        raise ApiError(422, f"{len(photos)} images", field="images", value=len(photos),
+                       allowed=f"1 to {limits.images}")  # fmt: skip
+    return photos, body.fit, body.style
+
+
+def checked_mix(body: MixBody, limits: Limits) -> Mix:
+    """The mix as the method takes it, within the limits. Raises ApiError."""
+    if len(body.styles) > limits.styles:
+        raise ApiError(422, f"{len(body.styles)} styles in one mix", field="mix.styles",
+                       value=len(body.styles), allowed=f"at most {limits.styles}")  # fmt: skip
+    for name in ("encode_steps", "decode_steps"):
+        value, most = getattr(body, name), getattr(limits, name)
+        if value is not None and value > most:
+            raise ApiError(422, f"mix.{name} is {value}", field=f"mix.{name}", value=value,
+                           allowed=f"at most {most}")  # fmt: skip
+    names = [s if isinstance(s, str) else s.style for s in body.styles]
+    if len(set(names)) < len(names):
+        raise ApiError(422, "the same style is named twice in the mix", field="mix.styles",
+                       value=", ".join(names))  # fmt: skip
+    try:
+        return Mix.from_dict(body.model_dump())
+    except UserError as e:
+        raise mix_error(e) from None
+
+
+def mix_error(e: UserError) -> ApiError:
+    """The method's own words about a mix, one entry a problem."""
+    text = str(e).removeprefix("mix: ")
+    errors = []
+    for part in text.split("; "):
+        if found := re.match(r"([a-z_0-9]+(?:\[\d+\])?(?:\.[a-z_]+)?)(?: is |: | has )", part):
+            errors.append({"field": f"mix.{found[1]}", "message": part})
+        elif errors:
+            errors[-1]["message"] += f"; {part}"
+        else:
+            errors.append({"field": "mix", "message": part})
+    return ApiError(422, text, field=errors[0]["field"], errors=errors)
+
+
+async def _read(
+    request: Request, limits: Limits
+) -> tuple[dict[str, Any], dict[str, list[tuple[str, bytes]]]]:
+    """Fields, and files by name."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in TYPES:
+        raise ApiError(415, f"bodies of type {kind or '(none)'} are not read",
+                       field="Content-Type", value=kind, allowed=list(TYPES))  # fmt: skip
+    # Read before any of it is parsed, so that its size is known to be allowed.
+    request._body = await _bytes(request, limits.body_bytes)
+    if kind == "application/json":
+        data = _json(request._body.decode("utf-8", "replace"), "body")
+        if not isinstance(data, dict):
+            raise ApiError(422, "the body must be a JSON object", field="body")
+        return data, {}
+    try:
+        form = await request.form(max_files=256, max_fields=256,
+                                  max_part_size=limits.body_bytes)  # fmt: skip
+    except Exception as e:  # the parser's own errors, of several types
+        message = " ".join(str(getattr(e, "detail", e)).split())
+        raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
+    data, files = {}, {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            label = name if name not in files else f"{name}[{len(files[name])}]"
+            files.setdefault(name, []).append((label, await value.read()))
+        elif name == "encoding":
+            data.setdefault("encodings", []).append(value)
+        elif name in data:
+            raise ApiError(422, f"{name} is given twice", field=name)
+        else:
+            data[name] = value
+    return data, files
+
+
+async def _bytes(request: Request, most: int) -> bytes:
+    too_much = ApiError(413, "the body is too large", field="body",
+                        allowed=f"at most {most:,} bytes")  # fmt: skip
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise too_much
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise too_much
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ApiError(400, f"{name} is no valid JSON: {str(e)[:100]}", field=name) from None
+
+
+def _base64(text: str, name: str) -> bytes:
+    # Browsers' data URLs hold the same text behind a comma; nothing is fetched.
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(422, f"{name} is no base64", field=name, value=text[:40],
+                       allowed="a picture's bytes as base64; addresses are not fetched"
+                       ) from None  # fmt: skip
+
+
+def _validated(model: type[B], data: dict[str, Any]) -> B:
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        errors = [_problem(p) for p in e.errors(include_url=False)]
+    first = errors[0]
+    raise ApiError(422, first["message"], field=first["field"], value=first.get("value"),
+                   allowed=first.get("allowed"), errors=errors)  # fmt: skip
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    where = "".join(
+        f"[{p}]" if isinstance(p, int) else f".{p}"
+        for p in problem["loc"]
+        if p not in ("StyleShareBody", "str")
+    ).removeprefix(".")
+    limits = problem.get("ctx", {})
+    out = {"field": where, "message": f"{where}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"}
+    if problem["type"] != "missing":
+        out["value"] = shown(problem["input"])
+    allowed = [f"{sign} {limits[k]}" for k, sign in
+               (("gt", "above"), ("ge", "from"), ("lt", "below"), ("le", "to"),
+                ("expected", "one of")) if k in limits]  # fmt: skip
+    if allowed:
+        out["allowed"] = " ".join(allowed)
+    return out
+
+
+def _no_other_files(files: dict[str, Any], allowed: str) -> None:
+    if files:
+        name = next(iter(files))
+        raise ApiError(422, f"a file named {name[:60]!r} is not expected", field=name[:60],
+                       allowed=allowed)  # fmt: skip

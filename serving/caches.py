@@ -1,0 +1,130 @@
+"""Caches of an engine: styles in host and device memory, encodings; each with a byte budget."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from osasis.style import Style
+from osasis.stylize import Encodings
+
+V = TypeVar("V")
+
+
+class ByteLru(Generic[V]):
+    """Least recently used values within a byte budget; pinned keys stay. Thread-safe.
+
+    A value larger than the whole budget is not kept.
+    """
+
+    def __init__(self, budget: int, size: Callable[[V], int]) -> None:
+        self.budget, self._size = budget, size
+        self.bytes = self.hits = self.misses = self.evictions = 0
+        self.pinned: frozenset[str] = frozenset()
+        self._values: OrderedDict[str, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> V | None:
+        with self._lock:
+            value = self._values.get(key)
+            if value is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: str, value: V) -> None:
+        with self._lock:
+            if (old := self._values.pop(key, None)) is not None:
+                self.bytes -= self._size(old)
+            self._values[key] = value
+            self.bytes += self._size(value)
+            for other in [k for k in self._values if k not in self.pinned]:
+                if self.bytes <= self.budget:
+                    break
+                self.bytes -= self._size(self._values.pop(other))
+                self.evictions += 1
+
+    def keys(self) -> list[str]:
+        with self._lock:
+            return list(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@dataclass
+class _KeyLock:
+    lock: threading.Lock
+    users: int = 0
+
+
+class StyleCache:
+    """Styles in host memory, and the recently used ones on the device.
+
+    A style is loaded once however many ask for it at the same time; loading one does not hold up
+    another.
+    """
+
+    def __init__(self, host: int, device_budget: int, device: torch.device) -> None:
+        self.device = device
+        self.host: ByteLru[Style] = ByteLru(host, style_bytes)
+        self.on_device: ByteLru[Style] = ByteLru(device_budget, style_bytes)
+        self.loads = 0
+        self._locks: dict[str, _KeyLock] = {}
+        self._guard = threading.Lock()
+
+    def pin(self, keys: Iterable[str]) -> None:
+        self.host.pinned = self.on_device.pinned = frozenset(keys)
+
+    def get(self, key: str, load: Callable[[], Style]) -> Style:
+        """The style in host memory, loaded where it is not there; what ``load`` raises."""
+        if (style := self.host.get(key)) is not None:
+            return style
+        with self._guard:
+            entry = self._locks.setdefault(key, _KeyLock(threading.Lock()))
+            entry.users += 1
+        try:
+            with entry.lock:
+                if key in self.host and (style := self.host.get(key)) is not None:
+                    return style
+                style = load()
+                self.loads += 1
+                self.host.put(key, style)
+                return style
+        finally:
+            with self._guard:
+                entry.users -= 1
+                if entry.users == 0:
+                    self._locks.pop(key, None)
+
+    def place(self, key: str, style: Style) -> Style:
+        """The style on the engine's device."""
+        if self.device.type == "cpu":
+            return style
+        if (placed := self.on_device.get(key)) is None:
+            placed = style.to(self.device)
+            self.on_device.put(key, placed)
+        return placed
+
+
+def style_bytes(style: Style) -> int:
+    return _bytes([*style.delta.values(), *style.spn.values(), style.z_style])
+
+
+def encoding_bytes(e: Encodings) -> int:
+    return _bytes((e.photo, e.z, e.x_t0))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,126 @@
+"""`style-factory serve`: start, wait, drain, stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from factory.home import Home
+from osasis.base import read_base_info
+from osasis.errors import UserError
+from serving.config import ServeConfig
+
+NAME = "style-factory"
+
+
+def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
+    """What would be served. Raises UserError for what would not work."""
+    home = Home.find(config.home)
+    info = read_base_info(home.base_folder(config.base))
+    if config.keys:
+        from pathlib import Path
+
+        from serving.auth import read_keys
+
+        read_keys(Path(config.keys))
+    from serving.catalog import StyleCatalog
+
+    catalog = StyleCatalog(home, info["fingerprint"])
+    catalog.poll()
+    if catalog.error:
+        raise UserError(f"the registry cannot be read: {catalog.error}")
+    for name in config.pinned:
+        catalog.resolve(name)
+    return {
+        "url": f"http://{host}:{port}",
+        "base": info["name"],
+        "styles": sum(s.problem is None for s in catalog.styles.values()),
+        "replicas": config.replicas,
+    }
+
+
+def run(
+    config: ServeConfig,
+    host: str,
+    port: int,
+    ready: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was accepted. Raises UserError."""
+    facts = check(config, host, port)
+    _free(host, port)
+    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    import ray
+    from ray import serve
+
+    from serving.app import build
+
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    _start_ray(config)
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(build(config.to_dict()), name=NAME, route_prefix="/")
+        ready(facts)
+        stop.wait()
+        say("closing: finishing what was accepted")
+        _drain(config.drain)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _start_ray(config: ServeConfig) -> None:
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {}
+    if not address:
+        need = config.engine_cpus * config.replicas
+        local = {
+            "num_cpus": max(int(need + 0.999), os.cpu_count() or 1),
+            "object_store_memory": 200_000_000,
+        }
+    ray.init(
+        address=address,
+        include_dashboard=None if address else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        **local,
+    )
+
+
+def _drain(seconds: float) -> None:
+    """No new work; wait until the ingresses have answered all that they accepted."""
+    from ray import serve
+
+    keeper: Any = serve.get_deployment_handle("keeper", NAME)
+    keeper.drain.remote().result(timeout_s=10)
+    end = time.monotonic() + seconds
+    quiet = 0
+    while time.monotonic() < end and quiet < 3:
+        time.sleep(0.5)
+        closed = keeper.all_draining.remote().result(timeout_s=10)
+        idle = closed and keeper.in_flight.remote().result(timeout_s=10) == 0
+        quiet = quiet + 1 if idle else 0
+
+
+def _free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            raise UserError(
+                f"{host}:{port} cannot be used ({(e.strerror or str(e)).lower()}); "
+                "choose another with --port or --host"
+            ) from None

@@ -1,0 +1,90 @@
+"""Counters of this process, and all processes' together as Prometheus text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+
+# A sample's name with its labels, as Prometheus writes it: requests_total{route="/x"}.
+Samples = dict[str, float]
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+PREFIX = "style_factory_"
+
+HELP = {
+    "requests_total": "HTTP requests by route and status",
+    "request_seconds": "Seconds from a request's arrival to its answer",
+    "images_total": "Images answered",
+    "rejected_total": "Requests refused because the queue was full",
+    "in_flight": "Images accepted and not answered yet",
+    "engine_batches_total": "Batches computed",
+    "engine_images_total": "Images computed",
+    "engine_encoded_total": "Photos encoded",
+    "encoding_hits_total": "Encodings found in the cache",
+    "style_loads_total": "Styles loaded from their files",
+    "styles_loaded": "Styles in memory",
+    "styles_bytes": "Bytes of styles in memory",
+    "encodings_bytes": "Bytes of encodings in memory",
+}
+
+
+class Counters:
+    """Thread-safe counters and histograms."""
+
+    def __init__(self) -> None:
+        self._values: Samples = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, amount: float = 1.0, **labels: object) -> None:
+        with self._lock:
+            key = name + _labels(labels)
+            self._values[key] = self._values.get(key, 0.0) + amount
+
+    def observe(self, name: str, seconds: float) -> None:
+        for limit in (*BUCKETS, "+Inf"):
+            if limit == "+Inf" or seconds <= float(limit):
+                self.add(f"{name}_bucket", 1.0, le=limit)
+        self.add(f"{name}_sum", seconds)
+        self.add(f"{name}_count")
+
+    def samples(self) -> Samples:
+        with self._lock:
+            return dict(self._values)
+
+
+def render(sources: Iterable[Mapping[str, float]]) -> str:
+    """The sum over all processes, in Prometheus's text format."""
+    total: Samples = {}
+    for source in sources:
+        for key, value in source.items():
+            total[key] = total.get(key, 0.0) + value
+    families: dict[str, list[str]] = {}
+    for key in sorted(total, key=_order):
+        name = key.partition("{")[0]
+        family = name
+        for suffix in ("_bucket", "_sum", "_count"):
+            if name.endswith(suffix):
+                family = name.removesuffix(suffix)
+        families.setdefault(family, []).append(f"{PREFIX}{key} {total[key]:g}")
+    lines = []
+    for family, samples in families.items():
+        kind = (
+            "histogram"
+            if family.endswith("_seconds")
+            else ("counter" if family.endswith("_total") else "gauge")
+        )
+        lines.append(f"# HELP {PREFIX}{family} {HELP.get(family, family.replace('_', ' '))}")
+        lines += [f"# TYPE {PREFIX}{family} {kind}", *samples]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, object]) -> str:
+    if not labels:
+        return ""
+    clean = (f'{k}="{str(v)[:80]}"' for k, v in sorted(labels.items()))
+    return "{" + ",".join(clean) + "}"
+
+
+def _order(key: str) -> tuple[str, float]:
+    name, _, rest = key.partition("{")
+    le = rest.partition('le="')[2].partition('"')[0]
+    return (name + ("" if le else rest), float(le.replace("+Inf", "inf")) if le else 0.0)

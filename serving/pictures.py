@@ -1,0 +1,97 @@
+"""Pictures in and out of requests: checked in the header, normalised, encoded with provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from osasis.errors import ImageError
+from osasis.images import fit_square, load_image, png_bytes
+from serving.config import Limits
+from serving.errors import ApiError
+
+# What a picture is, its first bytes decide, not what the client calls it.
+FORMATS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF"}
+MEDIA = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+ALLOWED = ", ".join(FORMATS)
+
+
+def arm(limits: Limits) -> None:
+    """Make Pillow's own guard an error in this process; ours comes first."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def square_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
+    """A client's picture as a PNG of size x size pixels without metadata. Raises ApiError."""
+    check_header(data, field, limits)
+    try:
+        picture = load_image(data, name=field, target=size, max_pixels=limits.pixels)
+    except ImageError as e:
+        raise ApiError(422, str(e), field=field) from None
+    return png_bytes(fit_square(picture, size, fit))
+
+
+def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
+    """A mask as a grey PNG of size x size pixels, white where the style shows."""
+    check_header(data, field, limits)
+    try:
+        picture = load_image(data, name=field, max_pixels=limits.pixels)
+    except ImageError as e:
+        raise ApiError(422, str(e), field=field) from None
+    return png_bytes(fit_square(picture.convert("L"), size, fit))
+
+
+def check_header(data: bytes, field: str, limits: Limits) -> None:
+    """Format, pixels and frames, before a pixel is decoded. Raises ApiError."""
+    kind = next((k for k, head in FORMATS.items() if data.startswith(head)), None)
+    if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
+        raise ApiError(415, f"{field} is no picture of an allowed format", field=field,
+                       allowed=list(FORMATS))  # fmt: skip
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            width, height = image.size
+            frames = int(getattr(image, "n_frames", 1))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ApiError(413, f"{field} has too many pixels", field=field,
+                       allowed=f"at most {limits.pixels:,} pixels") from None  # fmt: skip
+    except Exception:  # decoders fed with garbage raise anything
+        raise ApiError(422, f"{field}: the {kind} data is truncated or damaged", field=field
+                       ) from None  # fmt: skip
+    if width * height > limits.pixels:
+        raise ApiError(413, f"{field} has too many pixels", field=field,
+                       value=f"{width}x{height}",
+                       allowed=f"at most {limits.pixels:,} pixels")  # fmt: skip
+    if frames > limits.frames:
+        raise ApiError(422, f"{field} is animated", field=field, value=frames,
+                       allowed=f"at most {limits.frames} frame(s)")  # fmt: skip
+
+
+def photo_id(png: bytes) -> str:
+    """Content hash of a normalised photo."""
+    return hashlib.sha256(png).hexdigest()[:32]
+
+
+def to_pixels(png: bytes) -> np.ndarray:
+    """A normalised PNG of ours as uint8 (H, W, 3), or (H, W) where it is grey."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return np.array(image)
+
+
+def encoded(pixels: np.ndarray, kind: str, provenance: dict[str, Any]) -> bytes:
+    """uint8 (H, W, 3) as PNG, JPEG or WebP with what made it inside."""
+    image = Image.fromarray(pixels)
+    if kind == "PNG":
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
+        return png_bytes(image, text)
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps(provenance)  # ImageDescription
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=95, exif=exif.tobytes())
+    return buffer.getvalue()

@@ -1,0 +1,159 @@
+"""A tiny base with random styles, and real servers over it, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from factory.home import Home
+from factory.registry import Registry, StyleVersion
+from osasis.base import load_base
+from tests.factory.conftest import FEW, home, imported, picture, sources, write_style
+
+__all__ = ["FEW", "home", "imported", "sources"]
+ROOT = Path(__file__).resolve().parents[2]
+STYLES = {"ink": 21, "oil": 61, "sepia": 81}
+PATIENCE = 180.0
+
+
+def register(path: Path, style: str, seed: int, folder: Path) -> StyleVersion:
+    """A version of a style with random weights; the newest is champion."""
+    write_style(folder, path / "bases" / "tiny", style, seed)
+    return Registry(Home(path)).register(
+        style,
+        folder,
+        fingerprint=f"{style}-{seed}",
+        base=load_base(path / "bases" / "tiny").fingerprint,
+        params={"seed": seed},
+        history=[],
+        metrics={"loss": 1.0},
+        tags={"tags": "dark,paint" if style == "oil" else "line", "licence": "CC0"},
+    )
+
+
+@pytest.fixture(scope="session")
+def shop_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three styles; not to be written to."""
+    path = tmp_path_factory.mktemp("shop-home")
+    shutil.copytree(home / "bases", path / "bases")
+    for style, seed in STYLES.items():
+        register(path, style, seed, tmp_path_factory.mktemp(style))
+    return path
+
+
+@pytest.fixture(scope="session")
+def own_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes homes with the tiny base and one style ``ink``."""
+
+    def make() -> Path:
+        path = tmp_path_factory.mktemp("own-home")
+        shutil.copytree(home / "bases", path / "bases")
+        register(path, "ink", STYLES["ink"], tmp_path_factory.mktemp("ink"))
+        return path
+
+    return make
+
+
+@dataclass
+class Server:
+    """A running `style-factory serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    home: Path
+    log: Path
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=PATIENCE, **self._with(options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=PATIENCE, **self._with(options))
+
+    def _with(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "headers": {**self.headers, **(options.get("headers") or {})}}
+
+    def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
+        """One photo as a form."""
+        files = {"image": ("photo.png", photo, "image/png")}
+        return self.post("/v1/stylize", files=files, data={"mix": json.dumps(mix)}, **options)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
+    """Run the command on a free port until the block ends."""
+    port = free_port()
+    err = (folder / "err.txt").open("w")
+    argv = [sys.executable, "-m", "factory.cli", "serve", "--home", str(path), "--json"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*argv, "--port", str(port), "--set", "threads=1", *options],
+        stdout=subprocess.PIPE, stderr=err, text=True, env=environment, cwd=folder,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, f"the server did not start: {(folder / 'err.txt').read_text()[-3000:]}"
+        facts = json.loads(line)
+        yield Server(facts["url"], process, path, path / "logs" / "serve.jsonl")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        err.close()
+
+
+@pytest.fixture(scope="session")
+def server(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(shop_home, folder, "--set", "limits.seconds=150") as running:
+        yield running
+
+
+def photo_bytes(seed: int = 500, size: tuple[int, int] = (40, 48), kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture(seed, size).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """An encoded image as (H, W, 3) in [0, 1]."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32) / 255
+
+
+def wait_until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """The first true value of ``what``."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return value

@@ -1,0 +1,246 @@
+"""Every endpoint over real HTTP against a real Serve."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving.conftest import Server, photo_bytes, pixels, wait_until
+
+INK: dict[str, Any] = {"styles": ["ink"]}
+
+
+def error_of(answer: Any, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["status"] == status and error["message"]
+    return error
+
+
+def test_a_photo_through_a_style(server: Server) -> None:
+    answer = server.stylize(photo_bytes(), INK)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-style-version"] == "ink:1"
+    assert float(answer.headers["x-decode-seconds"]) > 0
+    assert json.loads(answer.headers["x-mix"])["strength"] == 1.0
+    image = Image.open(io.BytesIO(answer.content))
+    assert image.size == (32, 32) and image.text["style"] == "ink:1"
+    other = server.stylize(photo_bytes(), {"styles": ["ink"], "strength": 0.2})
+    assert np.abs(pixels(other.content) - pixels(answer.content)).max() > 0.02
+
+
+@pytest.mark.parametrize(("media", "kind"), [("image/jpeg", "JPEG"), ("image/webp", "WEBP")])
+def test_accept_chooses_the_type(server: Server, media: str, kind: str) -> None:
+    answer = server.stylize(photo_bytes(), INK, headers={"Accept": f"{media}, */*;q=0.1"})
+    assert answer.headers["content-type"] == media
+    assert Image.open(io.BytesIO(answer.content)).format == kind
+
+
+def test_encodings_stand_for_photos_and_json_for_forms(server: Server) -> None:
+    files = {"image": ("p.png", photo_bytes(501), "image/png")}
+    made = server.post("/v1/encodings", files=files, data={"style": "ink"})
+    assert made.status_code == 200, made.text
+    key = made.json()["encodings"][0]["id"]
+    by_id = server.post("/v1/stylize", json={"encodings": [key], "mix": INK})
+    assert by_id.status_code == 200, by_id.text
+    assert by_id.headers["x-encoding-cached"] == "1"
+    assert float(by_id.headers["x-encode-seconds"]) == 0
+    direct = server.stylize(photo_bytes(501), INK)
+    assert np.array_equal(pixels(direct.content), pixels(by_id.content))
+    text = base64.b64encode(photo_bytes(502)).decode()
+    both = server.post("/v1/stylize", json={"encodings": [key], "images": [text], "mix": INK})
+    rows = both.json()["images"]
+    assert len(rows) == 2 and both.json()["styles"] == ["ink:1"]
+    found = {r["encoding"]: base64.b64decode(r["image"]) for r in rows}
+    assert np.abs(pixels(found[key]) - pixels(by_id.content)).max() < 1e-3
+
+
+def test_mixed_styles_in_one_batch_equal_each_alone(server: Server) -> None:
+    mixes: list[dict[str, Any]] = [
+        {"styles": ["ink"]},
+        {"styles": ["oil"]},
+        {"styles": [{"style": "ink", "weight": 2.0}, "sepia"], "strength": 0.7},
+        {"styles": ["oil", "sepia"], "blend": "noise", "level_weights": [0.0, 1.0]},
+    ]
+    photos = [photo_bytes(510 + i) for i in range(4)]
+    alone = [server.stylize(p, m) for p, m in zip(photos, mixes, strict=True)]
+    assert [a.status_code for a in alone] == [200] * 4, [a.text for a in alone]
+
+    def again(i: int) -> Any:
+        return server.stylize(photos[i % 4], mixes[i % 4])
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(again, range(16)))
+    assert max(int(t.headers["x-batch-size"]) for t in together) > 1
+    for i, answer in enumerate(together):
+        difference = pixels(answer.content) - pixels(alone[i % 4].content)
+        assert np.abs(difference).max() < 1e-3
+    # A, B, A gives A.
+    assert np.array_equal(pixels(again(0).content), pixels(alone[0].content))
+    assert np.abs(pixels(alone[0].content) - pixels(alone[1].content)).max() > 0.1 or photos[0]
+
+
+def test_a_mask_confines_its_style(server: Server) -> None:
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    mask[:, :16] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    photo = photo_bytes(520, (32, 32))
+    files = [("image", ("p.png", photo)), ("mask.left", ("m.png", buffer.getvalue()))]
+    mix = {"styles": [{"style": "oil", "mask": "left"}]}
+    answer = server.post("/v1/stylize", files=files, data={"mix": json.dumps(mix)})
+    assert answer.status_code == 200, answer.text
+    change = np.abs(pixels(answer.content) - pixels(photo))
+    assert change[:, 16:].max() < 0.005 and change[:, :16].max() > 0.1
+
+
+def test_a_job_runs_to_its_end(server: Server) -> None:
+    files = [("image", (f"{i}.png", photo_bytes(530 + i))) for i in range(3)]
+    sent = server.post("/v1/jobs", files=files, data={"mix": json.dumps(INK)})
+    assert sent.status_code == 202, sent.text
+    where = sent.headers["location"]
+    assert sent.json()["state"] in ("queued", "running")
+    done = wait_until(lambda: (j := server.get(where).json())["state"] == "done" and j)
+    assert done["done"] == 3 and len(done["results"]) == 3
+    image = server.get(done["results"][1])
+    assert image.headers["content-type"] == "image/png"
+    direct = server.stylize(photo_bytes(531), INK)
+    assert np.array_equal(pixels(image.content), pixels(direct.content))
+    error_of(server.get("/v1/jobs/none"), 404)
+    error_of(server.get(f"{where}/images/7"), 404)
+
+
+def test_styles_are_listed_searched_and_shown(server: Server) -> None:
+    first = server.get("/v1/styles", params={"limit": 2}).json()
+    assert [s["id"] for s in first["styles"]] == ["ink", "oil"]
+    assert first["total"] == 3 and first["next_offset"] == 2
+    rest = server.get("/v1/styles", params={"offset": 2}).json()
+    assert [s["id"] for s in rest["styles"]] == ["sepia"] and rest["next_offset"] is None
+    assert [s["id"] for s in server.get("/v1/styles?tag=paint").json()["styles"]] == ["oil"]
+    assert [s["id"] for s in server.get("/v1/styles?q=SEP").json()["styles"]] == ["sepia"]
+    one = server.get("/v1/styles/oil").json()
+    assert one["metrics"] == {"loss": 1.0} and one["licence"] == "CC0"
+    preview = server.get(one["preview"])
+    assert Image.open(io.BytesIO(preview.content)).size == (32, 32)
+    error_of(server.get("/v1/styles/gone"), 404)
+    error_of(server.get("/v1/styles/oil/preview?version=9"), 404)
+    error_of(server.get("/v1/styles?limit=0"), 422)
+
+
+def test_health_metrics_and_openapi(server: Server) -> None:
+    assert server.get("/healthz").json() == {"status": "ok"}
+    assert server.get("/readyz").json()["status"] == "ready"
+    server.stylize(photo_bytes(), INK)
+    text = wait_until(
+        lambda: "style_factory_engine_images_total" in (t := server.get("/metrics").text) and t
+    )
+    assert "# TYPE style_factory_request_seconds histogram" in text
+    document = server.get("/openapi.json").json()
+    content = document["paths"]["/v1/stylize"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    assert content["application/json"]["example"]["mix"]["strength"] == 0.8
+    page = server.get("/")
+    assert "text/html" in page.headers["content-type"]
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    error_of(server.get("/nowhere"), 404)
+    error_of(server.get("/v1/stylize"), 405)
+
+
+BAD_MIXES: list[tuple[dict[str, Any], str]] = [
+    ({"styles": ["ink"], "strength": 9}, "mix.strength"),
+    ({"styles": ["ink"], "strength": "much"}, "mix.strength"),
+    ({"styles": ["ink"], "strenght": 1}, "mix.strenght"),
+    ({"styles": []}, "mix.styles"),
+    ({"styles": [{"style": "ink", "weight": 0}]}, "mix.styles[0].weight"),
+    ({"styles": ["inc"]}, "mix.styles[0].style"),
+    ({"styles": ["ink:7"]}, "mix.styles[0].style"),
+    ({"styles": ["ink", "ink"]}, "mix.styles"),
+    ({"styles": ["a", "b", "c", "d", "e"]}, "mix.styles"),
+    ({"styles": ["ink"], "decode_steps": 999}, "mix.decode_steps"),
+    ({"styles": ["ink"], "decode_steps": 30}, "mix.decode_steps"),
+    ({"styles": ["ink"], "level_weights": [1.0]}, "mix.level_weights"),
+    ({"styles": ["ink"], "t0": 0.33}, "mix.t0"),
+    ({"styles": ["ink"], "text_edit": "smile"}, "mix.text_edit"),
+    ({"styles": [{"style": "ink", "mask": "sky"}]}, "masks"),
+    ({}, "mix.styles"),
+]
+
+
+@pytest.mark.parametrize(("mix", "field"), BAD_MIXES, ids=[str(m)[:50] for m, _ in BAD_MIXES])
+def test_a_bad_mix_is_named(server: Server, mix: dict[str, Any], field: str) -> None:
+    error = error_of(server.stylize(photo_bytes(), mix), 422)
+    assert error["field"] == field
+    if field == "mix.strength" and mix["strength"] == 9:
+        assert error["value"] == 9 and "4" in error["allowed"]
+    if mix.get("styles") == ["inc"]:
+        assert "nearest: ink" in error["message"]
+
+
+def test_other_mistakes(server: Server) -> None:
+    good = photo_bytes()
+    error_of(server.post("/v1/stylize", content=b"x", headers={"Content-Type": "text/plain"}), 415)
+    as_json = {"Content-Type": "application/json"}
+    error_of(server.post("/v1/stylize", content=b"{", headers=as_json), 400)
+    error_of(server.post("/v1/stylize", content=b"[]", headers=as_json), 422)
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    error_of(server.post("/v1/stylize", content=b"junk", headers=form), 400)
+    error_of(server.stylize(good, INK, headers={"Accept": "text/html"}), 406)
+    unknown = {"encodings": ["0" * 32], "mix": INK}
+    assert "again" in error_of(server.post("/v1/stylize", json=unknown), 404)["message"]
+    address = {"images": ["http://127.0.0.1/x.png"], "mix": INK}
+    assert error_of(server.post("/v1/stylize", json=address), 422)["field"] == "images[0]"
+    error_of(server.post("/v1/stylize", json={"images": [], "mix": INK}), 422)
+    many = {"images": [base64.b64encode(good).decode()] * 9, "mix": INK}
+    assert error_of(server.post("/v1/stylize", json=many), 422)["value"] == 9
+    for data, status in (
+        (b"", 415),
+        (b"GIF89a" + b"0" * 50, 415),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+        (good[: len(good) // 2], 422),
+        (photo_bytes(size=(5, 5)), 422),
+        (bomb(), 413),
+        (animation(), 422),
+        (b"\x89PNG\r\n\x1a\n" + b"0" * 26_000_000, 413),
+    ):
+        error_of(server.stylize(data, INK), status)
+    extra = [("image", ("p.png", good)), ("photo", ("q.png", good))]
+    bad = server.post("/v1/stylize", files=extra, data={"mix": json.dumps(INK)})
+    assert error_of(bad, 422)["field"] == "photo"
+
+
+def bomb() -> bytes:
+    """A PNG whose header says 60,000 x 60,000 pixels."""
+    import struct
+    import zlib
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def animation() -> bytes:
+    frames = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def test_the_log_is_json_without_pictures(server: Server) -> None:
+    answer = server.stylize(photo_bytes(), INK)
+    wanted = answer.headers["x-request-id"]
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    mine = next(line for line in lines if line["request"] == wanted)
+    assert mine["status"] == 200 and mine["route"] == "/v1/stylize" and mine["seconds"] > 0
+    assert max(len(json.dumps(line)) for line in lines) < 1500
