@@ -91,9 +91,8 @@ class Targets:
             )
 
     def _find_base(self, version: StyleVersion) -> Path:
-        for name in self.home.base_names():
-            if read_base_info(self.home.bases / name)["fingerprint"] == version.base:
-                return self.home.bases / name
+        if (folder := self.home.base_with(version.base)) is not None:
+            return folder
         raise UserError(
             f"the base of {version.reference} ({version.base}) is not in {self.home.bases}; "
             "import it"
