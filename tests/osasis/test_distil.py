@@ -59,7 +59,7 @@ def test_projections_keep_distances() -> None:
         gap = (maps[0] - maps[1]).pow(2).sum()
         torch.testing.assert_close((small[0] - small[1]).pow(2).sum(), gap, rtol=1e-4, atol=0)
     first = fit_projection(maps, 1)(maps)
-    assert float(first.var()) > 0.3 * 6, "the largest component is not the first"
+    assert float(first.var()) > 0.3, "the largest component is not the first"
 
 
 def test_the_teachers_distances_are_lpips(lessons: module.Lessons, vgg_file: Path) -> None:
