@@ -79,6 +79,12 @@ def random_weights() -> Callable[..., dict[str, Tensor]]:
 
 
 @pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete random LPIPS state with VGG, as a teacher."""
+    return make_perceptual_file(tmp_path_factory.mktemp("teacher") / "vgg.safetensors", "vgg")
+
+
+@pytest.fixture(scope="session")
 def perceptual_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_perceptual_file(tmp_path_factory.mktemp("perceptual") / "alex.safetensors")
 

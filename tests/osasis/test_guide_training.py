@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from osasis import guide_training as module
 from osasis.errors import UserError
@@ -17,7 +19,7 @@ from osasis.images import tensor_to_image
 from osasis.painted import PaintedPool, paint_pool, to_bytes, to_float
 from osasis.timed_training import Budget, train_timed
 
-from .conftest import make_images
+Images = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool() -> PaintedPool:
-    photos = to_bytes(make_images(8, seed=4, size=64))
+def pool(images: Images) -> PaintedPool:
+    photos = to_bytes(images(8, seed=4, size=64))
     return paint_pool(photos, 26, 2, 32, seed=0)
 
 
@@ -85,11 +87,11 @@ def test_resumed_equals_uninterrupted(config: Path, pool: PaintedPool, tmp_path:
 
 
 def test_the_command_writes_a_guide_that_loads(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for i, x in enumerate(make_images(4, size=64)):
+    for i, x in enumerate(images(4, size=64)):
         tensor_to_image(x).save(photos / f"{i}.png")
     out = tmp_path / "out"
     call = ["--images", str(photos), "--out", str(out), "--config", str(config)]
@@ -101,7 +103,7 @@ def test_the_command_writes_a_guide_that_loads(
     copied = out / config.name
     guide = open_clip_guide(config.stem, str(out / "guide.safetensors"), copied)
     assert guide.facts == report["facts"]
-    x = make_images(2)
+    x = images(2)
     by_facts = open_clip_guide(config.stem, None, copied, report["facts"])
     by_facts.model.load_state_dict(guide.model.state_dict())
     assert torch.equal(guide.embed(x), by_facts.embed(x))
