@@ -25,6 +25,8 @@ from osasis.storage import write_json
 # A report blocks for a poll of the controller: a tenth of a second instead of two.
 TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
 POLL_SECONDS = 0.5
+# How often a local Ray is started where the machine is too busy for it.
+STARTS = 3
 # How long a run waits for its slots to end when all styles are settled.
 JOIN_SECONDS = 15.0
 # In a job's folder while it trains: how many slots it is to have.
@@ -89,14 +91,21 @@ def start_ray(slots: int | None = None) -> None:
     local: dict[str, Any] = {} if address else {"object_store_memory": 200_000_000}
     if slots is not None and not address:
         local["num_cpus"] = max(slots, os.cpu_count() or 1)
-    ray.init(
-        address=address,
-        include_dashboard=False if not address else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={"env_vars": TRAIN_ENV},
-        **local,
-    )
+    for left in range(STARTS - 1, -1, -1):
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if not address else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env={"env_vars": TRAIN_ENV},
+                **local,
+            )
+            return
+        except Exception as e:  # Ray gives a busy machine half a minute, and says so untyped
+            if address or not left or "timed out" not in str(e):
+                raise
+            ray.shutdown()
 
 
 def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:

@@ -119,7 +119,7 @@ def test_styles_are_the_same_as_without_any_death(
     bench = Workbench.open(shop.base, shop.previews, "cpu")
     image = finished.folder / "a.png"
     task = shop.task("a", image, tmp_path / "a", iterations=ITERATIONS)
-    bench.train(task, lambda iteration, of, total: None)
+    bench.train(task, lambda iteration, of, losses: None)
     weights = [f / "a/style/style.safetensors" for f in (finished.folder, tmp_path)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     history = json.loads((finished.folder / "a/result.json").read_text())["history"]

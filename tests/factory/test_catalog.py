@@ -1,20 +1,24 @@
-"""Catalogs: folders and YAML files, and every problem of one reported at once."""
+"""Catalogs of every form, and every problem of one reported at once with file, line and remedy."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from factory.catalog import CatalogEntry, load_catalog
+from factory.catalog import CatalogEntry, CatalogError, check_catalog, load_catalog
+from factory.catalog.schema import schema_text, shipped_schema
 from osasis.errors import UserError
-from tests.factory.conftest import picture
+from osasis.settings import TrainSettings
+from tests.factory.conftest import cli, picture, truncated_jpeg
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with pictures of these names."""
+    """Makes a folder with different pictures of these names."""
 
     def make(*names: str) -> Path:
         for i, name in enumerate(names):
@@ -25,29 +29,28 @@ def images(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def load(path: Path, **overrides: object) -> list[CatalogEntry]:
-    return load_catalog(path, "default", overrides)
+def load(path: Path, **overrides: object) -> tuple[CatalogEntry, ...]:
+    return load_catalog(path, "default", overrides).entries
 
 
 def problems(path: Path, **overrides: object) -> list[str]:
-    """The problem lines of a catalog that is refused."""
-    with pytest.raises(UserError) as refused:
+    """The problem lines of a catalog that is refused, without the file's name."""
+    with pytest.raises(CatalogError) as refused:
         load(path, **overrides)
     head, *lines = str(refused.value).splitlines()
     assert head == f"{path}: {len(lines)} problem(s)"
-    return [line.strip() for line in lines]
+    return [line.strip().removeprefix(f"{path}").removeprefix(":") for line in lines]
 
 
 def test_folder_gives_a_style_a_file(images: Callable[..., Path]) -> None:
     folder = images("b.png", "Oil (dark).jpg", "sub/c.webp", ".hidden.png")
     (folder / "notes.txt").write_text("no picture")
     entries = load(folder)
-    assert [(e.id, e.image.relative_to(folder).as_posix()) for e in entries] == [
+    assert [(e.id, Path(e.image).relative_to(folder).as_posix()) for e in entries] == [
         ("oil-dark", "Oil (dark).jpg"),
         ("b", "b.png"),
         ("c", "sub/c.webp"),
     ]
-    assert entries[1] == CatalogEntry("b", folder / "b.png", where="b.png")
 
 
 def test_single_image_is_a_catalog_of_one(images: Callable[..., Path]) -> None:
@@ -60,39 +63,52 @@ def test_names_without_usable_letters_get_stable_ids(images: Callable[..., Path]
     ids = [e.id for e in load(folder)]
     assert len(set(ids)) == 2
     assert all(len(i) == len("style-") + 8 and i.startswith("style-") for i in ids)
-    assert ids == [e.id for e in load(folder)]
 
 
-def test_yaml_paths_are_relative_to_the_file(images: Callable[..., Path]) -> None:
-    folder = images("pictures/oil.png", "photo.png")
-    path = folder / "lists" / "catalog.yml"
-    path.parent.mkdir()
-    path.write_text(
-        """styles:
+YAML = """styles:
   - id: dark-oil
     image: ../pictures/oil.png
     counterpart: ../photo.png
     overrides: {iterations: 7, t0: 0.4}
     tags: [oil, dark]
     licence: CC0
-  - image: ../pictures/oil.png
+  - image: memory://catalog/ink.png
+gate: [style_distance<=0.8]
 """
-    )
+CSV = """id,image,counterpart,iterations,t0,tags,licence
+dark-oil,../pictures/oil.png,../photo.png,7,0.4,oil; dark,CC0
+
+,memory://catalog/ink.png,,,,,
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"), [("c.yml", YAML, [2, 8]), ("c.csv", CSV, [2, 4])]
+)
+def test_files_name_paths_and_uris(
+    images: Callable[..., Path], name: str, text: str, lines: list[int]
+) -> None:
+    folder = images("pictures/oil.png", "photo.png", "ink.png")
+    with fsspec.open("memory://catalog/ink.png", "wb") as f:
+        f.write((folder / "ink.png").read_bytes())
+    path = folder / "lists" / name
+    path.parent.mkdir()
+    path.write_text(text)
     first, second = load(path, batch_size=3, iterations=5)
-    assert first.image.resolve() == (folder / "pictures" / "oil.png").resolve()
-    assert first.counterpart is not None
-    assert first.counterpart.resolve() == (folder / "photo.png").resolve()
+    assert Path(first.image).resolve() == (folder / "pictures" / "oil.png").resolve()
+    assert first.read_counterpart() == (folder / "photo.png").read_bytes()
     assert (first.id, first.tags, first.licence) == ("dark-oil", ("oil", "dark"), "CC0")
-    assert (second.id, second.counterpart, second.tags) == ("oil", None, ())
-    assert (first.where, second.where) == ("line 2", "line 8")
+    assert (second.id, second.counterpart, second.tags) == ("ink", None, ())
+    assert second.read_image() == (folder / "ink.png").read_bytes()
+    assert [e.line for e in (first, second)] == lines
     settings = first.settings("default", {"batch_size": 3, "iterations": 5})
     # The entry's own overrides win over the run's.
     assert (settings.iterations, settings.t0, settings.batch_size) == (7, 0.4, 3)
     assert second.settings("default", {"iterations": 5}).iterations == 5
 
 
-def test_all_problems_are_reported_at_once_with_their_lines(images: Callable[..., Path]) -> None:
-    folder = images("oil.png")
+def test_all_problems_of_a_yaml_are_reported_at_once(images: Callable[..., Path]) -> None:
+    folder = images("oil.png", "ink.png", "a.png", "b.png", "d.png")
     path = folder / "catalog.yaml"
     path.write_text(
         """# A comment moves the lines.
@@ -100,53 +116,83 @@ styles:
   - id: oil
     image: oil.png
   - id: Bad Id
-    image: oil.png
+    image: ink.png
   - id: oil
     image: oil.png
   - image: missing.png
   - id: no-image
   - just a word
   - id: typo
-    image: oil.png
+    image: a.png
     overides: {}
-    overrides: {iteration: 3, batch_size: 0}
+    overrides:
+      iteration: 3
+      batch_size: 0
+      t0: half
     tags: oil
   - id: twice
-    image: oil.png
+    id: twice
+    image: b.png
     counterpart: gone.png
-    overrides: 3
-  - id: number
-    image: oil.png
-    counterpart: 3
+  - image: memory://nowhere/x.png
+gates: []
+gate: [styledistance<1]
 """
     )
     found = problems(path)
-    expected = [
-        "line 10: image is missing",
-        "line 11: an entry must be a mapping with at least 'image'",
-        "line 12: unknown field 'overides' (nearest: overrides)",
-        "line 12: tags must be a list of words",
-        "line 17: overrides must be a mapping of training settings",
-        "line 21: counterpart must be a path",
-        "line 5: id 'Bad Id': use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first",
-        "line 7: id 'oil' is already used by line 3",
-        f"line 9: image {folder / 'missing.png'} does not exist",
-        f"line 17: counterpart {folder / 'gone.png'} does not exist",
+    begins = [
+        "5: id 'Bad Id' cannot be used; use 1 to 63 of",
+        "7: id 'oil' is already used by line 3; give one of them another id",
+        "8: the same image as line 3 ('oil'); remove one, or give them different overrides",
+        f"9: image {folder / 'missing.png'}: no such file; correct the path or URI",
+        "10: image is missing; name the style image's file or URI",
+        "11: an entry is 'just a word', not a mapping; write at least `image: FILE`",
+        "14: unknown field 'overides' (nearest: overrides",
+        "16: unknown setting 'iteration' (nearest: iterations",
+        "17: batch_size is 0; it must lie in [1, 1024]",
+        "18: t0 is 'half'; it must be a number",
+        "19: tags must be a list of words; write `tags: [oil, portrait]`",
+        "21: field 'id' is there twice (first in line 20); remove one",
+        f"23: counterpart {folder / 'gone.png'}: no such file; correct",
+        "24: image memory://nowhere/x.png: no such file; correct",
+        "25: unknown field 'gates' (nearest: gate",
+        "26: gate 'styledistance<1' names an unknown metric 'styledistance' (nearest: style_dist",
     ]
-    settings = [f for f in found if f.startswith("line 12: settings: ")]
-    assert sorted(f for f in found if f not in settings) == sorted(expected)
-    assert len(settings) == 1
-    assert "unknown setting 'iteration' (nearest: iterations" in settings[0]
-    assert "batch_size is 0; it must lie in [1, 1024]" in settings[0]
+    assert len(found) == len(begins), found
+    for line, begin in zip(found, begins, strict=True):
+        assert line.startswith(begin)
+
+
+def test_all_problems_of_a_csv_are_reported_at_once(images: Callable[..., Path]) -> None:
+    path = images("a.png", "b.png") / "c.csv"
+    path.write_text(
+        'id,image,iteration,batch_size,tags\na,a.png,,4,"x\ny"\nb,b.png,,zero,\nc,c.png\n'
+    )
+    found = problems(path)
+    assert found[0].startswith("1: unknown column 'iteration' (nearest: iterations")
+    # The cell with a line break makes the second style begin in line 4.
+    assert found[1].startswith("4: batch_size is 'zero'; it must be a whole number")
+    assert found[2].startswith("5: 2 cells where the header has 5 columns; ")
+    assert len(found) == 3
+
+
+def test_one_image_with_different_overrides_is_two_styles(images: Callable[..., Path]) -> None:
+    path = images("a.png") / "catalog.yaml"
+    path.write_text(
+        "styles:\n  - {id: x, image: a.png}\n"
+        "  - {id: y, image: a.png, overrides: {iterations: 3}}\n"
+    )
+    assert [e.id for e in load(path)] == ["x", "y"]
 
 
 def test_two_files_with_one_stem(images: Callable[..., Path]) -> None:
-    assert problems(images("a.jpg", "a.png")) == ["a.png: id 'a' is already used by a.jpg"]
+    folder = images("a.jpg", "a.png")
+    assert problems(folder) == [
+        "/a.png: id 'a' is already used by a.jpg; give one of them another id"
+    ]
 
 
-def test_a_setting_that_is_wrong_for_the_run_is_reported_once(
-    images: Callable[..., Path],
-) -> None:
+def test_a_setting_that_is_wrong_for_the_run_is_reported_once(images: Callable[..., Path]) -> None:
     folder = images("a.png", "b.png", "c.png")
     with pytest.raises(UserError) as refused:
         load(folder, iteration=3)
@@ -158,45 +204,72 @@ def test_setting_names_in_yaml_need_not_be_words(images: Callable[..., Path], nu
     path = images("a.png") / "catalog.yaml"
     path.write_text(f"styles:\n  - image: a.png\n    overrides: {{{number}: 2}}\n")
     (line,) = problems(path)
-    assert line.startswith("line 2: ")
     assert "unknown setting" in line
 
 
-def test_empty_catalogs(images: Callable[..., Path]) -> None:
-    folder = images()
-    with pytest.raises(UserError, match=r": no image in this folder"):
-        load(folder)
-    path = folder / "catalog.yaml"
-    path.write_text("styles: []\n")
-    assert problems(path) == ["the catalog is empty"]
+def test_an_image_that_does_not_decode_is_found_by_check_only(
+    images: Callable[..., Path],
+) -> None:
+    folder = images("a.png")
+    truncated_jpeg(folder / "broken.jpg")
+    assert len(load(folder)) == 2  # one broken image fails one style, not the run
+    (problem,) = check_catalog(folder, "default", {}).problems
+    assert problem.style == "broken"
+    assert problem.message.endswith("broken.jpg: the JPEG data is truncated")
+    assert problem.remedy == "replace the file"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", ": needs a list under 'styles:'"),
-        ("- image: a.png\n", ": needs a list under 'styles:'"),
-        ("styles: a.png\n", ": needs a list under 'styles:'"),
-        ("styles:\n  - {image: a.png\n", ": line 3 not valid YAML"),
-        ("styles:\n\t- image: a.png\n", ": line 2 not valid YAML"),
-        (b"styles:\n  - image: \xff.png\n", ": not valid YAML"),
+        ("", ":1: it has no list of styles; write"),
+        ("- image: a.png\n", ":1: it has no list of styles; write"),
+        ("styles: a.png\n", ":1: it has no list of styles; write"),
+        ("styles: []\n", ": the catalog is empty; name a style image"),
+        ("styles:\n  - {image: a.png\n", ":3: not valid YAML"),
+        ("styles:\n\t- image: a.png\n", ":2: not valid YAML"),
     ],
 )
-def test_what_is_no_catalog_is_refused_in_one_line(
-    tmp_path: Path, text: str | bytes, says: str
-) -> None:
+def test_what_is_no_catalog_is_refused(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "catalog.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError) as refused:
+    path.write_text(text)
+    with pytest.raises(CatalogError) as refused:
         load(path)
-    assert str(refused.value).startswith(f"{path}{says}")
-    assert "\n" not in str(refused.value)
+    (problem,) = refused.value.problems
+    assert str(problem).startswith(f"{path}{says}")
 
 
 def test_missing_catalogs(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("styles")
-    none = "no such catalog (a YAML file, a folder of images, or an image)"
-    for name, says in (("catalog.yaml", "no such file"), ("nowhere", none), ("notes.txt", none)):
+    (tmp_path / "latin.csv").write_bytes(b"image\n\xff.png\n")
+    none = "no such catalog; give a YAML or CSV file, a folder of images, or an image"
+    for name, says in (
+        ("catalog.yaml", "no such file"),
+        ("nowhere", none),
+        ("notes.txt", none),
+        ("latin.csv", "not UTF-8 at byte 6"),
+    ):
         with pytest.raises(UserError) as refused:
             load(tmp_path / name)
         assert str(refused.value).startswith(f"{tmp_path / name}: {says}")
+
+
+def test_check_command(images: Callable[..., Path]) -> None:
+    folder = images("a.png", "b.png")
+    assert cli("catalog", "check", folder).out == "2 style(s), 0 problem(s)\n"
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+    ran = cli("catalog", "check", folder, "--json")
+    assert ran.code == 1
+    (problem,) = ran.document["problems"]
+    assert (problem["style"], problem["message"]) == ("c", "the same image as a.png ('a')")
+    assert cli("catalog", "check", folder / "nowhere").code == 2
+
+
+def test_the_shipped_schema_is_that_of_the_settings() -> None:
+    assert shipped_schema() == schema_text(), "write factory/schemas/catalog.schema.json anew"
+    schema = json.loads(cli("catalog", "schema").out)
+    settings = schema["properties"]["styles"]["items"]["properties"]["overrides"]["properties"]
+    assert set(settings) == set(TrainSettings.__dataclass_fields__)
+    assert settings["spacing"]["enum"] == ["leading", "trailing"]
+    assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (1, 1024)
+    assert settings["keep_best"]["type"] == "boolean"

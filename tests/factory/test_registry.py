@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from factory.home import Home
-from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion
+from factory.registry import CANDIDATE, CHAMPION, KIND_TAG, Registry, StyleVersion
+from osasis.base import read_base_info
 from osasis.errors import UserError
+from osasis.images import load_image, png_bytes
 from osasis.losses import LOSS_NAMES
 from osasis.style import load_style
-from tests.factory.conftest import write_style
+from tests.factory.conftest import cli, picture, write_style
 
 HISTORY = [{name: 1.0 / (i + k + 1) for k, name in enumerate(LOSS_NAMES)} for i in range(250)]
 
@@ -157,3 +164,195 @@ def test_a_second_registry_of_the_home_sees_the_same(registry: Registry, home_ob
     again = Registry(home_object)
     assert again.experiment == registry.experiment
     assert again.resolve("oil") == registry.resolve("oil")
+
+
+# Changing who is champion, files, speed
+
+
+@pytest.fixture
+def shelf(fresh_home: Callable[[], Path]) -> Registry:
+    """Three versions of `oil`, registered in order, each champion in its turn."""
+    home = Home(fresh_home())
+    registry = Registry(home)
+    for seed in (1, 2, 3):
+        put(registry, seed)
+    return registry
+
+
+def put(registry: Registry, seed: int, alias: str = CHAMPION) -> StyleVersion:
+    folder = registry.home.path / f"made-{seed}"
+    write_style(folder, registry.home.bases / "tiny", "oil", seed)
+    base = read_base_info(registry.home.bases / "tiny")["fingerprint"]
+    return registry.register(
+        "oil",
+        folder,
+        fingerprint=f"f{seed}",
+        base=base,
+        params={"seed": seed},
+        history=[{"total": 1.0}],
+        metrics={"lpips": 0.1 * seed},
+        tags={"base_name": "tiny"},
+        alias=alias,
+    )
+
+
+def champion(registry: Registry) -> int:
+    return registry.resolve("oil").version
+
+
+def test_promote_and_rollback(shelf: Registry) -> None:
+    assert champion(shelf) == 3
+    candidate = put(shelf, 4, CANDIDATE)
+    assert (champion(shelf), candidate.aliases) == (3, (CANDIDATE,))
+    promoted = shelf.promote("oil")
+    assert (promoted.version, promoted.aliases) == (4, (CHAMPION,))
+    assert shelf.promote("oil:1").version == champion(shelf) == 1
+    assert [shelf.rollback("oil").version for _ in range(3)] == [4, 3, 2]
+    with pytest.raises(UserError, match="has had no champion before this one"):
+        shelf.rollback("oil")
+    with pytest.raises(UserError, match="has no version 'candidate'"):
+        shelf.promote("oil")
+
+
+def test_delete_takes_the_files_and_leaves_no_style_without_champion(shelf: Registry) -> None:
+    folder = shelf.resolve("oil:1").folder()
+    assert folder.is_dir()
+    assert [v.reference for v in shelf.delete("oil:1")] == ["oil:1"]
+    assert not folder.exists()
+    with pytest.raises(UserError, match="oil:3 is the champion of 'oil'; promote another"):
+        shelf.delete("oil:3")
+    shelf.promote("oil:2")
+    shelf.delete("oil:3")
+    with pytest.raises(UserError, match="has had no champion before"):
+        shelf.rollback("oil")
+    assert [v.version for v in shelf.delete("oil")] == [2]
+    assert shelf.styles() == []
+
+
+def test_a_fingerprint_is_registered_once(shelf: Registry) -> None:
+    assert put(shelf, 2).version == 2
+    assert len(shelf.versions("oil")) == 3
+    assert champion(shelf) == 3
+
+
+def test_weights_that_the_store_changed_are_not_registered(
+    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = shelf.client.log_artifacts
+
+    def breaking(run: str, folder: str, path: str) -> None:
+        log(run, folder, path)
+        stored = shelf.home.artifacts / run / "artifacts" / path / "style.safetensors"
+        stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
+
+    monkeypatch.setattr(shelf.client, "log_artifacts", breaking)
+    with pytest.raises(UserError, match="weights in the registry's store are not those"):
+        put(shelf, 5)
+    assert [v.version for v in shelf.versions("oil")] == [3, 2, 1]
+
+
+def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for name in ("search_registered_models", "search_model_versions", "get_registered_model"):
+        real = getattr(registry.client, name)
+
+        def counting(*a: Any, real: Any = real, name: str = name, **k: Any) -> Any:
+            asked.append(name)
+            return real(*a, **k)
+
+        monkeypatch.setattr(registry.client, name, counting)
+    listed = registry.all_versions()
+    assert {k: [v.version for v in vs] for k, vs in listed.items()} == {"ink": [1], "oil": [2, 1]}
+    assert listed["oil"][0].aliases == (CHAMPION,)
+    assert asked == ["search_registered_models", "search_model_versions"]
+
+
+def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Path]) -> None:
+    home, other = shelf.home.path, fresh_home()
+    target = home / "out" / "oil.zip"
+    assert cli("styles", "export", "oil:2", target, "--home", home).code == 0
+    assert "is there already" in cli("styles", "export", "oil", target, "--home", home).error
+    cli("styles", "export", "oil:2", home / "folder", "--home", home)
+    ran = cli("styles", "import", target, "--home", other, "--json")
+    assert (ran.code, ran.document["id"], ran.document["aliases"]) == (0, "oil", ["champion"])
+    made = Registry(Home(other)).resolve("oil")
+    weights = [v.folder() / "style.safetensors" for v in (made, shelf.resolve("oil:2"))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    # The folder is the same style: found, not added.
+    again = cli("styles", "import", home / "folder", "--home", other, "--json").document
+    assert again["version"] == 1
+    renamed = cli(
+        "styles", "import", home / "folder", "--home", other, "--id", "b", "--candidate", "--json"
+    )
+    assert renamed.document["aliases"] == ["candidate"]
+    (home / "no.zip").write_bytes(b"no archive")
+    assert "not a style bundle" in cli("styles", "import", home / "no.zip", "--home", other).error
+    with zipfile.ZipFile(home / "evil.zip", "w") as archive:
+        archive.writestr("style/../../evil", "x")
+    assert "no bundle.json" in cli("styles", "import", home / "evil.zip", "--home", other).error
+
+
+def test_compare_command(shelf: Registry) -> None:
+    ran = cli("styles", "compare", "oil:1", "oil", "--home", shelf.home.path, "--json")
+    assert ran.document["metrics"]["lpips"] == {"oil:1": 0.1, "oil:3": pytest.approx(0.3)}
+    assert ran.document["settings"] == {"seed": {"oil:1": "1", "oil:3": "3"}}
+
+
+def test_a_style_is_an_mlflow_model_without_a_pickle(
+    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    home = shelf.home
+    stored = shelf.resolve("oil").folder()
+    assert not list(stored.rglob("*.pkl"))
+    kept = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(home.tracking_uri)
+    mlflow.set_registry_uri(home.tracking_uri)
+    try:
+        model = mlflow.pyfunc.load_model("models:/oil@champion")
+    finally:
+        mlflow.set_tracking_uri(kept[0])
+        mlflow.set_registry_uri(kept[1])
+    photo = picture(5, (40, 48))
+    data = png_bytes(photo)
+    (image,) = model.predict([photo])
+    assert image.size == (32, 32)
+    (png,) = model.predict([data])
+    assert load_image(png).tobytes() == image.tobytes()
+    frame = model.predict(pd.DataFrame({"image": [data, data]}, index=[3, 4]))
+    assert list(frame.index) == [3, 4] and frame["image"][4] == png
+    stack = model.predict(np.stack([np.asarray(photo)] * 2))
+    assert stack.shape == (2, 32, 32, 3) and stack.dtype == np.uint8
+    with pytest.raises(UserError, match="image 1: not an image"):
+        model.predict([data, b"no picture at all"])
+
+
+REGISTERING = """
+import sys
+from pathlib import Path
+from factory.home import Home
+from factory.registry import Registry
+home = Home(Path(sys.argv[1]))
+registry = Registry(home)
+version = registry.register("oil", Path(sys.argv[2]), fingerprint="same", base="b", params={},
+    history=[], metrics={}, tags={})
+print(version.version)
+"""
+
+
+def test_processes_that_register_the_same_at_once_make_one_version(
+    fresh_home: Callable[[], Path],
+) -> None:
+    """In a home without a database: its making is a race too."""
+    home = fresh_home()
+    running = []
+    for i in range(2):
+        write_style(home / f"made-{i}", home / "bases" / "tiny", "oil")
+        command = [sys.executable, "-c", REGISTERING, str(home), str(home / f"made-{i}")]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    assert [p.communicate(timeout=300)[0].strip() for p in running] == ["1", "1"]
+    assert len(Registry(Home(home)).versions("oil")) == 1

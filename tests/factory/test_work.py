@@ -53,7 +53,7 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "oil.png"
 
 
-def ignore(iteration: int, of: int, total: float) -> None:
+def ignore(iteration: int, of: int, losses: dict[str, float]) -> None:
     """An on_iteration that does nothing."""
 
 
@@ -73,7 +73,7 @@ def test_a_killed_training_continues_bit_for_bit(
         assert json.loads(f.metadata()["info"])["iteration"] == 2
 
     seen: list[int] = []
-    bench.train(killed, lambda iteration, of, total: seen.append(iteration))
+    bench.train(killed, lambda iteration, of, losses: seen.append(iteration))
     assert seen == [3, 4, 5]
     for name in ("style/style.safetensors", "style/style.png", "style/counterpart.png"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -86,7 +86,7 @@ def test_a_trained_style_is_more_than_its_start(
     shop: Shop, bench: Workbench, image: Path, tmp_path: Path
 ) -> None:
     """Guards the test above: bytes that are equal because nothing was trained prove nothing."""
-    told: list[tuple[int, int, float]] = []
+    told: list[tuple[int, int, dict[str, float]]] = []
     task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
     bench.train(task, lambda *now: told.append(now))
     assert [t[:2] for t in told] == [(i, 5) for i in range(1, 6)]
@@ -103,7 +103,7 @@ def test_a_trained_style_is_more_than_its_start(
 
     result = json.loads((tmp_path / "work" / "result.json").read_text())
     assert [set(row) for row in result["history"]] == [set(LOSS_NAMES)] * 5
-    assert [row["total"] for row in result["history"]] == [t[2] for t in told]
+    assert result["history"] == [t[2] for t in told]
     assert set(result["metrics"]) == {"style_distance", "direction", "edges", "lpips"}
     assert result["seconds"] > 0
     previews = sorted(p.name for p in (tmp_path / "work" / "previews").iterdir())
@@ -139,7 +139,7 @@ def test_divergence_names_its_iteration_and_leaves_no_style(
     task = shop.task("wild", image, tmp_path / "work", iterations=9, lr_unet=1.0, adam_beta2=0.0)
     seen: list[int] = []
     with pytest.raises(DivergedError, match=r"^training diverged at iteration 2, step \d: ") as e:
-        bench.train(task, lambda iteration, of, total: seen.append(iteration))
+        bench.train(task, lambda iteration, of, losses: seen.append(iteration))
     assert seen == [1]
     assert describe_failure(e.value) == str(e.value)
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
