@@ -98,9 +98,9 @@ def _affine(guide: Tensor, change: Tensor, mean, smoothness: float) -> Tensor:  
     """Coefficients (1, 12, h, w) of the regularised least-squares fit in each window."""
     centre, target = mean(guide), mean(change)
     pairs = [(i, j) for i in range(3) for j in range(3)]
-    cov = torch.stack([mean(guide[:, i] * guide[:, j])[0] for i, j in pairs], -1)
+    cov = torch.stack([mean(guide[:, [i]] * guide[:, [j]])[0, 0] for i, j in pairs], -1)
     cov = cov - torch.stack([centre[0, i] * centre[0, j] for i, j in pairs], -1)
-    cross = torch.stack([mean(guide[:, i] * change[:, j])[0] for i, j in pairs], -1)
+    cross = torch.stack([mean(guide[:, [i]] * change[:, [j]])[0, 0] for i, j in pairs], -1)
     cross = cross - torch.stack([centre[0, i] * target[0, j] for i, j in pairs], -1)
     h, w = cov.shape[:2]
     matrix = cov.view(h, w, 3, 3).double() + smoothness * torch.eye(3, dtype=torch.float64)

@@ -53,8 +53,8 @@ class Targets:
             have = self.versions.get(version.style)
             if have is not None and have.version != version.version:
                 raise UserError(
-                    f"style {version.style!r} is named in two versions ({have.version} and "
-                    f"{version.version}); name one version of it"
+                    f"the same style is named twice: {version.style!r} in versions "
+                    f"{have.version} and {version.version}; name one version of it"
                 )
             self._check_base(version)
             self.versions[version.style] = version

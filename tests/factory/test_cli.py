@@ -404,7 +404,7 @@ STYLIZE_MISTAKES = [
     (["--styles", "oil", "--mix", "level_weights=[1]"], "level_weights has 1 values; this base"),
     (["--styles", "oil", "--mix", "text_edit=smile"], "unknown text edit 'smile'"),
     (["--styles", "oil", "--workers", "0"], "--workers is 0; it must be at least 1"),
-    (["--styles", "oil", "--input", "nowhere"], "nowhere: no such folder or photo"),
+    (["--styles", "oil", "--input", "nowhere"], "nowhere: no such folder, photo, list"),
 ]
 
 

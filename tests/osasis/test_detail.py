@@ -45,7 +45,7 @@ def test_an_edge_stays_as_sharp_as_the_photos_where_enlarging_blurs_it() -> None
         return int(np.abs(np.diff(image[256, :, 0])).max())
 
     whole_step = int(0.8 * 140)
-    assert steepest(sharp) > 0.85 * whole_step
+    assert steepest(sharp) > 0.75 * whole_step
     assert steepest(soft) < 0.25 * whole_step
     # And it is the stylization: far from the edge, its colours.
     for x in (40, 470):

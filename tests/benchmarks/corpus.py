@@ -1,0 +1,163 @@
+"""The corpus pipeline against the bare encode and decode loop, on the same machine in one run.
+
+    python tests/benchmarks/corpus.py --base HOME/bases/NAME --photos 48 --styles 1,8 --rounds 2
+
+Styles are random: they cost what trained ones cost. The bare loop has the photos in memory and
+keeps the pictures there; it runs in as many processes as the pipeline has actors, so that both
+have the same cores. Prints one JSON document. Compare ratios, not absolute times; on a machine
+that is busy with other things, not even those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def random_style(base, style_id: str, seed: int):  # type: ignore[no-untyped-def]
+    """A style as large as a trained one."""
+    import torch
+
+    from osasis.networks.spn import StructurePreservingNetwork
+    from osasis.settings import make_settings
+    from osasis.style import Style
+
+    generator = torch.Generator().manual_seed(seed)
+    delta = {
+        k: 1e-3 * torch.randn(p.shape, generator=generator)
+        for k, p in base.diffae.unet.named_parameters()
+    }
+    z = torch.randn(2, base.config.z_channels, generator=generator)
+    return Style(
+        style_id, delta, StructurePreservingNetwork().state_dict(), z[:1], z[1:],
+        make_settings("fast"), {"base": base.fingerprint},
+    )  # fmt: skip
+
+
+def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: str, queue) -> None:  # type: ignore[no-untyped-def]
+    """Encode and decode photos; puts the seconds. encodes: "once", or "each" style anew."""
+    import torch
+
+    from osasis.base import load_base
+    from osasis.images import load_square
+    from osasis.mix import Mix
+    from osasis.style import load_style
+    from osasis.stylize import decode, encode
+
+    torch.set_num_threads(1)
+    base = load_base(base_folder)
+    styles = {f.name: load_style(f, base) for f in folders}
+    batch = torch.stack([load_square(p, base.config.image_size) for p in photos])
+    settings = next(iter(styles.values())).settings
+    steps, precision = settings.stylize_encode_steps, settings.precision
+    queue.put("ready")
+    start = time.perf_counter()
+    for part in batch.split(16):
+        encodings = None
+        for name, style in styles.items():
+            if encodings is None or encodes == "each":
+                encodings = encode(base, part, t0=settings.t0, steps=steps, precision=precision)
+            decode(base, encodings, Mix.of(name), {name: style}, precision=precision)
+    queue.put(time.perf_counter() - start)
+
+
+def bare_seconds(
+    base: Path, folders: list[Path], photos: list[Path], workers: int, encodes: str
+) -> float:
+    """Wall seconds of the bare loop in ``workers`` processes, loading left out."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=bare, args=(base, folders, photos[w::workers], encodes, queue))
+        for w in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    found = [queue.get() for _ in range(2 * workers)]
+    for process in processes:
+        process.join()
+    return max(f for f in found if f != "ready")
+
+
+def main() -> None:
+    import numpy as np
+    from PIL import Image
+
+    from factory.home import Home
+    from factory.registry import Registry
+    from osasis.base import load_base
+    from osasis.style import save_style
+    from pipelines import stylize
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--photos", type=int, default=48)
+    parser.add_argument("--side", type=int, default=512, help="of the photos, in pixels")
+    parser.add_argument("--styles", default="1,8")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        home = Home(root / "home")
+        home.bases.mkdir(parents=True)
+        (home.bases / "base").symlink_to(args.base.resolve())
+        base = load_base(home.bases / "base")
+        counts = [int(n) for n in args.styles.split(",")]
+        folders = []
+        registry = Registry(home)
+        for i in range(max(counts)):
+            style = random_style(base, f"s{i}", i)
+            size = base.config.image_size
+            import torch
+
+            blank = torch.zeros(3, size, size)
+            save_style(root / f"s{i}", style, blank, blank)
+            registry.register(
+                f"s{i}", root / f"s{i}", fingerprint=f"s{i}", base=base.fingerprint, params={},
+                history=[], metrics={}, tags={},
+            )  # fmt: skip
+            folders.append(root / f"s{i}")
+        (root / "photos").mkdir()
+        for i in range(args.photos):
+            coarse = np.random.RandomState(i).randint(0, 256, (9, 9, 3), dtype=np.uint8)
+            picture = Image.fromarray(coarse).resize(
+                (args.side, args.side), Image.Resampling.BICUBIC
+            )
+            picture.save(root / "photos" / f"{i:04d}.jpg", quality=92)
+        photos = sorted((root / "photos").iterdir())
+        for count in counts:
+            for turn in range(args.rounds):
+                once = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
+                each = bare_seconds(args.base, folders[:count], photos, args.workers, "each")
+                result = stylize(
+                    [f"s{i}" for i in range(count)], root / "photos", root / f"out-{count}-{turn}",
+                    home=home, workers=args.workers, contact_sheet=False,
+                )  # fmt: skip
+                # From the first forward pass to the last: starting Ray is paid once a job.
+                streaming = result.model_seconds / max(result.model_share, 1e-9) / args.workers
+                rows.append(
+                    {
+                        "styles": count,
+                        "bare_images_a_second": round(result.images / once, 3),
+                        "pipeline_images_a_second": round(result.images / streaming, 3),
+                        "ratio": round(once / streaming, 3),
+                        "with_start": round(once / result.seconds, 3),
+                        "encode_once_gain": round(each / once, 2),
+                        "model_share": round(result.model_share, 3),
+                    }
+                )
+    print(json.dumps({"photos": args.photos, "workers": args.workers, "rounds": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
