@@ -108,7 +108,9 @@ def mix_error(e: UserError) -> ApiError:
     text = str(e).removeprefix("mix: ")
     errors = []
     for part in text.split("; "):
-        if found := re.match(r"([a-z_0-9]+(?:\[\d+\])?(?:\.[a-z_]+)?)(?: is |: | has )", part):
+        if found := re.match(
+            r"([a-z_0-9]+(?:\[\d+\])?(?:\.[a-z_]+)?)(?: is |: | has | [0-9])", part
+        ):
             errors.append({"field": f"mix.{found[1]}", "message": part})
         elif errors:
             errors[-1]["message"] += f"; {part}"

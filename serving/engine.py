@@ -47,7 +47,8 @@ class Work:
 
     photo: normalised PNG. mix: as JSON. versions: for each style of the mix, its key (unique to
     a version) and where its folder comes from. masks: grey PNGs. text_edit: (D,) or None.
-    A mix without styles (None) asks for the encoding alone, at ``t0`` and ``encode_steps``.
+    No mix asks for the encoding alone, as the first of ``versions`` wants it, else at ``t0`` and
+    ``encode_steps``.
     """
 
     photo: bytes
@@ -176,11 +177,14 @@ class Engine:
             styles = {name: self.load(key, f) for name, (key, f) in work.versions.items()}
             mix = None if work.mix is None else Mix.from_dict(work.mix)
             t0, steps, precision = work.t0, work.encode_steps, work.precision
-            if mix is not None:
-                first = styles[mix.styles[0].style].settings
-                t0 = mix.t0 if mix.t0 is not None else first.t0
-                steps = mix.encode_steps or first.stylize_encode_steps
+            if styles:
+                name = mix.styles[0].style if mix is not None else next(iter(styles))
+                first = styles[name].settings
+                t0, steps = first.t0, first.stylize_encode_steps
                 precision = first.precision
+            if mix is not None:
+                t0 = mix.t0 if mix.t0 is not None else t0
+                steps = mix.encode_steps or steps
             pixels = torch.from_numpy(to_pixels(work.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255

@@ -85,7 +85,7 @@ def test_mixed_styles_in_one_batch_equal_each_alone(server: Server) -> None:
         assert np.abs(difference).max() < 1e-3
     # A, B, A gives A.
     assert np.array_equal(pixels(again(0).content), pixels(alone[0].content))
-    assert np.abs(pixels(alone[0].content) - pixels(alone[1].content)).max() > 0.1 or photos[0]
+    assert np.abs(pixels(alone[0].content) - pixels(alone[1].content)).max() > 0.1
 
 
 def test_a_mask_confines_its_style(server: Server) -> None:
@@ -165,7 +165,7 @@ BAD_MIXES: list[tuple[dict[str, Any], str]] = [
     ({"styles": ["ink", "ink"]}, "mix.styles"),
     ({"styles": ["a", "b", "c", "d", "e"]}, "mix.styles"),
     ({"styles": ["ink"], "decode_steps": 999}, "mix.decode_steps"),
-    ({"styles": ["ink"], "decode_steps": 30}, "mix.decode_steps"),
+    ({"styles": ["ink"], "decode_steps": 190}, "mix.decode_steps"),
     ({"styles": ["ink"], "level_weights": [1.0]}, "mix.level_weights"),
     ({"styles": ["ink"], "t0": 0.33}, "mix.t0"),
     ({"styles": ["ink"], "text_edit": "smile"}, "mix.text_edit"),

@@ -1,0 +1,144 @@
+"""The engine by itself: batches, caches, cancelling, failing styles, health."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from osasis.base import Base, load_base
+from serving.caches import ByteLru, StyleCache
+from serving.config import Limits
+from serving.engine import Engine, StyleFailedError, Work, abandon
+from serving.pictures import square_png
+from tests.factory.conftest import write_style
+from tests.serving.conftest import photo_bytes
+
+
+@pytest.fixture(scope="module")
+def base(home: Path) -> Base:
+    return load_base(home / "bases" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = {}
+    for name, seed in (("a", 21), ("b", 61)):
+        out[name] = tmp_path_factory.mktemp(name)
+        write_style(out[name], home / "bases" / "tiny", name, seed)
+    return out
+
+
+def work(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> Work:
+    photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
+    paths = {s: (f"{s}:1", lambda s=s: folders[s]) for s in styles}
+    return Work(photo, {"styles": list(styles), **mix}, paths)
+
+
+def test_company_changes_nothing(base: Base, folders: dict[str, Path]) -> None:
+    engine = Engine(base, batch_wait=0.5)
+    jobs = [work(folders, *s, seed=i) for i, s in enumerate([("a",), ("b",), ("a", "b"), ("a",)])]
+    alone = [engine.submit(j).result(120) for j in jobs]
+    assert all(r.batch == 1 for r in alone)
+    fresh = Engine(base, batch_wait=0.5)
+    together = [f.result(120) for f in [fresh.submit(j) for j in jobs]]
+    assert max(r.batch for r in together) > 1
+    for one, other in zip(alone, together, strict=True):
+        assert one.pixels is not None and other.pixels is not None
+        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 0
+    again = engine.submit(jobs[0]).result(120)
+    assert again.cached and not alone[0].cached and np.array_equal(again.pixels, alone[0].pixels)
+    assert engine.encoded == 4 and engine.styles.loads == 2
+
+
+def test_a_style_that_fails_leaves_the_others(base: Base, folders: dict[str, Path],
+                                              tmp_path: Path) -> None:  # fmt: skip
+    engine = Engine(base)
+    bad = engine.submit(work({**folders, "gone": tmp_path}, "gone"))
+    good = engine.submit(work(folders, "a"))
+    with pytest.raises(StyleFailedError, match="gone:1"):
+        bad.result(120)
+    assert good.result(120).pixels is not None
+    # And it is tried again when it is there.
+    assert engine.submit(work({"gone": folders["b"]}, "gone")).result(120).pixels is not None
+
+
+def test_cancelled_work_is_not_done_and_a_stall_is_noticed(
+    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import serving.engine
+
+    real, gate, entered = serving.engine.decode, threading.Event(), threading.Event()
+
+    def slow(*args: object, **options: object) -> torch.Tensor:
+        entered.set()
+        gate.wait(120)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(serving.engine, "decode", slow)
+    engine = Engine(base, stall=0.2, batch_wait=0.0)
+    running = engine.submit(work(folders, "a"))
+    assert entered.wait(120)
+    waiting = engine.submit(work(folders, "b"))
+    abandon(waiting)
+    assert waiting.cancelled()
+    deadline = threading.Event()
+    while engine.problem() is None:
+        assert not deadline.wait(0.05)
+    assert "one step" in str(engine.problem())
+    abandon(running)  # being computed: ends at its next step
+    gate.set()
+    with pytest.raises(Exception):  # noqa: B017
+        running.result(120)
+    last = engine.submit(work(folders, "a", seed=1)).result(120)
+    assert last.pixels is not None and engine.problem() is None
+    assert engine.cancelled == 1 and engine.styles.loads <= 2
+
+
+def test_caches_keep_to_their_budget() -> None:
+    lru: ByteLru[bytes] = ByteLru(10, len)
+    lru.pinned = frozenset({"p"})
+    for key in ("p", "a", "b"):
+        lru.put(key, b"1234")
+    assert lru.keys() == ["p", "b"] and lru.bytes == 8
+    lru.get("p")
+    lru.put("huge", b"x" * 11)
+    assert lru.keys() == ["p"] and lru.bytes == 4
+
+
+def test_500_styles_pass_through_bounded_memory(base: Base, folders: dict[str, Path]) -> None:
+    from osasis.style import load_style
+    from serving.caches import style_bytes
+
+    style = load_style(folders["a"], base)
+    cache = StyleCache(10 * style_bytes(style), 0, torch.device("cpu"))
+    for i in range(500):
+        cache.get(f"s{i}", lambda: style)
+        assert cache.host.bytes <= cache.host.budget
+    assert cache.loads == 500 and len(cache.host) == 10
+
+
+def test_a_style_is_loaded_once_for_many(base: Base, folders: dict[str, Path]) -> None:
+    from osasis.style import Style, load_style
+
+    style = load_style(folders["a"], base)
+    cache = StyleCache(10**9, 0, torch.device("cpu"))
+    gate, found = threading.Event(), []
+
+    def load() -> Style:
+        gate.wait(60)
+        return style
+
+    threads = [threading.Thread(target=lambda: found.append(cache.get("x", load)))
+               for _ in range(5)]  # fmt: skip
+    for t in threads:
+        t.start()
+    # Another style does not wait for this one.
+    assert cache.get("y", lambda: style) is style
+    gate.set()
+    for t in threads:
+        t.join(60)
+    assert len(found) == 5 and cache.loads == 2
