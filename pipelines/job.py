@@ -124,11 +124,11 @@ class JobFolder:
         self.state = np.zeros(int(self.first[-1]), np.uint8)
         write_atomic(self.path / "run", self.run.encode())
         (self.path / "stop").unlink(missing_ok=True)
-        for part in (self.output, self.path):  # of a killed writer
-            for left in part.glob(".*.part"):
-                left.unlink(missing_ok=True)
         self._read_log()
         self.gather()
+        if resumed and self.count(MISSING):
+            for left in self.output.rglob(".*.part"):  # of a killed writer
+                left.unlink(missing_ok=True)
         return resumed
 
     def _refuse_another(self, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table) -> None:
