@@ -17,6 +17,7 @@ from osasis.errors import UserError
 from serving.config import ServeConfig
 
 NAME = "style-factory"
+STARTS = 3
 
 
 def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
@@ -90,13 +91,22 @@ def _start_ray(config: ServeConfig) -> None:
             "num_cpus": max(int(need + 0.999), os.cpu_count() or 1),
             "object_store_memory": 200_000_000,
         }
-    ray.init(
-        address=address,
-        include_dashboard=None if address else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        **local,
-    )
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
+        except Exception as e:
+            # Ray gives a local node 30 s to start; a busy machine needs a second try.
+            ray.shutdown()
+            if attempt == STARTS or "timed out" not in str(e):
+                raise UserError(f"Ray did not start: {' '.join(str(e).split())[:200]}") from e
+        else:
+            return
 
 
 def _drain(seconds: float) -> None:

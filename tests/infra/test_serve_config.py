@@ -1,0 +1,35 @@
+"""The production configuration is one that Serve and we accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from osasis.errors import UserError
+from serving.config import ServeConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_serve_yaml_is_a_deployment_of_known_settings() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    data = yaml.safe_load((ROOT / "infra" / "serve.yaml").read_text())
+    schema = ServeDeploySchema.model_validate(data) if hasattr(
+        ServeDeploySchema, "model_validate") else ServeDeploySchema.parse_obj(data)  # fmt: skip
+    app = schema.applications[0]
+    assert app.import_path == "serving.app:build"
+    assert ServeConfig.from_dict(app.args).replicas == 2
+    # Serve takes misspelt names silently; ours and its own are checked here.
+    assert set(data) <= set(ServeDeploySchema.model_fields)
+    assert set(data["applications"][0]) <= set(type(app).model_fields)
+
+
+def test_every_mistake_in_a_configuration_is_named_at_once() -> None:
+    with pytest.raises(UserError) as e:
+        ServeConfig.from_dict({"replica": 2, "queue": 0, "limits": {"pixels": "many", "byte": 1}})
+    for part in ("replica (nearest: replicas", "queue is 0", "limits.pixels is 'many'",
+                 "limits.byte"):  # fmt: skip
+        assert part in str(e.value), part
