@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 EXAMPLES := factory/examples
 # Each a style of the demo's catalog.
-STYLES := oil,engraving,pastel
+STYLES := woodcut,cyanotype,oil
 # One more than small machines have cores: three styles then end together.
 SLOTS ?= 3
 FACTORY := $(BIN)/style-factory

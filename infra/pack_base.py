@@ -1,7 +1,7 @@
 """Make the base that the package ships, with its sample photos and style images.
 
-    python infra/pack_base.py --diffae RUN/weights/diffae.safetensors --config CONFIG.json \\
-        --perceptual perceptual.safetensors --card docs/model-card.md
+    python infra/pack_base.py --diffae RUN/weights/diffae.safetensors --config portraits64 \\
+        --perceptual perceptual.safetensors --guide GUIDE
 
 The photos are sampled from the base itself and the style images are painted by our own looks, so
 that nothing of the training data is shipped.
@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from osasis.base import SHIPPED, load_base, save_base
 from osasis.config import load_config
@@ -22,6 +23,7 @@ from osasis.images import png_bytes, tensor_to_image
 from osasis.importers import read_diffae
 from osasis.looks import paint
 from osasis.perceptual import PerceptualNet
+from osasis.pictures import save_sheet
 from osasis.storage import sha256_file, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,11 +38,28 @@ def main() -> None:
     parser.add_argument("--diffae", required=True, type=Path)
     parser.add_argument("--config", required=True)
     parser.add_argument("--perceptual", required=True, type=Path)
+    parser.add_argument("--guide", required=True, type=Path, help="folder of base train-guide")
+    parser.add_argument("--sheet", type=Path, help="write all samples here, to choose from")
     args = parser.parse_args()
     choice = json.loads(CHOICE.read_text())
     config = load_config(args.config)
     tensors, mean, std = read_diffae(args.diffae, config)
     folder = SHIPPED / config.name
+    learned = json.loads((args.guide / "guide.json").read_text())
+    card = {k: learned[k] for k in ("model", "facts")}
+    guide = {
+        "kind": "combined",
+        "parts": [
+            {**choice["statistics"], "kind": "statistics"},
+            {
+                "kind": "open_clip",
+                "weight": choice["learned_weight"],
+                "pretrained": None,
+                "config": f"{learned['model']}.json",
+                **card,
+            },
+        ],
+    }
 
     def save(photos: torch.Tensor | None) -> None:
         save_base(
@@ -50,14 +69,15 @@ def main() -> None:
             diffae={k: v.half() for k, v in tensors.items()},
             z_mean=mean,
             z_std=std,
-            guide=choice["guide"],
-            guide_weights=None,
+            guide=guide,
+            guide_weights=load_file(args.guide / "guide.safetensors"),
             perceptual=PerceptualNet("small", args.perceptual),
             prior=None,
             photos=photos,
             provenance={
                 "sources": {
-                    p.name: {"sha256": sha256_file(p)} for p in (args.diffae, args.perceptual)
+                    p.name: {"sha256": sha256_file(p)}
+                    for p in (args.diffae, args.perceptual, args.guide / "guide.safetensors")
                 },
                 "licence": "Apache-2.0",
                 "card": "docs/model-card.md",
@@ -67,9 +87,13 @@ def main() -> None:
 
     for old in folder.glob("*"):
         old.unlink()
+    name = f"{learned['model']}.json"
+    write_atomic(folder / name, (args.guide / name).read_bytes())
     save(None)
     base = load_base(folder)
     samples = draw_samples(base, choice["samples"], steps=choice["steps"], seed=choice["seed"])
+    if args.sheet:
+        save_sheet(args.sheet, samples, columns=8)
     shown = choice["photos"]
     # The last ones are held out of training; they are those that the examples show.
     order = [i for i in range(len(samples)) if i not in shown and i not in choice["left_out"]]
