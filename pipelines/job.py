@@ -111,6 +111,7 @@ class JobFolder:
 
         Raises UserError naming every difference where another job is there.
         """
+        fingerprint = json.loads(json.dumps(fingerprint))  # as it will be read: lists, no tuples
         known = self.path / "job.json"
         resumed = known.is_file()
         if resumed:

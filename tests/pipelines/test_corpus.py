@@ -57,7 +57,7 @@ def test_every_photo_is_written_under_its_own_name(both: tuple[StylizeResult, Pa
     assert "18 (0 by earlier runs)" in result._repr_html_()
     sheet = (output / "contact.html").read_text()
     assert sheet.count('src="data:image/jpeg;base64,') == 27
-    assert "http" not in sheet
+    assert "://" not in sheet
 
 
 def test_a_photos_picture_is_the_methods_own(
