@@ -72,7 +72,7 @@ class Watched:
             if message["type"] == "http.response.start":
                 status[0] = message["status"]
                 message["headers"] = [
-                    *message.get("headers", []), (b"x-request-id", request_id.encode())
+                    *message.get("headers", []), (b"x-log-id", request_id.encode())
                 ]  # fmt: skip
             await send(message)
 

@@ -63,15 +63,17 @@ def run(
     from serving.app import build
 
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
     _start_ray(config)
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        # After Ray's start, which sets handlers of its own that end the process at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
         serve.start(http_options={"host": host, "port": port})
         serve.run(build(config.to_dict()), name=NAME, route_prefix="/")
-        ready(facts)
+        if not stop.is_set():
+            ready(facts)
         stop.wait()
         say("closing: finishing what was accepted")
         _drain(config.drain)

@@ -239,7 +239,7 @@ def animation() -> bytes:
 
 def test_the_log_is_json_without_pictures(server: Server) -> None:
     answer = server.stylize(photo_bytes(), INK)
-    wanted = answer.headers["x-request-id"]
+    wanted = answer.headers["x-log-id"]
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     mine = next(line for line in lines if line["request"] == wanted)
     assert mine["status"] == 200 and mine["route"] == "/v1/stylize" and mine["seconds"] > 0
