@@ -6,7 +6,10 @@ cosines averaged, so that a guide may be one CLIP or several feature spaces of u
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,9 +206,11 @@ def open_clip_guide(
     known = facts or (get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
     quick_gelu = bool(known.get("quick_gelu", False))
     try:
-        net = open_clip.create_model(
-            model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
-        )
+        # It warns of random weights, also where a bundle's are loaded in the next step.
+        with _without_warnings():
+            net = open_clip.create_model(
+                model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
+            )
     except Exception as e:  # hubs, checkpoints and safetensors each raise their own kinds
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(
@@ -226,6 +231,16 @@ def open_clip_guide(
     guide = OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)
     guide.facts = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std), **words}
     return guide
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _facts_of(checkpoint: Path) -> dict[str, Any] | None:
