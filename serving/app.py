@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -218,10 +218,10 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:
         resources["num_gpus"] = config.engine_gpus
-    keeper: Any = KeeperDeployment.options(ray_actor_options={"num_cpus": 0}).bind(
+    keeper: Any = cast(Any, KeeperDeployment).options(ray_actor_options={"num_cpus": 0}).bind(
         config.photos, config.jobs, config.job_age
     )
-    engine = EngineDeployment.options(
+    engine = cast(Any, EngineDeployment).options(
         num_replicas=config.replicas,
         ray_actor_options=resources,
         # The router bounds the queue; what it lets in waits in the engine, where it is batched.

@@ -140,7 +140,8 @@ async def _read(
     except Exception as e:  # the parser's own errors, of several types
         message = " ".join(str(getattr(e, "detail", e)).split())
         raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
-    data, files = {}, {}
+    data: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             label = name if name not in files else f"{name}[{len(files[name])}]"

@@ -73,6 +73,12 @@ class Result:
     encode_seconds: float
     decode_seconds: float
 
+    @property
+    def picture(self) -> np.ndarray:
+        """The pixels of a result that has some."""
+        assert self.pixels is not None
+        return self.pixels
+
 
 @dataclass
 class _Item:

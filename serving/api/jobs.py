@@ -89,7 +89,7 @@ async def _work_off(service: Service, job: str, works: list[Work]) -> None:
             finally:
                 service.in_flight -= len(part)
             for result in results:
-                data = await asyncio.to_thread(encoded, result.pixels, "PNG", facts)
+                data = await asyncio.to_thread(encoded, result.picture, "PNG", facts)
                 await keeper.job_result.remote(job, data)
     except Exception as e:
         message = e.message if isinstance(e, ApiError) else "it failed; see the server's log"

@@ -57,7 +57,7 @@ async def stylize(request: Request) -> Response:
     facts = provenance(service, works[0])
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
     images = await asyncio.gather(
-        *(asyncio.to_thread(encoded, r.pixels, kind, facts) for r in results)
+        *(asyncio.to_thread(encoded, r.picture, kind, facts) for r in results)
     )
     timing = timings(results, time.monotonic() - started)
     if media != "application/json":
