@@ -140,7 +140,7 @@ async def _read(
     except Exception as e:  # the parser's own errors, of several types
         message = " ".join(str(getattr(e, "detail", e)).split())
         raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
-    data: dict[str, Any] = {}
+    data = {}
     files: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
