@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osasis.distil_start import start_from_teacher
 from osasis.errors import UserError
-from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
+from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures, unit_length
 from osasis.painted import paint_pool, read_photos, to_bytes, to_float
 from osasis.perceptual import PerceptualNet
 from osasis.seeds import derived_seed, seeded
@@ -29,7 +30,9 @@ from osasis.storage import save_tensors, sha256_file, write_json
 from osasis.timed_training import Budget, TooShortError, half, train_timed
 
 SIZE = 64
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
+# Pairs that the student's first weights are fitted on.
+START_PAIRS = 140
 
 
 def disturb(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
@@ -178,13 +181,26 @@ def make_lessons(
 class Distiller:
     """Trains the student; every draw comes from (seed, step)."""
 
-    def __init__(self, lessons: Lessons, seed: int = 0, batch: int = 8) -> None:
+    def __init__(
+        self,
+        lessons: Lessons,
+        seed: int = 0,
+        batch: int = 8,
+        teacher: PerceptualNet | None = None,
+    ) -> None:
+        """teacher: to start from its weights rather than from random ones."""
         self.lessons, self.seed, self.batch, self.steps_done = lessons, seed, batch, 0
         with seeded(seed, "student"):
             self.model = SmallFeatures()
         scales = torch.tensor([p.scale for p in lessons.projections])
         self.model.distance_scale.copy_(scales[: len(DISTANCE)])
         self.model.stage_scale.copy_(scales[len(DISTANCE) :])
+        if teacher is not None:
+            some = slice(0, START_PAIRS)
+            images = to_float(lessons.pairs[some].flatten(0, 1))
+            start_from_teacher(
+                self.model, teacher, images, [t[some].flatten(0, 1) for t in lessons.targets]
+            )
         self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(self.model.parameters(), LEARNING_RATE, (0.9, 0.98))
 
@@ -214,7 +230,7 @@ class Distiller:
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """All maps in the targets' normalisation."""
         trunk = self.model.run_trunk(x)
-        maps = [h(f) for h, f in zip(self.model.distance_heads, trunk, strict=True)]
+        maps = [h(unit_length(f)) for h, f in zip(self.model.distance_heads, trunk, strict=True)]
         return maps + [h(f) for h, f in zip(self.model.stage_heads, trunk, strict=False)]
 
     def distances(self, outputs: list[Tensor]) -> Tensor:
@@ -274,7 +290,7 @@ def distil(
     net = PerceptualNet("vgg", teacher).to(memory_format=torch.channels_last)
     photos = read_photos(images)
     lessons = make_lessons(net, make_pairs(photos, pairs, SIZE, seed))
-    trainer = Distiller(lessons, seed)
+    trainer = Distiller(lessons, seed, teacher=net)
     identity = {
         "seed": seed,
         "pairs": pairs,

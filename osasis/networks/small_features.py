@@ -65,7 +65,7 @@ class SmallFeatures(nn.Module):
 
     def read_distance(self, trunk: list[Tensor]) -> list[Tensor]:
         return [
-            head(x) * s
+            head(unit_length(x)) * s
             for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
         ]
 
@@ -82,3 +82,8 @@ class SmallFeatures(nn.Module):
     def stages(self, images: Tensor, count: int = len(STAGES)) -> list[Tensor]:
         """Up to three stages of features for statistics, finest first."""
         return self.read_stages(self.run_trunk(images, count))
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Every position's features divided by their length, as LPIPS does."""
+    return x * (x.float().pow(2).sum(dim=1, keepdim=True) + 1e-6).rsqrt()
