@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from osasis.errors import UserError
 from osasis.storage import write_atomic
-from pipelines.job import JobFolder
+from pipelines.job import FAILED, JobFolder
 from pipelines.manifest import row_id
 from pipelines.source import open_parquet
 from pipelines.write import provenance
@@ -80,7 +80,9 @@ def write_tables(folder: JobFolder, job: dict[str, Any], tables: Sequence[str]) 
             ray.get(ready)
     ray.get(pending)
     write_atomic(mark, b"")
-    shutil.rmtree(folder.path / "parts", ignore_errors=True)
+    if folder.count(FAILED) == 0:
+        # A later --retry-errors writes the tables again, with the rows that were done before.
+        shutil.rmtree(folder.path / "parts", ignore_errors=True)
 
 
 def _spans(manifest: pa.Table) -> Iterator[range]:
