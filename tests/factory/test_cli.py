@@ -17,6 +17,7 @@ from PIL import Image
 
 from factory.home import Home
 from factory.registry import Registry
+from osasis.base import shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.losses import LOSS_NAMES
 from tests.factory.conftest import (
@@ -72,6 +73,7 @@ def third(workplace: Path, style_folder: Path, second: Ran) -> Ran:
         f"""styles:
   - id: churn
     image: {style_folder / "ink.png"}
+    overrides: {{seed: 5}}
   - image: {style_folder / "ink.png"}
   - image: {style_folder / "oil.png"}
     overrides: {{iterations: 3}}
@@ -110,7 +112,9 @@ def test_base_import_describes_what_it_made(imported: tuple[Path, Ran]) -> None:
 def test_base_list_and_info(home: Path) -> None:
     listed = cli("base", "list", "--home", home, "--json")
     assert listed.code == 0
-    (row,) = listed.document["bases"]
+    # The home's own, then the package's.
+    row, shipped = listed.document["bases"]
+    assert shipped["name"] == "portraits64"
     info = cli("base", "info", "--home", home, "--json")
     assert info.document == row
     assert row["name"] == "tiny"
@@ -148,7 +152,12 @@ def test_another_base_does_not_take_a_name_silently(
 
 def test_base_list_of_an_empty_home(tmp_path: Path) -> None:
     ran = cli("base", "list", "--home", tmp_path, "--json")
-    assert (ran.code, ran.document) == (0, {"bases": []})
+    assert ran.code == 0
+    (shipped,) = ran.document["bases"]
+    assert (shipped["name"], shipped["folder"]) == (
+        "portraits64",
+        str(shipped_bases()["portraits64"]),
+    )
 
 
 # Training
@@ -366,7 +375,7 @@ def test_stylize_of_one_good_photo_is_all_done(
 
 
 TRAIN_MISTAKES = [
-    (["--base", "tinny"], "unknown base 'tinny': there are tiny (nearest: tiny)"),
+    (["--base", "tinny"], "unknown base 'tinny': there are tiny, portraits64 (nearest: tiny)"),
     (["--preset", "defalt"], "choose one of reference, default, fast (nearest: default, fast)"),
     (["--set", "iteration=2"], "unknown setting 'iteration' (nearest: iterations"),
     (["--set", "iterations=0"], "iterations is 0; it must lie in [1, 100000]"),

@@ -307,6 +307,8 @@ def test_a_style_is_an_mlflow_model_without_a_pickle(
     import pandas as pd
 
     home = shelf.home
+    # MLflow's own default is a database in the working folder.
+    monkeypatch.chdir(home.path)
     stored = shelf.resolve("oil").folder()
     assert not list(stored.rglob("*.pkl"))
     kept = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
