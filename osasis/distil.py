@@ -242,6 +242,20 @@ class Distiller:
         return torch.stack(gaps).sum(0)
 
     @torch.no_grad()
+    def calibrate(self, pairs: int = 128) -> None:
+        """Scale the distances so that their median ratio to the teacher's is 1: what the maps do
+        not explain is missing from their differences."""
+        rows = slice(0, pairs)
+        own = [
+            self.distances(self._outputs(to_float(part.flatten(0, 1))))
+            for part in self.lessons.pairs[rows].split(16)
+        ]
+        wanted, found = self.lessons.distances[rows], torch.cat(own)
+        apart = wanted > 1e-3
+        ratio = (wanted / found.clamp_min(1e-6))[apart].median()
+        self.model.distance_scale.mul_(ratio.sqrt())
+
+    @torch.no_grad()
     def evaluate(self, lessons: Lessons) -> dict[str, float]:
         """Correlations of distances with the teacher's, and the unexplained shares of the maps."""
         own, lost = [], []
@@ -257,7 +271,7 @@ class Distiller:
         return {
             "pearson": correlation(d, lessons.distances),
             "spearman": correlation(_ranks(d), _ranks(lessons.distances)),
-            "mean_ratio": float((d / lessons.distances.clamp_min(1e-4)).median()),
+            "median_ratio": float((d / lessons.distances.clamp_min(1e-3)).median()),
             **{f"lost_{i + 1}": float(v) for i, v in enumerate(shares[:5])},
             **{f"lost_stage_{i + 1}": float(v) for i, v in enumerate(shares[5:])},
         }
@@ -298,6 +312,7 @@ def distil(
         "teacher": sha256_file(teacher),
     }
     curve = train_timed(trainer, budget, out.with_suffix(".state"), identity)
+    trainer.calibrate()
     save_tensors(out, half(trainer.model.state_dict()))
     report: dict[str, Any] = {
         "net": "small",

@@ -79,6 +79,17 @@ def test_the_loss_falls(lessons: module.Lessons) -> None:
     assert figures["pearson"] > 0.5 and 0 < figures["lost_1"] < 1.5
 
 
+def test_the_teacher_gives_a_good_start(lessons: module.Lessons, vgg_file: Path) -> None:
+    """Before any step, the maps of the pictures that it was fitted on are mostly explained."""
+    trainer = Distiller(lessons, teacher=PerceptualNet("vgg", vgg_file))
+    started, random = trainer.evaluate(lessons), Distiller(lessons).evaluate(lessons)
+    for key in ("lost_1", "lost_stage_1", "lost_stage_2"):
+        assert started[key] < 0.7 * random[key], key
+    assert started["pearson"] > 0.8
+    trainer.calibrate()
+    assert trainer.evaluate(lessons)["median_ratio"] == pytest.approx(1.0, abs=0.02)
+
+
 def test_resumed_equals_uninterrupted(lessons: module.Lessons, tmp_path: Path) -> None:
     budget, identity = Budget(steps=6), {"seed": 0}
     whole = Distiller(lessons, batch=2)
