@@ -218,18 +218,24 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:
         resources["num_gpus"] = config.engine_gpus
-    keeper: Any = cast(Any, KeeperDeployment).options(ray_actor_options={"num_cpus": 0}).bind(
-        config.photos, config.jobs, config.job_age
+    keeper: Any = (
+        cast(Any, KeeperDeployment)
+        .options(ray_actor_options={"num_cpus": 0})
+        .bind(config.photos, config.jobs, config.job_age)
     )
-    engine = cast(Any, EngineDeployment).options(
-        num_replicas=config.replicas,
-        ray_actor_options=resources,
-        # The router bounds the queue; what it lets in waits in the engine, where it is batched.
-        max_ongoing_requests=config.queue * config.ingresses + 16,
-        graceful_shutdown_timeout_s=config.drain,
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-    ).bind(settings, keeper)
+    engine = (
+        cast(Any, EngineDeployment)
+        .options(
+            num_replicas=config.replicas,
+            ray_actor_options=resources,
+            # The router bounds the queue; what it lets in waits in the engine, where it is batched.
+            max_ongoing_requests=config.queue * config.ingresses + 16,
+            graceful_shutdown_timeout_s=config.drain,
+            health_check_period_s=5,
+            health_check_timeout_s=30,
+        )
+        .bind(settings, keeper)
+    )
     ingress: Any = Ingress
     return ingress.options(
         num_replicas=config.ingresses,
