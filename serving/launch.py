@@ -96,7 +96,7 @@ def _start_ray(config: ServeConfig) -> None:
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
-                address=address,
+                address=address or "local",
                 include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,

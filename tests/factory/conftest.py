@@ -301,6 +301,7 @@ def local_ray() -> Iterator[None]:
     # that wait already need not be started anew.
     os.environ.update({**TRAIN_ENV, "OMP_NUM_THREADS": "1"})
     ray.init(
+        address="local",
         num_cpus=2,
         object_store_memory=120_000_000,
         include_dashboard=False,
