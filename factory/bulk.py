@@ -94,7 +94,7 @@ def start_ray(slots: int | None = None) -> None:
     for left in range(STARTS - 1, -1, -1):
         try:
             ray.init(
-                # "local": a cluster that once ran here leaves its address behind, which Ray follows.
+                # A cluster that once ran here leaves its address behind, and Ray follows it.
                 address=address or "local",
                 include_dashboard=False if not address else None,
                 logging_level=logging.ERROR,
