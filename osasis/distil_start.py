@@ -57,7 +57,7 @@ def leading_channels(maps: Tensor, count: int) -> Tensor:
     flat = maps.permute(1, 0, 2, 3).flatten(1).double()
     flat = flat - flat.mean(1, keepdim=True)
     left = flat @ flat.T / flat.shape[1]
-    chosen = []
+    chosen: list[int] = []
     for _ in range(count):
         # The channel that explains most of what is left, all channels together.
         own = left.diagonal().clamp_min(0)
