@@ -356,5 +356,7 @@ def test_processes_that_register_the_same_at_once_make_one_version(
         write_style(home / f"made-{i}", home / "bases" / "tiny", "oil")
         command = [sys.executable, "-c", REGISTERING, str(home), str(home / f"made-{i}")]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    assert [p.communicate(timeout=300)[0].strip() for p in running] == ["1", "1"]
-    assert len(Registry(Home(home)).versions("oil")) == 1
+    told = {p.communicate(timeout=300)[0].strip() for p in running}
+    # Its number is 1 unless both met: a number that was tried and taken back is not used again.
+    (kept,) = Registry(Home(home)).versions("oil")
+    assert told == {str(kept.version)}
