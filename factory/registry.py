@@ -123,25 +123,27 @@ class Registry:
             # Not mlflow.set_tracking_uri: it holds for the whole process and its environment,
             # and the next home would be this one.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
-            self.experiment = self._experiment()
+            self.experiment = self.experiment_id(EXPERIMENT)
 
     @property
     def local(self) -> bool:
         """Whether the registry is a sqlite file rather than a server."""
         return self.home.tracking_uri.startswith("sqlite:")
 
-    def _experiment(self) -> str:
+    def experiment_id(self, name: str) -> str:
+        """The experiment of a name, made where it is new; its artifacts lie below the home."""
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+        found = self.client.get_experiment_by_name(name)
         if found is None:
+            # MLflow's own default is a folder of wherever the command was started.
             location = self.home.artifacts.as_uri() if self.local else None
             try:
-                return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+                return self.client.create_experiment(name, artifact_location=location)
             except MlflowException as e:
                 if e.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self.client.get_experiment_by_name(EXPERIMENT)
+                found = self.client.get_experiment_by_name(name)
                 assert found is not None
         return found.experiment_id
 
