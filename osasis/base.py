@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -37,6 +38,10 @@ class Base:
 
     photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
     on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+
+    Of a base from a folder, guide, perceptual net and prior are loaded when they are first asked
+    for: what only stylizes needs none of them, nor the packages under them, which take longer to
+    import than all the rest to load.
     """
 
     config: DiffAEConfig
@@ -45,9 +50,29 @@ class Base:
     z_std: Tensor
     guide: Guide
     perceptual: PerceptualNet
-    prior: UNet | None = None
+    # A factory: a plain default would be an attribute of the class, found before ``__getattr__``.
+    prior: UNet | None = field(default_factory=lambda: None)
     photos: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Load a part that is asked for the first time."""
+            loader = self.__dict__.get("loaders", {}).get(name)
+            if loader is None:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            part = loader()
+            if isinstance(part, torch.nn.Module):
+                part.to(self.device)
+            setattr(self, name, part)
+            return part
+
+    def load_later(self, loaders: dict[str, Callable[[], Any]]) -> None:
+        """Forget these parts until they are asked for; the loaders make them."""
+        self.loaders = loaders
+        for name in loaders:
+            delattr(self, name)
 
     @property
     def name(self) -> str:
@@ -62,9 +87,10 @@ class Base:
         return self.z_mean.device
 
     def to(self, device: str | torch.device) -> Base:
-        for module in (self.diffae, self.guide, self.perceptual, self.prior):
-            if isinstance(module, torch.nn.Module):
-                module.to(device)
+        # What is there: a part that is loaded later goes to where the rest is by then.
+        for part in self.__dict__.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
         self.z_mean, self.z_std = self.z_mean.to(device), self.z_std.to(device)
         return self
 
@@ -201,20 +227,37 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
     with torch.device("meta"):
         diffae = DiffAE(config)
-        prior = UNet(config.prior.unet(config.image_size)) if config.prior is not None else None
     _assign(diffae, tensors, folder / "diffae.safetensors")
     frozen(diffae)
-    if prior is not None:
-        _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
-        frozen(prior)
-    perceptual = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
-    frozen(perceptual)
-    guide = _load_guide(folder, info["guide"], perceptual)
     photos = None
     if "photos.safetensors" in info["files"]:
         photos = load_file(folder / "photos.safetensors")["photos"]
-    base = Base(config, diffae, z_mean, z_std, guide, perceptual, prior, photos, info)
+    later: Any = None
+    base = Base(config, diffae, z_mean, z_std, later, later, None, photos, info)
+    base.load_later(
+        {
+            "guide": lambda: _load_guide(folder, info["guide"], base.perceptual),
+            "perceptual": lambda: _load_perceptual(folder, info),
+            "prior": lambda: _load_prior(folder, config),
+        }
+    )
     return base.to(device)
+
+
+def _load_perceptual(folder: Path, info: dict[str, Any]) -> PerceptualNet:
+    net = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
+    frozen(net)
+    return net
+
+
+def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
+    if config.prior is None:
+        return None
+    with torch.device("meta"):
+        prior = UNet(config.prior.unet(config.image_size))
+    _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
+    frozen(prior)
+    return prior
 
 
 def _verify(folder: Path, hashes: dict[str, str]) -> None:
