@@ -164,7 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "default": {},
     "fast": {
-        "iterations": 20,
+        "iterations": 12,
         "batch_size": 3,
         "lr_unet": 1e-4,
         "adam_beta2": 0.99,
@@ -177,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bank_size": 48,
         "counterpart_candidates": 8,
         "counterpart_steps": 20,
-        "checkpoint_every": 5,
+        "checkpoint_every": 4,
         "stylize_encode_steps": 20,
         "stylize_decode_steps": 10,
         "precision": "bfloat16",
