@@ -170,7 +170,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.99,
         "encode_steps": 20,
         "decode_steps": 10,
-        "recon_lpips": 2.0,
+        "recon_lpips": 1.2,
         "style_match": 3.0,
         "structure": 2.0,
         "content_cutoff": 32,
