@@ -1,6 +1,6 @@
 """Serving under load against the bare engine loop, on the same machine in one run.
 
-    python -m tests.benchmarks.serving [--threads 1] [--parts load,slider,cycle]
+    python -m tests.benchmarks.serving [--threads 1] [--parts load,cycle]
 
 A client in a process of its own sends photos (512 px JPEG, every one new) through four mixes to
 a real `style-factory serve` on 127.0.0.1, so many at once as are named; the bare loop gives the
@@ -12,13 +12,9 @@ absolute times; on a machine that is busy with other things, not even those.
 from __future__ import annotations
 
 import argparse
-import base64
-import http.client
-import io
 import json
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -27,168 +23,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from tests.benchmarks.load import (
+    STYLES,
+    Plan,
+    Steps,
+    closed_loop,
+    cycle_client,
+    load_client,
+    mix_of,
+    photo,
+    slider_client,
+)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SIDE = 512
-STYLES = [f"s{i}" for i in range(6)]
-COLD = STYLES[4:]  # asked for by one part only
-MIXES: list[list[str]] = [["s0"], ["s1"], ["s2"], ["s0", "s3"]]
 # The engine's own settings are those of `style-factory serve`.
 BATCH, BATCH_WAIT = 8, 0.01
 
-Ask = Callable[[int], dict[str, float]]
-
-
-def photo(seed: int, side: int = SIDE) -> bytes:
-    """A smooth random JPEG."""
-    import numpy as np
-    from PIL import Image
-
-    coarse = np.random.RandomState(seed).randint(0, 256, (9, 9, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
-    picture.save(buffer, "JPEG", quality=92)
-    return buffer.getvalue()
-
-
-def mix_of(number: int, steps: tuple[int, int]) -> dict[str, Any]:
-    mix: dict[str, Any] = {"styles": MIXES[number % len(MIXES)]}
-    return {**mix, "encode_steps": steps[0], "decode_steps": steps[1]} if steps[0] else mix
-
-
-def closed_loop(ask: Ask, numbers: list[int], at_once: int, seconds: float) -> dict[str, Any]:
-    """Ask for all numbers, ``at_once`` at a time; none is begun after ``seconds``."""
-    waiting, lock, answers, failures = iter(numbers), threading.Lock(), [], []
-    start = time.perf_counter()
-
-    def worker() -> None:
-        while time.perf_counter() - start < seconds:
-            with lock:
-                number = next(waiting, None)
-            if number is None:
-                return
-            begun = time.perf_counter()
-            try:
-                found = ask(number)
-            except Exception as e:
-                failures.append(repr(e))
-                return
-            answers.append({**found, "latency": time.perf_counter() - begun})
-
-    threads = [threading.Thread(target=worker) for _ in range(at_once)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise SystemExit(f"a request failed: {failures[0]}")
-    wall = time.perf_counter() - start
-    latencies = sorted(a["latency"] for a in answers)
-    return {
-        "at_once": at_once,
-        "images": len(answers),
-        "images_a_second": round(len(answers) / wall, 3),
-        "p50_seconds": round(statistics.median(latencies), 3),
-        "p99_seconds": round(latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))], 3),
-        # Every image tells the size of its batch, so a batch of n is told of n times.
-        "mean_batch": round(len(answers) / sum(1 / a["batch"] for a in answers), 2),
-    }
-
-
-# The client
-
-
-class Http:
-    """A connection a thread, kept open."""
-
-    def __init__(self, url: str) -> None:
-        self.address, self.local = urlsplit(url).netloc, threading.local()
-
-    def post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-        if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection(self.address, timeout=170)
-        headers = {"Content-Type": "application/json", "Accept": "image/png, application/json"}
-        self.local.connection.request("POST", path, json.dumps(body), headers)
-        answer = self.local.connection.getresponse()
-        data = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {data[:300]!r}")
-        return {k.lower(): v for k, v in answer.getheaders()}, data
-
-    def stylize(self, mix: dict[str, Any], **photos: list[str]) -> dict[str, float]:
-        """The answer's batch, and seconds of each part."""
-        headers, data = self.post("/v1/stylize", {"mix": mix, **photos})
-        assert data.startswith(b"\x89PNG")
-        return {"batch": float(headers["x-batch-size"]), "load": float(headers["x-load-seconds"])}
-
-
-def text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def load_client(url: str, plan: list[tuple[int, list[int]]], steps: tuple[int, int],
-                seconds: float) -> list[dict[str, Any]]:  # fmt: skip
-    client = Http(url)
-    rows = []
-    for at_once, numbers in plan:
-        photos = {n: text(photo(n)) for n in numbers}
-        rows.append(
-            closed_loop(
-                lambda n, photos=photos: client.stylize(mix_of(n, steps), images=[photos[n]]),
-                numbers,
-                at_once,
-                seconds,
-            )
-        )
-    return rows
-
-
-def slider_client(url: str, tries: int) -> dict[str, Any]:
-    """A first request, moves of its slider, and a style that no engine has loaded."""
-    client = Http(url)
-
-    def timed(mix: dict[str, Any], **photos: list[str]) -> tuple[float, dict[str, float]]:
-        start = time.perf_counter()
-        found = client.stylize(mix, **photos)
-        return time.perf_counter() - start, found
-
-    first, moved, cold, load = [], [], [], []
-    timed({"styles": ["s0"]}, images=[text(photo(8999))])
-    for i in range(tries):
-        data = text(photo(9000 + i))
-        first.append(timed({"styles": ["s0"]}, images=[data])[0])
-        kept = json.loads(client.post("/v1/encodings", {"images": [data]})[1])
-        key = kept["encodings"][0]["id"]
-        moved += [timed({"styles": ["s0"], "strength": s}, encodings=[key])[0] for s in (0.4, 0.8)]
-        if i < len(COLD):
-            seconds, found = timed({"styles": [COLD[i]]}, encodings=[key])
-            cold.append(seconds)
-            load.append(found["load"])
-    return {
-        "first_seconds": round(statistics.median(first), 3),
-        "moved_seconds": round(statistics.median(moved), 3),
-        "moved_share_of_first": round(statistics.median(moved) / statistics.median(first), 3),
-        "cold_style_seconds": round(statistics.median(cold), 3),
-        "cold_style_load_seconds": round(statistics.median(load), 3),
-    }
-
-
-def cycle_client(url: str, styles: int, at_once: int) -> list[dict[str, Any]]:
-    """Every style in turn over one kept photo, then one style over and over; the load of each
-    part. Where the model costs little, what is left is the cost of HTTP and Serve."""
-    client = Http(url)
-    made = json.loads(client.post("/v1/encodings", {"images": [text(photo(1))]})[1])
-    key = made["encodings"][0]["id"]
-    client.stylize({"styles": ["t000"]}, encodings=[key])
-
-    def ask(name: str) -> dict[str, float]:
-        return client.stylize({"styles": [name]}, encodings=[key])
-
-    each = closed_loop(lambda n: ask(f"t{n:03d}"), list(range(styles)), at_once, 150)
-    same = closed_loop(lambda n: ask("t000"), list(range(styles)), at_once, 60)
-    return [each, same]
+Run = Callable[..., Any]
 
 
 def told(name: str, value: Any) -> Any:
@@ -197,52 +51,60 @@ def told(name: str, value: Any) -> Any:
     return value
 
 
-def in_process(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a function in a new process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(function, args)
+@contextmanager
+def process(start: Callable[..., None] | None = None, *args: Any) -> Iterator[Run]:
+    """A new process; the value calls functions in it and returns their results."""
+    with multiprocessing.get_context("spawn").Pool(1, start, args) as pool:
+        yield lambda function, *given: pool.apply(function, given)
 
 
 # The bare loop
 
 
-def bare(home: str, base: str | None, threads: int, plan: list[tuple[int, list[int]]],
-         steps: tuple[int, int], seconds: float) -> list[dict[str, Any]]:  # fmt: skip
-    """What ``load_client`` asks for, of an engine in this process."""
+_bare: dict[str, Any] = {}
+
+
+def open_bare(home: str, threads: int) -> None:
+    """An engine in this process, without Ray, for ``bare_round``."""
     import torch
 
     from factory.home import Home
     from factory.registry import Registry
     from osasis.base import load_base
-    from osasis.mix import Mix
-    from serving.config import Limits
-    from serving.engine import Engine, Work
-    from serving.pictures import square_png
+    from serving.engine import Engine
 
     torch.set_num_threads(threads)
     place = Home(Path(home))
-    engine = Engine(load_base(place.base_folder(base)), batch=BATCH, batch_wait=BATCH_WAIT)
     registry = Registry(place)
-    known = {s: registry.current(s) for s in STYLES}
-    size = engine.base.config.image_size
+    _bare["known"] = {s: registry.current(s) for s in STYLES}
+    base = load_base(place.base_folder(None))
+    _bare["engine"] = Engine(base, batch=BATCH, batch_wait=BATCH_WAIT)
+
+
+def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]:
+    """What ``load_client`` asks for, of the engine in this process."""
+    from osasis.mix import Mix
+    from serving.config import Limits
+    from serving.engine import Work
+    from serving.pictures import square_png
+
+    engine, known = _bare["engine"], _bare["known"]
 
     def work(number: int) -> Work:
         mix = Mix.from_dict(mix_of(number, steps))
         versions = {s.style: (known[s.style].reference, known[s.style].folder) for s in mix.styles}
+        size = engine.base.config.image_size
         png = square_png(photo(number), "photo", size, "crop", Limits())
         return Work(png, mix.to_dict(), versions)
 
-    def ask(item: Work) -> dict[str, float]:
-        return {"batch": float(engine.submit(item).result(timeout=170).batch)}
-
-    for number in range(len(MIXES)):  # styles loaded, kernels chosen
-        ask(work(8000 + number))
     rows = []
     for at_once, numbers in plan:
         works = {n: work(n) for n in numbers}
-        rows.append(closed_loop(lambda n, w=works: ask(w[n]), numbers, at_once, seconds))
-    engine.close()
+
+        def ask(number: int, works: dict[int, Work] = works) -> dict[str, float]:
+            return {"batch": float(engine.submit(works[number]).result(timeout=170).batch)}
+
+        rows.append(closed_loop(ask, numbers, at_once, seconds))
     return rows
 
 
@@ -286,8 +148,6 @@ def resident_mb(pid: int) -> float:
 
 
 def metric(url: str, name: str) -> float:
-    from urllib.request import urlopen
-
     with urlopen(f"{url}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(x.split()[1] for x in lines if x.startswith(f"style_factory_{name} ")))
@@ -327,36 +187,69 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
     return style_bytes(style)
 
 
-def measure_load(home: Path, args: argparse.Namespace, parts: set[str]) -> dict[str, Any]:
+def plans(images: int, rounds: int) -> list[Plan]:
+    """What each round asks for; no photo twice, and small loads in the first round only."""
+    levels = [[(1, 3), (8, 16), (32, images)], *[[(32, images)]] * (rounds - 1)]
+    number, out = 10_000, []
+    for level in levels:
+        plan = []
+        for at_once, count in level:
+            plan.append((at_once, list(range(number, number + count))))
+            number += count
+        out.append(plan)
+    return out
+
+
+def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Load, slider and cold style, over the base that the package ships."""
     from osasis.base import shipped_bases
 
-    fill(home, next(iter(shipped_bases().values())), STYLES)
-    steps = (args.encode_steps, args.decode_steps)
-    plan, number = [], 10_000
-    for at_once, count in ((1, 6), (8, 24), (32, args.images)):
-        plan.append((at_once, list(range(number, number + count))))
-        number += count
-    saturated = [plan[-1]]
-    call = (str(home), None, args.threads)
-    out: dict[str, Any] = {}
-    if "load" in parts:
-        out["bare"] = told("bare", in_process(bare, *call, plan, steps, args.seconds))
-    with server(home, args.threads) as (url, _):
-        if "load" in parts:
-            warm = [(4, list(range(8000, 8004)))]
-            in_process(load_client, url, warm, steps, args.seconds)
-            served = in_process(load_client, url, plan, steps, args.seconds)
-            out["served"] = told("served", served)
-        if "slider" in parts:
-            out["slider"] = told("slider", in_process(slider_client, url, 3))
-    if "load" in parts:
-        # Before and after the server, as machines slow down and speed up.
-        again = in_process(bare, *call, saturated, steps, args.seconds)[0]
-        out["bare_again"] = again
-        both = (out["bare"][-1]["images_a_second"], again["images_a_second"])
-        out["ratio_at_32"] = round(out["served"][-1]["images_a_second"] / statistics.mean(both), 3)
-    return out
+    if not home.exists():
+        fill(home, next(iter(shipped_bases().values())), STYLES)
+    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8008)))]
+    rows: dict[str, list[Any]] = {"bare": [], "served": []}
+    with (
+        process(open_bare, str(home), args.threads) as bare,
+        process() as client,
+        server(home, args.threads) as (url, _),
+    ):
+        bare(bare_round, warm, steps, args.seconds)  # styles loaded, kernels chosen
+        client(load_client, url, warm, steps, args.seconds)
+        # In turn, as machines slow down and speed up; who is not asked waits.
+        for plan in plans(args.images, args.rounds):
+            rows["bare"] += told("bare", bare(bare_round, plan, steps, args.seconds))
+            rows["served"] += told("served", client(load_client, url, plan, steps, args.seconds))
+        slider = told("slider", client(slider_client, url, 3))
+    seconds = {
+        who: sum(r["images"] / r["images_a_second"] for r in found if r["at_once"] == 32)
+        for who, found in rows.items()
+    }
+    return {**rows, "ratio_at_32": round(seconds["bare"] / seconds["served"], 3), "slider": slider}
+
+
+def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
+    """Register random styles without a run each, which is what takes long; as ``fill``."""
+    import torch
+
+    from factory.home import Home
+    from factory.registry import KIND_TAG, Registry
+    from osasis.base import load_base
+    from osasis.style import save_style
+    from serving.caches import style_bytes
+    from tests.benchmarks.corpus import random_style
+
+    base, place = load_base(base_folder), Home(home)
+    client = Registry(place).client
+    size = base.config.image_size
+    blank = torch.zeros(3, size, size)
+    tags = {"base": base.fingerprint}
+    for i, name in enumerate(names):
+        style = random_style(base, name, i)
+        save_style(place.artifacts / name, style, blank, blank)
+        client.create_registered_model(name, tags={KIND_TAG: "style"})
+        source = (place.artifacts / name).as_uri()
+        client.create_model_version(name, source=source, tags={**tags, "fingerprint": name})
+    return style_bytes(style)
 
 
 def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -367,7 +260,8 @@ def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     ran = import_tiny(home, home.parent / "sources")
     assert ran.code == 0, ran.err
     names = [f"t{i:03d}" for i in range(args.styles)]
-    size = fill(home, home / "bases" / "tiny", names)
+    size = fill_many(home, home / "bases" / "tiny", names)
+    told("filled", size)
     kept = max(1, args.styles // 12)
     begun = time.perf_counter()
     budget = ("--set", f"styles_host={kept * size}")
@@ -382,7 +276,8 @@ def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        rows = in_process(cycle_client, url, args.styles, 8)
+        with process() as client:
+            rows = client(cycle_client, url, args.styles, 8)
         done.set()
         watcher.join()
         time.sleep(3)  # the engine tells its counters every second
@@ -403,18 +298,27 @@ def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
-    parser.add_argument("--images", type=int, default=64, help="with 32 at once")
+    parser.add_argument("--images", type=int, default=40, help="with 32 at once, each round")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--encode-steps", type=int, default=4, help="0: as the preset has it")
-    parser.add_argument("--decode-steps", type=int, default=4)
+    parser.add_argument("--decode-steps", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60, help="the most a level may take")
     parser.add_argument("--styles", type=int, default=500, help="cycled through one engine")
-    parser.add_argument("--parts", default="load,slider,cycle")
+    parser.add_argument("--parts", default="load,cycle")
+    parser.add_argument("--home", type=Path, help="of the load; filled where it is not there yet")
+    parser.add_argument("--fill", action="store_true", help="fill --home, and end")
     args = parser.parse_args()
     parts = set(args.parts.split(","))
     out: dict[str, Any] = {"threads": args.threads, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as scratch:
-        if parts & {"load", "slider"}:
-            out |= measure_load(Path(scratch) / "home", args, parts)
+        home = args.home or Path(scratch) / "home"
+        if args.fill:
+            from osasis.base import shipped_bases
+
+            fill(home, next(iter(shipped_bases().values())), STYLES)
+            return
+        if "load" in parts:
+            out |= measure_load(home, args)
         if "cycle" in parts:
             out["cycle"] = measure_cycle(Path(scratch) / "tiny" / "home", args)
     print(json.dumps(out, indent=2))

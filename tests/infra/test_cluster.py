@@ -20,8 +20,8 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_ray_accepts_it() -> None:
     prepared = checked(document("cluster.yaml"))
-    workers = [t for name, t in prepared["available_node_types"].items() if "worker" in name]
-    assert sum(w["max_workers"] for w in workers) == len(prepared["provider"]["worker_ips"]) == 2
+    (node,) = prepared["available_node_types"].values()
+    assert node["max_workers"] == len(prepared["provider"]["worker_ips"]) == 2
 
 
 def test_the_check_refuses_mistakes() -> None:
