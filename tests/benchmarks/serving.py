@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -187,16 +188,13 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
     return style_bytes(style)
 
 
-def plans(images: int, rounds: int) -> list[Plan]:
-    """What each round asks for; no photo twice, and small loads in the first round only."""
-    levels = [[(1, 3), (8, 16), (32, images)], *[[(32, images)]] * (rounds - 1)]
+def plans(images: int, rounds: int) -> Plan:
+    """(at once, photos) of each level, no photo twice: the full load in every round, and small
+    ones once."""
     number, out = 10_000, []
-    for level in levels:
-        plan = []
-        for at_once, count in level:
-            plan.append((at_once, list(range(number, number + count))))
-            number += count
-        out.append(plan)
+    for at_once, count in [*[(32, images)] * rounds, (8, 16), (1, 3)]:
+        out.append((at_once, list(range(number, number + count))))
+        number += count
     return out
 
 
@@ -206,7 +204,7 @@ def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     if not home.exists():
         fill(home, next(iter(shipped_bases().values())), STYLES)
-    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8008)))]
+    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8004)))]
     rows: dict[str, list[Any]] = {"bare": [], "served": []}
     with (
         process(open_bare, str(home), args.threads) as bare,
@@ -216,9 +214,9 @@ def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
         bare(bare_round, warm, steps, args.seconds)  # styles loaded, kernels chosen
         client(load_client, url, warm, steps, args.seconds)
         # In turn, as machines slow down and speed up; who is not asked waits.
-        for plan in plans(args.images, args.rounds):
-            rows["bare"] += told("bare", bare(bare_round, plan, steps, args.seconds))
-            rows["served"] += told("served", client(load_client, url, plan, steps, args.seconds))
+        for level in plans(args.images, args.rounds):
+            rows["bare"] += told("bare", bare(bare_round, [level], steps, args.seconds))
+            rows["served"] += told("served", client(load_client, url, [level], steps, args.seconds))
         slider = told("slider", client(slider_client, url, 3))
     seconds = {
         who: sum(r["images"] / r["images_a_second"] for r in found if r["at_once"] == 32)
@@ -308,6 +306,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="of the load; filled where it is not there yet")
     parser.add_argument("--fill", action="store_true", help="fill --home, and end")
     args = parser.parse_args()
+    # Ended early, it still ends its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = set(args.parts.split(","))
     out: dict[str, Any] = {"threads": args.threads, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as scratch:
