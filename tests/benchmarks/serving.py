@@ -1,0 +1,328 @@
+"""Serving under load against the bare engine loop, on the same machine in one run.
+
+    python -m tests.benchmarks.serving [--threads 1] [--parts load,cycle]
+
+A client in a process of its own sends photos (512 px JPEG, every one new) through four mixes to
+a real `style-factory serve` on 127.0.0.1, so many at once as are named; the bare loop gives the
+same photos and mixes to `serving.engine.Engine` without Ray or HTTP, equally many at once. Styles
+are random: they cost what trained ones cost. Prints one JSON document. Compare ratios, not
+absolute times; on a machine that is busy with other things, not even those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from tests.benchmarks.load import (
+    STYLES,
+    Plan,
+    Steps,
+    closed_loop,
+    cycle_client,
+    load_client,
+    mix_of,
+    photo,
+    slider_client,
+)
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The engine's own settings are those of `style-factory serve`.
+BATCH, BATCH_WAIT = 8, 0.01
+
+Run = Callable[..., Any]
+
+
+def told(name: str, value: Any) -> Any:
+    """The value, after telling it on standard error: a run that is cut short has said something."""
+    print(name, json.dumps(value), file=sys.stderr, flush=True)
+    return value
+
+
+@contextmanager
+def process(start: Callable[..., None] | None = None, *args: Any) -> Iterator[Run]:
+    """A new process; the value calls functions in it and returns their results."""
+    with multiprocessing.get_context("spawn").Pool(1, start, args) as pool:
+        yield lambda function, *given: pool.apply(function, given)
+
+
+# The bare loop
+
+
+_bare: dict[str, Any] = {}
+
+
+def open_bare(home: str, threads: int) -> None:
+    """An engine in this process, without Ray, for ``bare_round``."""
+    import torch
+
+    from factory.home import Home
+    from factory.registry import Registry
+    from osasis.base import load_base
+    from serving.engine import Engine
+
+    torch.set_num_threads(threads)
+    place = Home(Path(home))
+    registry = Registry(place)
+    _bare["known"] = {s: registry.current(s) for s in STYLES}
+    base = load_base(place.base_folder(None))
+    _bare["engine"] = Engine(base, batch=BATCH, batch_wait=BATCH_WAIT)
+
+
+def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]:
+    """What ``load_client`` asks for, of the engine in this process."""
+    from osasis.mix import Mix
+    from serving.config import Limits
+    from serving.engine import Work
+    from serving.pictures import square_png
+
+    engine, known = _bare["engine"], _bare["known"]
+
+    def work(number: int) -> Work:
+        mix = Mix.from_dict(mix_of(number, steps))
+        versions = {s.style: (known[s.style].reference, known[s.style].folder) for s in mix.styles}
+        size = engine.base.config.image_size
+        png = square_png(photo(number), "photo", size, "crop", Limits())
+        return Work(png, mix.to_dict(), versions)
+
+    rows = []
+    for at_once, numbers in plan:
+        works = {n: work(n) for n in numbers}
+
+        def ask(number: int, works: dict[int, Work] = works) -> dict[str, float]:
+            return {"batch": float(engine.submit(works[number]).result(timeout=170).batch)}
+
+        rows.append(closed_loop(ask, numbers, at_once, seconds))
+    return rows
+
+
+# The server
+
+
+@contextmanager
+def server(home: Path, threads: int, *options: str) -> Iterator[tuple[str, int]]:
+    """A server's address, and the process id of its one engine."""
+    from tests.serving.conftest import serving
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ("--set", f"threads={threads}", "--set", "prewarm=0", *options)
+        with serving(home, Path(folder), *settings) as running:
+            yield running.url, engine_process(running.process.pid)
+
+
+def engine_process(ancestor: int) -> int:
+    """The process of the engine below a server's."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:  # it has ended
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    for pid, name in names.items():
+        above = pid
+        while above > 1 and above != ancestor:
+            above = parents.get(above, 0)
+        if above == ancestor and name.startswith("ray::ServeReplica:style-factory:engine"):
+            return pid
+    raise SystemExit("the engine's process was not found")
+
+
+def resident_mb(pid: int) -> float:
+    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in x)
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def metric(url: str, name: str) -> float:
+    with urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(x.split()[1] for x in lines if x.startswith(f"style_factory_{name} ")))
+
+
+# What is served
+
+
+def fill(home: Path, base_folder: Path, names: list[str]) -> int:
+    """Register random styles of a base; returns the bytes of one in memory."""
+    import torch
+
+    from factory.home import Home
+    from factory.registry import Registry
+    from osasis.base import load_base
+    from osasis.style import save_style
+    from serving.caches import style_bytes
+    from tests.benchmarks.corpus import random_style
+
+    base, registry = load_base(base_folder), Registry(Home(home))
+    size = base.config.image_size
+    blank = torch.zeros(3, size, size)
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, name in enumerate(names):
+            style = random_style(base, name, i)
+            save_style(Path(scratch) / name, style, blank, blank)
+            registry.register(
+                name,
+                Path(scratch) / name,
+                fingerprint=name,
+                base=base.fingerprint,
+                params={},
+                history=[],
+                metrics={},
+                tags={},
+            )
+    return style_bytes(style)
+
+
+def plans(images: int, rounds: int) -> Plan:
+    """(at once, photos) of each level, no photo twice: the full load in every round, and small
+    ones once."""
+    number, out = 10_000, []
+    for at_once, count in [*[(32, images)] * rounds, (8, 16), (1, 3)]:
+        out.append((at_once, list(range(number, number + count))))
+        number += count
+    return out
+
+
+def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Load, slider and cold style, over the base that the package ships."""
+    from osasis.base import shipped_bases
+
+    if not home.exists():
+        fill(home, next(iter(shipped_bases().values())), STYLES)
+    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8004)))]
+    rows: dict[str, list[Any]] = {"bare": [], "served": []}
+    with (
+        process(open_bare, str(home), args.threads) as bare,
+        process() as client,
+        server(home, args.threads) as (url, _),
+    ):
+        bare(bare_round, warm, steps, args.seconds)  # styles loaded, kernels chosen
+        client(load_client, url, warm, steps, args.seconds)
+        # In turn, as machines slow down and speed up; who is not asked waits.
+        for level in plans(args.images, args.rounds):
+            rows["bare"] += told("bare", bare(bare_round, [level], steps, args.seconds))
+            rows["served"] += told("served", client(load_client, url, [level], steps, args.seconds))
+        slider = told("slider", client(slider_client, url, 3))
+    seconds = {
+        who: sum(r["images"] / r["images_a_second"] for r in found if r["at_once"] == 32)
+        for who, found in rows.items()
+    }
+    return {**rows, "ratio_at_32": round(seconds["bare"] / seconds["served"], 3), "slider": slider}
+
+
+def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
+    """Register random styles without a run each, which is what takes long; as ``fill``."""
+    import torch
+
+    from factory.home import Home
+    from factory.registry import KIND_TAG, Registry
+    from osasis.base import load_base
+    from osasis.style import save_style
+    from serving.caches import style_bytes
+    from tests.benchmarks.corpus import random_style
+
+    base, place = load_base(base_folder), Home(home)
+    client = Registry(place).client
+    size = base.config.image_size
+    blank = torch.zeros(3, size, size)
+    tags = {"base": base.fingerprint}
+    for i, name in enumerate(names):
+        style = random_style(base, name, i)
+        save_style(place.artifacts / name, style, blank, blank)
+        client.create_registered_model(name, tags={KIND_TAG: "style"})
+        source = (place.artifacts / name).as_uri()
+        client.create_model_version(name, source=source, tags={**tags, "fingerprint": name})
+    return style_bytes(style)
+
+
+def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Many styles of a tiny base through one engine that has room for few."""
+    from tests.factory.conftest import import_tiny, write_sources
+
+    write_sources(home.parent / "sources")
+    ran = import_tiny(home, home.parent / "sources")
+    assert ran.code == 0, ran.err
+    names = [f"t{i:03d}" for i in range(args.styles)]
+    size = fill_many(home, home / "bases" / "tiny", names)
+    told("filled", size)
+    kept = max(1, args.styles // 12)
+    begun = time.perf_counter()
+    budget = ("--set", f"styles_host={kept * size}")
+    with server(home, args.threads, *budget) as (url, engine):
+        start = time.perf_counter() - begun
+        before = resident_mb(engine)
+        peak, done = [before], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                peak.append(resident_mb(engine))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with process() as client:
+            rows = client(cycle_client, url, args.styles, 8)
+        done.set()
+        watcher.join()
+        time.sleep(3)  # the engine tells its counters every second
+        return {
+            "styles": args.styles,
+            "style_mb": round(size / 1e6, 2),
+            "budget_styles": kept,
+            "server_start_seconds": round(start, 1),
+            "resident_mb": {"before": before, "peak": max(peak), "after": resident_mb(engine)},
+            "evictions": metric(url, "style_evictions_total"),
+            "loaded_at_the_end": metric(url, "styles_loaded"),
+            "bytes_at_the_end": metric(url, "styles_bytes"),
+            "each_style_once": rows[0],
+            "one_style": rows[1],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="of the engine")
+    parser.add_argument("--images", type=int, default=40, help="with 32 at once, each round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--encode-steps", type=int, default=4, help="0: as the preset has it")
+    parser.add_argument("--decode-steps", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=60, help="the most a level may take")
+    parser.add_argument("--styles", type=int, default=500, help="cycled through one engine")
+    parser.add_argument("--parts", default="load,cycle")
+    parser.add_argument("--home", type=Path, help="of the load; filled where it is not there yet")
+    parser.add_argument("--fill", action="store_true", help="fill --home, and end")
+    args = parser.parse_args()
+    # Ended early, it still ends its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parts = set(args.parts.split(","))
+    out: dict[str, Any] = {"threads": args.threads, "cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory() as scratch:
+        home = args.home or Path(scratch) / "home"
+        if args.fill:
+            from osasis.base import shipped_bases
+
+            fill(home, next(iter(shipped_bases().values())), STYLES)
+            return
+        if "load" in parts:
+            out |= measure_load(home, args)
+        if "cycle" in parts:
+            out["cycle"] = measure_cycle(Path(scratch) / "tiny" / "home", args)
+    print(json.dumps(out, indent=2))
+
+
+if __name__ == "__main__":
+    main()

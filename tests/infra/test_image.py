@@ -1,0 +1,98 @@
+"""The image: what its Dockerfile names is there, and what it runs is what we have."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.infra.conftest import INFRA, ROOT, check_command, pinned
+
+tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+Instruction = tuple[str, str]
+
+
+def instructions() -> list[Instruction]:
+    """(name, rest) of every instruction, continued lines joined."""
+    lines = (INFRA / "Dockerfile").read_text().splitlines()
+    text = "\n".join(x for x in lines if not x.lstrip().startswith("#"))
+    joined = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [(x.split(None, 1)[0], x.split(None, 1)[1]) for x in joined if x.strip()]
+
+
+def of(name: str) -> list[str]:
+    return [rest for found, rest in instructions() if found == name]
+
+
+def copied() -> list[str]:
+    """What is copied from the repository, not from another stage."""
+    return [
+        source
+        for rest in of("COPY")
+        if not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    ]
+
+
+def ignored(path: str) -> bool:
+    """As Docker decides: the last line that matches a path or a folder above it."""
+    above = {path, *(str(p) for p in PurePosixPath(path).parents if p.name)}
+    out = False
+    for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            if any(fnmatch.fnmatch(a, pattern) for a in above):
+                out = not line.startswith("!")
+    return out
+
+
+def test_what_is_copied_is_there_and_not_ignored() -> None:
+    sources = copied()
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert not ignored(source), source
+    assert ignored("tests") and ignored(".venv") and ignored("docs")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = [p.rstrip("*") for p in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+    assert set(packages) <= set(sources)
+    needed = [project["project"]["readme"], *project["project"]["license-files"]]
+    assert set(needed) | {"pyproject.toml", "constraints.txt"} <= set(sources)
+
+
+def test_packages_are_the_pinned_ones_and_include_the_driver_of_postgresql() -> None:
+    installs = [r for r in of("RUN") if "pip install" in r]
+    (with_packages,) = [r for r in installs if "--no-deps" not in r]
+    assert "-c constraints.txt" in with_packages
+    extra = re.search(r"\.\[(\w+)\]", with_packages)
+    assert extra is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (driver,) = project["optional-dependencies"][extra[1]]
+    name = re.split(r"[<>=]", driver)[0]
+    assert name == "psycopg2-binary" and pinned(name)
+
+
+def test_it_runs_as_a_user_and_serves() -> None:
+    assert of("USER")[-1] == "ray"
+    made = next(r for r in of("RUN") if "useradd" in r)
+    assert "--uid 1000 ray" in made
+    command = check_command(json.loads(of("CMD")[-1]))
+    assert command.host == "0.0.0.0"
+    assert str(command.port) in of("EXPOSE")
+
+
+def test_the_health_check_asks_a_route_that_is_there() -> None:
+    from serving.api.health import router
+
+    check = of("HEALTHCHECK")[0]
+    words = json.loads(check[check.index("[") :])
+    url = urlsplit(words[-1])
+    assert url.path in {r.path for r in router.routes}  # type: ignore[attr-defined]
+    assert str(url.port) in of("EXPOSE")
+    program = words[0]
+    installed = next(r for r in of("RUN") if "apt-get install" in r)
+    assert program in shlex.split(installed)

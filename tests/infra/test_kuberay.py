@@ -1,0 +1,111 @@
+"""KubeRay manifests: fields that the operator needs, and agreement with the rest of infra/.
+
+No Kubernetes is asked; what only it can say is not tested here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.infra.conftest import check_command, document, documents, pinned
+
+KINDS = {
+    "raycluster": ("RayCluster", None),
+    "rayjob": ("RayJob", "rayClusterSpec"),
+    "rayservice": ("RayService", "rayClusterConfig"),
+}
+
+
+def cluster(name: str) -> dict[str, Any]:
+    """The cluster's part of a manifest."""
+    spec: dict[str, Any] = document(f"kuberay/{name}.yaml")["spec"]
+    within = KINDS[name][1]
+    return spec[within] if within else spec
+
+
+def groups(name: str) -> list[dict[str, Any]]:
+    spec = cluster(name)
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_a_cluster_with_token_authentication(name: str) -> None:
+    data = document(f"kuberay/{name}.yaml")
+    assert (data["apiVersion"], data["kind"]) == ("ray.io/v1", KINDS[name][0])
+    assert data["metadata"]["name"]
+    spec = cluster(name)
+    assert spec["authOptions"] == {"mode": "token"}
+    # The operator refuses tokens without a version; another one than the image's breaks jobs.
+    assert spec["rayVersion"] == pinned("ray")
+    for group in spec["workerGroupSpecs"]:
+        assert group["groupName"]
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    for group in groups(name):
+        assert isinstance(group["rayStartParams"], dict)
+        assert all(isinstance(v, str) for v in group["rayStartParams"].values())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_pods_share_the_home_and_run_as_a_user(name: str) -> None:
+    claim = document("kuberay/storage.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for group in groups(name):
+        pod = group["template"]["spec"]
+        assert (
+            pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+        )
+        (container,) = pod["containers"]
+        assert container["image"] == "style-factory:latest"
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+        assert set(mounts.values()) == set(volumes)
+        environment = {e["name"]: e["value"] for e in container["env"]}
+        home = volumes[mounts[environment["STYLE_FACTORY_HOME"]]]
+        assert home["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_registry_is_the_service_that_mlflow_has(name: str) -> None:
+    services = {
+        d["metadata"]["name"]: [p["port"] for p in d["spec"]["ports"]]
+        for d in documents("mlflow/kubernetes.yaml")
+        if d["kind"] == "Service"
+    }
+    for group in groups(name):
+        (container,) = group["template"]["spec"]["containers"]
+        environment = {e["name"]: e["value"] for e in container["env"]}
+        url = urlsplit(environment["MLFLOW_TRACKING_URI"])
+        assert url.port in services[str(url.hostname)]
+
+
+def test_the_job_runs_a_command_that_there_is() -> None:
+    spec = document("kuberay/rayjob.yaml")["spec"]
+    asked = check_command(spec["entrypoint"])
+    (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert asked.catalog.startswith(container["volumeMounts"][0]["mountPath"] + "/")
+    assert spec["shutdownAfterJobFinishes"] is True
+
+
+def test_the_service_deploys_what_serve_yaml_says() -> None:
+    import yaml
+
+    spec = document("kuberay/rayservice.yaml")["spec"]
+    assert yaml.safe_load(spec["serveConfigV2"]) == document("serve.yaml")
+
+
+def test_the_service_has_room_for_its_engines() -> None:
+    from serving.config import ServeConfig
+
+    config = ServeConfig.from_dict(document("serve.yaml")["applications"][0]["args"])
+    places = 0
+    for group in cluster("rayservice")["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        gpus, cpus = int(limits["nvidia.com/gpu"]), float(limits["cpu"])
+        each = min(gpus / config.engine_gpus, cpus / config.engine_cpus)
+        places += int(each) * group["minReplicas"]
+    assert places >= config.replicas
