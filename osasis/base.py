@@ -37,6 +37,7 @@ class Base:
 
     photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
     on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+    A base that was loaded ``for_stylizing`` has DiffAE and statistics of z only.
     """
 
     config: DiffAEConfig
@@ -186,10 +187,28 @@ def read_base_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
+class _NotLoaded:
+    """Stands where a network was left out; says so to whoever asks it for something."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name!r}: this base was loaded for stylizing only")
+
+    def __call__(self, *args: Any) -> Any:
+        raise TypeError("this base was loaded for stylizing only")
+
+
+def load_base(
+    folder: Path,
+    device: str | torch.device = "cpu",
+    verify: bool = True,
+    *,
+    for_stylizing: bool = False,
+) -> Base:
     """Load a base for inference. Raises UserError naming what is missing or broken.
 
-    verify: re-read the files' hashes (a few milliseconds a megabyte).
+    verify: re-read the files' hashes (a few milliseconds a megabyte). for_stylizing: leave out
+    prior, photos, guide and perceptual net, which ``encode`` and ``decode`` do not use; they and
+    the packages that they need are most of the time that loading takes, and of the memory.
     """
     info = read_base_info(folder)
     config = DiffAEConfig.from_dict(info["config"], source=str(folder / JSON_NAME))
@@ -201,9 +220,14 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
     with torch.device("meta"):
         diffae = DiffAE(config)
-        prior = UNet(config.prior.unet(config.image_size)) if config.prior is not None else None
     _assign(diffae, tensors, folder / "diffae.safetensors")
     frozen(diffae)
+    if for_stylizing:
+        left_out: Any = _NotLoaded()
+        bare = Base(config, diffae, z_mean, z_std, left_out, left_out, info=info)
+        return bare.to(device)
+    with torch.device("meta"):
+        prior = UNet(config.prior.unet(config.image_size)) if config.prior is not None else None
     if prior is not None:
         _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
         frozen(prior)

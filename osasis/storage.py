@@ -8,10 +8,10 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -35,6 +35,8 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors to a safetensors file, atomically."""
+    from safetensors.torch import save
+
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     write_atomic(path, save(plain, metadata))
 

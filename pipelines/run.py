@@ -8,6 +8,7 @@ the next order's. What is in flight is bounded by the settings here and not by t
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from pipelines.read import ORDER
 
 # Forward passes a batch: more of them share a style's set-up, fewer spread better.
 PASSES = 4
+# Of the time that the model must take: what a larger batch may leave actors idle at the end.
+IDLE = 0.02
 # Photos an order to a reader, in batches.
 BATCHES_AN_ORDER = 4
 POLL_SECONDS = 0.25
@@ -64,8 +67,19 @@ def plan_workers(
         )
     chunk = 16 if gpus else 4
     models = max(1, min(workers or room, -(-photos // chunk)))
-    batch = chunk * max(1, min(PASSES, photos // (models * chunk)))
+    batch = chunk * _passes(-(-photos // chunk), models)
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
+
+
+def _passes(chunks: int, models: int) -> int:
+    """Forward passes a batch: as many as still let all actors end at about the same time."""
+
+    def longest(passes: int) -> int:
+        """Passes of the actor that has most to do."""
+        return math.ceil(math.ceil(chunks / passes) / models) * passes
+
+    best = min(longest(p) for p in range(1, PASSES + 1))
+    return max(p for p in range(1, PASSES + 1) if longest(p) <= best * (1 + IDLE))
 
 
 def stream(

@@ -27,6 +27,17 @@ def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
     assert not any(p.requires_grad for p in base.diffae.parameters())
 
 
+def test_a_base_for_stylizing_is_the_same_network_and_nothing_else(tiny_folder: Path) -> None:
+    base, whole = load_base(tiny_folder, for_stylizing=True), load_base(tiny_folder)
+    assert base.fingerprint == whole.fingerprint
+    photo = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+    assert torch.equal(base.encode_z(photo), whole.encode_z(photo))
+    with pytest.raises(AttributeError, match="loaded for stylizing only"):
+        base.perceptual.features(photo)
+    with pytest.raises(AttributeError, match="loaded for stylizing only"):
+        base.to("cpu").guide.embed(photo)
+
+
 def test_a_base_in_several_files_is_the_same_base(
     tiny_folder: Path, tiny_config: DiffAEConfig, tmp_path: Path
 ) -> None:
