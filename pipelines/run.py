@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,8 @@ def make_orders(
 
 def connect() -> None:
     """Ray, quiet: its bars and notices would stand between the lines of ours."""
+    # An order becomes several batches; that there are fewer orders than actors says nothing.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from factory.bulk import start_ray
