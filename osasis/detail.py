@@ -19,46 +19,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from osasis.place import Place
+
 # Of the square's pixels; and the variance (of colours in [0, 1]) below which a patch is flat.
 RADIUS = 2
 SMOOTHNESS = 1e-3
 # Photo pixels held as floats at a time; a strip takes about 100 bytes a pixel.
 STRIP_PIXELS = 1 << 18
-# How far beyond the square its border's change turns into the whole square's, in half sides.
+# How far beyond the square its border's change turns into the whole square's, in half sides; and
+# over how much inside it the square's own change turns into that of its border.
 REACH = 0.5
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a square lies on a photo: photo coordinates (pixels, corners at whole numbers) to
-    the square's, [-1, 1] in both directions: u = ux·x + uy·y + u0, v = vx·x + vy·y + v0."""
-
-    ux: float
-    uy: float
-    u0: float
-    vx: float
-    vy: float
-    v0: float
-
-    def to_list(self) -> list[float]:
-        return [self.ux, self.uy, self.u0, self.vx, self.vy, self.v0]
-
-    def scaled(self, x: float, y: float) -> Place:
-        """The same place on a photo that was resized by these factors."""
-        return Place(self.ux / x, self.uy / y, self.u0, self.vx / x, self.vy / y, self.v0)
-
-    def bounds(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The photo's pixels (left, top, right, bottom) that the square touches."""
-        inverse = np.linalg.inv(np.array([[self.ux, self.uy], [self.vx, self.vy]]))
-        corners = np.array([(u - self.u0, v - self.v0) for u in (-1, 1) for v in (-1, 1)])
-        points = corners @ inverse.T
-        low, high = np.floor(points.min(0)), np.ceil(points.max(0))
-        return (
-            int(np.clip(low[0], 0, width)),
-            int(np.clip(low[1], 0, height)),
-            int(np.clip(high[0], 0, width)),
-            int(np.clip(high[1], 0, height)),
-        )
+SEAM = 0.25
+# The border's change is fitted in wide windows (of the square's side): more of its colours are
+# seen, and it neither repeats single strokes outwards nor runs wild on colours it has not seen.
+WIDE = 0.25
+WIDE_SMOOTHNESS = 1e-2
 
 
 @dataclass(frozen=True)
@@ -66,10 +41,12 @@ class Change:
     """A stylization's change of a square.
 
     local: (15, h, w): nine factors and three offsets of the affine change (output channel first),
-    and three channels of what it leaves unexplained. overall: (15,), one affine change for all.
+    and three channels of what it leaves unexplained. wide: (12, h, w), the affine change in wide
+    windows. overall: (12,), one affine change for all.
     """
 
     local: Tensor
+    wide: Tensor
     overall: Tensor
 
 
@@ -82,11 +59,13 @@ def fit_change(
     size = guide.shape[2] * guide.shape[3]
     local = _affine(guide, change, lambda x: _box(x, radius), smoothness)
     local = _box(local, radius)
-    whole = _affine(guide, change, lambda x: x.mean((2, 3), keepdim=True), smoothness)
+    reach = max(1, round(WIDE * guide.shape[2]))
+    wide = _affine(guide, change, lambda x: _box(x, reach), WIDE_SMOOTHNESS)
+    wide = _box(wide, reach)
+    whole = _affine(guide, change, lambda x: x.mean((2, 3), keepdim=True), WIDE_SMOOTHNESS)
     explained = _evaluate(guide[0].reshape(3, size), local[0].reshape(12, size))
     rest = change[0] - explained.view(3, *guide.shape[2:])
-    overall = torch.cat([whole.flatten(), whole.new_zeros(3)])
-    return Change(torch.cat([local[0], rest]), overall)
+    return Change(torch.cat([local[0], rest]), wide[0], whole.flatten())
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
@@ -123,9 +102,10 @@ def apply_change(
 ) -> Image.Image:
     """The whole photo ("RGB") with the change applied, strip by strip.
 
-    Beyond the square, the change of its nearest border pixel turns into the whole square's. With
-    ``feather`` (of half a side, in (0, 1]) only the square is changed, fading out to its rounded
-    border. Memory beyond the photo's own bytes and the result's does not depend on its size.
+    Towards a border that the photo goes beyond, the square's change turns into a coarser one, which
+    turns into the whole square's farther out: no line shows where it ends. With ``feather`` (of
+    half a side, in (0, 1]) only the square is changed, fading out to its rounded border. Memory
+    beyond the photo's own bytes and the result's does not depend on its size.
     """
     pixels = np.array(image)
     box = (0, 0, image.width, image.height)
@@ -135,7 +115,9 @@ def apply_change(
         window = pixels[rows, box[0] : box[2]]
         shape = window.shape
         photo = torch.from_numpy(window.reshape(-1, 3).T.astype(np.float32) / 255)
-        found = _sample(change, grid, beyond=feather is None)
+        found = _sample(change, grid)
+        if feather is None:
+            found = _carried_on(change, found, grid, place, image.size)
         delta = _evaluate(photo, found) + found[12:]
         if feather is not None:
             delta = delta * _mask(grid, feather).flatten()
@@ -178,18 +160,36 @@ def _strips(place: Place, box: tuple[int, int, int, int]) -> Iterator[tuple[slic
         yield slice(start, stop), torch.stack([u, v], -1).float()
 
 
-def _sample(change: Change, grid: Tensor, beyond: bool) -> Tensor:
-    """Coefficients (15, n) at the grid's points."""
-    found = F.grid_sample(
-        change.local[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+def _sample(change: Change, grid: Tensor) -> Tensor:
+    """Coefficients (15, n) at the grid's points; beyond the square those of its border."""
+    return _at(change.local, grid)
+
+
+def _at(maps: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(
+        maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )[0].flatten(1)
-    if beyond:
-        outside = (grid.abs().amax(-1).flatten() - 1).clamp_min(0)
-        if bool((outside > 0).any()):
-            share = _smooth(outside / REACH)
-            found[12:] *= 1 - _smooth(outside / (REACH / 4))  # strokes are not drawn out
-            found = found + (change.overall[:, None] - found) * share
-    return found
+
+
+def _carried_on(
+    change: Change, found: Tensor, grid: Tensor, place: Place, photo: tuple[int, int]
+) -> Tensor:
+    """The coefficients with those of the square's seams, and of what lies beyond them."""
+    corners = np.array([(0, 0), (photo[0], 0), (0, photo[1]), photo], float)
+    u = np.abs(corners @ [place.ux, place.uy] + place.u0).max()
+    v = np.abs(corners @ [place.vx, place.vy] + place.v0).max()
+    # Only across borders that are not the photo's own.
+    axes = [axis for axis, farthest in enumerate((u, v)) if farthest > 1 + 1e-3]
+    if not axes:
+        return found
+    out = grid.abs()[..., axes].amax(-1).flatten() - 1
+    seam = _smooth(1 + out / SEAM)
+    if not bool((seam > 0).any()):
+        return found
+    coarse = _at(change.wide, grid)
+    coarse = coarse + (change.overall[:, None] - coarse) * _smooth(out / REACH)
+    coefficients = found[:12] + (coarse - found[:12]) * seam
+    return torch.cat([coefficients, found[12:] * (1 - seam)])
 
 
 def _mask(grid: Tensor, feather: float) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from osasis.detail import Place
 from osasis.errors import UserError
 from osasis.images import image_to_tensor
+from osasis.place import Place
 
 # Where the eyes lie in an aligned portrait, in sides of the square from its top left; and the
 # cascade's box there, for faces whose eyes are not found. Medians over aligned portraits.

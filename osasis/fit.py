@@ -6,16 +6,20 @@ An output has the photo's own size, whatever the fit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from osasis.detail import Change, Place, apply_change, fit_change, paste_square
-from osasis.images import image_to_tensor
+from osasis.place import Place
+
+# osasis.detail needs torch, which takes seconds to load; the way into the square does without.
+if TYPE_CHECKING:
+    from osasis.detail import Change
 
 # Faces fade into the photo over this part of half a square.
 FEATHER = 0.35
 # A cropped square fades into what lies beside it over this part of its side.
-SEAM = 1 / 16
+SEAM = 1 / 8
 
 Size = tuple[int, int]
 
@@ -86,6 +90,8 @@ def put_back(
         return _faces_back(_given(photo), places, squares, stylized, detail)
     (place,), (before,), (after,) = places, squares, stylized
     if detail:
+        from osasis.detail import apply_change
+
         return apply_change(_given(photo), _change(before, after), place)
     if fit == "pad":
         (left, top), (w, h) = pad_box(size, after.width)
@@ -98,7 +104,10 @@ def put_back(
 def _crop_back(
     size: Size, small: Image.Image, place: Place, before: Image.Image, after: Image.Image
 ) -> Image.Image:
-    """The square in the middle; beside it the photo, as soft, in the change at the border."""
+    """The square in the middle; beside it the photo, as soft, in the change that the square has
+    there at large."""
+    from osasis.detail import apply_change
+
     x, y = small.width / size[0], small.height / size[1]
     around = apply_change(small, _change(before, after), place.scaled(x, y))
     whole = _resized(around, size)
@@ -114,7 +123,8 @@ def _seam(size: Size) -> Image.Image:
     mask = Image.new("L", (side, side), 255)
     draw = ImageDraw.Draw(mask)
     for i in range(width):
-        value = round(255 * (i + 0.5) / width)
+        x = (i + 0.5) / width
+        value = round(255 * x * x * (3 - 2 * x))
         if size[0] > size[1]:
             draw.line([(i, 0), (i, side)], fill=value)
             draw.line([(side - 1 - i, 0), (side - 1 - i, side)], fill=value)
@@ -131,6 +141,9 @@ def _faces_back(
     stylized: Sequence[Image.Image],
     detail: bool,
 ) -> Image.Image:
+    from osasis.detail import apply_change, paste_square
+    from osasis.images import image_to_tensor
+
     for place, before, after in zip(places, squares, stylized, strict=True):
         if detail:
             photo = apply_change(photo, _change(before, after), place, feather=FEATHER)
@@ -140,6 +153,9 @@ def _faces_back(
 
 
 def _change(before: Image.Image, after: Image.Image) -> Change:
+    from osasis.detail import fit_change
+    from osasis.images import image_to_tensor
+
     return fit_change(image_to_tensor(before), image_to_tensor(after))
 
 

@@ -14,10 +14,9 @@ import re
 import stat
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -32,6 +31,9 @@ from PIL import (
 )
 
 from osasis.errors import ImageError, UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # Suffixes that `find_images` collects. What a file really is, its first bytes decide.
 IMAGE_SUFFIXES = frozenset(
@@ -346,6 +348,8 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
     """A picture (H, W) as float32 (3, H, W) in [-1, 1], RGB, on the CPU."""
+    import torch  # takes seconds to load, and reading needs none of it
+
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
 
@@ -356,6 +360,8 @@ def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
     Takes any float type and device. Raises ValueError for another shape or for NaN, which has no
     colour and means that a network failed.
     """
+    import torch
+
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"an image tensor is (3, H, W), not {tuple(tensor.shape)}")
     values = tensor.detach().float().cpu()

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import os
+import re
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -47,13 +48,15 @@ def write_contact(
             else:
                 cells.append("<td></td>")
         name = html.escape(shown(listing["key"]))
-        rows.append(f'<tr><th scope="row" title="{name}">{name}</th>{"".join(cells)}</tr>')
+        # Long names break where their parts end.
+        broken = re.sub(r"([/_.-]+)", r"\1<wbr>", name)
+        rows.append(f'<tr><th scope="row" title="{name}">{broken}</th>{"".join(cells)}</tr>')
     heads = "".join(
         f'<th scope="col">{html.escape(labels[t])}{_small(job["targets"][t]["mix"])}</th>'
         for t in targets
     )
     page = Template(TEMPLATE.read_text()).substitute(
-        title=html.escape(f"{result.images} stylized photos"),
+        title=html.escape(f"{_count(result.images, 'image')} of {_count(result.photos, 'photo')}"),
         meta=html.escape(", ".join(result.styles)),
         stats=_stats(result),
         heads=f'<th scope="col">photo</th>{heads}',
@@ -62,6 +65,10 @@ def write_contact(
         errors=_errors(result),
     )
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _chosen(folder: JobFolder) -> list[int]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.home import Home
+from factory.uris import locate
 from osasis.base import read_base_info
 from osasis.errors import UserError
 from osasis.images import FITS
@@ -31,6 +32,7 @@ from pipelines.run import connect, make_orders, plan_workers, stream
 from pipelines.source import Source, open_source
 from pipelines.tables import check_columns, write_tables
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
+from pipelines.uris import is_uri, public
 
 ALL_FITS = (*FITS, "align")
 CHOICES = {
@@ -148,8 +150,7 @@ def stylize(
     if not styles and "styles" not in fields and not os.fspath(source).endswith(".parquet"):
         raise UserError("no style is named; name at least one")
     listed = open_source(source, column=image_column, row_fields=ROW_FIELDS)
-    target_folder = Path(output)
-    _check_output(source, target_folder)
+    target_folder = _output_folder(source, os.fspath(output))
     if options.format == "parquet":
         check_columns(listed.table)
     targets = Targets(home)
@@ -174,12 +175,21 @@ def stylize(
         )
 
 
-def _check_output(source: str | os.PathLike[str], output: Path) -> None:
-    given = Path(source)
+def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
+    """The folder that an output names. Raises UserError where it cannot be one."""
+    if is_uri(given) and not given.startswith("file:///"):
+        raise UserError(
+            f"output {public(given)}: outputs are renamed into place and the job's folder is "
+            "locked, which object stores cannot do; give a folder that all nodes share (such as "
+            "a mount of the store), and copy it there when the job is done"
+        )
+    output = Path(locate(given, Path()))
+    read = Path(source)
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output} is a file; give a folder")
-    if given.is_dir() and output.resolve().is_relative_to(given.resolve()):
+    if read.is_dir() and output.resolve().is_relative_to(read.resolve()):
         raise UserError(f"output {output} lies inside input {source}; choose another folder")
+    return output
 
 
 class _Job:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.manifest import LISTING, first_difference, row_id, shown, write_manifest
+from pipelines.uris import public
 
 FOLDER = ".job"
 ERRORS = "errors.parquet"
@@ -240,7 +241,7 @@ class JobFolder:
             failure = self.failures[key]
             row = {n: self.manifest[n][failure.index].as_py() for n in LISTING.names}
             target = targets[failure.target] if failure.target >= 0 else None
-            path = shown(row["path"]) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
+            path = public(shown(row["path"])) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
             out.append(
                 {
                     "id": row_id(row, json.dumps(target["mix"]) if target else ""),

@@ -32,6 +32,8 @@ STYLIZED = pa.schema(
         ("ended", pa.float64()),
         ("images", pa.int32()),
         ("passes", pa.int32()),
+        # Of the cluster: where it was computed; "" without Ray.
+        ("node", pa.string()),
     ]
 )
 
@@ -71,12 +73,13 @@ class StylizeSquares:
             "passes": work.passes,
         }
         nothing = {"busy": 0.0, "ended": 0.0, "images": 0, "passes": 0}
+        node = _node()
         out = []
         for k, row in enumerate(rows):
             stylized = [p for t in row["todo"] for p in work.pictures[k, t]]
             failed = [work.failed.get((k, t), "") for t in row["todo"]]
             own = facts if k == 0 else nothing
-            out.append({**row, "stylized": stylized, "failed": failed, **own})
+            out.append({**row, "stylized": stylized, "failed": failed, "node": node, **own})
         return pa.Table.from_pylist(out, schema=STYLIZED)
 
     def style(self, name: str) -> Style:
@@ -93,6 +96,12 @@ class StylizeSquares:
 
     def _widest(self) -> int:
         return max(len(m.styles) for m in self.targets)
+
+
+def _node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 class _Work:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from osasis.detail import Place
 from osasis.errors import ImageError, UserError
 from osasis.fit import needs_photo, place_of, small_copy
 from osasis.images import fit_square, load_sized, png_bytes
+from osasis.place import Place
 from osasis.provenance import kept_exif
 from pipelines.job import stopped, write_records
+from pipelines.limit import DiedError, TookTooLongError, within
 from pipelines.manifest import manifest_rows
 from pipelines.source import read_group, read_photo
 
@@ -36,38 +37,8 @@ SQUARES = pa.schema(
         ("exif", pa.large_binary()),
     ]
 )
-T = TypeVar("T")
-
-
-class TookTooLongError(Exception):
-    """A photo that took longer than it may."""
-
-
-def within(seconds: float | None, work: Callable[[], T]) -> T:
-    """Run ``work``; raises TookTooLongError after ``seconds``.
-
-    It then goes on in a thread of its own that nothing waits for: a decoder cannot be stopped
-    from outside, but the corpus goes on.
-    """
-    if seconds is None:
-        return work()
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as e:
-            failure.append(e)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TookTooLongError(f"took longer than {seconds:g} s")
-    return result[0]
+# Brings the bytes of a photo; may be sent to another process.
+Fetch = Callable[[], bytes]
 
 
 def read_squares(orders: pa.Table, job: dict[str, Any]) -> Iterator[pa.Table]:
@@ -83,7 +54,7 @@ def read_squares(orders: pa.Table, job: dict[str, Any]) -> Iterator[pa.Table]:
     for row, fetch in _fetched(rows, job):
         if stopped(job["folder"], job["run"]):
             break
-        found = _row(row, fetch, job)
+        found = _row(fetch, job)
         if isinstance(found, dict):
             ready.append({"index": row["index"], "todo": todo[row["index"]], **found})
             held += _weight(found)
@@ -108,11 +79,10 @@ def _weight(row: dict[str, Any]) -> int:
 
 def _fetched(
     rows: list[dict[str, Any]], job: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], Callable[[], bytes]]]:
+) -> Iterator[tuple[dict[str, Any], Fetch]]:
     """Each row with what brings its bytes; rows of a Parquet group are read in one pass."""
-    files = [r for r in rows if r["row"] < 0]
-    for row in files:
-        yield row, lambda row=row: read_photo(os.fsdecode(row["path"]))  # type: ignore[misc]
+    for row in (r for r in rows if r["row"] < 0):
+        yield row, partial(read_photo, os.fsdecode(row["path"]))
     inside: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
     for row in rows:
         if row["row"] >= 0:
@@ -121,11 +91,11 @@ def _fetched(
         by_row = {r["row"]: r for r in members}
         try:
             for number, data in read_group(os.fsdecode(path), group, job["image"], list(by_row)):
-                yield by_row.pop(number), lambda data=data: _present(data)  # type: ignore[misc]
+                yield by_row.pop(number), partial(_present, data)
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             for row in by_row.values():
-                yield row, lambda reason=reason: _raise("image", reason)  # type: ignore[misc]
+                yield row, partial(_raise, "image", reason)
 
 
 def _present(data: bytes | None) -> bytes:
@@ -136,27 +106,28 @@ def _raise(name: str, reason: str) -> bytes:
     raise ImageError(name, reason)
 
 
-def _row(
-    row: dict[str, Any], fetch: Callable[[], bytes], job: dict[str, Any]
-) -> dict[str, Any] | tuple[str, str]:
+def _row(fetch: Fetch, job: dict[str, Any]) -> dict[str, Any] | tuple[str, str]:
     """A row of SQUARES, or the stage that failed and why."""
-    stage = ["read"]
-
-    def work() -> dict[str, Any]:
-        data = fetch()
-        stage[0] = "decode"
-        image, size = load_sized(data, target=None if _whole(job) else job["square"])
-        stage[0] = "fit"
-        return {**_fitted(image, size, data, job), "exif": _exif(data, job)}
-
     try:
-        return within(job["timeout"], work)
+        return within(job["timeout"], _read, fetch, job)
+    except (TookTooLongError, DiedError) as e:
+        return "read", str(e)
+
+
+def _read(fetch: Fetch, job: dict[str, Any]) -> dict[str, Any] | tuple[str, str]:
+    stage = "read"
+    try:
+        data = fetch()
+        stage = "decode"
+        image, size = load_sized(data, target=None if _whole(job) else job["square"])
+        stage = "fit"
+        return {**_fitted(image, size, data, job), "exif": _exif(data, job)}
     except ImageError as e:
-        return stage[0], e.reason
-    except (UserError, TookTooLongError) as e:
-        return stage[0], str(e)
+        return stage, e.reason
+    except UserError as e:
+        return stage, str(e)
     except (OSError, ValueError, MemoryError) as e:
-        return stage[0], f"{type(e).__name__}: {e}"
+        return stage, f"{type(e).__name__}: {e}"
 
 
 def _whole(job: dict[str, Any]) -> bool:

@@ -8,8 +8,10 @@ the next order's. What is in flight is bounded by the settings here and not by t
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from pipelines.read import ORDER
 
 # Forward passes a batch: more of them share a style's set-up, fewer spread better.
 PASSES = 4
+# Of the time that the model must take: what a larger batch may leave actors idle at the end.
+IDLE = 0.02
 # Photos an order to a reader, in batches.
 BATCHES_AN_ORDER = 4
 POLL_SECONDS = 0.25
@@ -64,8 +68,19 @@ def plan_workers(
         )
     chunk = 16 if gpus else 4
     models = max(1, min(workers or room, -(-photos // chunk)))
-    batch = chunk * max(1, min(PASSES, photos // (models * chunk)))
+    batch = chunk * _passes(-(-photos // chunk), models)
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
+
+
+def _passes(chunks: int, models: int) -> int:
+    """Forward passes a batch: as many as still let all actors end at about the same time."""
+
+    def longest(passes: int) -> int:
+        """Passes of the actor that has most to do."""
+        return math.ceil(math.ceil(chunks / passes) / models) * passes
+
+    best = min(longest(p) for p in range(1, PASSES + 1))
+    return max(p for p in range(1, PASSES + 1) if longest(p) <= best * (1 + IDLE))
 
 
 def stream(
@@ -181,6 +196,8 @@ def make_orders(
 
 def connect() -> None:
     """Ray, quiet: its bars and notices would stand between the lines of ours."""
+    # An order becomes several batches; that there are fewer orders than actors says nothing.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from factory.bulk import start_ray

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from osasis.errors import ImageError, UserError
 from osasis.images import IMAGE_SUFFIXES, find_images, read_image_file
+from pipelines.uris import URI, below, beside, file_system, first_line, public, relative
 
 MAX_BYTES = 512 * 1024 * 1024
-URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "uri")
 KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
@@ -184,61 +184,31 @@ def _encode(text: str) -> bytes:
 # --- URIs -----------------------------------------------------------------------------------
 
 
-def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """The file system of a URI and the path in it: pyarrow's own, else fsspec's.
-
-    Raises UserError where neither knows the scheme or the place cannot be opened.
-    """
-    try:
-        fs, path = pa.fs.FileSystem.from_uri(uri)
-        return fs, str(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    except OSError as error:
-        raise UserError(f"{uri}: {_first_line(error)}") from None
-    try:
-        import fsspec
-
-        opened, path = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        raise UserError(f"{uri}: this scheme needs another package ({error})") from None
-    except ValueError as error:
-        raise UserError(f"{uri}: {_first_line(error)}") from None
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
-
-
 def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source:
-    scheme = uri[: uri.index("://") + 3]
     try:
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise UserError(f"{uri}: nothing is there")
-        if info.type == pa.fs.FileType.File:
-            entries, root = [info], os.path.dirname(path)  # noqa: PTH120
-        else:
-            entries, root = fs.get_file_info(pa.fs.FileSelector(path, recursive=True)), path
+            raise UserError(f"{public(uri)}: nothing is there")
+        single = info.type == pa.fs.FileType.File
+        entries = [info] if single else fs.get_file_info(pa.fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri}: {_first_line(error)}") from None
-    files = sorted((e for e in entries if e.type == pa.fs.FileType.File), key=lambda e: str(e.path))
-    files = [e for e in files if "/." not in e.path[len(root) :]]
-    photos = [e for e in files if Path(e.path).suffix.lower() in IMAGE_SUFFIXES]
-    tables = [e for e in files if e.path.lower().endswith(".parquet")]
+        raise UserError(f"{public(uri)}: {first_line(error)}") from None
+    root = os.path.dirname(path) if single else path  # noqa: PTH120
+    named = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
+    names = sorted(n for n in named if not any(part.startswith(".") for part in n.split("/")))
+    places = {n: uri if single else below(uri, n) for n in names}
+    photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
+    tables = [n for n in names if n.lower().endswith(".parquet")]
     if not photos and tables:
-        return _from_parquet([scheme + _bare(e.path, scheme) for e in tables], uri, column,
-                             row_fields)  # fmt: skip
-    if not photos and info.type == pa.fs.FileType.File:
-        photos = files
+        return _from_parquet([places[n] for n in tables], uri, column, row_fields)
+    if not photos and single:
+        photos = names
     if not photos:
-        raise UserError(f"{uri}: no image and no Parquet file there")
-    keys = [os.path.relpath(e.path, root or "/") if root else e.path for e in photos]
-    facts = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in photos]
-    places = [scheme + _bare(e.path, scheme) for e in photos]
-    return Source("uri", uri, _table(keys, places, facts), {})
-
-
-def _bare(path: str, scheme: str) -> str:
-    return path if scheme == "file://" else path.lstrip("/")
+        raise UserError(f"{public(uri)}: no image and no Parquet file there")
+    found = [named[n] for n in photos]
+    facts = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
+    return Source("uri", uri, _table(photos, [places[n] for n in photos], facts), {})
 
 
 # --- Parquet --------------------------------------------------------------------------------
@@ -271,6 +241,13 @@ def _from_parquet(
     return Source("parquet", name, listing, columns, image, tuple(map(_absolute, files)))
 
 
+def _beside(file: str, path: str) -> str:
+    """The place that a Parquet file's row names; a relative one counts from the file's folder."""
+    if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
+        return path
+    return beside(file, path) if URI.match(file) else str(Path(file).parent / path)
+
+
 def _absolute(place: str) -> str:
     return place if URI.match(place) else os.path.abspath(place)  # noqa: PTH100
 
@@ -284,7 +261,7 @@ def open_parquet(place: str) -> pq.ParquetFile:
         return pq.ParquetFile(path, filesystem=fs)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
-            f"{place}: not a Parquet file that can be read: {_first_line(error)}"
+            f"{place}: not a Parquet file that can be read: {first_line(error)}"
         ) from None
 
 
@@ -327,8 +304,7 @@ def _rows(table: pq.ParquetFile, file: str, column: str, is_bytes: bool, several
     prefix = Path(file).stem + "/" if several else ""
     if not is_bytes:
         paths = [p or "" for p in table.read([column]).column(0).to_pylist()]
-        folder = file[: file.rfind("/") + 1] if URI.match(file) else str(Path(file).parent) + "/"
-        places = [p if URI.match(p) or os.path.isabs(p) else folder + p for p in paths]  # noqa: PTH117
+        places = [_beside(file, p) for p in paths]
         keys = [
             prefix + (re.sub(URI, "", p).lstrip("/") or f"{i:06d}") for i, p in enumerate(paths)
         ]
@@ -373,7 +349,7 @@ def read_photo(place: str) -> bytes:
     except UserError as error:
         reason = getattr(error, "reason", str(error))
     except (OSError, pa.ArrowException) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
     raise ImageError(place, reason)
 
 
@@ -392,8 +368,3 @@ def read_group(
                     value = part.column(0)[i].as_py()
                     yield start + i, value.get("bytes") if isinstance(value, dict) else value
             start += part.num_rows
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

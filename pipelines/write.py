@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from factory.work import describe_failure
-from osasis.detail import Place
 from osasis.errors import ImageError
 from osasis.fit import put_back
 from osasis.images import load_sized
+from osasis.place import Place
 from osasis.provenance import FORMATS, encode_image
 from osasis.storage import write_atomic
 from pipelines.job import superseded, write_records
+from pipelines.limit import DiedError, TookTooLongError, within
 from pipelines.manifest import manifest_rows, shown
-from pipelines.read import TookTooLongError, decode_png, within
+from pipelines.read import decode_png
 
 WRITTEN = pa.schema([("index", pa.int64()), ("done", pa.int32())])
 PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa.large_binary())])
@@ -42,13 +42,15 @@ def write_outputs(batch: pa.Table, job: dict[str, Any]) -> pa.Table:
         before = len(records)
         records += _outputs(row, listing, job, part)
         done.append(sum(r["status"] == "done" for r in records[before:]))
+    _canvas.clear()
     if part:
         _write_part(part, records, job)
-    facts = {
+    facts: dict[str, Any] = {
         name: (max if name == "ended" else sum)(row[name] for row in rows)
         for name in ("busy", "ended", "images", "passes")
     }
-    write_records(job["folder"], job["run"], records, {**facts, "run": job["run"]})
+    facts |= {"run": job["run"], "node": rows[0]["node"]}
+    write_records(job["folder"], job["run"], records, facts)
     return pa.table([[r["index"] for r in rows], done], schema=WRITTEN)
 
 
@@ -57,7 +59,6 @@ def _outputs(
 ) -> list[dict[str, Any]]:
     """Write all outputs of a photo; one record a target."""
     records = []
-    canvas = _Canvas(row, job)
     count = len(row["squares"])
     for k, target in enumerate(row["todo"]):
         record = {"photo": row["index"], "target": target}
@@ -65,7 +66,9 @@ def _outputs(
             if row["failed"][k]:
                 raise _FailedError("model", row["failed"][k])
             stylized = row["stylized"][k * count : (k + 1) * count]
-            data = _encoded(canvas, stylized, row, listing, target, job)
+            data = within(job["timeout"], _encoded, row, stylized, listing, target, job)
+            if isinstance(data, str):
+                raise _FailedError("write", data)
             if job["format"] == "parquet":
                 part.append({**_part_key(row, target), "stylized": data})
             else:
@@ -73,10 +76,17 @@ def _outputs(
             records.append({**record, "status": "done"})
         except _FailedError as e:
             records.append({**record, "status": "error", "stage": e.stage, "reason": e.reason})
-        except (OSError, ValueError, ImageError, MemoryError, TookTooLongError) as e:
-            reason = str(e) if isinstance(e, TookTooLongError) else describe_failure(e)
-            records.append({**record, "status": "error", "stage": "write", "reason": reason})
+        except (TookTooLongError, DiedError) as e:
+            records.append({**record, "status": "error", "stage": "write", "reason": str(e)})
+        except OSError as e:
+            records.append({**record, "status": "error", "stage": "write", "reason": _described(e)})
     return records
+
+
+def _described(error: Exception) -> str:
+    from factory.work import describe_failure  # loads torch; most writers meet no failure
+
+    return describe_failure(error)
 
 
 def _part_key(row: dict[str, Any], target: int) -> dict[str, Any]:
@@ -116,24 +126,32 @@ class _Canvas:
         )  # fmt: skip
 
 
+# The canvas of the photo that was last worked on: its next target finds it here.
+_canvas: dict[tuple[str, int], _Canvas] = {}
+
+
 def _encoded(
-    canvas: _Canvas,
-    stylized: list[bytes],
     row: dict[str, Any],
+    stylized: list[bytes],
     listing: dict[str, Any],
     target: int,
     job: dict[str, Any],
-) -> bytes:
-    def work() -> bytes:
+) -> bytes | str:
+    """An output's file, or why there is none."""
+    key = (job["run"], row["index"])
+    if key not in _canvas:
+        _canvas.clear()
+        _canvas[key] = _Canvas(row, job)
+    try:
         return encode_image(
-            canvas.put_back(stylized),
+            _canvas[key].put_back(stylized),
             job["encoding"],
             provenance(job, target, listing),
             quality=job["quality"],
             exif=row["exif"],
         )
-
-    return within(job["timeout"], work)
+    except (OSError, ValueError, ImageError, MemoryError) as e:
+        return _described(e)
 
 
 def provenance(job: dict[str, Any], target: int, listing: dict[str, Any]) -> dict[str, str]:
@@ -174,7 +192,7 @@ def _write_part(
     try:
         write_atomic(Path(job["folder"]) / "parts" / name[:2] / name, sink.getvalue())
     except OSError as e:
-        reason = describe_failure(e)
+        reason = _described(e)
         for record in records:
             if record["status"] == "done":
                 record |= {"status": "error", "stage": "write", "reason": reason}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
     assert base.fingerprint == json.loads((tiny_folder / "base.json").read_text())["fingerprint"]
     torch.testing.assert_close(base.z_mean[0], torch.linspace(-0.5, 0.5, 16))
     assert not any(p.requires_grad for p in base.diffae.parameters())
+
+
+def test_what_stylizing_does_not_need_is_loaded_when_asked_for(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder)
+    photo = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+    base.to("cpu").encode_z(photo)
+    assert not {"guide", "perceptual", "prior"} & set(vars(base))
+    assert base.prior is None
+    whole = replace(base, photos=None)
+    assert torch.equal(base.guide.embed(photo), whole.guide.embed(photo))
+    # The guide's own net is the base's, not a second copy of it.
+    assert base.guide.net is base.perceptual and {"guide", "perceptual"} <= set(vars(base))
+    with pytest.raises(AttributeError, match="Base has no attribute 'guides'"):
+        base.guides  # noqa: B018
 
 
 def test_a_base_in_several_files_is_the_same_base(

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from osasis import detail
-from osasis.detail import Place, apply_change, fit_change, paste_square
+from osasis.detail import apply_change, fit_change, paste_square
 from osasis.images import fit_square, image_to_tensor, tensor_to_image
+from osasis.place import Place
 
 WHOLE = 64
 

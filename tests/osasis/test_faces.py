@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osasis.detail import Place
 from osasis.faces import cut_square, find_faces
+from osasis.place import Place
 from tests.conftest import SHARED
 
 PORTRAITS = SHARED / "data" / "portraits" / "val"

@@ -49,6 +49,36 @@ def test_what_is_cropped_away_takes_the_squares_change() -> None:
             assert 0.42 < share < 0.58
 
 
+@pytest.mark.parametrize("detail", [False, True])
+@pytest.mark.parametrize("upright", [False, True])
+def test_no_line_shows_where_a_cropped_square_ends(detail: bool, upright: bool) -> None:
+    """A style of strokes, whose border pixels stand for nothing: a frame, and bars across it."""
+    grey = Image.new("RGB", (192, 64), (120, 130, 140))
+    photo = grey.transpose(Image.Transpose.ROTATE_90) if upright else grey
+    square = fit_square(photo, SQUARE)
+    pixels = np.full((SQUARE, SQUARE, 3), (200, 170, 110), np.uint8)
+    pixels[::4] = (90, 60, 30)
+    pixels[:, ::4] = (90, 60, 30)
+    pixels[[0, -1]] = pixels[:, [0, -1]] = (20, 160, 20)  # as networks leave borders
+    places = [place_of(photo.size, SQUARE, "crop")]
+    given = photo if detail else small_copy(photo, SQUARE)
+    back = put_back(
+        photo.size, "crop", places, [square], [Image.fromarray(pixels)], photo=given, detail=detail
+    )
+    out = np.asarray(back, float)
+    out = out.transpose(1, 0, 2) if upright else out
+    # Beside the square nothing is drawn on that the photo does not hold: no streaks, no steps.
+    for beside in (out[:, :63], out[:, 129:]):
+        assert np.abs(np.diff(beside, axis=0)).max() <= 2
+        assert np.abs(np.diff(beside, axis=1)).max() <= 4
+    # In the middle the strokes are there; towards its ends they fade.
+    middle = np.abs(np.diff(out[:, 80:112], axis=1)).mean()
+    ends = np.abs(np.diff(out[:, 62:66], axis=1)).mean()
+    assert ends < middle / 4
+    # The far ends take the square's mean colour, as near as a flat photo can have it.
+    assert np.abs(out[:, :8].mean((0, 1)) - pixels.mean((0, 1))).max() < 12
+
+
 def test_padding_is_left_out_of_the_output() -> None:
     photo = Image.new("RGB", (80, 40), (200, 200, 200))
     square = fit_square(photo, SQUARE, "pad")

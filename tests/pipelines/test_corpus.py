@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from osasis.provenance import read_provenance
 from osasis.style import load_style
 from osasis.stylize import decode, encode
 from pipelines import StylizeResult, stylize
-from tests.factory.conftest import SIZE, import_tiny, picture, truncated_jpeg
+from tests.factory.conftest import SIZE, cli, import_tiny, picture, truncated_jpeg
 from tests.pipelines.conftest import OUTPUTS, register, times_done, written
 
 
@@ -99,6 +100,44 @@ def test_the_same_call_does_nothing_twice_and_finishes_what_is_missing(
     assert (third.images, third.done_now, third.passes) == (18, 0, 0)
 
 
+def test_photos_at_a_uri_are_those_of_the_folder(
+    both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    """By fsspec (pyarrow knows no local://), in the workers' own processes; written to a URI."""
+    _, output = both
+    result = stylize(
+        ["oil"], f"local://{photos}", tmp_path.as_uri(), home=gallery, workers=1, size="base"
+    )
+    assert (result.images, result.output) == (9, tmp_path)
+    of_folder = {n: data for n, data in written(output).items() if n.startswith("oil/")}
+    assert written(tmp_path) == of_folder
+
+
+def test_inspect_prints_the_command_that_makes_the_picture_again(
+    gallery: Home, photos: Path, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = {
+        "styles": [{"style": "oil", "weight": 0.3}, {"style": "ink", "weight": 0.9}],
+        "strength": 0.7,
+        "level_weights": [0.25, 1.0],
+    }
+    first = stylize(
+        [], photos / "a.jpg", tmp_path / "first", home=gallery, mix=mix, fit="pad", detail=True,
+        format="jpeg", quality=83, workers=1,
+    )  # fmt: skip
+    assert first.errors == ()
+    ((name, data),) = written(tmp_path / "first").items()
+    ran = cli("inspect", tmp_path / "first" / name, "--json")
+    assert ran.code == 0, ran.err
+    program, *argv = shlex.split(ran.document["command"])
+    assert program == "style-factory"
+    assert argv[-1] == "OUTPUT"
+    monkeypatch.chdir(photos)  # the photo is named as the job's input had it
+    again = cli(*argv[:-1], tmp_path / "again", "--home", gallery.path, "--workers", "1")
+    assert again.code == 0, again.err
+    assert written(tmp_path / "again") == {name: data}
+
+
 def test_another_job_into_the_same_folder_is_refused_by_name(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +178,7 @@ def hostile(folder: Path) -> dict[str, str]:
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
     Image.new("RGB", (1, 1)).save(folder / "dot.png")
-    picture(6, (900, 9)).save(folder / "wide.png")
+    picture(6, (9000, 9)).save(folder / "wide.png")
     picture(7).save(folder / "good\nname ü.png")
     picture(8).save(folder / "twin.png")
     picture(9).save(folder / "TWIN.jpg")
@@ -168,7 +207,7 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
     # A folder where the image would go: the disk refuses, as a full one does.
     (output / "oil" / "taken.png" / "x").mkdir(parents=True)
     told: list[str] = []
-    result = stylize(["oil"], source, output, home=gallery, report=told.append)
+    result = stylize(["oil"], source, output, home=gallery, report=told.append, workers=1)
     assert result.images + result.failed == result.photos == 18
     rows = pq.read_table(output / "errors.parquet").to_pylist()
     assert list(rows) == list(result.errors)
@@ -185,7 +224,7 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
     )
     # The output keeps the photo's size, as a viewer shows it.
     files = {
-        "turned.png": (40, 60), "wide.png": (900, 9), "moving.png": (40, 40), "cmyk.png": (40, 40),
+        "turned.png": (40, 60), "wide.png": (9000, 9), "moving.png": (40, 40), "cmyk.png": (40, 40),
         "good\nname ü.png": (40, 40), "twin.png.png": (40, 40), "TWIN.jpg.png": (40, 40),
         "twin.webp.png": (40, 40), os.fsdecode(b"caf\xe9.png"): (40, 40), "deep.png": (40, 40),
         "palette.png": (40, 40),
@@ -200,7 +239,7 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
     shutil.rmtree(output / "oil" / "taken.png")
     again = stylize(["oil"], source, output, home=gallery)
     assert (again.done_now, again.failed) == (0, 7)
-    retried = stylize(["oil"], source, output, home=gallery, retry_errors=True)
+    retried = stylize(["oil"], source, output, home=gallery, retry_errors=True, workers=1)
     assert (retried.done_now, retried.failed) == (1, 6)
 
 
@@ -219,7 +258,7 @@ def test_parquet_in_and_out_with_columns_for_the_mix(
     )
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=2)
     output = tmp_path / "out"
-    call = {"home": gallery, "format": "parquet", "encoding": "jpeg", "quality": 95}
+    call = {"home": gallery, "format": "parquet", "encoding": "jpeg", "quality": 95, "workers": 1}
     result = stylize(["oil"], tmp_path / "in.parquet", output, **call)  # type: ignore[arg-type]
     assert (result.images, result.failed) == (2, 3)
     errors = {r["path"].rsplit("#")[-1]: (r["stage"], r["reason"]) for r in result.errors}
@@ -244,12 +283,25 @@ def test_parquet_in_and_out_with_columns_for_the_mix(
     assert (output / "part-00000.parquet").read_bytes() == first
 
 
+def test_outputs_at_an_object_store_are_refused(
+    gallery: Home, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        stylize(["oil"], photos, "s3://key:secret@bucket/out", home=gallery)
+    assert str(refused.value).startswith("output s3://bucket/out: ")
+    assert "give a folder that all nodes share" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_max_errors_ends_early(gallery: Home, local_ray: None, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     for i in range(40):
         (source / f"{i:02d}.png").write_bytes(b"")
-    result = stylize(["oil"], source, tmp_path / "out", home=gallery, max_errors=3, readers=1)
+    result = stylize(
+        ["oil"], source, tmp_path / "out", home=gallery, max_errors=3, readers=1, workers=1
+    )
     assert "--max-errors" in result.stopped
     assert result.failed > 3
     assert result.images == 0

@@ -12,6 +12,7 @@ import pytest
 from osasis.errors import ImageError, UserError
 from pipelines.manifest import output_names
 from pipelines.source import Source, open_source, read_group, read_photo
+from pipelines.uris import below, beside, file_system, public
 from tests.factory.conftest import picture
 
 
@@ -62,6 +63,41 @@ def test_a_file_system_that_only_fsspec_knows(folder: Path) -> None:
     with pytest.raises(ImageError) as missing:
         read_photo("memory://corpus-test/none.png")
     assert missing.value.reason == "no such file"
+
+
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_names_below_a_uri_may_hold_anything(scheme: str, tmp_path: Path) -> None:
+    """By pyarrow, whose URIs are escaped, and by fsspec, whose are not."""
+    names = ["100%41.png", "a b.png", "c#d.png", "e?f.png", "ü/x.png"]
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(i).save(tmp_path / name)
+    if scheme == "local://":  # its "?" begins a query, as everywhere
+        (tmp_path / names.pop(3)).unlink()
+    source = open_source(f"{scheme}{tmp_path}")
+    assert keys(source) == names
+    for name, place in zip(names, source.listing["path"].to_pylist(), strict=True):
+        assert read_photo(os.fsdecode(place)) == (tmp_path / name).read_bytes()
+        one = open_source(os.fsdecode(place))
+        assert keys(one) == [Path(name).name]
+    # Parquet at a URI, its paths relative to it.
+    pq.write_table(pa.table({"path": names}), tmp_path / "list.parquet")
+    table = open_source(f"{scheme}{tmp_path}/list.parquet")
+    for name, place in zip(names, table.listing["path"].to_pylist(), strict=True):
+        assert read_photo(os.fsdecode(place)) == (tmp_path / name).read_bytes()
+
+
+def test_a_uri_keeps_its_options_and_an_error_does_not_show_its_keys() -> None:
+    # No network: the region is given, and nothing is read.
+    uri = "s3://key:secret@bucket/in/?region=us-east-1&scheme=http"
+    photo = below(uri, "a b/ü.png")
+    assert photo == "s3://key:secret@bucket/in/a%20b/%C3%BC.png?region=us-east-1&scheme=http"
+    fs, path = file_system(photo)
+    assert (fs.type_name, path, fs.region) == ("s3", "bucket/in/a b/ü.png", "us-east-1")
+    assert beside(photo, "c.png") == below("s3://key:secret@bucket/in/a%20b?" + uri.split("?")[1],
+                                           "c.png")  # fmt: skip
+    assert public(photo) == "s3://bucket/in/a%20b/%C3%BC.png"
+    assert public("/a@b/c?d.png") == "/a@b/c?d.png"
 
 
 def test_parquet_of_bytes_and_of_paths(folder: Path, tmp_path: Path) -> None:
