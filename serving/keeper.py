@@ -119,9 +119,9 @@ class Keeper:
         self._draining = True
 
     def in_flight(self) -> float:
-        """Images accepted and not answered, and jobs not done, as last reported."""
+        """Requests not answered to their last byte, and jobs not done, as last reported."""
         jobs = sum(j.state in ("queued", "running") for j in self._jobs.values())
-        return jobs + sum(s.get("in_flight", 0.0) for _, s in self._alive.values())
+        return jobs + sum(s.get("open_requests", 0.0) for _, s in self._alive.values())
 
     def all_draining(self) -> bool:
         return all(s.get("draining", 1.0) for _, s in self._alive.values())

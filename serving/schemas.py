@@ -129,6 +129,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "an API key is missing or not known",
         404: "there is no such thing",
         406: "none of the types in Accept can be had",
+        408: "the body did not arrive in time",
         413: "too many bytes or pixels",
         415: "a type of body or picture that is not read",
         422: "a field is wrong; the answer names it",
