@@ -38,7 +38,9 @@ def make_app() -> FastAPI:
         current().begin()
         yield
 
-    app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan)
+    # The framework's own pages of documentation fetch scripts from outside.
+    app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan,
+                  docs_url=None, redoc_url=None)  # fmt: skip
     for module in (stylize, jobs, styles, health):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
