@@ -26,7 +26,7 @@ from serving.engine import Engine, Result, Work, abandon
 from serving.errors import ApiError, shown
 from serving.keeper import Keeper
 from serving.loads import StyleFailedError
-from serving.schemas import component_schemas
+from serving.schemas import component_schemas, document_keys
 from serving.service import Service, current, install, log_line
 
 
@@ -52,6 +52,8 @@ def make_app() -> FastAPI:
     def openapi() -> dict[str, Any]:
         schema = default()
         schema["components"]["schemas"].update(component_schemas())
+        if current().keys.keys is not None:
+            document_keys(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

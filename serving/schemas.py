@@ -170,6 +170,18 @@ def body_docs(body: type[BaseModel], example: dict[str, Any], files: str = "imag
     }
 
 
+def document_keys(schema: dict[str, Any]) -> None:
+    """Say in an OpenAPI document which operations take a key, and how."""
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in schema["paths"].items():
+        if path.startswith("/v1/") and not path.endswith("/preview"):
+            for operation in operations.values():
+                operation["security"] = [{"bearer": []}, {"header": []}]
+
+
 def component_schemas() -> dict[str, Any]:
     """Schemas that the request bodies refer to."""
     found: dict[str, Any] = {}

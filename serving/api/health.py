@@ -24,7 +24,7 @@ POLICY = (
 )
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses={503: ERRORS[503]})
 async def healthz() -> dict[str, str]:
     """Whether this process answers and its keeper does."""
     service = current()

@@ -37,9 +37,9 @@ def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
     def client(seed: int) -> None:
         with httpx.Client(timeout=170) as http:
             while not stop.is_set():
-                files = {"image": ("p.png", photo_bytes(seed))}
-                answer = http.post(two.url + "/v1/stylize", files=files,
-                                   data={"mix": '{"styles": ["ink"], "decode_steps": 100}'})  # fmt: skip
+                body = {"images": [text_of(photo_bytes(seed))],
+                        "mix": {"styles": ["ink"], "decode_steps": 100}}  # fmt: skip
+                answer = http.post(two.url + "/v1/stylize", json=body)
                 statuses.append(answer.status_code)
 
     with ThreadPoolExecutor(6) as pool:
@@ -145,11 +145,14 @@ def test_a_body_that_does_not_come_is_not_waited_for(strict: Server) -> None:
 
 
 def test_work_that_takes_too_long_is_ended(strict: Server) -> None:
-    body = {"images": [text_of(photo_bytes(960 + i)) for i in range(2)],
-            "mix": {**SLOW, "styles": ["ink", "oil"], "blend": "noise", "encode_steps": 200}}  # fmt: skip
+    images = [text_of(photo_bytes(960 + i)) for i in range(2)]
+
+    def ask(seed: int) -> httpx.Response:
+        mix = {**SLOW, "styles": ["ink", "oil"], "blend": "noise", "seed": seed}
+        return strict.post("/v1/stylize", json={"images": images, "mix": mix})
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda i: strict.post(
-            "/v1/stylize", json={**body, "mix": {**body["mix"], "seed": i}}), range(8)))  # fmt: skip
+        answers = list(pool.map(ask, range(8)))
     late = [a for a in answers if a.status_code != 200]
     assert late
     for answer in late:
