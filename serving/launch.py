@@ -58,6 +58,8 @@ def run(
     facts = check(config, host, port)
     _free(host, port)
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    # Ray gives way to all other programs of the machine; somebody waits for an answer here.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
     from ray import serve
 

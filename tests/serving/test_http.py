@@ -242,7 +242,18 @@ def animation() -> bytes:
 def test_the_log_is_json_without_pictures(server: Server) -> None:
     answer = server.stylize(photo_bytes(), INK)
     wanted = answer.headers["x-log-id"]
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    mine = next(line for line in lines if line["request"] == wanted)
+
+    def mine_in(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((line for line in lines if line["request"] == wanted), None)
+
+    # It is written after the answer has gone.
+    wait_until(lambda: mine_in(logged(server)), 10)
+    lines = logged(server)
+    mine = mine_in(lines)
+    assert mine is not None
     assert mine["status"] == 200 and mine["route"] == "/v1/stylize" and mine["seconds"] > 0
     assert max(len(json.dumps(line)) for line in lines) < 1500
+
+
+def logged(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
