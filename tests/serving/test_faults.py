@@ -27,7 +27,14 @@ LOAD = 10
 def two(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two engines; the last test here ends it."""
     with serving(
-        shop_home, tmp_path_factory.mktemp("two"), "--replicas", "2", "--set", "limits.seconds=400"
+        shop_home,
+        tmp_path_factory.mktemp("two"),
+        "--replicas",
+        "2",
+        "--set",
+        "limits.seconds=400",
+        "--set",
+        "drain=200",
     ) as running:
         yield running
 
@@ -80,7 +87,8 @@ def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
     with ThreadPoolExecutor(LOAD + 1) as pool:
         follower = pool.submit(follow)
         sent: list[Future[httpx.Response]] = [
-            pool.submit(two.stylize, photo_bytes(950 + i), SLOW) for i in range(LOAD)
+            pool.submit(two.stylize, photo_bytes(950 + i), {**SLOW, "decode_steps": 200})
+            for i in range(LOAD)
         ]
         wait_until(lambda: two.metric("in_flight") >= LOAD, 30)
         two.process.send_signal(signal.SIGTERM)
