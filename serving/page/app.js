@@ -13,16 +13,23 @@ state.changed = (wait = PAUSE) => {
   program.write();
   clearTimeout(timer);
   timer = setTimeout(stylize, wait);
+  settle();
 };
 
+// Busy is from the movement until its picture is there.
+function settle() {
+  document.body.classList.toggle("busy", busy || again || timer !== 0);
+}
+
 async function stylize() {
+  timer = 0;
   if (!state.photo || !state.chosen.length) {
     say(state.photo ? "Choose a style." : state.chosen.length ? "Choose a photo." : "Choose a photo and a style.");
+    settle();
     return;
   }
   if (busy) { again = true; return; }
   busy = true;
-  document.body.classList.add("busy");
   const started = performance.now(), photo = state.photo;
   try {
     if (!state.encoding) await send(photo);
@@ -40,8 +47,8 @@ async function stylize() {
     else report(e);
   } finally {
     busy = false;
-    document.body.classList.remove("busy");
     if (again) { again = false; state.changed(); }
+    settle();
   }
 }
 
