@@ -21,9 +21,7 @@ EXCLUDED = [checks.CHECKS.get_one("positive_data_acceptance")]
 
 @pytest.fixture(scope="module")
 def api(server: Server) -> Any:
-    loaded = schemathesis.openapi.from_url(server.url + "/openapi.json")
-    loaded.config.update(base_url=server.url)
-    return loaded
+    return schemathesis.openapi.from_url(server.url + "/openapi.json")
 
 
 schema = schemathesis.pytest.from_fixture("api")
@@ -38,7 +36,9 @@ schema = schemathesis.pytest.from_fixture("api")
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 def test_answers_are_as_documented(case: Any, server: Server) -> None:
-    case.call_and_validate(headers=server.headers, excluded_checks=EXCLUDED, timeout=60)
+    case.call_and_validate(
+        base_url=server.url, headers=server.headers, excluded_checks=EXCLUDED, timeout=60
+    )
 
 
 @pytest.fixture(scope="module")
