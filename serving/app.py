@@ -22,10 +22,11 @@ from factory.home import Home
 from osasis.errors import UserError
 from serving.api import health, jobs, styles, stylize
 from serving.config import ServeConfig
-from serving.engine import Engine, Result, StyleFailedError, Work, abandon
+from serving.engine import Engine, Result, Work, abandon
 from serving.errors import ApiError, shown
 from serving.keeper import Keeper
-from serving.schemas import component_schemas
+from serving.loads import StyleFailedError
+from serving.schemas import component_schemas, document_keys
 from serving.service import Service, current, install, log_line
 
 
@@ -34,9 +35,12 @@ def make_app() -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        current().begin()
         yield
 
-    app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan)
+    # The framework's own pages of documentation fetch scripts from outside.
+    app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan,
+                  docs_url=None, redoc_url=None)  # fmt: skip
     for module in (stylize, jobs, styles, health):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
@@ -48,6 +52,8 @@ def make_app() -> FastAPI:
     def openapi() -> dict[str, Any]:
         schema = default()
         schema["components"]["schemas"].update(component_schemas())
+        if current().keys.keys is not None:
+            document_keys(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -65,7 +71,8 @@ class Watched:
             await self.app(scope, receive, send)
             return
         service = current()
-        service.begin()
+        work = scope["method"] == "POST"
+        service.open_requests += work
         started, status, request_id = time.monotonic(), [499], uuid.uuid4().hex[:16]
 
         async def watched(message: Any) -> None:
@@ -86,6 +93,7 @@ class Watched:
             body = {"error": {"status": 500, "message": f"unforeseen; request {request_id}"}}
             await JSONResponse(body, 500)(scope, receive, watched)
         finally:
+            service.open_requests -= work
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
             service.counters.add("requests_total", route=route, status=status[0])
@@ -154,7 +162,7 @@ class EngineDeployment:
         for name in dict.fromkeys([*self.config.pinned, *(more or [])]):
             with contextlib.suppress(UserError):
                 version = self.catalog.resolve(name)
-                self.engine.load(version.reference, version.folder)
+                self.engine.loads.now(version.reference, version.folder)
                 if name in self.config.pinned:
                     keys.append(version.reference)
         self.engine.styles.pin(keys)
@@ -241,5 +249,6 @@ def build(args: dict[str, Any]) -> Application:
         num_replicas=config.ingresses,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,
+        max_queued_requests=1000,
         graceful_shutdown_timeout_s=config.drain,
     ).bind(settings, engine, keeper)

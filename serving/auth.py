@@ -68,11 +68,16 @@ def read_keys(path: Path) -> dict[str, tuple[str, int]]:
     """Names and rates by hash. Raises UserError."""
     try:
         data = json.loads(path.read_text())
-        return {v["sha256"]: (name, int(v.get("per_minute", PER_MINUTE)))
-                for name, v in data.items()}  # fmt: skip
+        known = {v["sha256"]: (name, int(v.get("per_minute", PER_MINUTE)))
+                 for name, v in data.items()}  # fmt: skip
     except OSError as e:
         raise UserError(f"keys: {path}: {(e.strerror or 'cannot be read').lower()}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(
             f"keys: {path}: it must be JSON as `style-factory serve --new-key NAME` writes it"
         ) from None
+    for name, per_minute in known.values():
+        if per_minute < 1:
+            raise UserError(f"keys: {path}: per_minute of {name!r} is {per_minute}; "
+                            "it must be at least 1")  # fmt: skip
+    return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -128,9 +129,9 @@ async def _read(
         raise ApiError(415, f"bodies of type {kind or '(none)'} are not read",
                        field="Content-Type", value=kind, allowed=list(TYPES))  # fmt: skip
     # Read before any of it is parsed, so that its size is known to be allowed.
-    request._body = await _bytes(request, limits.body_bytes)
+    request._body = await _bytes(request, limits)
     if kind == "application/json":
-        data = _json(request._body.decode("utf-8", "replace"), "body")
+        data = await asyncio.to_thread(_json, request._body.decode("utf-8", "replace"), "body")
         if not isinstance(data, dict):
             raise ApiError(422, "the body must be a JSON object", field="body")
         return data, {}
@@ -155,7 +156,16 @@ async def _read(
     return data, files
 
 
-async def _bytes(request: Request, most: int) -> bytes:
+async def _bytes(request: Request, limits: Limits) -> bytes:
+    """The whole body, counted while it arrives. Raises ApiError 408 or 413."""
+    try:
+        return await asyncio.wait_for(_counted(request, limits.body_bytes), limits.seconds)
+    except asyncio.TimeoutError:
+        raise ApiError(408, "the body did not arrive in time", field="body",
+                       allowed=f"at most {limits.seconds:g} s") from None  # fmt: skip
+
+
+async def _counted(request: Request, most: int) -> bytes:
     too_much = ApiError(413, "the body is too large", field="body",
                         allowed=f"at most {most:,} bytes")  # fmt: skip
     length = request.headers.get("content-length", "")

@@ -48,7 +48,7 @@ class StyleCatalog:
         self.registry, self.base = Registry(home), base
         self.styles: dict[str, Listed] = {}
         self.error: str | None = None
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, dict[str, int]]] = {}
         self._stop = threading.Event()
 
     def start(self, seconds: float, changed: Callable[[], None] = lambda: None) -> None:
@@ -68,11 +68,11 @@ class StyleCatalog:
         try:
             current = self._current()
             new = {}
-            for name, number in current.items():
-                if self._seen.get(name) == number and name in self.styles:
+            for name, seen in current.items():
+                if self._seen.get(name) == seen and name in self.styles:
                     new[name] = self.styles[name]
                 else:
-                    new[name] = self._listed(self.registry.get(name, str(number)))
+                    new[name] = self._listed(self.registry.get(name, str(seen[0])))
         except Exception as e:
             self.error = " ".join(str(e).split())[:200]
             return False
@@ -80,10 +80,10 @@ class StyleCatalog:
         self.styles, self._seen, self.error = dict(sorted(new.items())), current, None
         return changed
 
-    def _current(self) -> dict[str, int]:
-        """The champion's number of every style, the newest where there is none; one query a
-        thousand styles."""
-        found: dict[str, int] = {}
+    def _current(self) -> dict[str, tuple[int, dict[str, int]]]:
+        """The champion's number of every style, the newest where there is none, and its aliases;
+        one query a thousand styles."""
+        found: dict[str, tuple[int, dict[str, int]]] = {}
         token = None
         while True:
             page = self.registry.client.search_registered_models(
@@ -91,9 +91,9 @@ class StyleCatalog:
             )
             for model in page:
                 versions = [int(v.version) for v in model.latest_versions]
-                champion = model.aliases.get(CHAMPION)
-                if champion is not None or versions:
-                    found[model.name] = int(champion if champion is not None else max(versions))
+                aliases = {name: int(number) for name, number in model.aliases.items()}
+                if (champion := aliases.get(CHAMPION)) is not None or versions:
+                    found[model.name] = (champion or max(versions), aliases)
             token = page.token
             if not token:
                 return found

@@ -111,6 +111,9 @@ class Client:
                     return bytes(answer.read())
             except urllib.error.HTTPError as e:
                 failure = _failure(e)
+            except OSError as e:  # URLError and timeouts are such
+                reason = getattr(e, "reason", e)
+                raise UserError(f"{self.url} cannot be reached ({reason})") from None
             if failure.retry_after is None or attempt == self.tries:
                 raise failure
             time.sleep(failure.retry_after)

@@ -35,7 +35,8 @@ class Limits:
 class ServeConfig:
     """How styles are served.
 
-    queue: images accepted and not answered yet, over which requests get 503. batch: images that
+    queue: images accepted and not answered yet, over which requests get 503; bodies: the same for
+    the bytes of their bodies; both for each ingress. batch: images that
     an engine takes at once; batch_wait: seconds that the first of them waits for others.
     styles_host, styles_device, encodings: byte budgets of an engine's caches; photos: of the
     keeper's. pinned: styles that stay loaded; prewarm: how many more are loaded at the start.
@@ -53,6 +54,7 @@ class ServeConfig:
     engine_cpus: float = 1.0
     engine_gpus: float = 0.0
     queue: int = 64
+    bodies: int = 256 * MB
     batch: int = 8
     batch_wait: float = 0.01
     styles_host: int = 2000 * MB

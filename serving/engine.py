@@ -25,16 +25,13 @@ from torch import Tensor
 from osasis.base import Base
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.style import Style, load_style
+from osasis.style import Style
 from osasis.stylize import Encodings, decode, encode
 from serving.caches import ByteLru, StyleCache, encoding_bytes
+from serving.loads import StyleLoads, when_all
 from serving.pictures import photo_id, to_pixels
 
-LOADERS = 4
-
-
-class StyleFailedError(UserError):
-    """A style that cannot be loaded; others go on."""
+PREPARERS = 4
 
 
 class EngineClosedError(RuntimeError):
@@ -129,13 +126,14 @@ class Engine:
     ) -> None:
         self.base, self.batch, self.batch_wait, self.stall = base, batch, batch_wait, stall
         self.styles = StyleCache(styles_host, styles_device, base.device)
+        self.loads = StyleLoads(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, encoding_bytes)
         self.chunk = 1 if base.device.type == "cpu" else None
         self.batches = self.images = self.encoded = self.cancelled = 0
         self.busy_since: float | None = None
         self._beat = time.monotonic()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -146,12 +144,18 @@ class Engine:
         if self._closed:
             raise EngineClosedError("the engine has stopped")
         future: Future[Result] = Future()
-        self._loaders.submit(self._prepare, work, future)
+        start = time.monotonic()
+        loads = {name: self.loads.soon(key, f) for name, (key, f) in work.versions.items()}
+        when_all(
+            loads.values(),
+            lambda: self._preparers.submit(self._prepare, work, loads, start, future),
+        )
         return future
 
     def close(self) -> None:
         self._closed = True
-        self._loaders.shutdown(wait=True)
+        self.loads.close()
+        self._preparers.shutdown(wait=True)
         self._queue.put(None)
         self._thread.join(timeout=self.stall)
 
@@ -164,23 +168,13 @@ class Engine:
             return f"the engine has been at one step for {silent:.0f} s"
         return None
 
-    def load(self, key: str, folder: Callable[[], Path]) -> Style:
-        """A style from the cache or its folder. Raises StyleFailedError."""
-
-        def read() -> Style:
-            try:
-                return load_style(folder(), self.base)
-            except Exception as e:  # broken files, a store out of reach: this style's problem
-                reason = " ".join(str(e).split()) or type(e).__name__
-                raise StyleFailedError(f"style {key} cannot be loaded: {reason}") from None
-
-        return self.styles.get(key, read)
-
-    def _prepare(self, work: Work, future: Future[Result]) -> None:
-        """Load styles and decode pictures, off the computing thread."""
+    def _prepare(
+        self, work: Work, loads: dict[str, Future[Style]], start: float, future: Future[Result]
+    ) -> None:
+        """Decode pictures, off the computing thread; all loads have ended."""
         try:
-            start = time.monotonic()
-            styles = {name: self.load(key, f) for name, (key, f) in work.versions.items()}
+            styles = {name: load.result() for name, load in loads.items()}
+            load_seconds = time.monotonic() - start
             mix = None if work.mix is None else Mix.from_dict(work.mix)
             t0, steps, precision = work.t0, work.encode_steps, work.precision
             if styles:
@@ -199,7 +193,7 @@ class Engine:
             now = time.monotonic()
             self._queue.put(
                 _Item(work, mix, styles, future, photo_id(work.photo), t0, steps, precision,
-                      pixels / 127.5 - 1, masks, now - start, now)
+                      pixels / 127.5 - 1, masks, load_seconds, now)
             )  # fmt: skip
         except BaseException as e:
             if not future.done():

@@ -115,16 +115,14 @@ class Keeper:
                         self._gone[key] = self._gone.get(key, 0.0) + value
         return self._draining
 
-    def drain(self) -> None:
+    def drain(self) -> bool:
+        """No new work from the ingresses' next beats on; whether all that was taken is done, to
+        the last byte of every answer, as far as they have told."""
         self._draining = True
-
-    def in_flight(self) -> float:
-        """Images accepted and not answered, and jobs not done, as last reported."""
-        jobs = sum(j.state in ("queued", "running") for j in self._jobs.values())
-        return jobs + sum(s.get("in_flight", 0.0) for _, s in self._alive.values())
-
-    def all_draining(self) -> bool:
-        return all(s.get("draining", 1.0) for _, s in self._alive.values())
+        ingresses = [s for _, s in self._alive.values() if "draining" in s]
+        closed = bool(ingresses) and all(s["draining"] for s in ingresses)
+        jobs = any(j.state in ("queued", "running") for j in self._jobs.values())
+        return closed and not jobs and not any(s["open_requests"] for s in ingresses)
 
     def samples(self) -> list[dict[str, float]]:
         return [self._gone, *(s for _, s in self._alive.values())]

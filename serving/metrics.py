@@ -16,6 +16,7 @@ HELP = {
     "images_total": "Images answered",
     "rejected_total": "Requests refused because the queue was full",
     "in_flight": "Images accepted and not answered yet",
+    "open_requests": "Requests with work that are being read, worked on or answered",
     "engine_batches_total": "Batches computed",
     "engine_images_total": "Images computed",
     "engine_encoded_total": "Photos encoded",

@@ -57,7 +57,8 @@ def check_header(data: bytes, field: str, limits: Limits) -> None:
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             width, height = image.size
-            frames = int(getattr(image, "n_frames", 1))
+            # Phones put a preview or a depth map behind a JPEG; its first picture is the photo.
+            frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ApiError(413, f"{field} has too many pixels", field=field,
                        allowed=f"at most {limits.pixels:,} pixels") from None  # fmt: skip

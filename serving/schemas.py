@@ -129,6 +129,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "an API key is missing or not known",
         404: "there is no such thing",
         406: "none of the types in Accept can be had",
+        408: "the body did not arrive in time",
         413: "too many bytes or pixels",
         415: "a type of body or picture that is not read",
         422: "a field is wrong; the answer names it",
@@ -167,6 +168,18 @@ def body_docs(body: type[BaseModel], example: dict[str, Any], files: str = "imag
             },
         }
     }
+
+
+def document_keys(schema: dict[str, Any]) -> None:
+    """Say in an OpenAPI document which operations take a key, and how."""
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in schema["paths"].items():
+        if path.startswith("/v1/") and not path.endswith("/preview"):
+            for operation in operations.values():
+                operation["security"] = [{"bearer": []}, {"header": []}]
 
 
 def component_schemas() -> dict[str, Any]:

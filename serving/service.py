@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from fastapi import Request
 
 from factory.edits import find_text_edit
 from factory.home import Home
@@ -24,6 +25,7 @@ from osasis.base import read_base_info
 from osasis.config import DiffAEConfig
 from osasis.errors import UserError
 from osasis.mix import Mix
+from serving.admission import Admission
 from serving.auth import Keys
 from serving.bodies import StylizeRequest, mix_error
 from serving.catalog import StyleCatalog
@@ -53,10 +55,12 @@ class Service:
         self.keys = Keys(Path(config.keys) if config.keys else None)
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
-        self.in_flight = 0
+        self.admission = Admission(config.queue, config.bodies)
+        # Work for jobs goes to the engines a batch at a time, so that it never fills their queues.
+        self.job_turn = asyncio.Semaphore(config.replicas)
+        self.open_requests = 0
         self.draining = False
         self.heard = time.monotonic()
-        self._item_seconds = 1.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._beating: asyncio.Task[None] | None = None
         self.log = _logger(config.log)
@@ -71,7 +75,9 @@ class Service:
         while True:
             samples = {
                 **self.counters.samples(),
-                "in_flight": float(self.in_flight),
+                "in_flight": float(self.admission.images),
+                "open_requests": float(self.open_requests),
+                "rejected_total": float(self.admission.refused),
                 "draining": float(self.draining),
                 "styles_listed": float(len(self.catalog.styles)),
             }
@@ -86,26 +92,17 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     def retry_after(self) -> int:
-        """Seconds until the queue of now is done, as far as recent images tell."""
-        seconds = self.in_flight * self._item_seconds / self.config.replicas
-        return max(1, min(600, math.ceil(seconds)))
+        """Seconds until the queue of now is done."""
+        return self.admission.retry_after()
 
-    @contextlib.asynccontextmanager
-    async def admitted(self, images: int) -> AsyncIterator[None]:
-        """Room in the queue. Raises ApiError 503 where there is none."""
+    @contextlib.contextmanager
+    def open(self, request: Request) -> Iterator[None]:
+        """Room for a request's body. Raises ApiError 503, also where the server is closing."""
         if self.draining:
-            raise ApiError(503, "this server is closing; no new work is taken",
-                           retry_after=10)  # fmt: skip
-        if self.in_flight + images > self.config.queue:
-            self.counters.add("rejected_total")
-            raise ApiError(503, f"busy: {self.in_flight} images are waiting",
-                           allowed=f"at most {self.config.queue}",
-                           retry_after=self.retry_after())  # fmt: skip
-        self.in_flight += images
-        try:
+            raise ApiError(503, "this server is closing; no new work is taken", retry_after=10)
+        most, length = self.config.limits.body_bytes, request.headers.get("content-length", "")
+        with self.admission.body(min(int(length), most) if length.isdecimal() else most):
             yield
-        finally:
-            self.in_flight -= images
 
     async def in_time(self, work: Awaitable[T]) -> T:
         try:
@@ -199,8 +196,7 @@ class Service:
                 await asyncio.sleep(0.3 * attempt)
                 continue
             if isinstance(outcome, Result):
-                spent = outcome.encode_seconds + outcome.decode_seconds
-                self._item_seconds += 0.1 * (spent - self._item_seconds)
+                self.admission.pace.done()
                 self.counters.add("images_total")
                 return outcome
             status, message = outcome

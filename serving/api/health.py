@@ -16,14 +16,15 @@ from serving.service import current
 
 router = APIRouter(tags=["health"])
 PAGE = Path(__file__).resolve().parents[1] / "page"
-FILES = {"app.js": "text/javascript", "style.css": "text/css", "compare.js": "text/javascript"}
+MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+FILES = {p.name: MEDIA[p.suffix] for p in PAGE.iterdir() if p.suffix in MEDIA}
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses={503: ERRORS[503]})
 async def healthz() -> dict[str, str]:
     """Whether this process answers and its keeper does."""
     service = current()
@@ -61,17 +62,22 @@ async def metrics() -> Response:
 
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
-    return _file("index.html", "text/html")
+    return _file("index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    return _file("api.html")
 
 
 @router.get("/page/{name}", include_in_schema=False)
 async def page_file(name: str) -> Response:
     if name not in FILES:
         raise ApiError(404, f"there is no {name[:64]!r}", field="path")
-    return _file(name, FILES[name])
+    return _file(name)
 
 
-def _file(name: str, media: str) -> Response:
-    return Response((PAGE / name).read_bytes(), media_type=f"{media}; charset=utf-8",
+def _file(name: str) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=f"{FILES[name]}; charset=utf-8",
                     headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache",
                              "X-Content-Type-Options": "nosniff"})  # fmt: skip

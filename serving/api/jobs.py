@@ -34,10 +34,9 @@ async def submit(request: Request) -> Response:
     service = current()
     owner = authorised(service, request)
     choose(request, ["application/json"])
-    if service.draining:
-        raise ApiError(503, "this server is closing; no new work is taken", retry_after=10)
-    asked = await read_stylize(request, service.config.limits, service.config.limits.job_images)
-    works = await service.works(asked)
+    with service.open(request):
+        asked = await read_stylize(request, service.config.limits, service.config.limits.job_images)
+        works = await service.in_time(service.works(asked))
     job = await service.keeper.add_job.remote(owner, len(works), MEDIA["PNG"], service.name)
     if job is None:
         raise ApiError(503, "all places for jobs are taken", allowed=f"{service.config.jobs} jobs",
@@ -78,16 +77,16 @@ async def _work_off(service: Service, job: str, works: list[Work]) -> None:
     try:
         await keeper.job_running.remote(job)
         facts = provenance(service, works[0])
-        for start in range(0, len(works), service.config.batch):
-            part = works[start : start + service.config.batch]
-            # Behind the interactive requests, which fill the queue first.
-            while service.in_flight > service.config.queue // 2:
-                await asyncio.sleep(0.1)
-            service.in_flight += len(part)
-            try:
-                results = await service.run_all(part)
-            finally:
-                service.in_flight -= len(part)
+        # Behind the interactive requests, which may fill the queue; half of it stays theirs.
+        half = service.config.queue // 2
+        size = max(1, min(service.config.batch, half))
+        for start in range(0, len(works), size):
+            part = works[start : start + size]
+            async with service.job_turn:
+                while service.admission.images > half:
+                    await asyncio.sleep(0.1)
+                with service.admission.room(len(part)):
+                    results = await service.run_all(part)
             for result in results:
                 data = await asyncio.to_thread(encoded, result.picture, "PNG", facts)
                 await keeper.job_result.remote(job, data)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from osasis.errors import UserError
 from serving.api.common import authorised, choose
-from serving.bodies import read_encodings, read_stylize
+from serving.bodies import StylizeRequest, read_encodings, read_stylize
 from serving.engine import Result, Work
 from serving.errors import ApiError
 from serving.pictures import MEDIA, encoded, photo_id
@@ -44,16 +44,21 @@ async def stylize(request: Request) -> Response:
     JPEG or WebP by Accept, or as JSON; several as JSON."""
     service = current()
     authorised(service, request)
-    asked = await read_stylize(request, service.config.limits, service.config.limits.images)
-    count = len(asked.photos) + len(asked.encodings)
-    media = choose(request, [*MEDIA.values(), "application/json"] if count == 1
-                   else ["application/json"])  # fmt: skip
+    with service.open(request):
+        asked = await read_stylize(request, service.config.limits, service.config.limits.images)
+        count = len(asked.photos) + len(asked.encodings)
+        media = choose(request, [*MEDIA.values(), "application/json"] if count == 1
+                       else ["application/json"])  # fmt: skip
+        with service.admission.room(count):
+            return await service.in_time(_stylized(service, asked, media))
+
+
+async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Response:
     started = time.monotonic()
-    async with service.admitted(count):
-        works = await service.works(asked)
-        results = await service.in_time(service.run_all(works))
-    for key in {photo_id(w.photo): w.photo for w in works}.values():
-        await service.keep_photo(key)
+    works = await service.works(asked)
+    results = await service.run_all(works)
+    for photo in {photo_id(w.photo): w.photo for w in works}.values():
+        await service.keep_photo(photo)
     facts = provenance(service, works[0])
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
     images = await asyncio.gather(
@@ -93,14 +98,22 @@ async def encodings(request: Request) -> Response:
     service = current()
     authorised(service, request)
     choose(request, ["application/json"])
-    photos, fit, style = await read_encodings(request, service.config.limits)
-    async with service.admitted(len(photos)):
-        kept = [await service.normalised(name, data, fit) for name, data in photos]
-        ids = [await service.keep_photo(photo) for photo in kept]
-        if style is not None:
-            await _encode_now(service, kept, style)
+    with service.open(request):
+        photos, fit, style = await read_encodings(request, service.config.limits)
+        with service.admission.room(len(photos)):
+            ids = await service.in_time(_kept(service, photos, fit, style))
     body = {"encodings": [{"id": i, "expires": "when newer photos need the room"} for i in ids]}
     return Response(json.dumps(body), media_type="application/json")
+
+
+async def _kept(
+    service: Service, photos: list[tuple[str, bytes]], fit: str, style: str | None
+) -> list[str]:
+    kept = [await service.normalised(name, data, fit) for name, data in photos]
+    ids = [await service.keep_photo(photo) for photo in kept]
+    if style is not None:
+        await _encode_now(service, kept, style)
+    return ids
 
 
 async def _encode_now(service: Service, photos: list[bytes], style: str) -> None:
@@ -109,7 +122,7 @@ async def _encode_now(service: Service, photos: list[bytes], style: str) -> None
     except UserError as e:
         raise ApiError(422, str(e), field="style", value=style) from None
     works = [Work(p, None, {style: (version.reference, version.folder)}) for p in photos]
-    await service.in_time(service.run_all(works))
+    await service.run_all(works)
 
 
 def provenance(service: Service, work: Work) -> dict[str, Any]:

@@ -25,12 +25,14 @@ from PIL import Image
 from factory.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.base import load_base
+from serving.auth import new_key
 from tests.factory.conftest import FEW, home, imported, picture, sources, write_style
 
 __all__ = ["FEW", "home", "imported", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {"ink": 21, "oil": 61, "sepia": 81}
 PATIENCE = 180.0
+QUEUE = 12
 
 
 def register(path: Path, style: str, seed: int, folder: Path) -> StyleVersion:
@@ -50,7 +52,7 @@ def register(path: Path, style: str, seed: int, folder: Path) -> StyleVersion:
 
 @pytest.fixture(scope="session")
 def shop_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with three styles; not to be written to."""
+    """A home with three styles. Tests may add styles whose names begin with ``z``."""
     path = tmp_path_factory.mktemp("shop-home")
     shutil.copytree(home / "bases", path / "bases")
     for style, seed in STYLES.items():
@@ -90,6 +92,27 @@ class Server:
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "headers": {**self.headers, **(options.get("headers") or {})}}
 
+    def metric(self, name: str) -> float:
+        """A sample of /metrics, 0 where it is not there yet."""
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(f"style_factory_{name} "):
+                return float(line.split()[1])
+        return 0.0
+
+    def replicas(self, deployment: str) -> list[int]:
+        """Process ids of this server's replicas of a deployment."""
+        parents, names = {}, {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                pid = int(folder.name)
+                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                names[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        mine = {self.process.pid}
+        while more := {p for p, parent in parents.items() if parent in mine} - mine:
+            mine |= more
+        title = f"ServeReplica:style-factory:{deployment}"
+        return sorted(p for p in mine if title in names.get(p, ""))
+
     def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
         """One photo as a form."""
         files = {"image": ("photo.png", photo, "image/png")}
@@ -117,6 +140,7 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
     )  # fmt: skip
     assert process.stdout is not None
     try:
+        # The command says one line, when it serves.
         line = process.stdout.readline()
         assert line, f"the server did not start: {(folder / 'err.txt').read_text()[-3000:]}"
         facts = json.loads(line)
@@ -132,10 +156,25 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def server(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that leave it as it is."""
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A file of keys: ``alice`` may ask as often as she likes, ``bob`` four times a minute."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    return {
+        "path": str(path),
+        "alice": new_key(path, "alice", 1_000_000),
+        "bob": new_key(path, "bob", 4),
+    }
+
+
+@pytest.fixture(scope="session")
+def server(
+    shop_home: Path, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server for all tests that leave it as it is, asked with alice's key."""
     folder = tmp_path_factory.mktemp("server")
-    with serving(shop_home, folder, "--set", "limits.seconds=150") as running:
+    options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"])
+    with serving(shop_home, folder, *options) as running:
+        running.headers["Authorization"] = f"Bearer {keys['alice']}"
         yield running
 
 

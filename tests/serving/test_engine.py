@@ -12,7 +12,8 @@ import torch
 from osasis.base import Base, load_base
 from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
-from serving.engine import Engine, StyleFailedError, Work, abandon
+from serving.engine import Engine, Work, abandon
+from serving.loads import LOADERS, StyleFailedError
 from serving.pictures import square_png
 from tests.factory.conftest import write_style
 from tests.serving.conftest import photo_bytes
@@ -64,6 +65,29 @@ def test_a_style_that_fails_leaves_the_others(base: Base, folders: dict[str, Pat
     assert good.result(120).pixels is not None
     # And it is tried again when it is there.
     assert engine.submit(work({"gone": folders["b"]}, "gone")).result(120).pixels is not None
+
+
+def test_a_store_that_does_not_answer_holds_up_nobody_else(
+    base: Base, folders: dict[str, Path]
+) -> None:
+    engine, gate = Engine(base), threading.Event()
+
+    def slow() -> Path:
+        gate.wait(120)
+        return folders["b"]
+
+    engine.submit(work(folders, "a")).result(120)
+    stuck = [
+        engine.submit(Work(w.photo, w.mix, {"b": ("b:1", slow)}))
+        for w in [work(folders, "b", seed=i) for i in range(2 * LOADERS)]
+    ]
+    # A style in memory, and one that is not.
+    assert engine.submit(work(folders, "a", seed=1)).result(60).pixels is not None
+    assert engine.submit(work({"c": folders["a"]}, "c")).result(60).pixels is not None
+    assert not any(f.done() for f in stuck)
+    gate.set()
+    assert all(f.result(120).pixels is not None for f in stuck)
+    assert engine.styles.loads == 3
 
 
 def test_cancelled_work_is_not_done_and_a_stall_is_noticed(

@@ -1,0 +1,62 @@
+"""Keys: hashed, counted by the minute, refused where their file is not what it should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from osasis.errors import UserError
+from serving.auth import Keys, new_key, read_keys
+from serving.errors import ApiError
+
+
+def test_a_minute_of_requests_may_burst_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "keys.json", [1000.0]
+    monkeypatch.setattr("serving.auth.time.monotonic", lambda: now[0])
+    key = new_key(path, "alice", per_minute=6)
+    keys = Keys(path)
+    for _ in range(6):
+        assert keys.check(key) == "alice"
+    with pytest.raises(ApiError) as e:
+        keys.check(key)
+    assert (e.value.status, e.value.headers["Retry-After"]) == (429, "10")
+    now[0] += 9.9
+    with pytest.raises(ApiError):
+        keys.check(key)
+    now[0] += 0.2
+    assert keys.check(key) == "alice"
+    now[0] += 3600
+    for _ in range(6):
+        keys.check(key)
+    with pytest.raises(ApiError):
+        keys.check(key)
+
+
+def test_only_hashes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = new_key(path, "alice")
+    assert key not in path.read_text() and path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UserError, match="there already"):
+        new_key(path, "alice")
+    for wrong in (None, "", key[:-1], "sf_é"):
+        with pytest.raises(ApiError) as e:
+            Keys(path).check(wrong)
+        assert e.value.status == 401
+    assert Keys(None).check(None) == "anonymous"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"a": 1}', '{"a": {}}', json.dumps({"a": {"sha256": "x", "per_minute": 0}})],
+)
+def test_a_file_that_is_no_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"keys\.json"):
+        read_keys(path)
+    with pytest.raises(UserError, match="no such file"):
+        read_keys(tmp_path / "none.json")

@@ -1,0 +1,194 @@
+"""Engines that die or stall, servers that are told to stop, and time limits: real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.conftest import Server, photo_bytes, serving, wait_until
+from tests.serving.test_calm import SLOW, text_of
+from tests.serving.test_http import INK, error_of
+
+pytestmark = pytest.mark.slow
+LOAD = 10
+
+
+@pytest.fixture(scope="module")
+def two(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two engines; the last test here ends it."""
+    with serving(
+        shop_home,
+        tmp_path_factory.mktemp("two"),
+        "--replicas",
+        "2",
+        "--set",
+        "limits.seconds=400",
+        "--set",
+        "drain=200",
+    ) as running:
+        yield running
+
+
+def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
+    wait_until(lambda: len(two.replicas("engine")) == 2)
+    stop, statuses = threading.Event(), []
+
+    def client(seed: int) -> None:
+        with httpx.Client(timeout=400) as http:
+            while not stop.is_set():
+                body = {"images": [text_of(photo_bytes(seed))],
+                        "mix": {"styles": ["ink"], "decode_steps": 100}}  # fmt: skip
+                answer = http.post(two.url + "/v1/stylize", json=body)
+                statuses.append(answer.status_code)
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(client, 900 + i) for i in range(6)]
+        wait_until(lambda: len(statuses) >= 6)
+        victims = two.replicas("engine")
+        os.kill(victims[0], signal.SIGKILL)
+        wait_until(lambda: len(two.replicas("engine")) == 2 and victims[0] not in
+                   two.replicas("engine"))  # fmt: skip
+        # And both at once.
+        for pid in two.replicas("engine"):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(3)
+        stop.set()
+        for c in clients:
+            c.result(timeout=400)
+    assert set(statuses) == {200} and len(statuses) >= 12
+    assert two.metric("engine_retries_total") >= 1
+    assert two.get("/readyz").status_code == 200
+
+
+def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
+    wait_until(lambda: two.metric("open_requests") == 0, 30)
+    where = two.post("/v1/jobs", json={"images": [text_of(photo_bytes(i)) for i in range(930, 936)],
+                                       "mix": SLOW}).headers["location"]  # fmt: skip
+    states: list[dict[str, Any]] = []
+
+    def follow() -> None:
+        while True:
+            try:
+                states.append(two.get(where).json())
+            except (httpx.HTTPError, ValueError):
+                return
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(LOAD + 1) as pool:
+        follower = pool.submit(follow)
+        sent: list[Future[httpx.Response]] = [
+            pool.submit(two.stylize, photo_bytes(950 + i), {**SLOW, "decode_steps": 200})
+            for i in range(LOAD)
+        ]
+        wait_until(lambda: two.metric("in_flight") >= LOAD, 30)
+        two.process.send_signal(signal.SIGTERM)
+        # New work is refused with a word, not a slammed door.
+        late = wait_until(
+            lambda: (a := two.stylize(photo_bytes(), INK)).status_code == 503 and a, 15
+        )
+        assert "closing" in error_of(late, 503)["message"] and int(late.headers["retry-after"]) > 0
+        assert two.get("/readyz").status_code == 503
+        answers = [f.result(timeout=120) for f in sent]
+        follower.result(timeout=120)
+    assert [a.status_code for a in answers] == [200] * LOAD
+    assert all(a.content.startswith(b"\x89PNG") for a in answers)
+    # The job too; it is seen to end as long as the server answers.
+    assert states[-1]["done"] == 6 and states[-1]["state"] == "done"
+    assert two.process.wait(timeout=90) == 0
+    with pytest.raises(httpx.TransportError):
+        two.get("/healthz")
+
+
+@pytest.fixture(scope="module")
+def strict(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server where any step is a stall, little time is given, and little may be sent."""
+    options = ("stall=0.0005", "limits.seconds=3", "bodies=100000", "limits.body_bytes=90000",
+               "limits.pixels=40000", "limits.images=2", "limits.job_images=3",
+               "limits.styles=2", "limits.encode_steps=200", "drain=2")  # fmt: skip
+    sets = [part for o in options for part in ("--set", o)]
+    with serving(shop_home, tmp_path_factory.mktemp("strict"), *sets) as running:
+        yield running
+
+
+def test_limits_are_those_of_the_configuration(strict: Server) -> None:
+    small = photo_bytes()
+    assert strict.get("/v1/info").json()["limits"]["pixels"] == 40_000
+    wide = strict.stylize(photo_bytes(size=(500, 100)), INK)
+    assert error_of(wide, 413)["value"] == "500x100"
+    long = strict.stylize(small + b"0" * 90_000, INK)
+    assert error_of(long, 413)["allowed"] == "at most 90,000 bytes"
+    mix = {"styles": ["ink", "oil", "sepia"]}
+    assert error_of(strict.stylize(small, mix), 422)["allowed"] == "at most 2"
+    body = {"images": [text_of(small)] * 3, "mix": INK}
+    assert error_of(strict.post("/v1/stylize", json=body), 422)["value"] == 3
+    assert strict.post("/v1/jobs", json=body).status_code == 202
+    body["images"] = [text_of(small)] * 4
+    assert error_of(strict.post("/v1/jobs", json=body), 422)["value"] == 4
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(strict: Server) -> None:
+    host, _, port = strict.url.removeprefix("http://").partition(":")
+    head = (f"POST /v1/stylize HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            "Content-Length: 80000\r\n\r\n{")  # fmt: skip
+    start = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        slow.sendall(head.encode())
+        # Its room is taken: another large body is refused, a small one is not.
+        large = {"images": [text_of(photo_bytes()) + " " * 50_000], "mix": INK}
+        wait_until(lambda: (a := strict.post("/v1/stylize", json=large)).status_code == 503
+                   and "bytes" in error_of(a, 503)["message"], 3)  # fmt: skip
+        assert strict.stylize(photo_bytes(), INK).status_code == 200
+        answer = slow.recv(4000).decode()
+    assert " 408 " in answer.splitlines()[0] and "did not arrive" in answer
+    assert 2.5 < time.monotonic() - start < 15
+
+
+def test_work_that_takes_too_long_is_ended(strict: Server) -> None:
+    images = [text_of(photo_bytes(960 + i)) for i in range(2)]
+
+    def ask(seed: int) -> httpx.Response:
+        mix = {
+            **SLOW,
+            "styles": ["ink", "oil"],
+            "blend": "noise",
+            "decode_steps": 200,
+            "seed": seed,
+        }
+        return strict.post("/v1/stylize", json={"images": images, "mix": mix})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    late = [a for a in answers if a.status_code != 200]
+    assert late
+    for answer in late:
+        assert error_of(answer, 504)["allowed"] == "at most 3 s"
+    wait_until(lambda: strict.metric("in_flight") == 0, 10)
+
+
+def test_an_engine_that_stalls_is_replaced(strict: Server) -> None:
+    """To this server every step is a stall; under load its health checks fail."""
+    before = wait_until(lambda: strict.replicas("engine"))
+    stop = threading.Event()
+
+    def load(i: int) -> None:
+        while not stop.is_set():
+            strict.stylize(photo_bytes(970 + i), {**SLOW, "decode_steps": 100})
+
+    with ThreadPoolExecutor(3) as pool:
+        for i in range(3):
+            pool.submit(load, i)
+        ready = wait_until(lambda: (a := strict.get("/readyz")).status_code == 503 and a, 60)
+        assert "at one step" in error_of(ready, 503)["message"]
+        wait_until(lambda: (now := strict.replicas("engine")) and not set(now) & set(before), 120)
+        stop.set()
+    assert wait_until(lambda: strict.stylize(photo_bytes(), INK).status_code == 200, 60)
