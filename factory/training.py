@@ -21,7 +21,7 @@ from factory.gate import Condition, parse_gate
 from factory.home import Home
 from factory.plan import Planned, make_plan
 from factory.progress import Display, make_display
-from factory.queue import KINDS, RETRIES, RETRY_ON
+from factory.queue import FAILED, KINDS, RETRIES, RETRY_ON
 from factory.registrar import Registrar
 from factory.registry import Registry
 from factory.results import BankUse, StyleResult, TrainResult
@@ -129,7 +129,7 @@ class _Run:
             read.entries,
             options.preset,
             options.overrides,
-            self.base.fingerprint,
+            self.base,
             self.photos.fingerprint if self.photos is not None else None,
             self.registry.all_versions(),
         )
@@ -141,9 +141,14 @@ class _Run:
         self.registrar = Registrar(self.registry, self.base, gate, previews_key, self.report)
         self.results = {p.entry.id: p.settled() for p in plan}
         waiting = [p for p in plan if p.waits]
+        broken = [p for p in plan if p.reason is not None]
         self.report(
             f"{len(plan)} style(s) on base {self.base.name}: {len(waiting)} to train, "
             f"{sum(p.registered is not None for p in plan)} registered before"
+            + (f", {len(broken)} that cannot be trained" if broken else "")
+        )
+        self.display.update(
+            {p.entry.id: {"state": FAILED, "reason": p.reason, "kind": p.kind} for p in broken}
         )
         if waiting:
             self._train_all(waiting)

@@ -199,9 +199,20 @@ class Registry(Lookup):
             self.client.delete_model_version(name, str(version.version))
             if version.run_id:
                 self.client.delete_run(version.run_id)
-            if (local := local_path(version.source)) is not None:
-                shutil.rmtree(local.parent, ignore_errors=True)
-            shutil.rmtree(self.home.cache / "artifacts" / version.run_id, ignore_errors=True)
+            self._delete_files(version)
         if whole:
             self.client.delete_registered_model(name)
         return versions
+
+    def _delete_files(self, version: StyleVersion) -> None:
+        """The stored files and a copy of them; a store that deletes nothing keeps its own."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        shutil.rmtree(self.home.cache / "artifacts" / version.run_id, ignore_errors=True)
+        if (local := local_path(version.source)) is not None:
+            shutil.rmtree(local.parent, ignore_errors=True)
+            return
+        root = version.source.rpartition("/")[0]
+        with contextlib.suppress(NotImplementedError, MlflowException, OSError), quiet():
+            get_artifact_repository(root, self.home.tracking_uri).delete_artifacts()
