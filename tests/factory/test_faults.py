@@ -29,7 +29,7 @@ from tests.factory.conftest import SIZE, picture, sets
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
 PATIENCE = 500
 
 
