@@ -247,8 +247,8 @@ class _Log:
         self, home: Home, name: str, folder: Path, settings: PretrainSettings, report: Report
     ) -> None:
         self.folder, self.report = folder, report
-        registry = Registry(home)
-        self.client, self.experiment = registry.client, registry.experiment_of(EXPERIMENT)
+        self.registry = Registry(home)
+        self.client = self.registry.client
         self.run_id = self._run_of(name, settings)
         self.read = 0
         path = folder / EVENTS
@@ -264,7 +264,8 @@ class _Log:
             run_id = str(json.loads(path.read_text())["run"])
             self.client.update_run(run_id, status="RUNNING")
             return run_id
-        run_id = self.client.create_run(self.experiment, run_name=name).info.run_id
+        experiment = self.registry.experiment_id(EXPERIMENT)
+        run_id = self.client.create_run(experiment, run_name=name).info.run_id
         params = [Param(k, str(v)) for k, v in settings.to_dict().items()]
         self.client.log_batch(run_id, params=params)
         write_json(path, {"run": run_id})

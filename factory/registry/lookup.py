@@ -40,19 +40,20 @@ class Lookup:
             # Not mlflow.set_tracking_uri: it holds for the whole process and its environment,
             # and the next home would be this one.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
-            self.experiment = self.experiment_of(EXPERIMENT)
+            self.experiment = self.experiment_id(EXPERIMENT)
 
     @property
     def local(self) -> bool:
         """Whether the registry is a sqlite file rather than a server."""
         return self.home.tracking_uri.startswith("sqlite:")
 
-    def experiment_of(self, name: str) -> str:
-        """Id of the experiment of a name, made where it is missing; its files lie in the home."""
+    def experiment_id(self, name: str) -> str:
+        """The experiment of a name, made where it is new; its artifacts lie below the home."""
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
+            # MLflow's own default is a folder of wherever the command was started.
             location = self.home.artifacts.as_uri() if self.local else None
             try:
                 return self.client.create_experiment(name, artifact_location=location)

@@ -39,6 +39,7 @@ def curve(home: Path, name: str) -> list[float]:
     assert len(runs) == 1, "one MLflow run a base, however often it was stopped"
     history = client.get_metric_history(runs[0].info.run_id, "diffae.loss")
     assert client.list_artifacts(runs[0].info.run_id, "samples")
+    assert runs[0].info.artifact_uri.startswith((home / "artifacts").as_uri())
     return [m.value for m in sorted(history, key=lambda m: m.step)]
 
 
