@@ -15,7 +15,7 @@ import torch
 from factory.banks import JSON_NAME, Photos, bank_path, ensure_banks, read_bank, shard_path
 from factory.claims import Claims
 from osasis.base import Base, load_base
-from osasis.contents import CHUNK, ContentBank, build_bank
+from osasis.contents import CHUNK, PARTS, ContentBank, build_bank
 from osasis.settings import TrainSettings
 from tests.factory.conftest import SIZE, Shop
 
@@ -71,7 +71,7 @@ def test_a_bank_is_named_by_what_it_depends_on(
     # How a style is trained makes no other contents, and photos need no seed.
     assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7) == same
     others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
-    others += [path(t0=0.8), path(precision="bfloat16"), path(photos)]
+    others += [path(t0=0.8), path(guide_input="nearest224"), path(photos)]
     others.append(path(Photos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
     # Contents that are sampled depend on the seed as well.
@@ -96,7 +96,7 @@ def test_a_bank_holds_what_a_plain_loop_computes(
     held_out = photos.tensor[:1].expand(6, -1, -1, -1)
     plain = build_bank(replace(base, photos=torch.cat([photos.tensor, held_out])), settings)
     stored = ContentBank.load(folder).contents
-    for name in ("photo", "z", "x_t0"):
+    for name in PARTS:
         assert torch.equal(getattr(stored, name), getattr(plain.contents, name)), name
     # Again: found, not built.
     assert ensure(tmp_path) == []
