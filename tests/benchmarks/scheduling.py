@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import uuid
@@ -73,10 +74,11 @@ def main() -> None:
     parser.add_argument("--slots", default="1,2,4,8")
     args = parser.parse_args()
     bulk.start_ray()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            measure(args.styles, args.wait, int(n), Path(folder) / n) for n in args.slots.split(",")
-        ]
+        for n in args.slots.split(","):
+            rows.append(measure(args.styles, args.wait, int(n), Path(folder) / n))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(json.dumps({"styles": args.styles, "wait": args.wait, "runs": rows}, indent=2))
 
 

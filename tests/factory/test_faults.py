@@ -53,7 +53,7 @@ class Driver:
         while not (found := condition()):
             assert self.process.poll() is None, self.err.read_text()[-3000:]
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.1)
         return found
 
     def kill(self) -> None:
@@ -112,14 +112,22 @@ def undisturbed(
 
 # A driver killed again and again
 
-STYLES, ITERATIONS, EVERY = 5, 20, 2
+STYLES, ITERATIONS, EVERY = 5, 60, 5
 SHARES = (0.1, 0.5, 0.9)
 
 
 def share(home: Path) -> float:
     """How much of the catalog a home holds: styles registered, and parts of those in training."""
-    done = len(Registry(Home(home)).styles())
-    return (done + sum(iterations(home).values()) / ITERATIONS) / STYLES
+    begun = iterations(home)
+    done = Registry(Home(home)).styles()
+    flying = [n for folder, n in begun.items() if folder.rpartition("-")[0] not in done]
+    return (len(done) + sum(flying) / ITERATIONS) / STYLES
+
+
+def reaches(home: Path, wanted: float) -> float | None:
+    """A home's share where it is as wanted, and some style is in flight with a checkpoint."""
+    now = share(home)
+    return now if now >= wanted and iterations(home) else None
 
 
 def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
@@ -136,10 +144,9 @@ def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
 
     for wanted in SHARES:
         driver = Driver(killed, tmp_path, *options)
-        # Some style is in flight, with a checkpoint.
-        driver.until(lambda wanted=wanted: share(killed) >= wanted and iterations(killed))
+        reached = driver.until(lambda wanted=wanted: reaches(killed, wanted))
         driver.kill()
-        assert wanted <= share(killed) < wanted + 0.15
+        assert wanted <= reached < min(1, wanted + 0.25)
     registered = len(Registry(Home(killed)).styles())
     assert registered >= STYLES - 2
     code, document = Driver(killed, tmp_path, *options).end()
@@ -162,7 +169,7 @@ def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
 # Twelve real styles, a broken image, a killed worker
 
 FEW: dict[str, Any] = {
-    "iterations": 4,
+    "iterations": 3,
     "checkpoint_every": 1,
     "batch_size": 2,
     "bank_size": 8,
@@ -201,7 +208,7 @@ def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Pa
     assert code == 1
     failed = styles.pop("lithograph")
     assert failed["state"] == "failed" and failed["kind"] == "image"
-    assert failed["reason"].startswith(f"{broken}: ")
+    assert f"{broken.name}: " in failed["reason"]
     assert {s["state"] for s in styles.values()} == {"registered"} and len(styles) == 11
     # The killed worker's style was tried again, and no other.
     (hit,) = [k for k, s in styles.items() if s["attempts"] > 1]
@@ -241,7 +248,8 @@ from ray.cluster_utils import Cluster
 
 home, catalog, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 memory = {"object_store_memory": 100_000_000}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, **memory})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1,
+    "include_dashboard": False, **memory})
 nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **memory) for _ in range(2)]
 cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
@@ -270,7 +278,10 @@ result = train(catalog, home=home, preset="default", overrides=options, slots=3,
 print(json.dumps({
     **result.to_dict(), "lost": lost, "victim": victim.node_id,
     "nodes": {k: sorted(set(v)) for k, v in seen.items()},
-}))
+}), flush=True)
+import ray
+ray.shutdown()
+cluster.shutdown()
 """
 
 
@@ -280,7 +291,7 @@ def test_styles_spread_over_three_nodes_and_outlive_one(
     home, count = fresh_home(), 9
     for i in range(count):
         picture(100 + i).save(tmp_path / f"style-{i}.png")
-    settings = {**FEW_STEPS, "iterations": 20, "checkpoint_every": 2}
+    settings = {**FEW_STEPS, "iterations": ITERATIONS, "checkpoint_every": EVERY}
     command = [sys.executable, "-c", ON_THREE_NODES, home, tmp_path, json.dumps(settings)]
     ran = subprocess.run(
         [str(c) for c in command],

@@ -205,7 +205,7 @@ def test_the_best_iteration_is_kept_although_the_training_was_killed(
 def test_failures_have_kinds() -> None:
     errors = {
         "diverged": DivergedError("the loss is nan"),
-        "image": ImageError("x.png: no such file"),
+        "image": ImageError("x.png", "no such file"),
         "input": UserError("no such thing"),
         "memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
         "error": KeyError("x"),
