@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 
 @pytest.fixture
-def home(
+def served(
     fresh_home: Callable[[], Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Home:
     """A home whose registry is the server."""
@@ -102,19 +102,19 @@ image.save(sys.argv[2])
 
 
 def test_styles_live_on_a_server(
-    home: Home, server: tuple[str, Path], fresh_home: Callable[[], Path], tmp_path: Path
+    served: Home, server: tuple[str, Path], fresh_home: Callable[[], Path], tmp_path: Path
 ) -> None:
-    first, second = put(home, "oil", 1), put(home, "oil", 2, CANDIDATE)
+    first, second = put(served, "oil", 1), put(served, "oil", 2, CANDIDATE)
     assert (first.version, second.version) == (1, 2)
-    assert not (home.path / "mlflow.db").exists()
+    assert not (served.path / "mlflow.db").exists()
     # Nothing of it is a path of this machine: files come through the server.
     assert first.source.startswith("mlflow-artifacts:/")
-    listed = cli("styles", "list", "--all", "--home", home.path, "--json").document["styles"]
+    listed = cli("styles", "list", "--all", "--home", served.path, "--json").document["styles"]
     assert [(s["id"], s["version"], s["aliases"]) for s in listed] == [
         ("oil", 2, ["candidate"]),
         ("oil", 1, ["champion"]),
     ]
-    ran = cli("styles", "promote", "oil", "--home", home.path, "--json")
+    ran = cli("styles", "promote", "oil", "--home", served.path, "--json")
     assert (ran.code, ran.document["version"]) == (0, 2)
 
     # Another machine: another home, which fetches what it needs, once.
@@ -122,7 +122,7 @@ def test_styles_live_on_a_server(
     registry = Registry(elsewhere)
     version = registry.resolve("oil@champion")
     assert version.version == 2
-    made = home.path / "made-oil-2"
+    made = served.path / "made-oil-2"
     for name in ("style.safetensors", "style.json", "style.png", "MLmodel"):
         assert (version.folder() / name).read_bytes() == (made / "style" / name).read_bytes()
     assert version.folder().is_relative_to(elsewhere.cache)
@@ -149,10 +149,10 @@ def test_styles_live_on_a_server(
     # What is deleted is gone, with its files on the server.
     stored = server[1] / "".join(first.source.partition(":/")[2:])
     assert (stored / "style.safetensors").is_file()
-    assert cli("styles", "delete", "oil:1", "--home", home.path).code == 0
+    assert cli("styles", "delete", "oil:1", "--home", served.path).code == 0
     assert not (stored / "style.safetensors").exists()
     assert [v.version for v in registry.versions("oil")] == [2]
-    assert cli("styles", "delete", "oil", "--home", home.path).code == 0
+    assert cli("styles", "delete", "oil", "--home", served.path).code == 0
     assert registry.styles() == []
 
 
@@ -168,7 +168,7 @@ print(version.version)
 
 
 def test_machines_that_register_the_same_at_once_make_one_version(
-    home: Home, fresh_home: Callable[[], Path]
+    served: Home, fresh_home: Callable[[], Path]
 ) -> None:
     """No lock is shared between them: the server's order of versions decides."""
     running = []
@@ -181,6 +181,6 @@ def test_machines_that_register_the_same_at_once_make_one_version(
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         )
     told = {p.communicate(timeout=300)[0].strip() for p in running}
-    (kept,) = Registry(home).versions("ink")
+    (kept,) = Registry(served).versions("ink")
     assert told == {str(kept.version)}
     assert kept.aliases == (CHAMPION,)
