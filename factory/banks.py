@@ -27,7 +27,10 @@ from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 
 # The settings that a bank depends on; sampled contents depend on the seed as well.
-FIELDS = ("encode_steps", "decode_steps", "latent_steps", "t0", "precision", "bank_size")
+FIELDS = (
+    *("encode_steps", "decode_steps", "latent_steps", "t0", "precision", "bank_size"),
+    "guide_input",
+)
 JSON_NAME = "bank.json"
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0

@@ -10,8 +10,8 @@ from typing import Any
 
 from factory.bases import check_name
 from factory.home import Home
+from factory.registrar import check_finite
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
-from factory.training import check_finite
 from factory.work import TRAINING
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json

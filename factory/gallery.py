@@ -21,6 +21,7 @@ from osasis.storage import write_atomic
 
 # A curve with more values is drawn by the means of this many runs of neighbours.
 MAX_POINTS = 400
+STATES = ("registered", "skipped", "failed")
 # Pixels a side of what the page holds of a picture.
 MAX_SIDE = 256
 
@@ -30,7 +31,7 @@ class GalleryStyle:
     """One style of the run. Images are PNG bytes; ``stylized`` follows ``Gallery.photos``."""
 
     id: str
-    state: str  # "registered", "skipped" or "failed"
+    state: str  # one of STATES
     version: str | None
     champion: bool
     style_png: bytes
@@ -146,7 +147,7 @@ def _key(style: GalleryStyle) -> str:
 
 def _state_chips(styles: Iterable[GalleryStyle]) -> str:
     states = [s.state for s in styles]
-    present = list(dict.fromkeys(states))
+    present = [s for s in STATES if s in states]
     if len(present) < 2:
         return ""
     chips = [("", "all", len(states))] + [(s, s, states.count(s)) for s in present]

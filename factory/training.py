@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,23 @@ import torch
 
 from factory.banks import Bank, Photos, ensure_banks
 from factory.bases import example_photos
-from factory.catalog import CatalogEntry, load_catalog
+from factory.catalog import load_catalog
 from factory.claims import Claims
-from factory.fingerprint import fingerprint
-from factory.gate import Condition, gate_failures, parse_gate
+from factory.gate import Condition, parse_gate
 from factory.home import Home
+from factory.plan import Planned, make_plan
 from factory.progress import Display, make_display
-from factory.queue import KINDS, RETRIES, RETRY_ON
-from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry, StyleVersion
+from factory.queue import FAILED, KINDS, RETRIES, RETRY_ON
+from factory.registrar import Registrar
+from factory.registry import Registry
 from factory.results import BankUse, StyleResult, TrainResult
-from factory.work import CHECKPOINT, StyleTask, describe_failure
+from factory.work import CHECKPOINT, StyleTask
 from osasis.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images import find_images, load_square
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_file, sha256_text, write_atomic
-from osasis.style import load_style
 
 PREVIEW_COUNT = 6
 # How often a run looks whether another job has finished a style that both want.
@@ -98,21 +98,6 @@ def train(
         return _Run(home, options, display).train(Path(catalog), base, contents, previews)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A style of a run: what it is to become, and whether it is there already."""
-
-    entry: CatalogEntry
-    settings: TrainSettings
-    fingerprint: str
-    registered: StyleVersion | None
-    reason: str | None = None
-
-    @property
-    def claim(self) -> str:
-        return f"{self.entry.id}-{self.fingerprint}"
-
-
 class _Run:
     """One run of ``train``: its job folder, claims and results."""
 
@@ -133,24 +118,37 @@ class _Run:
     ) -> TrainResult:
         options = self.options
         read = load_catalog(catalog, options.preset, options.overrides)
-        self.gate = (*options.gate, *parse_gate(read.gate))
+        gate = (*options.gate, *parse_gate(read.gate))
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
         photos = _preview_photos(self.base, previews)
         size = self.base.config.image_size
         self.photos = Photos(example_photos(Path(contents), size, 4096)) if contents else None
         self.registry = Registry(self.home)
-        plan = self._plan(read.entries)
+        plan = make_plan(
+            read.entries,
+            options.preset,
+            options.overrides,
+            self.base,
+            self.photos.fingerprint if self.photos is not None else None,
+            self.registry.all_versions(),
+        )
         self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{_job_key(plan)}"
         self.folder = self.home.jobs / self.job
         self.previews = self.folder / "previews.safetensors"
         save_tensors(self.previews, {"photos": photos})
-        self.previews_key = sha256_file(self.previews)
-        self.results = {p.entry.id: _settled(p) for p in plan}
-        waiting = [p for p in plan if p.registered is None and p.reason is None]
+        previews_key = sha256_file(self.previews)
+        self.registrar = Registrar(self.registry, self.base, gate, previews_key, self.report)
+        self.results = {p.entry.id: p.settled() for p in plan}
+        waiting = [p for p in plan if p.waits]
+        broken = [p for p in plan if p.reason is not None]
         self.report(
             f"{len(plan)} style(s) on base {self.base.name}: {len(waiting)} to train, "
             f"{sum(p.registered is not None for p in plan)} registered before"
+            + (f", {len(broken)} that cannot be trained" if broken else "")
+        )
+        self.display.update(
+            {p.entry.id: {"state": FAILED, "reason": p.reason, "kind": p.kind} for p in broken}
         )
         if waiting:
             self._train_all(waiting)
@@ -161,31 +159,11 @@ class _Run:
         result = TrainResult(
             tuple(self.results.values()), gallery, self.folder, seconds, self._bank_uses()
         )
-        write_run_gallery(result, read.entries, self.base, photos, self.previews_key, self.registry)
+        write_run_gallery(result, read.entries, self.base, photos, previews_key, self.registry)
         write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
         return result
 
-    def _plan(self, entries: Iterable[CatalogEntry]) -> list[_Planned]:
-        """Every style with its fingerprint and the version that has it; one look at the
-        registry for all."""
-        there = self.registry.all_versions()
-        brought = self.photos.fingerprint if self.photos is not None else None
-        plan = []
-        for entry in entries:
-            settings = entry.settings(self.options.preset, self.options.overrides)
-            try:
-                image, counterpart = entry.read_image(), entry.read_counterpart()
-            except UserError as e:
-                plan.append(_Planned(entry, settings, "", None, str(e)))
-                continue
-            key = fingerprint(
-                image, counterpart, self.base.fingerprint, settings.to_dict(), brought
-            )
-            found = (v for v in there.get(entry.id, []) if v.fingerprint == key)
-            plan.append(_Planned(entry, settings, key, next(found, None)))
-        return plan
-
-    def _train_all(self, waiting: list[_Planned]) -> None:
+    def _train_all(self, waiting: list[Planned]) -> None:
         """Train what no other job trains, in rounds until every style is settled."""
         from factory import bulk
 
@@ -194,8 +172,8 @@ class _Run:
         told = False
         try:
             while waiting:
-                mine: list[_Planned] = []
-                others: list[_Planned] = []
+                mine: list[Planned] = []
+                others: list[Planned] = []
                 for p in waiting:
                     (others if claims.acquire(p.claim) else mine).append(p)
                 if mine:
@@ -210,15 +188,15 @@ class _Run:
         finally:
             claims.close()
 
-    def _registered_elsewhere(self, p: _Planned) -> bool:
+    def _registered_elsewhere(self, p: Planned) -> bool:
         version = self.registry.find(p.entry.id, p.fingerprint)
         if version is None:
             return False
-        self.results[p.entry.id] = _settled(replace(p, registered=version))
+        self.results[p.entry.id] = replace(p, registered=version).settled()
         self.report(f"{p.entry.id}: another job registered it as version {version.version}")
         return True
 
-    def _train_round(self, plan: list[_Planned], claims: Claims) -> None:
+    def _train_round(self, plan: list[Planned], claims: Claims) -> None:
         from factory import bulk
 
         # Another job may have registered one between the plan and the claim.
@@ -261,7 +239,7 @@ class _Run:
         (self.folder / "queue.json").unlink(missing_ok=True)
         bulk.run_job(job, slots, on_progress)
 
-    def _task(self, p: _Planned, bank: Bank | None, claims: Claims) -> StyleTask:
+    def _task(self, p: Planned, bank: Bank | None, claims: Claims) -> StyleTask:
         """The style's folder, with the very bytes that its fingerprint is of."""
         # Named by fingerprint below the home: the next run finds the checkpoint.
         folder = self.home.training / p.claim
@@ -286,7 +264,7 @@ class _Run:
 
     def _settle(
         self,
-        p: _Planned,
+        p: Planned,
         task: StyleTask,
         bank: Bank | None,
         state: dict[str, Any],
@@ -304,55 +282,11 @@ class _Run:
             reason = "another job has taken it over; run the same command again"
             result = StyleResult(p.entry.id, "failed", reason=reason, kind="superseded")
         else:
-            result = self._register(task)
+            result = self.registrar.register(task)
         if bank is not None and result.state == "registered" and result.seconds is not None:
             self.trained.append((bank, p.settings, result.seconds))
         self.results[p.entry.id] = replace(result, attempts=attempts)
         claims.release(p.claim)
-
-    def _register(self, task: StyleTask) -> StyleResult:
-        """Register a trained style after reading its bundle back; whatever goes wrong is its
-        own."""
-        folder = Path(task.folder)
-        try:
-            done = json.loads((folder / "result.json").read_text())
-            check_finite(folder / "style", self.base)
-            missed = gate_failures(self.gate, done["metrics"])
-            tags = {
-                "base_name": self.base.name,
-                "licence": task.licence,
-                "tags": ",".join(task.tags),
-                PREVIEWS_TAG: self.previews_key,
-            }
-            version = self.registry.register(
-                task.id,
-                folder / "style",
-                fingerprint=task.fingerprint,
-                base=self.base.fingerprint,
-                params=task.settings,
-                history=done["history"],
-                metrics=done["metrics"],
-                tags=tags | ({GATE_TAG: "; ".join(missed)} if missed else {}),
-                previews=folder / "previews",
-                alias=CANDIDATE if missed else CHAMPION,
-            )
-        except Exception as e:
-            reason = describe_failure(e)
-            self.report(f"{task.id}: not registered: {reason}")
-            return StyleResult(task.id, "failed", reason=reason, kind="registry")
-        shutil.rmtree(folder, ignore_errors=True)
-        what = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
-        self.report(f"{task.id}: registered as version {version.version}, {what}")
-        return StyleResult(
-            task.id,
-            "registered",
-            version.version,
-            None,
-            round(done["seconds"], 2),
-            done["metrics"],
-            CANDIDATE if missed else CHAMPION,
-            missed,
-        )
 
     def _bank_uses(self) -> tuple[BankUse, ...]:
         uses = []
@@ -362,25 +296,6 @@ class _Run:
             without = sum(t + bank.saves(s) for s, t in of) / len(of) if of else None
             uses.append(BankUse(bank.contents, bank.seconds, mean, without))
         return tuple(uses)
-
-
-def check_finite(folder: Path, base: Base | None = None) -> None:
-    """Read a style's bundle back, with its hash. Raises UserError where a weight is not finite."""
-    style = load_style(folder, base)
-    tensors = {f"delta.{k}": v for k, v in style.delta.items()}
-    tensors |= {f"spn.{k}": v for k, v in style.spn.items()}
-    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"its weights are not finite (first: {name})")
-
-
-def _settled(p: _Planned) -> StyleResult:
-    if p.registered is not None:
-        aliases = p.registered.aliases
-        alias = CHAMPION if CHAMPION in aliases else next(iter(aliases), None)
-        return StyleResult(p.entry.id, "skipped", p.registered.version, alias=alias)
-    return StyleResult(p.entry.id, "failed", reason=p.reason)
 
 
 def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
@@ -396,6 +311,6 @@ def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
     return photo_tensor(base.photos[-HELD_OUT:])
 
 
-def _job_key(plan: list[_Planned]) -> str:
+def _job_key(plan: list[Planned]) -> str:
     # Two runs of one second and catalog are still two jobs.
     return sha256_text(json.dumps([*(p.fingerprint for p in plan), os.getpid(), time.time()]))[:6]

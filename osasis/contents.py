@@ -28,21 +28,24 @@ from osasis.storage import save_tensors
 HELD_OUT = 6
 # Contents that a bank computes in one forward pass.
 CHUNK = 8
+PARTS = ("photo", "z", "x_t0", "guide")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A batch of contents. photo, x_t0: (B, 3, H, W); z: (B, D)."""
+    """A batch of contents. photo, x_t0: (B, 3, H, W); z: (B, D); guide: (B, G, E), the guide's
+    embeddings of the photos, not normalised."""
 
     photo: Tensor
     z: Tensor
     x_t0: Tensor
+    guide: Tensor
 
     def take(self, index: Tensor | slice) -> Contents:
-        return Contents(self.photo[index], self.z[index], self.x_t0[index])
+        return Contents(**{name: getattr(self, name)[index] for name in PARTS})
 
     def to(self, device: torch.device) -> Contents:
-        return Contents(self.photo.to(device), self.z.to(device), self.x_t0.to(device))
+        return Contents(**{name: getattr(self, name).to(device) for name in PARTS})
 
     def __len__(self) -> int:
         return len(self.photo)
@@ -56,12 +59,13 @@ class ContentSource(Protocol):
 
 @torch.no_grad()
 def encode_contents(base: Base, photos: Tensor, settings: TrainSettings) -> Contents:
-    """z and x_t0 of photos (B, 3, H, W): inversion with epsilon_A to t0 (Eq. 7)."""
+    """What frozen networks say about photos (B, 3, H, W); x_t0 by inversion to t0 (Eq. 7)."""
     with autocast(base.device, settings.precision):
         z = base.encode_z(photos).float()
         schedule = image_schedule(settings.encode_steps)
         x_t0 = ddim_invert(base.eps_a(z), photos, schedule, steps_to(schedule, settings.t0))
-    return Contents(photos, z, x_t0.float())
+        guide = base.guide.embed(photos, published_input=settings.guide_input == "nearest224")
+    return Contents(photos, z, x_t0.float(), guide.float())
 
 
 @torch.no_grad()
@@ -156,7 +160,7 @@ class ContentBank:
         def gather(name: str) -> Tensor:
             return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows])
 
-        return Contents(gather("photo"), gather("z"), gather("x_t0")).to(self.device)
+        return Contents(**{name: gather(name) for name in PARTS}).to(self.device)
 
     @property
     def contents(self) -> Contents:
@@ -179,10 +183,10 @@ class ContentBank:
         shards = []
         for file in files:
             t = load_file(file)
-            shards.append(Contents(t["photo"], t["z"], t["x_t0"]))
+            shards.append(Contents(**{name: t[name] for name in PARTS}))
         return cls(*shards, device=device)
 
 
 def save_contents(path: Path, c: Contents) -> None:
     """Write contents as one safetensors file, atomically."""
-    save_tensors(path, {"photo": c.photo, "z": c.z, "x_t0": c.x_t0})
+    save_tensors(path, {name: getattr(c, name) for name in PARTS})

@@ -75,8 +75,12 @@ class StyleLoss:
 
     def embed(self, images: Tensor) -> Tensor:
         """Guide embeddings as the settings want them. (B, 3, H, W) -> (B, G, D)."""
-        e = self.guide.embed(images, published_input=self.settings.guide_input == "nearest224")
-        return F.normalize(e, dim=-1) if self.settings.normalise_embeddings else e
+        published = self.settings.guide_input == "nearest224"
+        return self.as_compared(self.guide.embed(images, published_input=published))
+
+    def as_compared(self, embeddings: Tensor) -> Tensor:
+        """A guide's embeddings (B, G, D) as the losses compare them: normalised, or as they are."""
+        return F.normalize(embeddings, dim=-1) if self.settings.normalise_embeddings else embeddings
 
     def __call__(
         self, content_x0: Tensor, style_x0: Tensor, photo: Tensor, photo_guide: Tensor

@@ -83,8 +83,7 @@ class StyleTrainer:
 
     def walk_back(self, contents: Contents) -> list[dict[str, float]]:
         """Walk contents and style image from t0 to 0, training at every step."""
-        with torch.no_grad(), autocast(self.base.device, self.settings.precision):
-            photo_guide = self.loss.embed(contents.photo).float()
+        photo_guide = self.loss.as_compared(contents.guide)
         x, x_style = contents.x_t0, self.style_x_t0
         rows = []
         for i in range(self.back_steps - 1, -1, -1):

@@ -2,16 +2,19 @@
 
 A style waits instead of computing, so that two cores suffice. Run: python -m
 tests.benchmarks.scheduling [--styles 500] [--wait 0.5] [--slots 1,2,4,8]. Prints JSON: for each
-number of slots the wall time from the first lease to the last style, the overhead a style, and
-the speed as a share of linear; the starting of the slots stands apart.
+number of slots when the first and the last of them was ready, the wall time from there to the
+last style, the overhead a style, and the share of the slots' time, each from when it was ready to
+the job's end, in which they trained: 1 is linear.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,24 @@ from factory.work import OnIteration, StyleTask
 
 
 class Waiting:
-    """A bench whose training is a wait."""
+    """A bench whose training is a wait; notes when it was ready, and when each style ended."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._note()
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         time.sleep(task.settings["wait"])
         on_iteration(1, 1, {"total": 0.0})
+        self._note()
+
+    def _note(self) -> None:
+        with self.log.open("a") as f:
+            f.write(f"{time.time()}\n")
 
 
 def open_waiting(base: Path, previews: Path, device: str) -> Waiting:
-    return Waiting()
+    return Waiting(base.with_name(f"{uuid.uuid4().hex}.times"))
 
 
 def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any]:
@@ -37,26 +49,21 @@ def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any
     job = bulk.TrainingJob(
         folder, folder / "base", folder / "previews", tasks, open_bench=open_waiting
     )
-    first: list[float] = []
-    last: list[float] = []
-
-    def on_progress(snapshot: bulk.Snapshot) -> None:
-        leased = [s["since"] for s in snapshot.values() if "since" in s]
-        if leased and not first:
-            first.append(min(leased))
-        last[:] = [time.time()]
-
     started = time.time()
     # Fractions of a CPU: waiting needs none.
-    bulk.run_job(job, bulk.SlotPlan(slots, cpus=0.1), on_progress)
-    wall = last[0] - first[0]
-    ideal = styles * wait / slots
+    result = bulk.run_job(job, bulk.SlotPlan(slots, cpus=0.1), lambda snapshot: None)
+    assert {s["state"] for s in result.states.values()} == {"done"}
+    logs = [[float(t) for t in p.read_text().split()] for p in folder.glob("*.times")]
+    assert len(logs) == slots and sum(len(times) - 1 for times in logs) == styles
+    end = max(times[-1] for times in logs)
+    ready = [times[0] for times in logs]
+    slot_seconds = sum(end - r for r in ready)
     return {
         "slots": slots,
-        "start_seconds": round(first[0] - started, 2),
-        "wall_seconds": round(wall, 2),
-        "overhead_ms_a_style": round((wall - ideal) * slots / styles * 1000, 1),
-        "share_of_linear": round(ideal / wall, 3),
+        "ready_seconds": [round(min(ready) - started, 1), round(max(ready) - started, 1)],
+        "wall_seconds": round(end - min(ready), 2),
+        "overhead_ms_a_style": round((slot_seconds - styles * wait) / styles * 1000, 1),
+        "share_of_linear": round(styles * wait / slot_seconds, 3),
     }
 
 
@@ -67,10 +74,11 @@ def main() -> None:
     parser.add_argument("--slots", default="1,2,4,8")
     args = parser.parse_args()
     bulk.start_ray()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            measure(args.styles, args.wait, int(n), Path(folder) / n) for n in args.slots.split(",")
-        ]
+        for n in args.slots.split(","):
+            rows.append(measure(args.styles, args.wait, int(n), Path(folder) / n))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(json.dumps({"styles": args.styles, "wait": args.wait, "runs": rows}, indent=2))
 
 

@@ -12,7 +12,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from factory.work import CHECKPOINT, COUNTERPART, Workbench, describe_failure
+from factory.claims import Claims
+from factory.work import (
+    CHECKPOINT,
+    COUNTERPART,
+    StyleTask,
+    SupersededError,
+    Workbench,
+    describe_failure,
+    failure_kind,
+)
 from osasis.base import load_base
 from osasis.errors import ImageError, UserError
 from osasis.losses import LOSS_NAMES
@@ -143,6 +152,66 @@ def test_divergence_names_its_iteration_and_leaves_no_style(
     assert seen == [1]
     assert describe_failure(e.value) == str(e.value)
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
+
+
+def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    claims = [Claims(tmp_path / "claims", job) for job in ("mine", "successor")]
+    claims[0].acquire("oil")
+    own = shop.task("oil", image, tmp_path / "work", **SETTINGS)
+    task = StyleTask(**{**own.to_dict(), "claim": str(claims[0].path("oil")), "job": "mine"})
+
+    def taken_over(iteration: int, of: int, losses: dict[str, float]) -> None:
+        if iteration == KILLED_AT:
+            claims[0].release("oil")
+            claims[1].acquire("oil")
+
+    with pytest.raises(SupersededError, match="job successor has taken oil over"):
+        bench.train(task, taken_over)
+    # The checkpoint of iteration 2 is the last that it wrote.
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
+    with safe_open(tmp_path / "work" / CHECKPOINT, framework="pt") as f:
+        assert json.loads(f.metadata()["info"])["iteration"] == 2
+    for c in claims:
+        c.close()
+
+
+def test_the_best_iteration_is_kept_although_the_training_was_killed(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    # A walk of big steps: its loss rises soon.
+    wild = {**SETTINGS, "lr_unet": 0.02, "iterations": 8, "keep_best": True, "watch_every": 1}
+    wild["early_stop_patience"] = 3
+    whole, killed = (shop.task("oil", image, tmp_path / n, **wild) for n in ("whole", "killed"))
+    bench.train(whole, ignore)
+    info = load_style(tmp_path / "whole" / "style", load_base(shop.base)).info
+    totals = [
+        r["total"] for r in json.loads((tmp_path / "whole/result.json").read_text())["history"]
+    ]
+    best = min(range(len(totals)), key=totals.__getitem__) + 1
+    assert info["iteration_kept"] == best
+    # It ended three looks after the best, and so before the last iteration.
+    assert info["iterations_trained"] == len(totals) == best + 3 < 8
+
+    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
+    subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
+    assert (tmp_path / "killed" / CHECKPOINT).is_file()
+    bench.train(killed, ignore)
+    weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_failures_have_kinds() -> None:
+    errors = {
+        "diverged": DivergedError("the loss is nan"),
+        "image": ImageError("x.png", "no such file"),
+        "input": UserError("no such thing"),
+        "memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        "error": KeyError("x"),
+    }
+    assert {kind: failure_kind(e) for kind, e in errors.items()} == {k: k for k in errors}
+    assert failure_kind(MemoryError()) == failure_kind(torch.OutOfMemoryError("")) == "memory"
 
 
 def test_failures_are_described_in_one_line() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from osasis.base import Base, photo_tensor
 from osasis.contents import (
     HELD_OUT,
+    PARTS,
     ContentBank,
     Contents,
     SampledContents,
@@ -30,7 +31,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def equal(a: Contents, b: Contents) -> bool:
-    return all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("photo", "z", "x_t0"))
+    return all(torch.equal(getattr(a, f), getattr(b, f)) for f in PARTS)
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def numbered() -> ContentBank:
     """Six contents that tell their number."""
     n = torch.arange(6.0)
     picture = n.view(6, 1, 1, 1).expand(6, 3, 4, 4).clone()
-    return ContentBank(Contents(picture, n.view(6, 1).clone(), picture + 100))
+    guide = n.view(6, 1, 1) - 50
+    return ContentBank(Contents(picture, n.view(6, 1).clone(), picture + 100, guide))
 
 
 def test_encode_contents(
@@ -52,6 +54,7 @@ def test_encode_contents(
     assert torch.equal(c.photo, photos)
     torch.testing.assert_close(c.z, z)
     torch.testing.assert_close(c.x_t0, x)
+    torch.testing.assert_close(c.guide, tiny_base.guide.embed(photos))
     assert len(c) == 2 and not c.x_t0.requires_grad
 
 
@@ -69,6 +72,7 @@ def test_a_draw_is_without_replacement(numbered: ContentBank) -> None:
         # All parts are of the same content.
         assert torch.equal(c.photo[:, 0, 0, 0], c.z[:, 0])
         assert torch.equal(c.x_t0[:, 0, 0, 0], c.z[:, 0] + 100)
+        assert torch.equal(c.guide[:, 0, 0], c.z[:, 0] - 50)
 
 
 def test_a_small_bank_repeats_its_contents(numbered: ContentBank) -> None:

@@ -1,0 +1,160 @@
+"""Looking up what is registered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from factory.home import Home
+from factory.registry.versions import CHAMPION, StyleVersion, current_of, quiet, version_of
+from osasis.errors import UserError
+from osasis.settings import did_you_mean
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "style-factory"
+# Registered models of other projects may live on the same server.
+KIND_TAG = "style_factory.kind"
+MODELS_A_PAGE, VERSIONS_A_PAGE = 1000, 10_000
+
+
+class Lookup:
+    """Registered styles of a home (sqlite and local artifacts) or of an MLflow server."""
+
+    def __init__(self, home: Home) -> None:
+        # MLflow reads these when imported; usage statistics would leave the machine.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        import mlflow
+
+        home.path.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        self.home = home
+        # Several processes that make a new database at once would break its migration.
+        lock = home.locked("registry") if self.local else contextlib.nullcontext()
+        with lock, quiet():
+            # Not mlflow.set_tracking_uri: it holds for the whole process and its environment,
+            # and the next home would be this one.
+            self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
+            self.experiment = self.experiment_id(EXPERIMENT)
+
+    @property
+    def local(self) -> bool:
+        """Whether the registry is a sqlite file rather than a server."""
+        return self.home.tracking_uri.startswith("sqlite:")
+
+    def experiment_id(self, name: str) -> str:
+        """The experiment of a name, made where it is new; its artifacts lie below the home."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            # MLflow's own default is a folder of wherever the command was started.
+            location = self.home.artifacts.as_uri() if self.local else None
+            try:
+                return self.client.create_experiment(name, artifact_location=location)
+            except MlflowException as e:
+                if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+                assert found is not None
+        return found.experiment_id
+
+    def styles(self) -> list[str]:
+        """Ids of all registered styles, sorted."""
+        # A run killed at the wrong moment leaves a name without a version.
+        return sorted(m.name for m in self._models() if m.latest_versions)
+
+    def all_versions(self) -> dict[str, list[StyleVersion]]:
+        """Every version of every style, newest first, by style in order; two queries a page,
+        however many styles there are."""
+        models = {m.name: m for m in self._models()}
+        out: dict[str, list[StyleVersion]] = {}
+        for v in self._pages("search_model_versions", VERSIONS_A_PAGE):
+            if v.name in models:
+                out.setdefault(v.name, []).append(self._version(v, models[v.name]))
+        return {k: sorted(out[k], key=lambda v: -v.version) for k in sorted(out)}
+
+    def _models(self) -> list[Any]:
+        only_ours = f"tags.`{KIND_TAG}` = 'style'"
+        return self._pages("search_registered_models", MODELS_A_PAGE, filter_string=only_ours)
+
+    def _pages(self, method: str, size: int, **query: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = getattr(self.client, method)(max_results=size, page_token=token, **query)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def versions(self, style: str) -> list[StyleVersion]:
+        """All versions of a style, newest first. Raises UserError where there is no such style."""
+        ours = f"name = '{_quoted(style)}'"
+        found = self._pages("search_model_versions", VERSIONS_A_PAGE, filter_string=ours)
+        if not found:
+            raise self._unknown(style)
+        model = self.client.get_registered_model(style)
+        if not is_style(model):
+            raise self._unknown(style)
+        return sorted((self._version(v, model) for v in found), key=lambda v: -v.version)
+
+    def get(self, style: str, version: str = CHAMPION) -> StyleVersion:
+        """A version by its number or alias. Raises UserError naming what there is."""
+        versions = self.versions(style)
+        for v in versions:
+            if version == str(v.version) or version in v.aliases:
+                return v
+        known = ", ".join(
+            f"{v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in versions
+        )
+        raise UserError(f"style {style!r} has no version {version!r}: there are {known}")
+
+    def current(self, style: str) -> StyleVersion:
+        """The champion; the newest version where no version is champion."""
+        return current_of(self.versions(style))
+
+    def resolve(self, reference: str) -> StyleVersion:
+        """``a``, ``a@alias`` or ``a:3`` to one version; plain ``a`` is its champion."""
+        for mark in ("@", ":"):
+            name, found, rest = reference.partition(mark)
+            if found:
+                return self.get(name, rest)
+        return self.get(reference)
+
+    def find(self, style: str, fingerprint: str) -> StyleVersion | None:
+        """The version with this fingerprint, if it is registered."""
+        try:
+            versions = self.versions(style)
+        except UserError:
+            return None
+        return next((v for v in versions if v.fingerprint == fingerprint), None)
+
+    def _version(self, v: Any, model: Any) -> StyleVersion:
+        aliases = [a for a, number in model.aliases.items() if int(number) == int(v.version)]
+        return version_of(v, aliases, self.home.tracking_uri, self.home.cache)
+
+    def _unknown(self, style: str) -> UserError:
+        names = self.styles()
+        if not names:
+            return UserError(
+                f"unknown style {style!r}: none is registered in {self.home.path} "
+                "(train some with `style-factory train CATALOG`)"
+            )
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        hint = did_you_mean(style, names) or f" (registered: {shown})"
+        return UserError(f"unknown style {style!r}{hint}")
+
+
+def is_style(model: Any) -> bool:
+    """Whether a registered model is one of ours."""
+    return bool(model.tags.get(KIND_TAG) == "style")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

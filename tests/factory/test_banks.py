@@ -1,0 +1,143 @@
+"""Content banks on a real Ray: addressed by what they depend on, built once, resumed by shard."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from factory.banks import JSON_NAME, Photos, bank_path, ensure_banks, read_bank, shard_path
+from factory.claims import Claims
+from osasis.base import Base, load_base
+from osasis.contents import CHUNK, PARTS, ContentBank, build_bank
+from osasis.settings import TrainSettings
+from tests.factory.conftest import SIZE, Shop
+
+# Three shards, the last one not full.
+COUNT = 2 * CHUNK + 3
+
+
+@pytest.fixture(scope="module")
+def base(shop: Shop) -> Base:
+    torch.set_num_threads(1)
+    return load_base(shop.base)
+
+
+@pytest.fixture(scope="module")
+def photos() -> Photos:
+    generator = torch.Generator().manual_seed(3)
+    shape = (COUNT, 3, SIZE, SIZE)
+    return Photos(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def settings(shop: Shop) -> TrainSettings:
+    return replace(shop.settings, bank_size=100)
+
+
+@pytest.fixture
+def ensure(
+    shop: Shop, base: Base, settings: TrainSettings, photos: Photos, local_ray: None
+) -> Callable[..., list[str]]:
+    """Makes sure of the photos' bank below a folder, for a job of a name; what was reported."""
+
+    def build(folder: Path, job: str = "job") -> list[str]:
+        told: list[str] = []
+        claims = Claims(folder / "claims", job)
+        try:
+            ensure_banks(
+                folder / "banks", shop.base, base, [settings] * 2, told.append, claims, photos
+            )
+        finally:
+            claims.close()
+        return told
+
+    return build
+
+
+def test_a_bank_is_named_by_what_it_depends_on(
+    base: Base, settings: TrainSettings, photos: Photos, tmp_path: Path
+) -> None:
+    def path(brought: Photos | None = None, **changes: object) -> Path | None:
+        return bank_path(tmp_path, base, replace(settings, **changes), brought)  # type: ignore[arg-type]
+
+    same = path()
+    # How a style is trained makes no other contents, and photos need no seed.
+    assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7) == same
+    others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
+    others += [path(t0=0.8), path(guide_input="nearest224"), path(photos)]
+    others.append(path(Photos(255 - photos.tensor)))
+    assert len({same, *others}) == 7 and None not in others
+    # Contents that are sampled depend on the seed as well.
+    blind = replace(base, photos=None)
+    sampled = {bank_path(tmp_path, blind, replace(settings, seed=s)) for s in (0, 1)}
+    assert len(sampled) == 2
+    assert bank_path(tmp_path, blind, replace(settings, contents="sampled")) is None
+
+
+def test_a_bank_holds_what_a_plain_loop_computes(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (told,) = ensure(tmp_path)
+    assert told.startswith(f"content bank: {COUNT} contents encoded in ")
+    (folder,) = (tmp_path / "banks").iterdir()
+    bank = read_bank(folder)
+    assert bank is not None and bank.contents == COUNT
+    assert bank.saves(settings) == bank.draw_seconds * settings.batch_size * settings.iterations
+    assert 0 < bank.draw_seconds < bank.seconds
+    # The base's own photos replaced by these: all but those that are held out are its bank.
+    held_out = photos.tensor[:1].expand(6, -1, -1, -1)
+    plain = build_bank(replace(base, photos=torch.cat([photos.tensor, held_out])), settings)
+    stored = ContentBank.load(folder).contents
+    for name in PARTS:
+        assert torch.equal(getattr(stored, name), getattr(plain.contents, name)), name
+    # Again: found, not built.
+    assert ensure(tmp_path) == []
+
+
+def test_a_build_goes_on_with_the_shards_that_are_missing(
+    ensure: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    ensure(tmp_path)
+    (folder,) = (tmp_path / "banks").iterdir()
+    shards = [shard_path(folder, start) for start in range(0, COUNT, CHUNK)]
+    before = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
+    (folder / JSON_NAME).unlink()
+    shards[1].unlink()
+    assert read_bank(folder) is None
+    assert len(ensure(tmp_path, "successor")) == 1
+    after = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
+    assert [b for b, _ in after] == [b for b, _ in before]
+    assert [a[1] == b[1] for a, b in zip(after, before, strict=True)] == [True, False, True]
+    assert not list(folder.glob("*.part")) and not (folder / "photos.safetensors").exists()
+
+
+def test_a_job_waits_for_a_bank_that_another_builds(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    ensure(tmp_path / "source")
+    (ready,) = (tmp_path / "source" / "banks").iterdir()
+    folder = bank_path(tmp_path / "banks", base, settings, photos)
+    assert folder is not None and folder.name == ready.name
+    builder = Claims(tmp_path / "claims", "builder")
+    assert builder.acquire(f"bank-{folder.name}") is None
+    told: list[list[str]] = []
+    waiter = threading.Thread(target=lambda: told.append(ensure(tmp_path, "waiter")))
+    waiter.start()
+    time.sleep(1.5)
+    assert waiter.is_alive() and not folder.exists()
+    folder.parent.mkdir()
+    ready.rename(folder)
+    builder.close()
+    waiter.join(60)
+    # It built nothing: the one line says for whom it waited.
+    assert told == [["content bank: waiting for job builder, which builds it"]]
+    assert json.loads((folder / JSON_NAME).read_text())["contents"] == COUNT
