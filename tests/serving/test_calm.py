@@ -63,12 +63,12 @@ def test_a_promoted_version_is_served_within_seconds(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = server.home
-    unknown = server.stylize(photo_bytes(), {"styles": ["zinc"]})
+    unknown = server.stylize(photo_bytes(), {"styles": ["slate"]})
     assert error_of(unknown, 422)["field"] == "mix.styles[0].style"
-    register(path, "zinc", 31, tmp_path_factory.mktemp("zinc"))
+    register(path, "slate", 31, tmp_path_factory.mktemp("slate"))
 
     def version() -> str:
-        answer = server.stylize(photo_bytes(), {"styles": ["zinc"]})
+        answer = server.stylize(photo_bytes(), {"styles": ["slate"]})
         return answer.headers.get("x-style-version", "")
 
     def seconds_until(wanted: str) -> float:
@@ -76,20 +76,20 @@ def test_a_promoted_version_is_served_within_seconds(
         wait_until(lambda: version() == wanted, 30)
         return time.monotonic() - start
 
-    assert seconds_until("zinc:1") < 15
-    first = server.stylize(photo_bytes(), {"styles": ["zinc"]})
-    register(path, "zinc", 32, tmp_path_factory.mktemp("zinc2"))
+    assert seconds_until("slate:1") < 15
+    first = server.stylize(photo_bytes(), {"styles": ["slate"]})
+    register(path, "slate", 32, tmp_path_factory.mktemp("slate2"))
     registry = Registry(Home(path))
-    registry.promote("zinc:2")
-    assert seconds_until("zinc:2") < 15
-    second = server.stylize(photo_bytes(), {"styles": ["zinc"]})
+    registry.promote("slate:2")
+    assert seconds_until("slate:2") < 15
+    second = server.stylize(photo_bytes(), {"styles": ["slate"]})
     assert np.abs(pixels(first.content) - pixels(second.content)).max() > 0.05
     # The old one is still there by its number, and comes back by a rollback.
-    old = server.stylize(photo_bytes(), {"styles": ["zinc:1"]})
+    old = server.stylize(photo_bytes(), {"styles": ["slate:1"]})
     assert np.array_equal(pixels(old.content), pixels(first.content))
-    registry.rollback("zinc")
-    assert seconds_until("zinc:1") < 15
-    assert "champion" in server.get("/v1/styles/zinc").json()["aliases"]
+    registry.rollback("slate")
+    assert seconds_until("slate:1") < 15
+    assert "champion" in server.get("/v1/styles/slate").json()["aliases"]
 
 
 def test_a_broken_style_leaves_the_others(
