@@ -14,15 +14,18 @@ from factory.home import Home
 from factory.work import OnIteration, StyleTask
 from tests.factory.conftest import cli
 
-STYLES = 12
-SECONDS = 0.8
+STYLES = 4
+SECONDS = 300
 
 
 class Waiting:
-    """A bench whose training is a wait."""
+    """A bench whose training is a wait for a file."""
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
-        time.sleep(task.settings["wait"])
+        deadline = time.monotonic() + SECONDS
+        while not Path(task.settings["until"]).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         on_iteration(1, 1, {"total": 0.0})
 
 
@@ -34,7 +37,9 @@ class Run:
     """A job of styles that wait, on one slot, in a thread; who trained what."""
 
     def __init__(self, folder: Path) -> None:
-        tasks = [StyleTask(f"s{i}", "", None, "", {"wait": SECONDS}, "") for i in range(STYLES)]
+        self.go = folder.parent / "go"
+        settings = {"until": str(self.go)}
+        tasks = [StyleTask(f"s{i}", "", None, "", settings, "") for i in range(STYLES)]
         self.job = TrainingJob(
             folder, folder / "base", folder / "previews", tasks, open_bench=open_waiting
         )
@@ -52,12 +57,13 @@ class Run:
         self.slots |= {k: s["slot"] for k, s in snapshot.items() if s["state"] == "running"}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + SECONDS
         while not condition():
             assert self.thread.is_alive() and time.monotonic() < deadline
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -> None:
     home = Home(tmp_path)
     run = Run(home.jobs / "train-1")
@@ -66,8 +72,10 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     assert (shown["job"], shown["slots"], len(shown["styles"])) == ("train-1", 1, STYLES)
     added = cli("slots", "add", "latest", "1", "--home", tmp_path, "--json")
     assert (added.code, added.document) == (0, {"job": "train-1", "slots": 2})
-    run.wait_for(lambda: set(run.slots.values()) == {0, 1})
-    run.thread.join(120)
+    # Both hold a style, and neither has ended.
+    run.wait_for(lambda: run.slots == {"s0": 0, "s1": 1})
+    run.go.touch()
+    run.thread.join(SECONDS)
     assert run.result is not None
     assert {s["state"] for s in run.result.states.values()} == {"done"}
     # Nothing was trained twice for it.

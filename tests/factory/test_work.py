@@ -180,8 +180,8 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
 def test_the_best_iteration_is_kept_although_the_training_was_killed(
     shop: Shop, bench: Workbench, image: Path, tmp_path: Path
 ) -> None:
-    # A walk of big steps: its loss rises soon.
-    wild = {**SETTINGS, "lr_unet": 0.02, "iterations": 8, "keep_best": True, "watch_every": 1}
+    # Steps so big that the loss rises at once: the first iteration is the best.
+    wild = {**SETTINGS, "lr_unet": 0.3, "iterations": 8, "keep_best": True, "watch_every": 1}
     wild["early_stop_patience"] = 3
     whole, killed = (shop.task("oil", image, tmp_path / n, **wild) for n in ("whole", "killed"))
     bench.train(whole, ignore)
@@ -190,7 +190,7 @@ def test_the_best_iteration_is_kept_although_the_training_was_killed(
         r["total"] for r in json.loads((tmp_path / "whole/result.json").read_text())["history"]
     ]
     best = min(range(len(totals)), key=totals.__getitem__) + 1
-    assert info["iteration_kept"] == best
+    assert info["iteration_kept"] == best < KILLED_AT
     # It ended three looks after the best, and so before the last iteration.
     assert info["iterations_trained"] == len(totals) == best + 3 < 8
 

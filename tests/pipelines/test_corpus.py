@@ -113,6 +113,7 @@ def test_photos_at_a_uri_are_those_of_the_folder(
     assert written(tmp_path) == of_folder
 
 
+@pytest.mark.slow
 def test_inspect_prints_the_command_that_makes_the_picture_again(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,9 @@ from serving.client import Client, ServerError
 from tests.serving.conftest import QUEUE, Server, photo_bytes, pixels, register, wait_until
 from tests.serving.test_http import INK, error_of
 
+# A server of their own and minutes of waiting.
+pytestmark = pytest.mark.slow
+
 # Some 30 passes of the network: long enough to queue, short enough for a busy machine.
 SLOW: dict[str, Any] = {"styles": ["ink"], "decode_steps": 50, "encode_steps": 10}
 
