@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -106,11 +107,25 @@ def start_ray(slots: int | None = None) -> None:
                 runtime_env={"env_vars": train_env},
                 **local,
             )
+            _stop_like_ctrl_c()
             return
         except Exception as e:  # Ray gives a busy machine half a minute, and says so untyped
             if address or not left or "timed out" not in str(e):
                 raise
             ray.shutdown()
+
+
+def _stop_like_ctrl_c() -> None:
+    """SIGTERM, by which systemd and Kubernetes end a job, ends it as Ctrl-C does.
+
+    Ray's own handler, set by its start, prints a stack and aborts.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:

@@ -8,6 +8,8 @@ in what was given. Heavy imports wait until a command needs them. One module a g
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 from factory.cli import base, catalog, inspect, serve, slots, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
@@ -17,6 +19,7 @@ from osasis.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. No traceback for a user's mistake."""
     args = _parser().parse_args(argv)
+    interrupted = False
     with results_only_on_stdout():
         try:
             code = args.run(args)
@@ -24,13 +27,26 @@ def main(argv: list[str] | None = None) -> int:
             code = fail(args, str(e), 2)
         except KeyboardInterrupt:
             code = fail(args, "stopped; the same command trains on where it can", 130)
+            interrupted = True
         except Exception as e:
             if not _from_surroundings(e):
                 raise
             from factory.work import describe_failure
 
             code = fail(args, describe_failure(e), 1)
+    if interrupted:
+        _leave_ray(code)
     return code
+
+
+def _leave_ray(code: int) -> None:
+    """End at once where Ray runs: threads that wait for slots would find it shut down, and end the
+    process with a code of their own. Ray's processes end with this one."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _from_surroundings(error: Exception) -> bool:

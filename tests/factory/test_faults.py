@@ -130,6 +130,20 @@ def reaches(home: Path, wanted: float) -> float | None:
     return now if now >= wanted and iterations(home) else None
 
 
+def test_sigterm_ends_a_run_as_ctrl_c_does(fresh_home: Callable[[], Path], tmp_path: Path) -> None:
+    """systemd and Kubernetes send it: one line and a code of its own, no stack of Ray's."""
+    picture(100).save(tmp_path / "style.png")
+    home = fresh_home()
+    driver = Driver(home, tmp_path, *sets(iterations=4000, checkpoint_every=EVERY), "--slots", "1")
+    driver.until(lambda: iterations(home))
+    driver.process.terminate()
+    assert driver.process.wait(60) == 130
+    said = driver.err.read_text()
+    assert "stopped; the same command trains on where it can" in said
+    assert "SIGTERM received" not in said
+    assert list(Home(home).claims.glob("*.claim")) == []
+
+
 def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
     fresh_home: Callable[[], Path], tmp_path: Path
 ) -> None:
