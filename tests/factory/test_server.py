@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
                 time.sleep(0.3)
         yield address, folder / "artifacts"
     finally:
-        os.killpg(process.pid, 15)  # its workers are processes too
+        # Its workers are processes too, and a busy one takes minutes to end by itself.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
 
 
