@@ -30,7 +30,7 @@ from tests.factory.conftest import SIZE, picture, sets
 pytestmark = pytest.mark.slow
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
-PATIENCE = 500
+PATIENCE = 900
 
 
 class Driver:
@@ -59,6 +59,14 @@ class Driver:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(60)
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A failed test leaves no driver behind."""
+        if self.process.poll() is None:
+            self.kill()
 
     def end(self) -> tuple[int, dict[str, Any]]:
         """Exit code and document of a driver that is left to its work."""
@@ -196,7 +204,8 @@ FEW: dict[str, Any] = {
 
 def worker_of(driver: int) -> int:
     """The process of a Ray Train worker below this driver."""
-    import psutil  # Ray brings it
+    import ray  # noqa: F401  its import puts psutil in reach
+    import psutil
 
     titles = {p.pid: "".join(p.cmdline()[:1]) for p in psutil.Process(driver).children(True)}
     return next(pid for pid, title in titles.items() if "RayTrainWorker" in title)
@@ -214,10 +223,10 @@ def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Pa
     home.mkdir()
     options = [part for k, v in FEW.items() for part in ("--set", f"{k}={v}")] + ["--slots", "2"]
 
-    driver = Driver(home, catalog, *options)
-    driver.until(lambda: iterations(home) and len(Registry(Home(home)).styles()) >= 2)
-    os.kill(worker_of(driver.process.pid), signal.SIGKILL)
-    code, document = driver.end()
+    with Driver(home, catalog, *options) as driver:
+        driver.until(lambda: iterations(home) and len(Registry(Home(home)).styles()) >= 2)
+        os.kill(worker_of(driver.process.pid), signal.SIGKILL)
+        code, document = driver.end()
     styles = {s["id"]: s for s in document["styles"]}
     assert code == 1
     failed = styles.pop("lithograph")
