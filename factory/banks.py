@@ -156,8 +156,11 @@ def _build(
     task = _shards.options(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_retries=3)
     count = max(1, min(gpus or cpus, len(starts)))
     arguments = (str(base_folder), str(path), settings.to_dict(), size, photos is not None)
-    waiting = [task.remote(*arguments, starts[i::count], bool(gpus)) for i in range(count)]
-    draw_seconds = min(ray.get(waiting))
+    # The last task has the fewest shards: it also tells what the bank spares.
+    waiting = [
+        task.remote(*arguments, starts[i::count], bool(gpus), i == count - 1) for i in range(count)
+    ]
+    draw_seconds = sum(ray.get(waiting))
     seconds = time.perf_counter() - started
     info = {
         "contents": size,
@@ -186,8 +189,9 @@ def _shards(
     photos: bool,
     starts: list[int],
     gpu: bool,
+    measure: bool,
 ) -> float:
-    """Compute shards; returns the seconds that sampling one content anew would take."""
+    """Compute shards; returns the seconds that sampling one content anew takes, where asked for."""
     from osasis.contents import SampledContents, bank_chunk, save_contents
 
     torch.set_num_threads(1)
@@ -197,11 +201,14 @@ def _shards(
     for start in starts:
         chunk = bank_chunk(loaded, wanted, start, own).take(slice(size - start))
         save_contents(shard_path(Path(path), start), chunk)
+    if not measure:
+        return 0.0
+    # On a CPU a content costs the same in any batch, and one of them is time enough.
+    count = wanted.batch_size if device == "cuda" else 1
     started = time.perf_counter()
-    source = SampledContents(loaded, wanted)
-    drawn = source.draw(wanted.batch_size, torch.Generator().manual_seed(0))
+    drawn = SampledContents(loaded, wanted).draw(count, torch.Generator().manual_seed(0))
     drawn.photo.sum().item()  # a GPU works on after the call
-    return (time.perf_counter() - started) / wanted.batch_size
+    return (time.perf_counter() - started) / count
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from factory.home import Home
-from osasis.base import JSON_NAME, read_base_info, save_base
+from osasis.base import save_base
+from osasis.base_info import JSON_NAME, read_base_info
 from osasis.config import load_config
 from osasis.errors import ImageError, UserError
 from osasis.guide import StatisticsGuide, open_clip_guide

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -23,14 +20,7 @@ from factory.work import OnIteration, StyleTask, Workbench, describe_failure, fa
 from osasis.errors import UserError
 from osasis.storage import write_json
 
-# How soon a slot's end or death is noticed, instead of after two seconds. Polling is not free:
-# at a tenth of a second every slot's controller took a twentieth of a core.
-TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-# On this machine alone no node is taken away: a process less a slot, of many seconds to start.
-LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 POLL_SECONDS = 0.5
-# How often a local Ray is started where the machine is too busy for it.
-STARTS = 3
 # How long a run waits for its slots to end when all styles are settled.
 JOIN_SECONDS = 15.0
 # In a job's folder while it trains: how many slots it is to have.
@@ -82,50 +72,6 @@ class JobResult:
 
     states: Snapshot = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def start_ray(slots: int | None = None) -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start a local one."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    train_env = TRAIN_ENV if address else TRAIN_ENV | LOCAL_ENV
-    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local: dict[str, Any] = {} if address else {"object_store_memory": 200_000_000}
-    if slots is not None and not address:
-        local["num_cpus"] = max(slots, os.cpu_count() or 1)
-    for left in range(STARTS - 1, -1, -1):
-        try:
-            ray.init(
-                # A cluster that once ran here leaves its address behind, and Ray follows it.
-                address=address or "local",
-                include_dashboard=False if not address else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env={"env_vars": train_env},
-                **local,
-            )
-            _stop_like_ctrl_c()
-            return
-        except Exception as e:  # Ray gives a busy machine half a minute, and says so untyped
-            if address or not left or "timed out" not in str(e):
-                raise
-            ray.shutdown()
-
-
-def _stop_like_ctrl_c() -> None:
-    """SIGTERM, by which systemd and Kubernetes end a job, ends it as Ctrl-C does.
-
-    Ray's own handler, set by its start, prints a stack and aborts.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:

@@ -142,7 +142,7 @@ def _read_info(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def _check_base(home: Home, fingerprint: str, source: Path) -> None:
-    from osasis.base import read_base_info
+    from osasis.base_info import read_base_info
 
     there = {n: read_base_info(f)["fingerprint"] for n, f in home.base_folders().items()}
     if fingerprint not in there.values():

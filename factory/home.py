@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from osasis.base import JSON_NAME, read_base_info, shipped_bases
+from osasis.base_info import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.settings import did_you_mean
 

@@ -165,9 +165,9 @@ class _Run:
 
     def _train_all(self, waiting: list[Planned]) -> None:
         """Train what no other job trains, in rounds until every style is settled."""
-        from factory import bulk
+        from factory.cluster import start_ray
 
-        bulk.start_ray(self.options.slots)
+        start_ray(self.options.slots)
         claims = Claims(self.home.claims, self.job)
         told = False
         try:

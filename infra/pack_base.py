@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from osasis.base import SHIPPED, load_base, save_base
+from osasis.base import load_base, save_base
+from osasis.base_info import SHIPPED
 from osasis.config import load_config
 from osasis.evaluate import draw_samples
 from osasis.images import png_bytes, tensor_to_image

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from osasis.config import DiffAEConfig
-from osasis.diffusion import stride_timesteps
 from osasis.errors import UserError
 from osasis.settings import did_you_mean
+from osasis.timesteps import stride_timesteps
 
 BLENDS = ("weights", "noise")
 

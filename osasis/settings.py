@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 from typing import Literal as Choice
 
-from osasis.diffusion import stride_timesteps
 from osasis.errors import UserError
+from osasis.timesteps import stride_timesteps
 
 
 @dataclass(frozen=True)

@@ -323,14 +323,26 @@ def _check(
         settings = styles[share.style].settings if share.style in styles else None
         if settings is None or settings.spacing == "leading":
             continue
-        steps = mix.decode_steps or settings.stylize_decode_steps
-        if not whole_steps(steps, encodings.t0) or not whole_steps(encodings.steps, encodings.t0):
-            problems.append(
-                f"t0 {encodings.t0} is no whole number of steps of {encodings.steps} encode_steps "
-                f"and {steps} decode_steps"
-            )
+        if wrong := _step_problems(mix, encodings, settings):
+            problems += wrong
             break
     if mix.text_edit is not None and mix.text_edit not in text_edits:
         problems.append(f"text_edit {mix.text_edit!r} is not given")
     if problems:
         raise UserError("mix: " + "; ".join(problems))
+
+
+def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[str]:
+    """Numbers of steps of which t0 is no whole number; the field that the mix gives is named."""
+    t0 = encodings.t0
+    asked = {
+        "encode_steps": encodings.steps,
+        "decode_steps": mix.decode_steps or settings.stylize_decode_steps,
+    }
+    return [
+        f"t0 is {t0:g}, which is no whole number of steps of {name} {steps}"
+        if mix.t0 is not None and getattr(mix, name) is None
+        else f"{name} is {steps}: t0 {t0:g} is no whole number of its steps"
+        for name, steps in asked.items()
+        if not whole_steps(steps, t0)
+    ]

@@ -18,7 +18,7 @@ from factory.bases import check_name, import_base
 from factory.home import Home
 from factory.registry import Registry
 from factory.uris import copy_pictures, is_uri
-from osasis.base import shipped_bases
+from osasis.base_info import shipped_bases
 from osasis.config import load_config
 from osasis.errors import UserError
 from osasis.photo_set import PhotoSet, read_photo_set
@@ -129,7 +129,7 @@ def _run_workers(job: dict[str, Any], workers: int, log: _Log) -> bool:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from factory.bulk import start_ray
+    from factory.cluster import start_ray
 
     start_ray(workers)
     gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()

@@ -19,7 +19,7 @@ import pyarrow as pa
 from factory import __version__
 from factory.home import Home
 from factory.uris import locate
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from osasis.errors import UserError
 from osasis.images import FITS
 from osasis.provenance import FORMATS

@@ -200,6 +200,6 @@ def connect() -> None:
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    from factory.bulk import start_ray
+    from factory.cluster import start_ray
 
     start_ray()

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.edits import find_text_edit
 from factory.home import Home
 from factory.registry import Registry, StyleVersion
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from osasis.config import DiffAEConfig
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
@@ -71,6 +70,8 @@ class Targets:
         if problems := mix.problems(DiffAEConfig.from_dict(self._info["config"])):
             raise UserError("mix: " + "; ".join(problems))
         if mix.text_edit is not None:
+            from factory.edits import find_text_edit  # imports torch
+
             find_text_edit(self.home, mix.text_edit, self._info["fingerprint"])
         key = json.dumps(mix.to_dict())
         if key not in self._index:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -13,12 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from factory.home import Home
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from osasis.errors import UserError
 from serving.config import ServeConfig
 
 NAME = "style-factory"
-STARTS = 3
 
 
 def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
@@ -63,10 +63,11 @@ def run(
     import ray
     from ray import serve
 
+    from factory.cluster import connect
     from serving.app import build
 
     stop = threading.Event()
-    _start_ray(config)
+    connect(math.ceil(config.engine_cpus * config.replicas))
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -83,35 +84,6 @@ def run(
     finally:
         serve.shutdown()
         ray.shutdown()
-
-
-def _start_ray(config: ServeConfig) -> None:
-    import ray
-
-    address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {}
-    if not address:
-        need = config.engine_cpus * config.replicas
-        local = {
-            "num_cpus": max(int(need + 0.999), os.cpu_count() or 1),
-            "object_store_memory": 200_000_000,
-        }
-    for attempt in range(1, STARTS + 1):
-        try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **local,
-            )
-        except Exception as e:
-            # Ray gives a local node 30 s to start; a busy machine needs a second try.
-            ray.shutdown()
-            if attempt == STARTS or "timed out" not in str(e):
-                raise UserError(f"Ray did not start: {' '.join(str(e).split())[:200]}") from e
-        else:
-            return
 
 
 def _drain(seconds: float) -> None:

@@ -21,7 +21,7 @@ from fastapi import Request
 
 from factory.edits import find_text_edit
 from factory.home import Home
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from osasis.config import DiffAEConfig
 from osasis.errors import UserError
 from osasis.mix import Mix

@@ -96,7 +96,8 @@ def main() -> None:
 
     from factory.home import Home
     from factory.registry import Registry
-    from osasis.base import load_base, shipped_bases
+    from osasis.base import load_base
+    from osasis.base_info import shipped_bases
     from osasis.style import save_style
     from pipelines import stylize
 

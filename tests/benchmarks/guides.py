@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osasis.base import Base, load_base, shipped_bases
+from osasis.base import Base, load_base
+from osasis.base_info import shipped_bases
 from osasis.contents import ContentBank, build_bank
 from osasis.counterpart import photo_counterpart
 from osasis.guide import CombinedGuide, StatisticsGuide

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import bulk
+from factory.cluster import start_ray
 from factory.work import OnIteration, StyleTask
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=0.5)
     parser.add_argument("--slots", default="1,2,4,8")
     args = parser.parse_args()
-    bulk.start_ray()
+    start_ray()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in args.slots.split(","):

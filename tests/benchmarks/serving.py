@@ -200,7 +200,7 @@ def plans(images: int, rounds: int) -> Plan:
 
 def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Load, slider and cold style, over the base that the package ships."""
-    from osasis.base import shipped_bases
+    from osasis.base_info import shipped_bases
 
     if not home.exists():
         fill(home, next(iter(shipped_bases().values())), STYLES)
@@ -313,7 +313,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = args.home or Path(scratch) / "home"
         if args.fill:
-            from osasis.base import shipped_bases
+            from osasis.base_info import shipped_bases
 
             fill(home, next(iter(shipped_bases().values())), STYLES)
             return

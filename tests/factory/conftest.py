@@ -295,7 +295,7 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.bulk import TRAIN_ENV
+    from factory.cluster import TRAIN_ENV
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
@@ -330,3 +330,14 @@ def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) 
     )
     save_style(folder, style, image, -image)
     return style
+
+
+def ray_processes(title: str, driver: int | None = None) -> list[int]:
+    """Ids of the Ray processes below a driver (this process) whose title holds this text."""
+    import ray
+
+    assert ray.__version__  # its import puts psutil in reach
+    import psutil
+
+    below = psutil.Process(driver).children(recursive=True)
+    return [p.pid for p in below if title in "".join(p.cmdline()[:1])]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from factory.bulk import (
 )
 from factory.fingerprint import fingerprint
 from factory.work import CHECKPOINT, Workbench
-from tests.factory.conftest import Shop, picture
+from tests.factory.conftest import Shop, picture, ray_processes
 
 ITERATIONS = 20
 
@@ -31,15 +32,6 @@ ENDS = {"gone": "failed", "a": "done", "b": "done"}
 
 def ends(states: Snapshot) -> dict[str, str]:
     return {style: state["state"] for style, state in states.items()}
-
-
-def ray_processes(title: str) -> Iterator[int]:
-    """Ids of this session's own Ray processes whose title holds this text."""
-    import psutil  # Ray brings it
-
-    for process in psutil.Process().children(recursive=True):
-        if title in "".join(process.cmdline()[:1]):
-            yield process.pid
 
 
 @dataclass
@@ -61,10 +53,8 @@ class Saboteur:
     def kill(self, what: str, title: str) -> None:
         if what in self.killed:
             return
-        import psutil
-
         (pid,) = ray_processes(title)
-        psutil.Process(pid).kill()
+        os.kill(pid, signal.SIGKILL)
         self.killed[what] = pid
 
     def leases(self, style: str) -> list[float]:

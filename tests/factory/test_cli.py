@@ -17,7 +17,7 @@ from PIL import Image
 
 from factory.home import Home
 from factory.registry import Registry
-from osasis.base import shipped_bases
+from osasis.base_info import shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.losses import LOSS_NAMES
 from tests.factory.conftest import (

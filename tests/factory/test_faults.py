@@ -25,7 +25,7 @@ from osasis.storage import save_tensors
 from osasis.style import load_style
 from tests.conftest import ROOT, SHARED
 from tests.factory.conftest import FEW as FEW_STEPS
-from tests.factory.conftest import SIZE, picture, sets
+from tests.factory.conftest import SIZE, picture, ray_processes, sets
 
 pytestmark = pytest.mark.slow
 
@@ -202,15 +202,6 @@ FEW: dict[str, Any] = {
 }
 
 
-def worker_of(driver: int) -> int:
-    """The process of a Ray Train worker below this driver."""
-    import ray  # noqa: F401  its import puts psutil in reach
-    import psutil
-
-    titles = {p.pid: "".join(p.cmdline()[:1]) for p in psutil.Process(driver).children(True)}
-    return next(pid for pid, title in titles.items() if "RayTrainWorker" in title)
-
-
 def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Path) -> None:
     source, catalog, home = SHARED / "data" / "styles", tmp_path / "styles", tmp_path / "home"
     if not source.is_dir():
@@ -225,7 +216,7 @@ def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Pa
 
     with Driver(home, catalog, *options) as driver:
         driver.until(lambda: iterations(home) and len(Registry(Home(home)).styles()) >= 2)
-        os.kill(worker_of(driver.process.pid), signal.SIGKILL)
+        os.kill(ray_processes("RayTrainWorker", driver.process.pid)[0], signal.SIGKILL)
         code, document = driver.end()
     styles = {s["id"]: s for s in document["styles"]}
     assert code == 1

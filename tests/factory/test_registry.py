@@ -14,7 +14,7 @@ import pytest
 
 from factory.home import Home
 from factory.registry import CANDIDATE, CHAMPION, KIND_TAG, Registry, StyleVersion
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from osasis.errors import UserError
 from osasis.images import load_image, png_bytes
 from osasis.losses import LOSS_NAMES

@@ -18,7 +18,7 @@ from PIL import Image
 
 from factory.home import ENVIRONMENT, Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
-from osasis.base import read_base_info
+from osasis.base_info import read_base_info
 from tests.conftest import ROOT
 from tests.factory.conftest import cli, picture, write_style
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from osasis.base import SHIPPED, Base, load_base, photo_tensor, shipped_bases
+from osasis.base import Base, load_base, photo_tensor
+from osasis.base_info import SHIPPED, shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.evaluate import draw_samples, evaluate_base
 from tests.conftest import ROOT

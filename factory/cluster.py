@@ -1,0 +1,76 @@
+"""Ray: the cluster that RAY_ADDRESS names, or one of this machine's own. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+import ray
+
+from osasis.errors import UserError
+
+# How soon a slot's end or death is noticed, instead of after two seconds. Polling is not free:
+# at a tenth of a second every slot's controller took a twentieth of a core.
+TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+# On this machine alone no node is taken away: a process less a slot, of many seconds to start.
+LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# How often a local Ray is started where the machine is too busy for it.
+STARTS = 3
+
+
+def start_ray(slots: int | None = None) -> None:
+    """Connect for training or a corpus; nothing where this process is connected."""
+    if ray.is_initialized():
+        return
+    train_env = TRAIN_ENV if os.environ.get("RAY_ADDRESS") else TRAIN_ENV | LOCAL_ENV
+    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    connect(slots, runtime_env={"env_vars": train_env})
+    _stop_like_ctrl_c()
+
+
+def connect(cpus: int | None = None, **options: Any) -> None:
+    """The cluster that RAY_ADDRESS names, or a local one of at least so many CPUs.
+
+    Raises UserError where a local one does not start, several times.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        options |= {"object_store_memory": 200_000_000, "include_dashboard": False}
+        if cpus is not None:
+            options["num_cpus"] = max(cpus, os.cpu_count() or 1)
+    for left in range(STARTS - 1, -1, -1):
+        try:
+            ray.init(
+                # A cluster that once ran here leaves its address behind, and Ray follows it.
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **options,
+            )
+            return
+        except Exception as e:
+            ray.shutdown()
+            # Ray gives a busy machine half a minute, and says so untyped.
+            if address or "timed out" not in str(e):
+                raise
+            if not left:
+                said = " ".join(str(e).split())[:200]
+                raise UserError(f"Ray did not start, {STARTS} times: {said}") from e
+
+
+def _stop_like_ctrl_c() -> None:
+    """SIGTERM, by which systemd and Kubernetes end a job, ends it as Ctrl-C does.
+
+    Ray's own handler, set by its start, prints a stack and aborts.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
