@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import warnings
 from typing import Any
 
@@ -59,19 +60,22 @@ def check_header(data: bytes, field: str, limits: Limits) -> None:
             width, height = image.size
             # Phones put a preview or a depth map behind a JPEG; its first picture is the photo.
             frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ApiError(413, f"{field} has too many pixels", field=field,
-                       allowed=f"at most {limits.pixels:,} pixels") from None  # fmt: skip
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        count = re.search(r"\d+", str(e))
+        raise _too_many(field, int(count[0]) if count else None, limits) from None
     except Exception:  # decoders fed with garbage raise anything
         raise ApiError(422, f"{field}: the {kind} data is truncated or damaged", field=field
                        ) from None  # fmt: skip
     if width * height > limits.pixels:
-        raise ApiError(413, f"{field} has too many pixels", field=field,
-                       value=f"{width}x{height}",
-                       allowed=f"at most {limits.pixels:,} pixels")  # fmt: skip
+        raise _too_many(field, width * height, limits)
     if frames > limits.frames:
         raise ApiError(422, f"{field} is animated", field=field, value=frames,
                        allowed=f"at most {limits.frames} frame(s)")  # fmt: skip
+
+
+def _too_many(field: str, pixels: int | None, limits: Limits) -> ApiError:
+    return ApiError(413, f"{field} has too many pixels", field=field, value=pixels,
+                    allowed=f"at most {limits.pixels:,}")  # fmt: skip
 
 
 def photo_id(png: bytes) -> str:
