@@ -41,8 +41,10 @@ def connect(cpus: int | None = None, **options: Any) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         options |= {"object_store_memory": 200_000_000, "include_dashboard": False}
-        if cpus is not None:
-            options["num_cpus"] = max(cpus, os.cpu_count() or 1)
+        options["num_cpus"] = max(cpus or 1, os.cpu_count() or 1)
+        # A slot is five processes, and Ray tells the terminal that they are many for two cores.
+        starts = str(2 * options["num_cpus"])
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", starts)
     for left in range(STARTS - 1, -1, -1):
         try:
             ray.init(

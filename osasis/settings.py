@@ -164,9 +164,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "default": {},
     "fast": {
-        "iterations": 12,
-        "batch_size": 3,
-        "lr_unet": 1e-4,
+        "iterations": 8,
+        "batch_size": 2,
+        "lr_unet": 1.5e-4,
         "adam_beta2": 0.99,
         "encode_steps": 20,
         "decode_steps": 10,

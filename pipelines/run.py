@@ -115,7 +115,7 @@ def stream(
 
 
 def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
-    import ray
+    import ray.data  # it sets its loggers' levels when it is first imported
 
     from pipelines.model import StylizeSquares
     from pipelines.read import read_squares

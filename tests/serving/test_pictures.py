@@ -43,10 +43,11 @@ def test_pixels_and_frames_are_counted_in_the_header() -> None:
         check_header(bomb(), "image", Limits())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert e.value.status == 413 and peak < 5_000_000
+    # Pillow's own guard sees it first; its count is passed on.
+    assert (e.value.status, peak < 5_000_000) == (413, True) and e.value.value > 1_000_000
     with pytest.raises(ApiError) as e:
         check_header(saved("PNG"), "image", Limits(pixels=64 * 48 - 1))
-    assert (e.value.status, e.value.value) == (413, "64x48")
+    assert (e.value.status, e.value.value) == (413, 64 * 48)
     check_header(saved("PNG"), "image", Limits(pixels=64 * 48))
     moving = saved("WEBP", save_all=True, append_images=[picture(2, (64, 48))])
     for data in (animation(), moving):
