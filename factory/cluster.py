@@ -25,11 +25,14 @@ def start_ray(slots: int | None = None) -> None:
     """Connect for training or a corpus; nothing where this process is connected."""
     if ray.is_initialized():
         return
-    train_env = TRAIN_ENV if os.environ.get("RAY_ADDRESS") else TRAIN_ENV | LOCAL_ENV
+    cluster = os.environ.get("RAY_ADDRESS")
+    train_env = TRAIN_ENV if cluster else TRAIN_ENV | LOCAL_ENV
     for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    connect(slots, runtime_env={"env_vars": train_env})
+    # A local Ray's processes inherit these; with an environment of their own, those that Ray has
+    # started in advance could not be used.
+    connect(slots, **({"runtime_env": {"env_vars": train_env}} if cluster else {}))
     _stop_like_ctrl_c()
 
 

@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "structure": 2.0,
         "content_cutoff": 32,
         "bank_size": 48,
-        "counterpart_candidates": 8,
+        "counterpart_candidates": 4,
         "counterpart_steps": 20,
         "checkpoint_every": 4,
         "stylize_encode_steps": 20,

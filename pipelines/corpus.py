@@ -316,7 +316,7 @@ class _Job:
             return not self.early
 
         try:
-            stream(make_orders(missing, groups, plan.batch), self.plan, plan, watch)
+            stream(make_orders(missing, groups, plan), self.plan, plan, watch)
         except KeyboardInterrupt:
             folder.stop()
             progress.say("stopping: what is in flight is finished first", "stopping")

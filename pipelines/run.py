@@ -25,8 +25,11 @@ from pipelines.read import ORDER
 PASSES = 4
 # Of the time that the model must take: what a larger batch may leave actors idle at the end.
 IDLE = 0.02
-# Photos an order to a reader, in batches.
+# Photos an order to a reader, in batches, at most. Ray Data hands what a task yields to one actor,
+# as one block: an order is an actor's at least.
 BATCHES_AN_ORDER = 4
+# A row group that holds much of the corpus is read so often an actor.
+READS_AN_ACTOR = 8
 POLL_SECONDS = 0.25
 BLOCK_BYTES = 16 * 1024 * 1024
 
@@ -166,22 +169,26 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> A
 
 
 def make_orders(
-    missing: list[tuple[int, list[int]]], groups: list[tuple[str, int]] | None, batch: int
+    missing: list[tuple[int, list[int]]], groups: list[tuple[str, int]] | None, workers: Workers
 ) -> list[pa.Table]:
     """Photos with the targets they lack, as orders to readers (schema ORDER).
 
     groups: for photos inside Parquet, their file and row group; an order then is one group, which
-    is read in one pass. Photos with the same targets stand together, so that passes are full.
+    is read in one pass, or a part of a large one. Photos with the same targets stand together, so
+    that passes are full.
     """
-    size = batch * BATCHES_AN_ORDER
+    batches = math.ceil(len(missing) / workers.batch)
+    # Larger orders are fewer tasks, but let actors end further apart.
+    size = workers.batch * min(BATCHES_AN_ORDER, max(1, int(IDLE * batches / workers.models)))
     if groups is None:
         ordered = sorted(missing, key=lambda m: (m[1] != missing[0][1], m[1]))
-        spans = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        spans = _split(ordered, size)
     else:
+        size = max(size, math.ceil(len(missing) / (workers.models * READS_AN_ACTOR)))
         by_group: dict[tuple[str, int], list[tuple[int, list[int]]]] = {}
         for row in missing:
             by_group.setdefault(groups[row[0]], []).append(row)
-        spans = list(by_group.values())
+        spans = [span for rows in by_group.values() for span in _split(rows, size)]
     return [
         pa.table(
             [
@@ -192,6 +199,10 @@ def make_orders(
         )
         for span in spans
     ]
+
+
+def _split(rows: list[tuple[int, list[int]]], size: int) -> list[list[tuple[int, list[int]]]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def connect() -> None:

@@ -21,7 +21,7 @@ from pipelines.job import JobFolder
 from pipelines.manifest import build_manifest
 from pipelines.model import StylizeSquares
 from pipelines.read import ORDER, read_squares
-from pipelines.run import _passes
+from pipelines.run import Workers, _passes, make_orders
 from pipelines.source import open_source
 from pipelines.write import write_outputs
 from tests.factory.conftest import SIZE, picture, write_style
@@ -147,3 +147,21 @@ def test_batches_let_all_actors_end_together() -> None:
     # Passes an actor has to do, of 12 in all, for two actors: 6, or 8 in batches of four.
     assert [_passes(12, 2), _passes(16, 2), _passes(3, 2), _passes(1, 2)] == [3, 4, 2, 1]
     assert [_passes(15, 1), _passes(250_000, 2), _passes(10, 4)] == [3, 4, 3]
+
+
+def test_orders_reach_all_actors() -> None:
+    """What one order yields goes to one actor: a small corpus is not all one order."""
+
+    def sizes(photos: int, groups: list[tuple[str, int]] | None = None) -> list[int]:
+        orders = make_orders([(i, [0]) for i in range(photos)], groups, Workers(2, 1, 0.0, 8))
+        assert [i for o in orders for i in o["index"].to_pylist()] == list(range(photos))
+        return [o.num_rows for o in orders]
+
+    assert sizes(12) == [8, 4]
+    assert sizes(100) == [8] * 12 + [4]
+    # Where one batch more or less is nothing, orders are larger.
+    assert sizes(64_000) == [32] * 2000
+    # A row group is one order, but for one that would keep the others waiting.
+    assert sizes(20, [("a", i // 10) for i in range(20)]) == [8, 2, 8, 2]
+    assert sizes(1600, [("a", 0)] * 1600) == [100] * 16
+    assert sizes(80_000, [("a", i // 500) for i in range(80_000)]) == [500] * 160
