@@ -104,6 +104,12 @@ def _node() -> str:
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
+def _described(error: Exception) -> str:
+    from factory.work import describe_failure  # with all that trains under it
+
+    return describe_failure(error)
+
+
 class _Work:
     """One batch: its squares as one tensor, their encodings, and what became of them."""
 
@@ -127,8 +133,6 @@ class _Work:
 
     def decode(self, target: int) -> None:
         """Stylize every row that lacks this target; a failure is noted and stops nothing."""
-        from factory.work import describe_failure
-
         wanted = [k for k, row in enumerate(self.rows) if target in row["todo"]]
         for k in wanted:
             self.pictures[k, target] = [None] * len(self.spans[k])
@@ -139,19 +143,18 @@ class _Work:
             images = self._decoded(target, [i for _, i in picked])
         except Exception as e:  # whatever is wrong with one style, the others go on
             for k in wanted:
-                self.failed[k, target] = describe_failure(e)
+                self.failed[k, target] = _described(e)
             return
         for (k, i), image in zip(picked, images, strict=True):
             self._keep(k, target, i - self.spans[k].start, image)
 
     def _keep(self, k: int, target: int, position: int, image: Tensor) -> None:
-        from factory.work import describe_failure
         from osasis.images import png_bytes, tensor_to_image
 
         try:
             self.pictures[k, target][position] = png_bytes(tensor_to_image(image))
         except ValueError as e:  # an image that holds NaN
-            self.failed[k, target] = describe_failure(e)
+            self.failed[k, target] = _described(e)
 
     def _decoded(self, target: int, squares: list[int]) -> Tensor:
         import torch

@@ -30,7 +30,7 @@ IDLE = 0.02
 BATCHES_AN_ORDER = 4
 # A row group that holds much of the corpus is read so often an actor.
 READS_AN_ACTOR = 8
-POLL_SECONDS = 0.25
+POLL_SECONDS = 1.0
 BLOCK_BYTES = 16 * 1024 * 1024
 
 
