@@ -25,6 +25,7 @@ from osasis.base import Base
 from osasis.contents import CHUNK, bank_photos
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
+from osasis.worker import prepare_worker
 
 # The settings that a bank depends on; sampled contents depend on the seed as well.
 FIELDS = (
@@ -194,7 +195,7 @@ def _shards(
     """Compute shards; returns the seconds that sampling one content anew takes, where asked for."""
     from osasis.contents import SampledContents, bank_chunk, save_contents
 
-    torch.set_num_threads(1)
+    prepare_worker(1)
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     loaded, wanted = _base(base, device), TrainSettings(**settings)
     own = load_file(Path(path) / PHOTOS)["photos"] if photos else None

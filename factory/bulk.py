@@ -19,6 +19,7 @@ from factory.queue import ASK_AGAIN, DIED, DONE, FAILED, MEMORY, RETRIES, RETRY_
 from factory.work import OnIteration, StyleTask, Workbench, describe_failure, failure_kind
 from osasis.errors import UserError
 from osasis.storage import write_json
+from osasis.worker import prepare_worker
 
 POLL_SECONDS = 0.5
 # How long a run waits for its slots to end when all styles are settled.
@@ -240,7 +241,7 @@ def drain_queue(config: dict[str, Any]) -> None:
     """The training loop of a slot's worker."""
     import torch
 
-    torch.set_num_threads(config["threads"])
+    prepare_worker(config["threads"])
     queue, slot = config["queue"], config["slot"]
     if not ray.get(queue.hello.remote(slot)):
         return

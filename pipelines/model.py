@@ -42,13 +42,12 @@ class StylizeSquares:
     """Encodes each square once and decodes it for each target that its row still lacks."""
 
     def __init__(self, job: dict[str, Any], device: str) -> None:
-        import torch
-
         from osasis.base import load_base
         from osasis.text_edit import load_text_edit
+        from osasis.worker import prepare_worker
 
         if device == "cpu":
-            torch.set_num_threads(1)
+            prepare_worker(1)
         self.job, self.device = job, device
         self.base = load_base(Path(job["base"]), device)
         self.targets = [Mix.from_dict(t["mix"]) for t in job["targets"]]

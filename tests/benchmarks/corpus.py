@@ -54,8 +54,9 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
     from osasis.mix import Mix
     from osasis.style import load_style
     from osasis.stylize import decode, encode
+    from osasis.worker import prepare_worker
 
-    torch.set_num_threads(1)
+    prepare_worker(1)
     base = load_base(base_folder)
     styles = {f.name: load_style(f, base) for f in folders}
     batch = torch.stack([load_square(p, base.config.image_size) for p in photos])

@@ -67,14 +67,13 @@ _bare: dict[str, Any] = {}
 
 def open_bare(home: str, threads: int) -> None:
     """An engine in this process, without Ray, for ``bare_round``."""
-    import torch
-
     from factory.home import Home
     from factory.registry import Registry
     from osasis.base import load_base
+    from osasis.worker import prepare_worker
     from serving.engine import Engine
 
-    torch.set_num_threads(threads)
+    prepare_worker(threads)
     place = Home(Path(home))
     registry = Registry(place)
     _bare["known"] = {s: registry.current(s) for s in STYLES}

@@ -1,0 +1,38 @@
+"""What a computing process is set up with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys, torch
+from osasis.worker import prepare_worker
+torch.set_num_threads(2)
+if sys.argv[1] == "prepared":
+    prepare_worker(1)
+for _ in range(20):
+    torch.ones(2_000_000)  # 8 MB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, torch.get_num_threads())
+"""
+
+
+def faults(how: str) -> tuple[int, int]:
+    """Pages that a process had to get while it made tensors, and its threads."""
+    command = [sys.executable, "-c", CODE, how]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    pages, threads = ran.stdout.split()
+    return int(pages), int(threads)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept() -> None:
+    pages, threads = faults("prepared")
+    assert pages < 1000 and threads == 1
+    assert faults("plain")[0] > 10_000
