@@ -14,11 +14,15 @@ from osasis.worker import prepare_worker
 torch.set_num_threads(2)
 if sys.argv[1] == "prepared":
     prepare_worker(1)
-for _ in range(20):
-    torch.ones(2_000_000)  # 8 MB
+
+def many():
+    return [torch.ones(1_000_000) for _ in range(20)]  # 4 MB each
+
+for _ in range(3):
+    many()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    torch.ones(2_000_000)
+for _ in range(3):
+    many()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, torch.get_num_threads())
 """
 
