@@ -38,5 +38,5 @@ def faults(how: str) -> tuple[int, int]:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept() -> None:
     pages, threads = faults("prepared")
-    assert pages < 1000 and threads == 1
-    assert faults("plain")[0] > 10_000
+    # How many pages a tensor has, the system says: it may give large ones.
+    assert 10 * pages < faults("plain")[0] and threads == 1
