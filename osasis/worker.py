@@ -7,7 +7,7 @@ import ctypes
 
 import torch
 
-# glibc's mallopt: parameters by number, and the most that mmap's threshold takes before 2.35.
+# Parameters of mallopt(3) by number, and the most that it documents for mmap's threshold.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MMAP_MOST = 32 * 1024 * 1024
 TRIM_MOST = 2**31 - 1

@@ -50,9 +50,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from factory.registry import Registry, current_of
+    from factory.registry import current_of, list_versions
 
-    styles = Registry(Home.find(args.home)).all_versions()
+    styles = list_versions(Home.find(args.home))
     chosen = [v for vs in styles.values() for v in (vs if args.all else [current_of(vs)])]
     rows = [{**_row(v), "versions": len(styles[v.style])} for v in chosen]
     if args.json:

@@ -1,5 +1,6 @@
 """The registry: one registered model a style, a version a fingerprint (MLflow)."""
 
+from factory.registry.local import list_versions
 from factory.registry.lookup import EXPERIMENT, KIND_TAG
 from factory.registry.versions import (
     CANDIDATE,
@@ -21,4 +22,5 @@ __all__ = [
     "Registry",
     "StyleVersion",
     "current_of",
+    "list_versions",
 ]

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from factory.home import Home
-from factory.registry import CANDIDATE, CHAMPION, KIND_TAG, Registry, StyleVersion
+from factory.registry import (
+    CANDIDATE,
+    CHAMPION,
+    KIND_TAG,
+    Registry,
+    StyleVersion,
+    list_versions,
+    local,
+)
+from factory.registry.local import read_local
 from osasis.base_info import read_base_info
 from osasis.errors import UserError
 from osasis.images import load_image, png_bytes
@@ -267,6 +276,31 @@ def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
     assert {k: [v.version for v in vs] for k, vs in listed.items()} == {"ink": [1], "oil": [2, 1]}
     assert listed["oil"][0].aliases == (CHAMPION,)
     assert asked == ["search_registered_models", "search_model_versions"]
+
+
+def test_the_file_says_what_mlflow_says(shelf: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With models of others, a deleted version and aliases."""
+    put(shelf, 6, CANDIDATE)
+    shelf.client.create_registered_model("not-a-style")
+    shelf.client.create_model_version("not-a-style", source="file:///nowhere")
+    last = shelf.versions("oil")[0].version
+    shelf.delete(f"oil:{last}")
+    expected = shelf.all_versions()
+    assert len(expected["oil"]) >= 2 and expected["oil"][-1].tags
+    assert read_local(shelf.home) == expected
+    # Of tables that are not known, and of a server, MLflow is asked.
+    monkeypatch.setattr(local, "REVISION", "another")
+    assert read_local(shelf.home) is None
+    assert list_versions(shelf.home) == expected
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert read_local(shelf.home) is None
+
+
+def test_a_home_without_a_registry_lists_nothing_and_gets_none(tmp_path: Path) -> None:
+    ran = cli("styles", "list", "--home", tmp_path / "none")
+    assert (ran.code, ran.out) == (0, "") and "no style is registered yet" in ran.err
+    assert not (tmp_path / "none" / "mlflow.db").exists()
 
 
 def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Path]) -> None:
