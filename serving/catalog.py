@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from factory.home import Home
-from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion
+from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion, list_versions
 from osasis.errors import UserError
 from osasis.settings import did_you_mean
+
+# Changes that are looked up one by one.
+FEW = 10
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,27 @@ class StyleCatalog:
         the styles as they are known."""
         try:
             current = self._current()
-            new = {}
-            for name, seen in current.items():
-                if self._seen.get(name) == seen and name in self.styles:
-                    new[name] = self.styles[name]
-                else:
-                    new[name] = self._listed(self.registry.get(name, str(seen[0])))
+            new = {
+                name: self.styles[name]
+                for name, seen in current.items()
+                if self._seen.get(name) == seen and name in self.styles
+            }
+            changes = {name: seen[0] for name, seen in current.items() if name not in new}
+            new |= {v.style: self._listed(v) for v in self._versions(changes)}
         except Exception as e:
             self.error = " ".join(str(e).split())[:200]
             return False
         changed = current != self._seen
         self.styles, self._seen, self.error = dict(sorted(new.items())), current, None
         return changed
+
+    def _versions(self, wanted: dict[str, int]) -> list[StyleVersion]:
+        """Versions of styles by number. Many are looked up together: one by one, a thousand styles
+        take minutes."""
+        if len(wanted) <= FEW:
+            return [self.registry.get(name, str(number)) for name, number in wanted.items()]
+        every = list_versions(self.registry.home)
+        return [v for n, number in wanted.items() for v in every.get(n, ()) if v.version == number]
 
     def _current(self) -> dict[str, tuple[int, dict[str, int]]]:
         """The champion's number of every style, the newest where there is none, and its aliases;
