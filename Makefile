@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Three styles on the base and pictures that the package carries; nothing else is needed.
 demo: install
-	$(FACTORY) train $(EXAMPLES)/catalog.yaml --home $(DEMO)/home --slots $(SLOTS) --set bank_size=24
+	$(FACTORY) train $(EXAMPLES)/catalog.yaml --home $(DEMO)/home --slots $(SLOTS)
 	$(FACTORY) styles list --home $(DEMO)/home
 	$(FACTORY) stylize --home $(DEMO)/home --styles $(STYLES) \
 		--input $(EXAMPLES)/photos --output $(DEMO)/stylized
