@@ -204,12 +204,12 @@ def _shards(
         save_contents(shard_path(Path(path), start), chunk)
     if not measure:
         return 0.0
-    # On a CPU a content costs the same in any batch, and one of them is time enough.
-    count = wanted.batch_size if device == "cuda" else 1
+    # As many as training draws: sampling z costs a batch hardly more than one content.
     started = time.perf_counter()
-    drawn = SampledContents(loaded, wanted).draw(count, torch.Generator().manual_seed(0))
+    source = SampledContents(loaded, wanted)
+    drawn = source.draw(wanted.batch_size, torch.Generator().manual_seed(0))
     drawn.photo.sum().item()  # a GPU works on after the call
-    return (time.perf_counter() - started) / count
+    return (time.perf_counter() - started) / wanted.batch_size
 
 
 @lru_cache(maxsize=1)
