@@ -1,6 +1,7 @@
 """Content banks: computed once on the cluster for every style of a base, kept by fingerprint.
 
 A bank is a folder: ``shard-00000.safetensors`` and so on, and ``bank.json``, which comes last.
+A base may bring banks along, in its folder ``banks``, by the same names.
 Shards are computed by Ray tasks, each deterministic by itself: a build that was interrupted goes
 on with the shards that are missing, and the number of tasks changes nothing.
 """
@@ -34,21 +35,25 @@ FIELDS = (
 )
 JSON_NAME = "bank.json"
 PHOTOS = "photos.safetensors"
+BROUGHT = "banks"
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Bank:
     """A content bank that is there. seconds: what building it took. draw_seconds: what one
-    content costs where it is sampled anew, measured on the machine that built the bank."""
+    content costs where it is sampled anew, measured on the machine that built the bank. Both are
+    None for a bank that came with its base."""
 
     folder: Path
     contents: int
-    seconds: float
-    draw_seconds: float
+    seconds: float | None
+    draw_seconds: float | None
 
-    def saves(self, settings: TrainSettings) -> float:
+    def saves(self, settings: TrainSettings) -> float | None:
         """Seconds of training that the bank spares one style."""
+        if self.draw_seconds is None:
+            return None
         return self.draw_seconds * settings.batch_size * settings.iterations
 
 
@@ -111,7 +116,7 @@ def read_bank(path: Path) -> Bank | None:
         info = json.loads((path / JSON_NAME).read_text())
     except FileNotFoundError:
         return None
-    return Bank(path, info["contents"], info["seconds"], info["draw_seconds"])
+    return Bank(path, info["contents"], info.get("seconds"), info.get("draw_seconds"))
 
 
 def _ensure(
@@ -122,6 +127,9 @@ def _ensure(
     report: Callable[[str], None],
     claims: Claims,
 ) -> Bank:
+    brought = read_bank(base_folder / BROUGHT / path.name)
+    if brought is not None:
+        return brought
     name, told = f"bank-{path.name}", False
     while (bank := read_bank(path)) is None:
         holder = claims.acquire(name)

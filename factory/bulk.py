@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from factory import cluster
 from factory.queue import ASK_AGAIN, DIED, DONE, FAILED, MEMORY, RETRIES, RETRY_ON, LeaseQueue
 from factory.work import OnIteration, StyleTask, Workbench, describe_failure, failure_kind
 from osasis.errors import UserError
@@ -217,10 +218,25 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
     }
 
 
+class _SlotTrainer(TorchTrainer):
+    """A trainer without the processes, of seconds each to start, that a slot has no use for.
+
+    One hands out Ray Data sets, and a slot reads none. The other frees what a killed controller
+    held; a cluster of this machine's own ends with the driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        spare = ["DatasetsCallback"]
+        if cluster.is_own():
+            spare.append("PlacementGroupCleanerCallback")
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [c for c in callbacks if type(c).__name__ not in spare]
+
+
 def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> TorchTrainer:
     """One slot: a single-worker TorchTrainer, restarted by Ray Train where its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
-    return TorchTrainer(
+    return _SlotTrainer(
         drain_queue,
         train_loop_config={**config, "queue": queue},
         # NCCL needs a GPU of its own for every worker; one worker needs no NCCL.

@@ -16,9 +16,20 @@ from osasis.errors import UserError
 # at a tenth of a second every slot's controller took a twentieth of a core.
 TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # On this machine alone no node is taken away: a process less a slot, of many seconds to start.
-LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+# Ray ends a process after a second without work, and a corpus wants one for every batch that it
+# writes: starting it anew, at 3 s of a core, was a tenth of two cores. The other two are metrics
+# that nobody reads there: a process of Ray's takes a 60th of a core for them.
+LOCAL_RAY = {
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_enable_metrics_collection": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
 # How often a local Ray is started where the machine is too busy for it.
 STARTS = 3
+
+# The address of the local Ray that this process has started.
+_own: str | None = None
 
 
 def start_ray(slots: int | None = None) -> None:
@@ -27,7 +38,8 @@ def start_ray(slots: int | None = None) -> None:
         return
     cluster = os.environ.get("RAY_ADDRESS")
     train_env = TRAIN_ENV if cluster else TRAIN_ENV | LOCAL_ENV
-    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env}.items():
+    local_ray = {} if cluster else LOCAL_RAY
+    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env, **local_ray}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A local Ray's processes inherit these; with an environment of their own, those that Ray has
@@ -41,6 +53,7 @@ def connect(cpus: int | None = None, **options: Any) -> None:
 
     Raises UserError where a local one does not start, several times.
     """
+    global _own
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         options |= {"object_store_memory": 200_000_000, "include_dashboard": False}
@@ -57,6 +70,8 @@ def connect(cpus: int | None = None, **options: Any) -> None:
                 log_to_driver=False,
                 **options,
             )
+            if not address:
+                _own = ray.get_runtime_context().gcs_address
             return
         except Exception as e:
             ray.shutdown()
@@ -66,6 +81,11 @@ def connect(cpus: int | None = None, **options: Any) -> None:
             if not left:
                 said = " ".join(str(e).split())[:200]
                 raise UserError(f"Ray did not start, {STARTS} times: {said}") from e
+
+
+def is_own() -> bool:
+    """Whether Ray is one that ``connect`` started for this process, and that ends with it."""
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address == _own
 
 
 def _stop_like_ctrl_c() -> None:

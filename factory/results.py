@@ -39,16 +39,19 @@ class StyleResult:
 
 @dataclass(frozen=True)
 class BankUse:
-    """What a content bank cost and spared. with_seconds: mean training time of a style in this
+    """What a content bank cost and spared. build_seconds: None where it came with the base, and
+    what it spares was not measured here. with_seconds: mean training time of a style in this
     run (None where none was trained); without_seconds: the same with contents sampled anew at
     every iteration, from a draw that was measured when the bank was built."""
 
     contents: int
-    build_seconds: float
+    build_seconds: float | None
     with_seconds: float | None
     without_seconds: float | None
 
     def __str__(self) -> str:
+        if self.build_seconds is None:
+            return f"content bank: {self.contents} contents that came with the base"
         text = f"content bank: {self.contents} contents, built once in {self.build_seconds:.1f} s"
         if self.with_seconds is None or self.without_seconds is None:
             return text

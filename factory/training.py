@@ -293,7 +293,8 @@ class _Run:
         for bank in self.banks.values():
             of = [(s, t) for b, s, t in self.trained if b == bank and s.contents == "bank"]
             mean = sum(t for _, t in of) / len(of) if of else None
-            without = sum(t + bank.saves(s) for s, t in of) / len(of) if of else None
+            spared = [saved for s, _ in of if (saved := bank.saves(s)) is not None]
+            without = mean + sum(spared) / len(of) if mean is not None and spared else None
             uses.append(BankUse(bank.contents, bank.seconds, mean, without))
         return tuple(uses)
 

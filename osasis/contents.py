@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +24,7 @@ from osasis.diffusion import (
 from osasis.precision import autocast
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
-from osasis.storage import save_tensors
+from osasis.storage import save_tensors, write_json
 
 # The last photos of a base are kept out of training: styles are shown and measured on them.
 HELD_OUT = 6
@@ -147,7 +149,7 @@ class ContentBank:
         self.shards = shards
         self.device = torch.device(device) if device is not None else shards[0].photo.device
         # Codes are small, and a counterpart looks at all of them.
-        self.z = torch.cat([s.z for s in shards]).to(self.device)
+        self.z = torch.cat([s.z for s in shards]).float().to(self.device)
         self._places = [(k, i) for k, s in enumerate(shards) for i in range(len(s))]
 
     def __len__(self) -> int:
@@ -158,7 +160,7 @@ class ContentBank:
         rows = [self._places[i] for i in index.tolist()]
 
         def gather(name: str) -> Tensor:
-            return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows])
+            return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows]).float()
 
         return Contents(**{name: gather(name) for name in PARTS}).to(self.device)
 
@@ -190,3 +192,33 @@ class ContentBank:
 def save_contents(path: Path, c: Contents) -> None:
     """Write contents as one safetensors file, atomically."""
     save_tensors(path, {name: getattr(c, name) for name in PARTS})
+
+
+def ship_bank(bank: Path, base: Path) -> Path:
+    """Lay a bank (a folder of shards, with its bank.json) into a base's folder, in float16.
+
+    Nobody who trains on this base with these settings computes it again. Returns the new folder.
+    """
+    folder = base / "banks" / bank.name
+    contents = ContentBank.load(bank).contents
+    half = {name: getattr(contents, name).half() for name in PARTS}
+    save_tensors(folder / "shard-00000.safetensors", half)
+    info = json.loads((bank / "bank.json").read_text())
+    # What it cost is true of the machine that built it.
+    kept = {k: v for k, v in info.items() if k not in ("seconds", "draw_seconds")}
+    write_json(folder / "bank.json", kept)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m osasis.contents", description="Ship a content bank with its base."
+    )
+    parser.add_argument("bank", type=Path, help="folder below a home's content-banks")
+    parser.add_argument("base", type=Path, help="folder of the base")
+    args = parser.parse_args()
+    print(ship_bank(args.bank, args.base))
+
+
+if __name__ == "__main__":
+    main()

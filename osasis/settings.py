@@ -26,6 +26,8 @@ class TrainSettings:
     lr_unet: float = 5e-6
     lr_spn: float = 1e-4
     adam_beta2: float = 0.999
+    # Not in the paper: over the last share of the iterations both learning rates fall to 0.
+    lr_decay: float = 0.0
     # Steps of a full schedule: inversion, walk back, latent DDIM.
     encode_steps: int = 50
     decode_steps: int = 20
@@ -128,6 +130,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "lr_unet": (0.0, 1.0),
     "lr_spn": (0.0, 1.0),
     "adam_beta2": (0.0, 0.99999),
+    "lr_decay": (0.0, 1.0),
     "t0": (0.05, 1.0),
     "spn_weight": (0.0, 10.0),
     "cross_domain": (0.0, 1e4),

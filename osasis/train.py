@@ -87,6 +87,7 @@ class StyleTrainer:
         x, x_style = contents.x_t0, self.style_x_t0
         rows = []
         for i in range(self.back_steps - 1, -1, -1):
+            self._set_learning_rates(i)
             with autocast(self.base.device, self.settings.precision):
                 x_next, x0 = self._predict(i, x, x_style, contents)
                 n = len(contents)
@@ -106,6 +107,16 @@ class StyleTrainer:
             x_next = x_next.detach()
             x, x_style = x_next[:n], x_next[n:]
         return rows
+
+    def _set_learning_rates(self, i: int) -> None:
+        """Those of step i of this iteration; of nothing else, so that a resumed run agrees."""
+        s, steps = self.settings, self.back_steps
+        left = (s.iterations - self.iteration) * steps - (steps - 1 - i)
+        decay = s.lr_decay * s.iterations * steps
+        share = min(1.0, left / decay) if decay > 0 else 1.0
+        for name, rate in (("unet", s.lr_unet), ("spn", s.lr_spn)):
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = rate * share
 
     def _predict(
         self, i: int, x: Tensor, x_style: Tensor, contents: Contents

@@ -12,7 +12,8 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,12 @@ IDLE = 0.02
 BATCHES_AN_ORDER = 4
 # A row group that holds much of the corpus is read so often an actor.
 READS_AN_ACTOR = 8
+# Batches an actor up to which each holds one at a time.
+FEW = 2
 POLL_SECONDS = 1.0
+# Ray Data looks ten times a second for what has ended, at 4 ms of a core each. On the CPU a batch
+# takes many seconds, and the model wants that core.
+CPU_LOOK_SECONDS = 0.5
 BLOCK_BYTES = 16 * 1024 * 1024
 
 
@@ -101,8 +107,9 @@ def stream(
 
     def consume() -> None:
         try:
-            for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
-                pass
+            with _looking_less_often() if not workers.gpus else nullcontext():
+                for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
+                    pass
         except BaseException as e:
             failure.append(e)
 
@@ -115,6 +122,19 @@ def stream(
     watch()
     if failure:
         raise failure[0]
+
+
+@contextmanager
+def _looking_less_often() -> Iterator[None]:
+    """Ray has no setting for it; the constant's name is checked by a test."""
+    from ray.data._internal.execution import streaming_executor_state as loop
+
+    kept = loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S
+    loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = CPU_LOOK_SECONDS
+    try:
+        yield
+    finally:
+        loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = kept
 
 
 def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
@@ -132,6 +152,8 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> A
     # Actors leave a little of each CPU to the tasks that feed them; where there are GPUs the
     # CPUs are the tasks' own.
     model_cpus, task_cpus = (0.0, 0.5) if workers.gpus else (0.8, 0.1)
+    # The actor that is there first would take two of few batches, and leave another none.
+    few = sum(map(len, orders)) <= FEW * workers.models * workers.batch
     ray.data.DataContext._set_current(context)
     try:
         dataset: Any = ray.data.from_arrow(orders)
@@ -151,7 +173,7 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> A
             compute=ray.data.ActorPoolStrategy(
                 min_size=workers.models,
                 max_size=workers.models,
-                max_tasks_in_flight_per_actor=2,
+                max_tasks_in_flight_per_actor=1 if few else 2,
             ),
             num_cpus=model_cpus,
             num_gpus=workers.gpus,

@@ -6,8 +6,8 @@ Styles are random: they cost what trained ones cost. The bare loop has the photo
 keeps the pictures there; it runs in as many processes as the pipeline has actors, so that both
 have the same cores. Prints one JSON document: "ratio" counts the pipeline from its first forward
 pass to its last, "with_start" from the call to its return, Ray's start included in the first
-round. Compare ratios, not absolute times; on a machine that is busy with other things, not even
-those.
+round. The bare loop runs before and after each round, and the mean of both counts. Compare ratios,
+not absolute times; on a machine that is busy with other things, not even those.
 """
 
 from __future__ import annotations
@@ -145,18 +145,21 @@ def main() -> None:
             picture.save(root / "photos" / f"{i:04d}.jpg", quality=92)
         photos = sorted((root / "photos").iterdir())
         for count in counts:
+            before = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
             for turn in range(args.rounds):
-                once = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
+                result = stylize(
+                    [f"s{i}" for i in range(count)], root / "photos", root / f"out-{count}-{turn}",
+                    home=home, workers=args.workers, contact_sheet=False,
+                )  # fmt: skip
+                after = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
+                # The machine drifts: the loop before the pipeline and the one after it.
+                once, before = (before + after) / 2, after
                 # A quarter of the photos tells what encoding them anew for each style costs.
                 few = photos[: len(photos) // 4]
                 each = once
                 if count > 1:
                     each = bare_seconds(args.base, folders[:count], few, args.workers, "each")
                     each *= len(photos) / len(few)
-                result = stylize(
-                    [f"s{i}" for i in range(count)], root / "photos", root / f"out-{count}-{turn}",
-                    home=home, workers=args.workers, contact_sheet=False,
-                )  # fmt: skip
                 # From the first forward pass to the last: starting Ray is paid once a job.
                 streaming = result.model_seconds / max(result.model_share, 1e-9) / args.workers
                 rows.append(

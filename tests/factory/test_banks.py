@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.banks import JSON_NAME, Photos, bank_path, ensure_banks, read_bank, shard_path
+from factory.banks import (
+    BROUGHT,
+    JSON_NAME,
+    Photos,
+    bank_path,
+    ensure_banks,
+    read_bank,
+    shard_path,
+)
 from factory.claims import Claims
+from factory.results import BankUse
 from osasis.base import Base, load_base
-from osasis.contents import CHUNK, PARTS, ContentBank, build_bank
+from osasis.contents import CHUNK, PARTS, ContentBank, build_bank, ship_bank
 from osasis.settings import TrainSettings
 from tests.factory.conftest import SIZE, Shop
 
@@ -90,6 +100,7 @@ def test_a_bank_holds_what_a_plain_loop_computes(
     (folder,) = (tmp_path / "banks").iterdir()
     bank = read_bank(folder)
     assert bank is not None and bank.contents == COUNT
+    assert bank.draw_seconds is not None and bank.seconds is not None
     assert bank.saves(settings) == bank.draw_seconds * settings.batch_size * settings.iterations
     assert 0 < bank.draw_seconds < bank.seconds
     # The base's own photos replaced by these: all but those that are held out are its bank.
@@ -117,6 +128,30 @@ def test_a_build_goes_on_with_the_shards_that_are_missing(
     assert [b for b, _ in after] == [b for b, _ in before]
     assert [a[1] == b[1] for a, b in zip(after, before, strict=True)] == [True, False, True]
     assert not list(folder.glob("*.part")) and not (folder / "photos.safetensors").exists()
+
+
+def test_a_bank_that_came_with_the_base_is_taken(
+    shop: Shop, base: Base, settings: TrainSettings, tmp_path: Path
+) -> None:
+    """No Ray runs here that could build one."""
+    path = bank_path(tmp_path / "banks", base, settings)
+    assert path is not None
+    built = tmp_path / "built" / path.name
+    build_bank(base, settings).save(built / "shard-00000.safetensors")
+    (built / JSON_NAME).write_text('{"contents": 4, "seconds": 1.0, "draw_seconds": 0.1}')
+    own = tmp_path / "base"
+    shutil.copytree(shop.base, own)
+    shipped = ship_bank(built, own)
+    claims, told = Claims(tmp_path / "claims", "job"), []
+    (bank,) = ensure_banks(tmp_path / "banks", own, base, [settings], told.append, claims)
+    assert bank is not None and bank.folder == shipped and told == []
+    assert bank.saves(settings) is None
+    assert str(BankUse(bank.contents, bank.seconds, 5.0, None)) == (
+        "content bank: 4 contents that came with the base"
+    )
+    # Another bank is asked for: this one is not it.
+    other = bank_path(tmp_path / "banks", base, replace(settings, t0=0.8))
+    assert other is not None and read_bank(own / BROUGHT / other.name) is None
 
 
 def test_a_job_waits_for_a_bank_that_another_builds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from osasis.contents import (
     SampledContents,
     build_bank,
     encode_contents,
+    save_contents,
+    ship_bank,
 )
 from osasis.diffusion import ddim_invert, image_schedule
 from osasis.settings import TrainSettings
@@ -94,6 +97,23 @@ def test_a_bank_round_trips(tiny_contents: Contents, tmp_path: Path) -> None:
     assert equal(again.contents, tiny_contents)
     drawn = ContentBank(tiny_contents).draw(3, generator(2))
     assert equal(again.draw(3, generator(2)), drawn)
+
+
+def test_a_bank_ships_with_its_base_in_float16(tiny_contents: Contents, tmp_path: Path) -> None:
+    bank = tmp_path / "content-banks" / "0123456789abcdef"
+    save_contents(bank / "shard-00000.safetensors", tiny_contents.take(slice(0, 2)))
+    save_contents(bank / "shard-00001.safetensors", tiny_contents.take(slice(2, None)))
+    (bank / "bank.json").write_text('{"contents": 4, "seconds": 7.0, "draw_seconds": 1.0}')
+    shipped = ship_bank(bank, tmp_path / "base")
+    assert shipped == tmp_path / "base" / "banks" / "0123456789abcdef"
+    assert json.loads((shipped / "bank.json").read_text()) == {"contents": 4}
+    found = ContentBank.load(shipped).contents
+    assert len(found) == len(tiny_contents)
+    for name in PARTS:
+        was, now = getattr(tiny_contents, name), getattr(found, name)
+        assert now.dtype == torch.float32
+        torch.testing.assert_close(now, was, rtol=1e-3, atol=1e-3)
+        assert not torch.equal(now, was)
 
 
 def test_sampled_contents_follow_the_generator(tiny_base: Base, tiny_settings: Settings) -> None:

@@ -54,7 +54,7 @@ def through_files(trainer: StyleTrainer, folder: Path) -> tuple[dict[str, Tensor
 def test_a_resumed_run_equals_the_uninterrupted_one(
     tiny_trainer: Trainers, tmp_path: Path, spn_weight: float, killed_after: int
 ) -> None:
-    settings = {"dropout": 0.1, "spn_weight": spn_weight}
+    settings = {"dropout": 0.1, "spn_weight": spn_weight, "iterations": 3, "lr_decay": 0.8}
     whole = run(tiny_trainer(**settings), 3)
     state = through_files(run(tiny_trainer(**settings), killed_after), tmp_path)
     torch.rand(7)  # the global generator is elsewhere in another process
@@ -65,6 +65,26 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert same(parameters(resumed), parameters(whole))
     assert same(resumed.state_tensors(), whole.state_tensors())
     assert resumed.history == whole.history and len(whole.history) == 3
+
+
+def test_learning_rates_fall_over_the_last_share(tiny_trainer: Trainers) -> None:
+    trainer = tiny_trainer(iterations=4, lr_unet=0.01, lr_spn=0.1, lr_decay=0.5)
+    steps = trainer.back_steps
+    seen: list[float] = []
+    for name in ("unet", "spn"):
+        step = trainer.optimisers[name].step
+        group = trainer.optimisers[name].param_groups[0]
+
+        def noted(step: Any = step, group: Any = group) -> None:
+            seen.append(group["lr"])
+            step()
+
+        trainer.optimisers[name].step = noted  # type: ignore[method-assign]
+    run(trainer, 4)
+    half = 2 * steps
+    expected = [1.0] * half + [(half - k) / half for k in range(half)]
+    assert seen[::2] == pytest.approx([0.01 * e for e in expected])
+    assert seen[1::2] == pytest.approx([0.1 * e for e in expected])
 
 
 def test_state_is_a_copy_of_nothing_that_moves_on(tiny_trainer: Trainers, tmp_path: Path) -> None:
