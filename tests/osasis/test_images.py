@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from osasis.errors import UserError
 from osasis.images import IMAGE_SUFFIXES, find_images, load_image, png_bytes
-from tests.osasis.pictures import (
+from tests.osasis.odd_pictures import (
     NOISE,
     chunk,
     colour,

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from osasis.errors import ImageError
 from osasis.images import load_image
 from osasis.squares import fit_square
-from tests.osasis.pictures import (
+from tests.osasis.odd_pictures import (
     ALLOWED,
     NOISE,
     chunk,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from osasis.errors import UserError
 from osasis.squares import fit_square, image_to_tensor, load_square, tensor_to_image
-from tests.osasis.pictures import (
+from tests.osasis.odd_pictures import (
     NOISE,
     encode,
 )
