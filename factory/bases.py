@@ -18,9 +18,10 @@ from osasis.base_info import JSON_NAME, read_base_info
 from osasis.config import load_config
 from osasis.errors import ImageError, UserError
 from osasis.guide import StatisticsGuide, open_clip_guide
-from osasis.images import find_images, fit_square, image_to_tensor, load_image
+from osasis.images import find_images, load_image
 from osasis.importers import read_diffae, read_prior
 from osasis.perceptual import PerceptualNet
+from osasis.squares import fit_square, image_to_tensor
 from osasis.storage import sha256_file, write_atomic
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

@@ -10,8 +10,9 @@ from factory.bases import check_name
 from factory.home import Home
 from osasis.base import load_base, photo_tensor
 from osasis.errors import UserError
-from osasis.images import find_images, load_square
+from osasis.images import find_images
 from osasis.settings import did_you_mean
+from osasis.squares import load_square
 from osasis.stylize import encode
 from osasis.text_edit import TextEdit, load_text_edit, optimise_text_edit, save_text_edit
 

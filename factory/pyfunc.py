@@ -18,7 +18,8 @@ from PIL import Image
 
 from factory.home import ENVIRONMENT, Home
 from osasis.errors import UserError
-from osasis.images import fit_square, image_to_tensor, load_image, png_bytes, tensor_to_image
+from osasis.images import load_image, png_bytes
+from osasis.squares import fit_square, image_to_tensor, tensor_to_image
 from osasis.storage import write_atomic
 
 if TYPE_CHECKING:

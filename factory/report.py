@@ -19,7 +19,8 @@ from factory.uris import base_name
 from factory.work import TRAINING
 from osasis.base import Base
 from osasis.errors import UserError
-from osasis.images import fit_square, load_image, png_bytes, tensor_to_image
+from osasis.images import load_image, png_bytes
+from osasis.squares import fit_square, tensor_to_image
 from osasis.storage import write_atomic
 
 if TYPE_CHECKING:

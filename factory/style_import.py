@@ -9,8 +9,8 @@ from factory.bases import check_name
 from factory.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.base import load_base
-from osasis.images import load_square
 from osasis.importers import read_style
+from osasis.squares import load_square
 from osasis.storage import sha256_file, sha256_text
 from osasis.style import save_style
 

@@ -29,8 +29,9 @@ from factory.work import CHECKPOINT, StyleTask
 from osasis.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
-from osasis.images import find_images, load_square
+from osasis.images import find_images
 from osasis.settings import TrainSettings
+from osasis.squares import load_square
 from osasis.storage import save_tensors, sha256_file, sha256_text, write_atomic
 
 PREVIEW_COUNT = 6

@@ -25,10 +25,11 @@ from osasis.base import Base, load_base
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
 from osasis.errors import ImageError, UserError
-from osasis.images import fit_square, image_to_tensor, load_image, png_bytes, tensor_to_image
+from osasis.images import load_image, png_bytes
 from osasis.metrics import style_metrics
 from osasis.mix import Mix
 from osasis.settings import TrainSettings
+from osasis.squares import fit_square, image_to_tensor, tensor_to_image
 from osasis.storage import save_tensors, write_atomic, write_json
 from osasis.style import Style, save_style
 from osasis.stylize import Encodings, decode, encode

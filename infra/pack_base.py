@@ -20,11 +20,12 @@ from osasis.base import load_base, save_base
 from osasis.base_info import SHIPPED
 from osasis.config import load_config
 from osasis.evaluate import draw_samples
-from osasis.images import png_bytes, tensor_to_image
+from osasis.images import png_bytes
 from osasis.importers import read_diffae
 from osasis.looks import paint
 from osasis.perceptual import PerceptualNet
 from osasis.pictures import save_sheet
+from osasis.squares import tensor_to_image
 from osasis.storage import sha256_file, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from osasis.errors import UserError
-from osasis.images import image_to_tensor
 from osasis.place import Place
+from osasis.squares import image_to_tensor
 
 # Where the eyes lie in an aligned portrait, in sides of the square from its top left; and the
 # cascade's box there, for faces whose eyes are not found. Medians over aligned portraits.

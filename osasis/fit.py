@@ -142,7 +142,7 @@ def _faces_back(
     detail: bool,
 ) -> Image.Image:
     from osasis.detail import apply_change, paste_square
-    from osasis.images import image_to_tensor
+    from osasis.squares import image_to_tensor
 
     for place, before, after in zip(places, squares, stylized, strict=True):
         if detail:
@@ -154,7 +154,7 @@ def _faces_back(
 
 def _change(before: Image.Image, after: Image.Image) -> Change:
     from osasis.detail import fit_change
-    from osasis.images import image_to_tensor
+    from osasis.squares import image_to_tensor
 
     return fit_change(image_to_tensor(before), image_to_tensor(after))
 

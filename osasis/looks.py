@@ -81,7 +81,8 @@ def paint(photo: Tensor, look: str, seed: int) -> Tensor:
 
 def main(argv: list[str] | None = None) -> int:
     """``python -m osasis.looks PHOTO... --look NAME --seed N --out FILE``."""
-    from osasis.images import fit_square, image_to_tensor, load_image, png_bytes, tensor_to_image
+    from osasis.images import load_image, png_bytes
+    from osasis.squares import fit_square, image_to_tensor, tensor_to_image
     from osasis.storage import write_atomic
 
     parser = argparse.ArgumentParser(prog="python -m osasis.looks", description="Paint photos.")

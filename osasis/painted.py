@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.errors import ImageError, UserError
-from osasis.images import find_images, load_square
+from osasis.images import find_images
 from osasis.looks import LOOKS, paint
 from osasis.seeds import derived_seed
+from osasis.squares import load_square
 
 # Looks are painted at this side and then made small, as a user's picture is.
 PAINT_SIDE = 128

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from osasis.base import photo_tensor
 from osasis.errors import ImageError, UserError
-from osasis.images import find_images, load_square
+from osasis.images import find_images
 from osasis.seeds import derived_seed
+from osasis.squares import load_square
 
 Report = Callable[[str], None]
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.images import png_bytes, tensor_to_image
+from osasis.images import png_bytes
+from osasis.squares import tensor_to_image
 from osasis.storage import write_atomic
 
 

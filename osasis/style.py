@@ -18,9 +18,10 @@ from torch import Tensor
 
 from osasis.base import Base
 from osasis.errors import UserError
-from osasis.images import png_bytes, tensor_to_image
+from osasis.images import png_bytes
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings
+from osasis.squares import tensor_to_image
 from osasis.storage import save_tensors, sha256_file, write_atomic, write_json
 
 FORMAT = 1

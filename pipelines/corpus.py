@@ -21,9 +21,9 @@ from factory.home import Home
 from factory.uris import locate
 from osasis.base_info import read_base_info
 from osasis.errors import UserError
-from osasis.images import FITS
 from osasis.provenance import FORMATS
 from osasis.settings import did_you_mean
+from osasis.squares import FITS
 from pipelines.job import DONE, FAILED, JobFolder
 from pipelines.manifest import build_manifest, listing_digest
 from pipelines.progress import Progress

@@ -115,7 +115,7 @@ class _Work:
     def __init__(self, actor: StylizeSquares, rows: list[dict[str, Any]]) -> None:
         import torch
 
-        from osasis.images import image_to_tensor
+        from osasis.squares import image_to_tensor
 
         self.actor, self.rows = actor, rows
         self.spans: list[range] = []
@@ -148,7 +148,8 @@ class _Work:
             self._keep(k, target, i - self.spans[k].start, image)
 
     def _keep(self, k: int, target: int, position: int, image: Tensor) -> None:
-        from osasis.images import png_bytes, tensor_to_image
+        from osasis.images import png_bytes
+        from osasis.squares import tensor_to_image
 
         try:
             self.pictures[k, target][position] = png_bytes(tensor_to_image(image))

@@ -14,9 +14,10 @@ from PIL import Image
 
 from osasis.errors import ImageError, UserError
 from osasis.fit import needs_photo, place_of, small_copy
-from osasis.images import fit_square, load_sized, png_bytes
+from osasis.images import load_sized, png_bytes
 from osasis.place import Place
 from osasis.provenance import kept_exif
+from osasis.squares import fit_square
 from pipelines.job import stopped, write_records
 from pipelines.limit import DiedError, TookTooLongError, within
 from pipelines.manifest import manifest_rows

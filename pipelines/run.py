@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -232,7 +233,25 @@ def connect() -> None:
     # An order becomes several batches; that there are fewer orders than actors says nothing.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from factory.cluster import start_ray
 
-    start_ray()
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        start_ray()
+        return
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    # Ray's core tells standard error itself, past Python, that it has read this.
+    with _no_standard_error():
+        start_ray()
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from osasis.errors import ImageError
-from osasis.images import fit_square, load_image, png_bytes
+from osasis.images import load_image, png_bytes
+from osasis.squares import fit_square
 from serving.config import Limits
 from serving.errors import ApiError
 

@@ -50,8 +50,8 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
     import torch
 
     from osasis.base import load_base
-    from osasis.images import load_square
     from osasis.mix import Mix
+    from osasis.squares import load_square
     from osasis.style import load_style
     from osasis.stylize import decode, encode
     from osasis.worker import prepare_worker

@@ -34,11 +34,12 @@ from osasis.base_info import shipped_bases
 from osasis.contents import ContentBank, build_bank
 from osasis.counterpart import photo_counterpart
 from osasis.guide import CombinedGuide, StatisticsGuide
-from osasis.images import find_images, load_square, png_bytes, tensor_to_image
+from osasis.images import find_images, png_bytes
 from osasis.losses import edge_loss
 from osasis.mix import Mix
 from osasis.perceptual import PerceptualNet
 from osasis.settings import TrainSettings, make_settings
+from osasis.squares import load_square, tensor_to_image
 from osasis.storage import save_tensors, write_atomic, write_json
 from osasis.stylize import Encodings, decode, encode
 from osasis.train import StyleTrainer

@@ -18,9 +18,10 @@ import torch
 from osasis.base import load_base
 from osasis.contents import build_bank
 from osasis.counterpart import photo_counterpart
-from osasis.images import find_images, load_square
+from osasis.images import find_images
 from osasis.mix import Mix
 from osasis.settings import make_settings
+from osasis.squares import load_square
 from osasis.stylize import decode, encode
 from osasis.train import StyleTrainer
 

@@ -28,11 +28,11 @@ from factory.work import StyleTask
 from osasis.base import load_base
 from osasis.config import load_config
 from osasis.contents import build_bank
-from osasis.images import image_to_tensor
 from osasis.layout import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings, make_settings
+from osasis.squares import image_to_tensor
 from osasis.storage import save_tensors
 from osasis.style import Style, save_style
 

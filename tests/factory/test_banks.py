@@ -24,9 +24,18 @@ from factory.banks import (
 )
 from factory.claims import Claims
 from factory.results import BankUse
-from osasis.base import Base, load_base
-from osasis.contents import CHUNK, PARTS, ContentBank, build_bank, ship_bank
-from osasis.settings import TrainSettings
+from osasis.base import Base, load_base, photo_tensor
+from osasis.base_info import shipped_bases
+from osasis.contents import (
+    CHUNK,
+    PARTS,
+    ContentBank,
+    bank_photos,
+    build_bank,
+    encode_contents,
+    ship_bank,
+)
+from osasis.settings import TrainSettings, make_settings
 from tests.factory.conftest import SIZE, Shop
 
 # Three shards, the last one not full.
@@ -152,6 +161,22 @@ def test_a_bank_that_came_with_the_base_is_taken(
     # Another bank is asked for: this one is not it.
     other = bank_path(tmp_path / "banks", base, replace(settings, t0=0.8))
     assert other is not None and read_bank(own / BROUGHT / other.name) is None
+
+
+def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None:
+    """A base that is packed anew, or other settings of the preset, need their bank anew."""
+    torch.set_num_threads(1)
+    folder = shipped_bases()["portraits64"]
+    shipped, fast = load_base(folder), make_settings("fast")
+    path, own = bank_path(tmp_path, shipped, fast), bank_photos(shipped)
+    assert path is not None and own is not None
+    bank = read_bank(folder / BROUGHT / path.name)
+    assert bank is not None and bank.contents == len(own)
+    stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
+    made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)
+    for name in PARTS:
+        was, now = getattr(stored, name), getattr(made, name)
+        assert (was - now).abs().mean() < 0.01 * now.abs().mean(), name
 
 
 def test_a_job_waits_for_a_bank_that_another_builds(

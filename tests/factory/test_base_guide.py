@@ -10,7 +10,7 @@ import torch
 
 from factory.cli import main
 from osasis.guide import open_clip_guide
-from osasis.images import tensor_to_image
+from osasis.squares import tensor_to_image
 
 
 def test_train_guide(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from factory.bases import check_name, example_photos
 from factory.home import ENVIRONMENT, Home
 from osasis.base_info import read_base_info, shipped_bases
 from osasis.errors import UserError
-from osasis.images import image_to_tensor
+from osasis.squares import image_to_tensor
 from tests.factory.conftest import picture, truncated_jpeg
 
 

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from factory.home import Home
 from factory.registry import Registry
 from factory.work import CHECKPOINT, StyleTask, Workbench
-from osasis.images import image_to_tensor
+from osasis.squares import image_to_tensor
 from osasis.storage import save_tensors
 from osasis.style import load_style
 from tests.conftest import ROOT, SHARED

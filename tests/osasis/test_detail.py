@@ -9,8 +9,8 @@ from PIL import Image
 
 from osasis import detail
 from osasis.detail import apply_change, fit_change, paste_square
-from osasis.images import fit_square, image_to_tensor, tensor_to_image
 from osasis.place import Place
+from osasis.squares import fit_square, image_to_tensor, tensor_to_image
 
 WHOLE = 64
 

@@ -15,10 +15,10 @@ from osasis import distil as module
 from osasis.distil import Distiller, disturb, fit_projection, make_lessons, make_pairs
 from osasis.errors import UserError
 from osasis.guide import StatisticsGuide
-from osasis.images import tensor_to_image
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
 from osasis.painted import to_bytes
 from osasis.perceptual import PerceptualNet, float16_state
+from osasis.squares import tensor_to_image
 from osasis.storage import save_tensors
 from osasis.timed_training import Budget, TooShortError, rate_at, train_timed
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from osasis.fit import needs_photo, place_of, put_back, small_copy
-from osasis.images import fit_square
+from osasis.squares import fit_square
 
 SQUARE = 32
 

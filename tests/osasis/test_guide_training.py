@@ -15,8 +15,8 @@ from osasis import guide_training as module
 from osasis.errors import UserError
 from osasis.guide import OpenClipGuide, open_clip_guide
 from osasis.guide_training import GuideTrainer, contrast, describe, new_guide, separation
-from osasis.images import tensor_to_image
 from osasis.painted import PaintedPool, paint_pool, to_bytes, to_float
+from osasis.squares import tensor_to_image
 from osasis.timed_training import Budget, train_timed
 
 Images = Callable[..., Tensor]

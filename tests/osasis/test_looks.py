@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from osasis.errors import UserError
-from osasis.images import load_square, tensor_to_image
 from osasis.looks import LOOKS, main, paint
 from osasis.painted import paint_pool, to_bytes, to_float
+from osasis.squares import load_square, tensor_to_image
 
 Images = Callable[..., Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osasis.base import Base
 from osasis.errors import UserError
-from osasis.images import load_square
+from osasis.squares import load_square
 from osasis.style import Style, load_style, save_style
 
 Images = Callable[..., Tensor]

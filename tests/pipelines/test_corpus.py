@@ -20,9 +20,9 @@ from factory.home import Home
 from factory.registry import Registry
 from osasis.base import load_base
 from osasis.errors import UserError
-from osasis.images import load_square, tensor_to_image
 from osasis.mix import Mix
 from osasis.provenance import read_provenance
+from osasis.squares import load_square, tensor_to_image
 from osasis.style import load_style
 from osasis.stylize import decode, encode
 from pipelines import StylizeResult, stylize
