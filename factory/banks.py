@@ -127,9 +127,9 @@ def _ensure(
     report: Callable[[str], None],
     claims: Claims,
 ) -> Bank:
-    brought = read_bank(base_folder / BROUGHT / path.name)
-    if brought is not None:
-        return brought
+    there = read_bank(path) or read_bank(base_folder / BROUGHT / path.name)
+    if there is not None:
+        return there
     name, told = f"bank-{path.name}", False
     while (bank := read_bank(path)) is None:
         holder = claims.acquire(name)

@@ -17,14 +17,12 @@ from osasis.errors import UserError
 TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # On this machine alone no node is taken away: a process less a slot, of many seconds to start.
 LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+# Metrics that nobody reads there: a process of Ray's takes a 60th of a core for them.
+LOCAL_RAY = {"RAY_enable_metrics_collection": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
 # Ray ends a process after a second without work, and a corpus wants one for every batch that it
-# writes: starting it anew, at 3 s of a core, was a tenth of two cores. The other two are metrics
-# that nobody reads there: a process of Ray's takes a 60th of a core for them.
-LOCAL_RAY = {
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",
-    "RAY_enable_metrics_collection": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "60000",
-}
+# writes: starting it anew, at 3 s of a core, was a tenth of two cores. Training has few tasks, and
+# wants the memory back.
+KEEP_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 # How often a local Ray is started where the machine is too busy for it.
 STARTS = 3
 
@@ -32,13 +30,16 @@ STARTS = 3
 _own: str | None = None
 
 
-def start_ray(slots: int | None = None) -> None:
-    """Connect for training or a corpus; nothing where this process is connected."""
+def start_ray(slots: int | None = None, *, keep_idle: bool = False) -> None:
+    """Connect for training or a corpus; nothing where this process is connected.
+
+    keep_idle: a local Ray's processes stay when their tasks have ended, for the next ones.
+    """
     if ray.is_initialized():
         return
     cluster = os.environ.get("RAY_ADDRESS")
     train_env = TRAIN_ENV if cluster else TRAIN_ENV | LOCAL_ENV
-    local_ray = {} if cluster else LOCAL_RAY
+    local_ray = {} if cluster else LOCAL_RAY | (KEEP_IDLE if keep_idle else {})
     for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env, **local_ray}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

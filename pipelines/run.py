@@ -236,12 +236,12 @@ def connect() -> None:
     from factory.cluster import start_ray
 
     if "RAY_BACKEND_LOG_LEVEL" in os.environ:
-        start_ray()
+        start_ray(keep_idle=True)
         return
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     # Ray's core tells standard error itself, past Python, that it has read this.
     with _no_standard_error():
-        start_ray()
+        start_ray(keep_idle=True)
 
 
 @contextmanager

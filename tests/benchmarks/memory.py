@@ -97,11 +97,11 @@ def child(home: str, source: str, output: str, store: int) -> None:
 
     import ray
 
-    from factory.cluster import LOCAL_RAY
+    from factory.cluster import KEEP_IDLE, LOCAL_RAY
     from factory.home import Home
     from pipelines import stylize
 
-    os.environ.update(LOCAL_RAY)
+    os.environ.update(LOCAL_RAY | KEEP_IDLE)
     ray.init(
         address="local", num_cpus=2, object_store_memory=store * 1_000_000, log_to_driver=False,
         include_dashboard=False, logging_level=logging.ERROR,

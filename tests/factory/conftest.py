@@ -295,11 +295,11 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.cluster import LOCAL_RAY, TRAIN_ENV
+    from factory.cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
-    os.environ.update({**TRAIN_ENV, **LOCAL_RAY, "OMP_NUM_THREADS": "1"})
+    os.environ.update(TRAIN_ENV | LOCAL_RAY | KEEP_IDLE | {"OMP_NUM_THREADS": "1"})
     ray.init(
         address="local",
         num_cpus=2,
