@@ -43,6 +43,7 @@ def curve(home: Path, name: str) -> list[float]:
     return [m.value for m in sorted(history, key=lambda m: m.step)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_stopped_continued_and_with_two_workers(
     fresh_home: Callable[[], Path], sources: Path
