@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from factory.claims import Claims
 from osasis.base import Base
-from osasis.contents import CHUNK, bank_photos
+from osasis.contents import BANK_JSON, BROUGHT, CHUNK, bank_photos
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 from osasis.worker import prepare_worker
@@ -33,9 +33,7 @@ FIELDS = (
     *("encode_steps", "decode_steps", "latent_steps", "t0", "precision", "bank_size"),
     "guide_input",
 )
-JSON_NAME = "bank.json"
 PHOTOS = "photos.safetensors"
-BROUGHT = "banks"
 POLL_SECONDS = 1.0
 
 
@@ -113,7 +111,7 @@ def ensure_banks(
 def read_bank(path: Path) -> Bank | None:
     """A bank that is complete, else None."""
     try:
-        info = json.loads((path / JSON_NAME).read_text())
+        info = json.loads((path / BANK_JSON).read_text())
     except FileNotFoundError:
         return None
     return Bank(path, info["contents"], info.get("seconds"), info.get("draw_seconds"))
@@ -179,7 +177,7 @@ def _build(
         "settings": {name: getattr(settings, name) for name in FIELDS},
     }
     (path / PHOTOS).unlink(missing_ok=True)
-    write_json(path / JSON_NAME, info)
+    write_json(path / BANK_JSON, info)
     report(f"content bank: {size} contents encoded in {seconds:.1f} s")
     return Bank(path, size, seconds, draw_seconds)
 

@@ -31,6 +31,8 @@ HELD_OUT = 6
 # Contents that a bank computes in one forward pass.
 CHUNK = 8
 PARTS = ("photo", "z", "x_t0", "guide")
+# What a bank's folder says of itself, and the folder of banks that come with a base.
+BANK_JSON, BROUGHT = "bank.json", "banks"
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,14 @@ def ship_bank(bank: Path, base: Path) -> Path:
 
     Nobody who trains on this base with these settings computes it again. Returns the new folder.
     """
-    folder = base / "banks" / bank.name
+    folder = base / BROUGHT / bank.name
     contents = ContentBank.load(bank).contents
     half = {name: getattr(contents, name).half() for name in PARTS}
     save_tensors(folder / "shard-00000.safetensors", half)
-    info = json.loads((bank / "bank.json").read_text())
+    info = json.loads((bank / BANK_JSON).read_text())
     # What it cost is true of the machine that built it.
     kept = {k: v for k, v in info.items() if k not in ("seconds", "draw_seconds")}
-    write_json(folder / "bank.json", kept)
+    write_json(folder / BANK_JSON, kept)
     return folder
 
 

@@ -14,8 +14,6 @@ import pytest
 import torch
 
 from factory.banks import (
-    BROUGHT,
-    JSON_NAME,
     Photos,
     bank_path,
     ensure_banks,
@@ -27,6 +25,8 @@ from factory.results import BankUse
 from osasis.base import Base, load_base, photo_tensor
 from osasis.base_info import shipped_bases
 from osasis.contents import (
+    BANK_JSON,
+    BROUGHT,
     CHUNK,
     PARTS,
     ContentBank,
@@ -129,7 +129,7 @@ def test_a_build_goes_on_with_the_shards_that_are_missing(
     (folder,) = (tmp_path / "banks").iterdir()
     shards = [shard_path(folder, start) for start in range(0, COUNT, CHUNK)]
     before = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
-    (folder / JSON_NAME).unlink()
+    (folder / BANK_JSON).unlink()
     shards[1].unlink()
     assert read_bank(folder) is None
     assert len(ensure(tmp_path, "successor")) == 1
@@ -147,7 +147,7 @@ def test_a_bank_that_came_with_the_base_is_taken(
     assert path is not None
     built = tmp_path / "built" / path.name
     build_bank(base, settings).save(built / "shard-00000.safetensors")
-    (built / JSON_NAME).write_text('{"contents": 4, "seconds": 1.0, "draw_seconds": 0.1}')
+    (built / BANK_JSON).write_text('{"contents": 4, "seconds": 1.0, "draw_seconds": 0.1}')
     own = tmp_path / "base"
     shutil.copytree(shop.base, own)
     shipped = ship_bank(built, own)
@@ -200,4 +200,4 @@ def test_a_job_waits_for_a_bank_that_another_builds(
     waiter.join(60)
     # It built nothing: the one line says for whom it waited.
     assert told == [["content bank: waiting for job builder, which builds it"]]
-    assert json.loads((folder / JSON_NAME).read_text())["contents"] == COUNT
+    assert json.loads((folder / BANK_JSON).read_text())["contents"] == COUNT
