@@ -28,11 +28,9 @@ from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 from osasis.worker import prepare_worker
 
-# The settings that a bank depends on; sampled contents depend on the seed as well.
-FIELDS = (
-    *("encode_steps", "decode_steps", "latent_steps", "t0", "precision", "bank_size"),
-    "guide_input",
-)
+# The settings that a bank depends on, and those that matter where its photos are sampled.
+FIELDS = ("encode_steps", "t0", "precision", "bank_size", "guide_input")
+SAMPLED = ("decode_steps", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0
 
@@ -79,7 +77,7 @@ def bank_path(
     if photos is not None:
         key["photos"] = photos.fingerprint
     elif base.photos is None:
-        key["seed"] = settings.seed
+        key |= {name: getattr(settings, name) for name in SAMPLED}
     name = sha256_text(json.dumps([base.fingerprint, key], sort_keys=True))[:16]
     return folder / name
 
@@ -174,7 +172,9 @@ def _build(
         "seconds": round(seconds, 2),
         "draw_seconds": round(draw_seconds, 4),
         "base": base_folder.name,
-        "settings": {name: getattr(settings, name) for name in FIELDS},
+        "settings": {
+            name: getattr(settings, name) for name in FIELDS + (SAMPLED if photos is None else ())
+        },
     }
     (path / PHOTOS).unlink(missing_ok=True)
     write_json(path / BANK_JSON, info)

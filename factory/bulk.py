@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory import cluster
@@ -219,11 +221,20 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
 
 
 class _SlotTrainer(TorchTrainer):
-    """A trainer without the processes, of seconds each to start, that a slot has no use for.
+    """A trainer of one worker, without what costs a slot seconds and is of no use to it.
 
-    One hands out Ray Data sets, and a slot reads none. The other frees what a killed controller
-    held; a cluster of this machine's own ends with the driver.
+    No process group: a lone worker has nobody to talk to, and its controller need not import
+    torch. Not the process that hands out Ray Data sets: a slot reads none. Not the process that
+    frees what a killed controller held, where Ray is this machine's own and ends with the driver.
     """
+
+    def __init__(
+        self, loop: Callable[[], None], scaling: ScalingConfig, run_config: RunConfig
+    ) -> None:
+        # Past TorchTrainer's own, whose backend is the process group.
+        super(TorchTrainer, self).__init__(
+            loop, backend_config=BackendConfig(), scaling_config=scaling, run_config=run_config
+        )
 
     def _create_default_callbacks(self) -> list[Any]:
         spare = ["DatasetsCallback"]
@@ -237,14 +248,10 @@ def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any
     """One slot: a single-worker TorchTrainer, restarted by Ray Train where its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
     return _SlotTrainer(
-        drain_queue,
-        train_loop_config={**config, "queue": queue},
-        # NCCL needs a GPU of its own for every worker; one worker needs no NCCL.
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=1, use_gpu=slots.gpus > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
+        # Not as the loop's configuration, which the controller unpickles too.
+        partial(drain_queue, {**config, "queue": queue}),
+        ScalingConfig(num_workers=1, use_gpu=slots.gpus > 0, resources_per_worker=resources),
+        RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
             storage_path=str(Path(config["previews"]).parent / "ray-train"),
             # The queue gives up styles, and slots that never get as far as a style.

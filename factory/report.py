@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from factory.catalog import CatalogEntry
 from factory.gallery import Gallery, GalleryStyle, duration, write_gallery
-from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry, StyleVersion
+from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
 from factory.uris import base_name
 from factory.work import TRAINING
 from osasis.base import Base
@@ -35,11 +35,14 @@ def write_run_gallery(
     base: Base,
     photos: torch.Tensor,
     photos_hash: str,
-    registry: Registry,
+    registered: Mapping[str, Sequence[StyleVersion]],
 ) -> None:
-    """Write ``run.gallery``: every style of the run on the same photos, with its figures."""
+    """Write ``run.gallery``: every style of the run on the same photos, with its figures.
+
+    registered: the versions of each style.
+    """
     by_id = {e.id: e for e in entries}
-    versions = {(v.style, v.version): v for vs in registry.all_versions().values() for v in vs}
+    versions = {(v.style, v.version): v for vs in registered.values() for v in vs}
     styles = []
     for result in run.styles:
         entry, version = by_id[result.id], versions.get((result.id, result.version or 0))

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from factory.plan import Planned, make_plan
 from factory.progress import Display, make_display
 from factory.queue import FAILED, KINDS, RETRIES, RETRY_ON
 from factory.registrar import Registrar
-from factory.registry import Registry
+from factory.registry import Listing, Registry, list_versions, load_mlflow
 from factory.results import BankUse, StyleResult, TrainResult
 from factory.work import CHECKPOINT, StyleTask
 from osasis.base import Base, load_base, photo_tensor
@@ -125,21 +126,19 @@ class _Run:
         photos = _preview_photos(self.base, previews)
         size = self.base.config.image_size
         self.photos = Photos(example_photos(Path(contents), size, 4096)) if contents else None
-        self.registry = Registry(self.home)
         plan = make_plan(
             read.entries,
             options.preset,
             options.overrides,
             self.base,
             self.photos.fingerprint if self.photos is not None else None,
-            self.registry.all_versions(),
+            list_versions(self.home),
         )
         self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{_job_key(plan)}"
         self.folder = self.home.jobs / self.job
         self.previews = self.folder / "previews.safetensors"
         save_tensors(self.previews, {"photos": photos})
         previews_key = sha256_file(self.previews)
-        self.registrar = Registrar(self.registry, self.base, gate, previews_key, self.report)
         self.results = {p.entry.id: p.settled() for p in plan}
         waiting = [p for p in plan if p.waits]
         broken = [p for p in plan if p.reason is not None]
@@ -152,6 +151,7 @@ class _Run:
             {p.entry.id: {"state": FAILED, "reason": p.reason, "kind": p.kind} for p in broken}
         )
         if waiting:
+            self.registrar = Registrar(self._start(), self.base, gate, previews_key, self.report)
             self._train_all(waiting)
         from factory.report import write_run_gallery
 
@@ -160,15 +160,25 @@ class _Run:
         result = TrainResult(
             tuple(self.results.values()), gallery, self.folder, seconds, self._bank_uses()
         )
-        write_run_gallery(result, read.entries, self.base, photos, previews_key, self.registry)
+        versions = list_versions(self.home)
+        write_run_gallery(result, read.entries, self.base, photos, previews_key, versions)
         write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
         return result
 
-    def _train_all(self, waiting: list[Planned]) -> None:
-        """Train what no other job trains, in rounds until every style is settled."""
+    def _start(self) -> Registry:
+        """Start Ray, and meanwhile open the registry: a new one takes seconds, as Ray does."""
         from factory.cluster import start_ray
 
-        start_ray(self.options.slots)
+        # Here: two threads that import the same packages at once can each get half of one. What
+        # Ray's start and the opening still import has nothing in common.
+        load_mlflow()
+        with ThreadPoolExecutor(1) as pool:
+            opened = pool.submit(Registry, self.home)
+            start_ray(self.options.slots)
+            return opened.result()
+
+    def _train_all(self, waiting: list[Planned]) -> None:
+        """Train what no other job trains, in rounds until every style is settled."""
         claims = Claims(self.home.claims, self.job)
         told = False
         try:
@@ -185,23 +195,27 @@ class _Run:
                     told = True
                 if others:
                     time.sleep(LOOK_SECONDS)
-                waiting = [p for p in others if not self._registered_elsewhere(p)]
+                waiting = self._not_registered_elsewhere(others)
         finally:
             claims.close()
 
-    def _registered_elsewhere(self, p: Planned) -> bool:
-        version = self.registry.find(p.entry.id, p.fingerprint)
-        if version is None:
-            return False
-        self.results[p.entry.id] = replace(p, registered=version).settled()
-        self.report(f"{p.entry.id}: another job registered it as version {version.version}")
-        return True
+    def _not_registered_elsewhere(self, plan: list[Planned]) -> list[Planned]:
+        """Those of a plan that no other job has registered by now; the others are settled."""
+        listing, left = Listing(self.home), []
+        for p in plan:
+            version = listing.find(p.entry.id, p.fingerprint)
+            if version is None:
+                left.append(p)
+                continue
+            self.results[p.entry.id] = replace(p, registered=version).settled()
+            self.report(f"{p.entry.id}: another job registered it as version {version.version}")
+        return left
 
     def _train_round(self, plan: list[Planned], claims: Claims) -> None:
         from factory import bulk
 
         # Another job may have registered one between the plan and the claim.
-        plan = [p for p in plan if not self._registered_elsewhere(p)]
+        plan = self._not_registered_elsewhere(plan)
         if not plan:
             return
         banks = ensure_banks(

@@ -28,6 +28,7 @@ from osasis.errors import ImageError, UserError
 from osasis.images import load_image, png_bytes
 from osasis.metrics import style_metrics
 from osasis.mix import Mix
+from osasis.previews import shipped_previews
 from osasis.settings import TrainSettings
 from osasis.squares import fit_square, image_to_tensor, tensor_to_image
 from osasis.storage import save_tensors, write_atomic, write_json
@@ -79,19 +80,21 @@ class SupersededError(Exception):
 class Workbench:
     """What a slot loads once: the base, the photos for previews, content banks by path.
 
-    encodings: of the preview photos, which do not depend on the style.
+    encodings: of the preview photos, which do not depend on the style. folder: the base's, which
+    may bring them along.
     """
 
     base: Base
     preview_photos: torch.Tensor
     device: torch.device
+    folder: Path
     banks: dict[str, ContentBank] = field(default_factory=dict)
     encodings: dict[tuple[float, int, str], Encodings] = field(default_factory=dict)
 
     @classmethod
     def open(cls, base: Path, previews: Path, device: str) -> Workbench:
         photos = load_file(previews)["photos"].to(device)
-        return cls(load_base(base, device), photos, torch.device(device))
+        return cls(load_base(base, device), photos, torch.device(device), base)
 
     def bank(self, path: str | None) -> ContentBank | None:
         """The content bank at a path; read once."""
@@ -193,15 +196,9 @@ class Workbench:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The preview photos in a style (N, 3, H, W), and its metrics on them."""
         settings = trainer.settings
-        key = (settings.t0, settings.stylize_encode_steps, settings.precision)
-        if key not in self.encodings:
-            t0, steps, precision = key
-            self.encodings[key] = encode(
-                self.base, self.preview_photos, t0=t0, steps=steps, precision=precision
-            )
         images = decode(
             self.base,
-            self.encodings[key],
+            self._encodings(settings),
             Mix.of(style.id),
             {style.id: style},
             precision=settings.precision,
@@ -209,6 +206,17 @@ class Workbench:
         return images, style_metrics(
             self.base, self.preview_photos, images, trainer.style_image, trainer.counterpart
         )
+
+    def _encodings(self, settings: TrainSettings) -> Encodings:
+        """Those of the preview photos: as the base brings them, or computed once."""
+        t0, steps, precision = settings.t0, settings.stylize_encode_steps, settings.precision
+        if (t0, steps, precision) not in self.encodings:
+            given: dict[str, Any] = {"t0": t0, "steps": steps, "precision": precision}
+            made = shipped_previews(self.folder, self.preview_photos, **given)
+            if made is None:
+                made = encode(self.base, self.preview_photos, **given)
+            self.encodings[t0, steps, precision] = made
+        return self.encodings[t0, steps, precision]
 
 
 def is_finished(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.home import Home
-from factory.registry import Registry, StyleVersion
+from factory.registry import Listing, StyleVersion
 from osasis.base_info import read_base_info
 from osasis.config import DiffAEConfig
 from osasis.errors import UserError
@@ -37,7 +37,7 @@ class Targets:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.registry = Registry(home)
+        self.registry = Listing(home)
         self.versions: dict[str, StyleVersion] = {}
         self.targets: list[Target] = []
         self._index: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """The registry: one registered model a style, a version a fingerprint (MLflow)."""
 
-from factory.registry.local import list_versions
-from factory.registry.lookup import EXPERIMENT, KIND_TAG
+from factory.registry.local import Listing, list_versions
+from factory.registry.lookup import EXPERIMENT, KIND_TAG, load_mlflow
 from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -19,8 +19,10 @@ __all__ = [
     "GATE_TAG",
     "KIND_TAG",
     "PREVIEWS_TAG",
+    "Listing",
     "Registry",
     "StyleVersion",
     "current_of",
     "list_versions",
+    "load_mlflow",
 ]

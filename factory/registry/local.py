@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 from factory.home import Home
 from factory.registry.lookup import KIND_TAG
+from factory.registry.resolving import Resolver
 from factory.registry.versions import StyleVersion, version_of
 from factory.registry.writing import Registry
 
@@ -28,6 +29,22 @@ def list_versions(home: Home) -> dict[str, list[StyleVersion]]:
     """``Registry.all_versions`` of a home, as fast as it can be had."""
     found = read_local(home)
     return Registry(home).all_versions() if found is None else found
+
+
+class Listing(Resolver):
+    """A registry as it was at one moment, found without MLflow where that can be."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.all = list_versions(home)
+
+    def styles(self) -> list[str]:
+        return list(self.all)
+
+    def versions(self, style: str) -> list[StyleVersion]:
+        if style not in self.all:
+            raise self.unknown(style)
+        return self.all[style]
 
 
 def read_local(home: Home) -> dict[str, list[StyleVersion]] | None:

@@ -8,9 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from factory.home import Home
-from factory.registry.versions import CHAMPION, StyleVersion, current_of, quiet, version_of
-from osasis.errors import UserError
-from osasis.settings import did_you_mean
+from factory.registry.resolving import Resolver
+from factory.registry.versions import StyleVersion, quiet, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,15 +20,21 @@ KIND_TAG = "style_factory.kind"
 MODELS_A_PAGE, VERSIONS_A_PAGE = 1000, 10_000
 
 
-class Lookup:
+def load_mlflow() -> Any:
+    """Import MLflow, which takes seconds."""
+    # Read when it is imported; usage statistics would leave the machine.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    return mlflow
+
+
+class Lookup(Resolver):
     """Registered styles of a home (sqlite and local artifacts) or of an MLflow server."""
 
     def __init__(self, home: Home) -> None:
-        # MLflow reads these when imported; usage statistics would leave the machine.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        import mlflow
-
+        mlflow = load_mlflow()
         home.path.mkdir(parents=True, exist_ok=True)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -98,57 +103,15 @@ class Lookup:
         ours = f"name = '{_quoted(style)}'"
         found = self._pages("search_model_versions", VERSIONS_A_PAGE, filter_string=ours)
         if not found:
-            raise self._unknown(style)
+            raise self.unknown(style)
         model = self.client.get_registered_model(style)
         if not is_style(model):
-            raise self._unknown(style)
+            raise self.unknown(style)
         return sorted((self._version(v, model) for v in found), key=lambda v: -v.version)
-
-    def get(self, style: str, version: str = CHAMPION) -> StyleVersion:
-        """A version by its number or alias. Raises UserError naming what there is."""
-        versions = self.versions(style)
-        for v in versions:
-            if version == str(v.version) or version in v.aliases:
-                return v
-        known = ", ".join(
-            f"{v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in versions
-        )
-        raise UserError(f"style {style!r} has no version {version!r}: there are {known}")
-
-    def current(self, style: str) -> StyleVersion:
-        """The champion; the newest version where no version is champion."""
-        return current_of(self.versions(style))
-
-    def resolve(self, reference: str) -> StyleVersion:
-        """``a``, ``a@alias`` or ``a:3`` to one version; plain ``a`` is its champion."""
-        for mark in ("@", ":"):
-            name, found, rest = reference.partition(mark)
-            if found:
-                return self.get(name, rest)
-        return self.get(reference)
-
-    def find(self, style: str, fingerprint: str) -> StyleVersion | None:
-        """The version with this fingerprint, if it is registered."""
-        try:
-            versions = self.versions(style)
-        except UserError:
-            return None
-        return next((v for v in versions if v.fingerprint == fingerprint), None)
 
     def _version(self, v: Any, model: Any) -> StyleVersion:
         aliases = [a for a, number in model.aliases.items() if int(number) == int(v.version)]
         return version_of(v, aliases, self.home.tracking_uri, self.home.cache)
-
-    def _unknown(self, style: str) -> UserError:
-        names = self.styles()
-        if not names:
-            return UserError(
-                f"unknown style {style!r}: none is registered in {self.home.path} "
-                "(train some with `style-factory train CATALOG`)"
-            )
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        hint = did_you_mean(style, names) or f" (registered: {shown})"
-        return UserError(f"unknown style {style!r}{hint}")
 
 
 def is_style(model: Any) -> bool:

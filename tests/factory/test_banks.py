@@ -88,15 +88,16 @@ def test_a_bank_is_named_by_what_it_depends_on(
 
     same = path()
     # How a style is trained makes no other contents, and photos need no seed.
-    assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7) == same
+    assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
     others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
     others += [path(t0=0.8), path(guide_input="nearest224"), path(photos)]
     others.append(path(Photos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
-    # Contents that are sampled depend on the seed as well.
+    # Contents that are sampled depend on how, and on the seed.
     blind = replace(base, photos=None)
-    sampled = {bank_path(tmp_path, blind, replace(settings, seed=s)) for s in (0, 1)}
-    assert len(sampled) == 2
+    ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
+    sampled = {bank_path(tmp_path, blind, replace(settings, **w)) for w in ways}
+    assert len(sampled) == 4
     assert bank_path(tmp_path, blind, replace(settings, contents="sampled")) is None
 
 

@@ -17,6 +17,7 @@ from factory.registry import (
     CANDIDATE,
     CHAMPION,
     KIND_TAG,
+    Listing,
     Registry,
     StyleVersion,
     list_versions,
@@ -102,6 +103,19 @@ def test_unknown_references_say_what_there_is(registry: Registry) -> None:
     assert refused(registry, "oil:") == f"style 'oil' has no version '': {there}"
     assert refused(registry, "o'il").startswith('unknown style "o\'il"')
     assert refused(registry, "").startswith("unknown style ''")
+
+
+def test_a_listing_finds_what_mlflow_finds(registry: Registry) -> None:
+    listing = Listing(registry.home)
+    assert listing.styles() == registry.styles() == ["ink", "oil"]
+    for reference in ("oil", "oil@champion", "oil:1", "ink"):
+        assert listing.resolve(reference) == registry.resolve(reference)
+    assert listing.find("oil", "f1") == registry.resolve("oil:1")
+    assert listing.find("oil", "f3") is listing.find("oi", "f1") is None
+    for reference in ("oi", "churn", "oil:77", "oil@best"):
+        with pytest.raises(UserError) as error:
+            listing.resolve(reference)
+        assert str(error.value) == refused(registry, reference)
 
 
 def test_find_goes_by_style_and_fingerprint(registry: Registry) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from factory.claims import Claims
 from factory.work import (
@@ -25,7 +28,9 @@ from factory.work import (
 from osasis.base import load_base
 from osasis.errors import ImageError, UserError
 from osasis.losses import LOSS_NAMES
+from osasis.previews import save_previews
 from osasis.style import load_style
+from osasis.stylize import encode
 from osasis.train import DivergedError
 from tests.factory.conftest import SIZE, Shop, picture, truncated_jpeg
 
@@ -117,6 +122,29 @@ def test_a_trained_style_is_more_than_its_start(
     assert result["seconds"] > 0
     previews = sorted(p.name for p in (tmp_path / "work" / "previews").iterdir())
     assert previews == ["00.png", "01.png"]
+
+
+def test_previews_use_the_encodings_that_came_with_the_base(
+    shop: Shop, image: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "base"
+    shutil.copytree(shop.base, own)
+    photos = load_file(shop.previews)["photos"]
+    s = shop.settings
+    how = {"t0": s.t0, "steps": s.stylize_encode_steps, "precision": s.precision}
+    made = encode(load_base(own), photos, **how)
+
+    def previews(name: str, x_t0: torch.Tensor | None) -> list[bytes]:
+        if x_t0 is not None:
+            save_previews(own, replace(made, x_t0=x_t0), s.precision)
+        bench = Workbench.open(own, shop.previews, "cpu")
+        bench.train(shop.task("oil", image, tmp_path / name, iterations=1), ignore)
+        return [p.read_bytes() for p in sorted((tmp_path / name / "previews").iterdir())]
+
+    computed = previews("computed", None)
+    assert previews("brought", made.x_t0) == computed
+    # Told from computing them anew: other encodings make other pictures.
+    assert previews("others", made.x_t0.flip(0)) != computed
 
 
 def test_a_given_counterpart_is_used(
