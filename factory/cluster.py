@@ -18,7 +18,12 @@ TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # On this machine alone no node is taken away: a process less a slot, of many seconds to start.
 LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 # Metrics that nobody reads there: a process of Ray's takes a 60th of a core for them.
-LOCAL_RAY = {"RAY_enable_metrics_collection": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
+# Nor statistics of use, which would leave the machine.
+LOCAL_RAY = {
+    "RAY_enable_metrics_collection": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 # Ray ends a process after a second without work, and a corpus wants one for every batch that it
 # writes: starting it anew, at 3 s of a core, was a tenth of two cores. Training has few tasks, and
 # wants the memory back.

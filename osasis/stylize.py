@@ -23,7 +23,7 @@ from osasis.diffusion import (
 from osasis.errors import UserError
 from osasis.mix import Mix, cutoff_weights
 from osasis.precision import autocast
-from osasis.settings import TrainSettings, whole_steps
+from osasis.settings import PASS_IMAGES, TrainSettings, whole_steps
 from osasis.style import Style
 from osasis.train import spn_step
 
@@ -133,7 +133,7 @@ def chunk_size(device: torch.device) -> int:
     Convolution kernels change with the batch, and their rounding with them (visibly so in
     bfloat16). A fixed batch makes each image's result independent of its company.
     """
-    return 4 if device.type == "cpu" else 16
+    return PASS_IMAGES["cpu" if device.type == "cpu" else "cuda"]
 
 
 def chunks(count: int, size: int) -> Iterator[Tensor]:

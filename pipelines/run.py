@@ -21,10 +21,11 @@ from typing import Any
 import pyarrow as pa
 
 from osasis.errors import UserError
+from osasis.settings import PASS_IMAGES
 from pipelines.read import ORDER
 
-# Forward passes a batch: more of them share a style's set-up, fewer spread better.
-PASSES = 4
+# Forward passes a batch, at most: more of them share a style's set-up, fewer spread better.
+PASSES = {"cpu": 8, "cuda": 4}
 # Of the time that the model must take: what a larger batch may leave actors idle at the end.
 IDLE = 0.02
 # Photos an order to a reader, in batches, at most. Ray Data hands what a task yields to one actor,
@@ -76,21 +77,22 @@ def plan_workers(
             f"--workers {workers} of {share:g} GPU each do not fit into {gpus:g} GPU(s); "
             f"at most {room} do"
         )
-    chunk = 16 if gpus else 4
+    device = "cuda" if gpus else "cpu"
+    chunk = PASS_IMAGES[device]
     models = max(1, min(workers or room, -(-photos // chunk)))
-    batch = chunk * _passes(-(-photos // chunk), models)
+    batch = chunk * _passes(-(-photos // chunk), models, PASSES[device])
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
 
 
-def _passes(chunks: int, models: int) -> int:
+def _passes(chunks: int, models: int, most: int) -> int:
     """Forward passes a batch: as many as still let all actors end at about the same time."""
 
     def longest(passes: int) -> int:
         """Passes of the actor that has most to do."""
         return math.ceil(math.ceil(chunks / passes) / models) * passes
 
-    best = min(longest(p) for p in range(1, PASSES + 1))
-    return max(p for p in range(1, PASSES + 1) if longest(p) <= best * (1 + IDLE))
+    best = min(longest(p) for p in range(1, most + 1))
+    return max(p for p in range(1, most + 1) if longest(p) <= best * (1 + IDLE))
 
 
 def stream(

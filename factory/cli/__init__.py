@@ -10,43 +10,47 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from factory.cli import base, catalog, inspect, serve, slots, styles, stylize, train
 from factory.cli.output import fail, results_only_on_stdout
 from osasis.errors import UserError
 
+# The code of a program that Ctrl-C has ended.
+INTERRUPTED = 130
+
+
+def run() -> NoReturn:
+    """The program: ``main``, and its exit code to the shell."""
+    code = main()
+    cluster = sys.modules.get("factory.cluster")
+    if cluster is not None and (cluster.is_own() or code == INTERRUPTED):
+        # At once. A Ray of this process's own ends with it: taking it down in order, and all that
+        # was imported, takes seconds more. Threads that still wait for slots would find Ray shut
+        # down, and end the process with a code of their own.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. No traceback for a user's mistake."""
     args = _parser().parse_args(argv)
-    interrupted = False
     with results_only_on_stdout():
         try:
             code = args.run(args)
         except UserError as e:
             code = fail(args, str(e), 2)
         except KeyboardInterrupt:
-            code = fail(args, "stopped; the same command trains on where it can", 130)
-            interrupted = True
+            code = fail(args, "stopped; the same command trains on where it can", INTERRUPTED)
         except Exception as e:
             if not _from_surroundings(e):
                 raise
             from factory.work import describe_failure
 
             code = fail(args, describe_failure(e), 1)
-    if interrupted:
-        _leave_ray(code)
     return code
-
-
-def _leave_ray(code: int) -> None:
-    """End at once where Ray runs: threads that wait for slots would find it shut down, and end the
-    process with a code of their own. Ray's processes end with this one."""
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _from_surroundings(error: Exception) -> bool:

@@ -1,6 +1,4 @@
-import sys
-
-from factory.cli import main
+from factory.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -145,8 +145,10 @@ def test_a_time_limit_does_not_change_the_outputs(run: Run, tmp_path: Path) -> N
 
 def test_batches_let_all_actors_end_together() -> None:
     # Passes an actor has to do, of 12 in all, for two actors: 6, or 8 in batches of four.
-    assert [_passes(12, 2), _passes(16, 2), _passes(3, 2), _passes(1, 2)] == [3, 4, 2, 1]
-    assert [_passes(15, 1), _passes(250_000, 2), _passes(10, 4)] == [3, 4, 3]
+    assert [_passes(n, 2, 4) for n in (12, 16, 3, 1)] == [3, 4, 2, 1]
+    assert [_passes(15, 1, 4), _passes(250_000, 2, 4), _passes(10, 4, 4)] == [3, 4, 3]
+    # A dozen photos, two a pass: six to each of two actors.
+    assert _passes(6, 2, 8) == 3
 
 
 def test_orders_reach_all_actors() -> None:
