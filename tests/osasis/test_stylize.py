@@ -461,8 +461,8 @@ def test_progress_counts_every_step_of_every_chunk(
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    e = encode(tiny_base, images(5, 51), steps=10, progress=progress)
-    # Five photos are two chunks of five steps each on a CPU.
+    e = encode(tiny_base, images(3, 51), steps=10, progress=progress)
+    # Three photos are two chunks of five steps each on a CPU.
     assert seen == [(i, 10) for i in range(1, 11)]
     seen.clear()
     decode(tiny_base, e, Mix.of("a", decode_steps=4), {"a": tiny_style()}, progress=progress)
