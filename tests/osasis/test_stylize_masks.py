@@ -1,0 +1,206 @@
+"""Where and how much structure and style are added: the SPN over the steps, masks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.base import Base
+from osasis.diffusion import image_schedule
+from osasis.errors import UserError
+from osasis.mix import Mix, StyleShare
+from osasis.style import Style
+from osasis.stylize import Encodings, decode, encode
+
+Images = Callable[..., Tensor]
+Styles = Callable[..., Style]
+STEPS = 4
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module")
+def silent_base(tiny_base: Base) -> Base:
+    """The tiny base, but epsilon is 0: what is added to x_t is all that happens."""
+    diffae = copy.deepcopy(tiny_base.diffae)
+    for name in ("weight", "bias"):
+        getattr(diffae.unet.out[2], name).zero_()
+    return replace(tiny_base, diffae=diffae)
+
+
+def ones(style: Style) -> Style:
+    """The style without a difference, and with a structure network that always gives 1."""
+    spn = {k: torch.zeros_like(v) for k, v in style.spn.items()}
+    return replace(style, delta={}, spn=spn | {"out_layer.0.bias": torch.ones(3)})
+
+
+def blank(base: Base) -> Encodings:
+    nothing = torch.zeros(1, 3, 32, 32)
+    return Encodings(nothing, base.z_mean, nothing, 0.5, STEPS)
+
+
+@pytest.mark.parametrize("spn_time", ["timestep", "index"])
+def test_structure_and_the_number_of_steps(
+    silent_base: Base, tiny_style: Styles, spn_time: str
+) -> None:
+    """A timestep style's structure keeps its sum; an index style adds it in full every step."""
+    # Trained with two steps back of a schedule of four.
+    style = ones(tiny_style(spn_time=spn_time))
+    for steps in (4, 10, 20):
+        mix = Mix.of("a", structure=0.01, decode_steps=steps)
+        out = decode(silent_base, blank(silent_base), mix, {"a": style})
+        count = steps // 2
+        scale = 0.01 * (2 / count if spn_time == "timestep" else 1)
+        below = image_schedule(steps, "trailing").alphas_cumprod[:count]
+        expected = scale * float((below**-0.5).sum())
+        assert expected < 1
+        torch.testing.assert_close(out, torch.full_like(out, expected), atol=1e-5, rtol=1e-4)
+
+
+def test_structure_stays_inside_the_mask(silent_base: Base, tiny_style: Styles) -> None:
+    mask = torch.zeros(32, 32)
+    mask[:, :16] = 1
+    mix = Mix((StyleShare("a", 1.0, "left"),), structure=0.01, decode_steps=4)
+    out = decode(
+        silent_base, blank(silent_base), mix, {"a": ones(tiny_style())}, masks={"left": mask}
+    )
+    below = image_schedule(4, "trailing").alphas_cumprod[:2]
+    assert out[..., 16:].abs().max() == 0
+    expected = 0.01 * float((below**-0.5).sum())
+    assert far(out[..., :16], torch.tensor(expected)) < 1e-5
+
+
+class TestMasks:
+    """With one step and no structure network, each pixel follows its own noise only."""
+
+    @pytest.fixture(scope="class")
+    def one_step(self, tiny_base: Base, images: Images) -> Encodings:
+        return encode(tiny_base, images(2, 50), steps=2)
+
+    @pytest.fixture(scope="class")
+    def left(self) -> Tensor:
+        mask = torch.zeros(32, 32)
+        mask[:, :16] = 1
+        return mask
+
+    @staticmethod
+    def run(
+        base: Base,
+        e: Encodings,
+        styles: dict[str, Style],
+        *shares: StyleShare,
+        masks: dict[str, Tensor] | None = None,
+        **fields: Any,
+    ) -> Tensor:
+        mix = Mix(styles=shares, decode_steps=2, **{"structure": 0.0, **fields})
+        return decode(base, e, mix, styles, masks=masks)
+
+    def test_a_mask_confines_its_style(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles, masks = {"a": tiny_style()}, {"left": left}
+        photo = one_step.photo
+        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
+        half = self.run(tiny_base, one_step, styles, StyleShare("a", 1.0, "left"), masks=masks)
+        assert far(photo[..., :16], full[..., :16]) > 0.1
+        assert far(photo[..., 16:], full[..., 16:]) > 0.1
+        assert far(half[..., :16], full[..., :16]) < 1e-5
+        assert far(half[..., 16:], photo[..., 16:]) < 1e-5
+
+    def test_two_styles_side_by_side(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
+        masks = {"left": left, "right": 1 - left}
+        both = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 1.0, "left"),
+            StyleShare("b", 0.01, "right"),
+            masks=masks,
+        )
+        for name, side in (("a", slice(0, 16)), ("b", slice(16, 32))):
+            alone = self.run(tiny_base, one_step, styles, StyleShare(name))
+            # Weights say nothing where only one mask covers.
+            assert far(both[..., side], alone[..., side]) < 1e-5
+
+    def test_where_masks_overlap_weights_decide(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
+    ) -> None:
+        styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
+        masks = {"left": left, "all": torch.ones(32, 32)}
+        masked = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 3.0, "left"),
+            StyleShare("b", 1.0, "all"),
+            masks=masks,
+        )
+        noise = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 3.0),
+            StyleShare("b", 1.0),
+            blend="noise",
+        )
+        b = self.run(tiny_base, one_step, styles, StyleShare("b"))
+        assert far(masked[..., :16], noise[..., :16]) < 1e-5
+        assert far(masked[..., 16:], b[..., 16:]) < 1e-5
+
+    def test_a_soft_mask_shows_the_photo(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
+    ) -> None:
+        styles = {"a": tiny_style()}
+        photo = one_step.photo
+        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
+        soft = self.run(
+            tiny_base,
+            one_step,
+            styles,
+            StyleShare("a", 1.0, "soft"),
+            masks={"soft": torch.full((32, 32), 0.25)},
+        )
+        # The noise is composed, so x_0 is too where nothing is clamped.
+        free = (photo.abs() < 0.95) & (full.abs() < 0.95) & (soft.abs() < 0.95)
+        assert free.float().mean() > 0.2
+        assert far(soft[free], (0.25 * full + 0.75 * photo)[free]) < 1e-4
+
+    def test_a_mask_of_another_size_is_refused(
+        self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
+    ) -> None:
+        with pytest.raises(UserError, match=r"'left'.*16"):
+            self.run(
+                tiny_base,
+                one_step,
+                {"a": tiny_style()},
+                StyleShare("a", 1.0, "left"),
+                masks={"left": torch.ones(16, 16)},
+            )
+
+
+def test_what_no_mask_covers_is_the_photo_itself(
+    tiny_base: Base, tiny_style: Styles, images: Images
+) -> None:
+    """After any number of steps, structure network included; not epsilon_A's reconstruction."""
+    encodings = encode(tiny_base, images(2, 50), steps=STEPS)
+    left = torch.zeros(32, 32)
+    left[:, :16] = 1
+    mix = Mix((StyleShare("a", 1.0, "left"),), decode_steps=STEPS)
+    styles = {"a": tiny_style()}
+    out = decode(tiny_base, encodings, mix, styles, masks={"left": left})
+    photo = encodings.photo
+    assert far(out[..., 16:], photo[..., 16:]) < 1e-5
+    assert far(out[..., :16], photo[..., :16]) > 0.1
+    plain = decode(tiny_base, encodings, Mix.of("a", strength=0.0, decode_steps=STEPS), styles)
+    assert far(plain[..., 16:], photo[..., 16:]) > 0.01
