@@ -105,7 +105,7 @@ def decode(
     count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
-    add_structure = _structure(base, mix, chosen, networks, schedule, t0)
+    structure = _structure(base, mix, chosen, networks, schedule, t0)
     out = []
     with autocast(base.device, precision):
         for k, rows in enumerate(chunks(len(encodings.photo), size)):
@@ -114,9 +114,10 @@ def decode(
             z_in = encodings.z[rows]
             if edit is not None:
                 z_in = z_in + mix.text_amount * edit.to(z_in)
+            add_structure = structure(photo)
             predictors = [n.predictor(base, z_in, photo, schedule) for n in networks]
             for done, i in enumerate(range(count - 1, -1, -1), start=1):
-                x = add_structure(x, photo, i)
+                x = add_structure(x, i)
                 eps = torch.zeros_like(x)
                 for network, predict in zip(networks, predictors, strict=True):
                     eps = eps + network.share * predict(x, i).float()
@@ -270,8 +271,8 @@ def _structure(
     networks: list[_Network],
     schedule: Schedule,
     t0: float,
-) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """The SPN's addition to x_t at each step (Eq. 12-14), shared among the styles.
+) -> Callable[[Tensor], Callable[[Tensor, int], Tensor]]:
+    """The SPN's addition to x_t (Eq. 12-14), shared among the styles: of a photo, at each step.
 
     Where the SPN's time is the timestep, its sum over the walk is kept the same whatever the
     number of steps; the published code adds it in full at every step.
@@ -289,13 +290,18 @@ def _structure(
         if s.spn_weight > 0 and scale * mix.strength > 0:
             parts.append((style.spn_module(base.device), s.spn_time, share * scale * mix.strength))
 
-    def add(x: Tensor, photo: Tensor, i: int) -> Tensor:
-        for net, spn_time, scale in parts:
-            step = torch.full((len(photo),), spn_step(schedule, i, spn_time), device=photo.device)
-            x = x + scale * net(photo, step).float()
-        return x
+    def of(photo: Tensor) -> Callable[[Tensor, int], Tensor]:
+        known = [net.features(photo) for net, _, _ in parts]
 
-    return add
+        def add(x: Tensor, i: int) -> Tensor:
+            for (net, spn_time, scale), features in zip(parts, known, strict=True):
+                at = torch.full((len(photo),), spn_step(schedule, i, spn_time), device=x.device)
+                x = x + scale * net.at(features, at).float()
+            return x
+
+        return add
+
+    return of
 
 
 def _check(
