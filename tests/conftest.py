@@ -33,3 +33,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 pytest.param(None, marks=why, id="absent")
             ]
             metafunc.parametrize(fixture, params)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no mere entry that its parent has not read yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

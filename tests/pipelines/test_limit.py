@@ -6,20 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from pipelines.limit import DiedError, TookTooLongError, within
-from tests.conftest import ROOT
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no mere entry that its parent has not read yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+from tests.conftest import ROOT, alive
 
 
 def test_work_that_hangs_is_ended_and_leaves_nothing_running() -> None:
