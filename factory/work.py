@@ -212,7 +212,7 @@ class Workbench:
         t0, steps, precision = settings.t0, settings.stylize_encode_steps, settings.precision
         if (t0, steps, precision) not in self.encodings:
             given: dict[str, Any] = {"t0": t0, "steps": steps, "precision": precision}
-            made = shipped_previews(self.folder, self.preview_photos, **given)
+            made = shipped_previews(self.folder, self.base, self.preview_photos, **given)
             if made is None:
                 made = encode(self.base, self.preview_photos, **given)
             self.encodings[t0, steps, precision] = made

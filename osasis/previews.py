@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from osasis.base import load_base, photo_tensor
+from osasis.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.settings import PRESETS, TrainSettings, make_settings
@@ -34,32 +34,35 @@ def ship_previews(folder: Path, settings: TrainSettings) -> Path:
     photos = photo_tensor(base.photos[-HELD_OUT:])
     steps, precision = settings.stylize_encode_steps, settings.precision
     made = encode(base, photos, t0=settings.t0, steps=steps, precision=precision)
-    return save_previews(folder, made, precision)
+    return save_previews(folder, base, made, precision)
 
 
-def save_previews(folder: Path, made: Encodings, precision: str) -> Path:
+def save_previews(folder: Path, base: Base, made: Encodings, precision: str) -> Path:
     """Write encodings into a base's folder. precision: that they were computed in."""
     tensors = {name: getattr(made, name) for name in PARTS}
-    save_tensors(folder / FILE, tensors, _key(made.t0, made.steps, precision))
+    save_tensors(folder / FILE, tensors, _key(base, made.t0, made.steps, precision))
     return folder / FILE
 
 
 def shipped_previews(
-    folder: Path, photos: Tensor, *, t0: float, steps: int, precision: str
+    folder: Path, base: Base, photos: Tensor, *, t0: float, steps: int, precision: str
 ) -> Encodings | None:
-    """A base's encodings of just these photos (N, 3, H, W), encoded just so; else None."""
+    """The encodings in a base's folder, where they are of this base and just these photos
+    (N, 3, H, W), encoded just so; else None."""
     path = folder / FILE
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as f:
-        if f.metadata() != _key(t0, steps, precision):
+        if f.metadata() != _key(base, t0, steps, precision):
             return None
         photo, z, x_t0 = (f.get_tensor(name).to(photos.device) for name in PARTS)
     return Encodings(photos, z, x_t0, t0, steps) if torch.equal(photo, photos) else None
 
 
-def _key(t0: float, steps: int, precision: str) -> dict[str, str]:
-    return {"t0": str(t0), "steps": str(steps), "precision": precision}
+def _key(base: Base, t0: float, steps: int, precision: str) -> dict[str, str]:
+    return {
+        "base": base.fingerprint, "t0": str(t0), "steps": str(steps), "precision": precision,
+    }  # fmt: skip
 
 
 def main() -> None:

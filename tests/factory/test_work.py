@@ -132,11 +132,12 @@ def test_previews_use_the_encodings_that_came_with_the_base(
     photos = load_file(shop.previews)["photos"]
     s = shop.settings
     how = {"t0": s.t0, "steps": s.stylize_encode_steps, "precision": s.precision}
-    made = encode(load_base(own), photos, **how)
+    base = load_base(own)
+    made = encode(base, photos, **how)
 
     def previews(name: str, x_t0: torch.Tensor | None) -> list[bytes]:
         if x_t0 is not None:
-            save_previews(own, replace(made, x_t0=x_t0), s.precision)
+            save_previews(own, base, replace(made, x_t0=x_t0), s.precision)
         bench = Workbench.open(own, shop.previews, "cpu")
         bench.train(shop.task("oil", image, tmp_path / name, iterations=1), ignore)
         return [p.read_bytes() for p in sorted((tmp_path / name / "previews").iterdir())]
