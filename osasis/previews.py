@@ -72,7 +72,10 @@ def main() -> None:
     parser.add_argument("base", type=Path, help="folder of the base")
     parser.add_argument("--preset", default="fast", choices=sorted(PRESETS))
     args = parser.parse_args()
-    print(ship_previews(args.base, make_settings(args.preset)))
+    try:
+        print(ship_previews(args.base, make_settings(args.preset)))
+    except UserError as e:
+        parser.error(str(e))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ def make_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
     return (smooth + fine).clamp(-1, 1)
 
 
+def far(a: Tensor, b: Tensor) -> float:
+    """The largest difference."""
+    return float((a - b).abs().max())
+
+
 def make_perceptual_file(path: Path, net: str = "alex") -> Path:
     """A complete random LPIPS state; its linear layers are positive, as the trained ones are."""
     with torch.random.fork_rng(), warnings.catch_warnings():

@@ -24,6 +24,7 @@ from osasis.stylize import (
     relative_weights,
     suggested_cutoff,
 )
+from tests.osasis.conftest import far
 
 Images = Callable[..., Tensor]
 Styles = Callable[..., Style]
@@ -34,10 +35,6 @@ ALL_PHOTO = (0.0, 0.0, 0.0)
 @pytest.fixture(scope="module")
 def encodings(tiny_base: Base, images: Images) -> Encodings:
     return encode(tiny_base, images(2, 50), steps=STEPS)
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
 
 
 def test_encode_is_inversion_with_epsilon_a(tiny_base: Base, images: Images) -> None:

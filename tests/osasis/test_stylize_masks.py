@@ -17,14 +17,11 @@ from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.style import Style
 from osasis.stylize import Encodings, decode, encode
+from tests.osasis.conftest import far
 
 Images = Callable[..., Tensor]
 Styles = Callable[..., Style]
 STEPS = 4
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
 
 
 @pytest.fixture(scope="module")
