@@ -6,6 +6,9 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import ray
@@ -17,10 +20,12 @@ from osasis.errors import UserError
 TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # On this machine alone no node is taken away: a process less a slot, of many seconds to start.
 LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
-# Metrics that nobody reads there: a process of Ray's takes a 60th of a core for them.
-# Nor statistics of use, which would leave the machine.
+# Metrics, counts of events and tasks' histories that nobody reads there: a process of Ray's takes a
+# 60th of a core for the first alone. Nor statistics of use, which would leave the machine.
 LOCAL_RAY = {
     "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -69,13 +74,14 @@ def connect(cpus: int | None = None, **options: Any) -> None:
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", starts)
     for left in range(STARTS - 1, -1, -1):
         try:
-            ray.init(
-                # A cluster that once ran here leaves its address behind, and Ray follows it.
-                address=address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **options,
-            )
+            with nullcontext() if address else _fewer_processes():
+                ray.init(
+                    # A cluster that once ran here leaves its address behind, and Ray follows it.
+                    address=address or "local",
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    **options,
+                )
             if not address:
                 _own = ray.get_runtime_context().gcs_address
             return
@@ -87,6 +93,25 @@ def connect(cpus: int | None = None, **options: Any) -> None:
             if not left:
                 said = " ".join(str(e).split())[:200]
                 raise UserError(f"Ray did not start, {STARTS} times: {said}") from e
+
+
+@contextmanager
+def _fewer_processes() -> Iterator[None]:
+    """A local Ray without the two processes that send logs to drivers and ask a cloud for nodes.
+
+    Nobody here reads the one or has the other. Each takes seconds to start and wakes for ever, on
+    the cores that the model wants. ``ray start`` has options for it, ``ray.init`` has none: what
+    stands in is checked by a test.
+    """
+    from ray._private import parameter
+
+    kept = parameter.RayParams
+    without: dict[str, Any] = {"include_log_monitor": False, "no_monitor": True}
+    vars(parameter)["RayParams"] = partial(kept, **without)
+    try:
+        yield
+    finally:
+        vars(parameter)["RayParams"] = kept
 
 
 def is_own() -> bool:

@@ -36,9 +36,9 @@ READS_AN_ACTOR = 8
 # Batches an actor up to which each holds one at a time.
 FEW = 2
 POLL_SECONDS = 1.0
-# Ray Data looks ten times a second for what has ended, at 4 ms of a core each. On the CPU a batch
-# takes many seconds, and the model wants that core.
-CPU_LOOK_SECONDS = 0.5
+# How soon it is seen that a batch has ended. On the CPU one takes many seconds, and the model wants
+# the core that looks; nothing waits for it where an actor has its next batch already.
+LOOK_SECONDS = {"few": 0.5, "many": 1.0}
 BLOCK_BYTES = 16 * 1024 * 1024
 
 
@@ -106,13 +106,20 @@ def stream(
     watch: called every now and then and at the end; False asks for an early end, after what is in
     flight. Raises what the stream raises.
     """
+    from factory.cluster import is_own
+    from pipelines.ray_data import sparing_the_cpu
+
     failure: list[BaseException] = []
+    # The actor that is there first would take two of few batches, and leave another none.
+    few = sum(map(len, orders)) <= FEW * workers.models * workers.batch
 
     def consume() -> None:
         try:
-            with _looking_less_often() if not workers.gpus else nullcontext():
-                for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
-                    pass
+            with sparing_the_cpu(is_own()) if not workers.gpus else nullcontext() as look_every:
+                # Outputs are on disk; of the rows that say so nothing is brought here.
+                for _ in _dataset(orders, job, workers, few).iter_internal_ref_bundles():
+                    if look_every:  # all actors are at work
+                        look_every(LOOK_SECONDS["few" if few else "many"])
         except BaseException as e:
             failure.append(e)
 
@@ -127,20 +134,7 @@ def stream(
         raise failure[0]
 
 
-@contextmanager
-def _looking_less_often() -> Iterator[None]:
-    """Ray has no setting for it; the constant's name is checked by a test."""
-    from ray.data._internal.execution import streaming_executor_state as loop
-
-    kept = loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S
-    loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = CPU_LOOK_SECONDS
-    try:
-        yield
-    finally:
-        loop.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = kept
-
-
-def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
+def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers, few: bool) -> Any:
     import ray.data  # it sets its loggers' levels when it is first imported
 
     from pipelines.model import StylizeSquares
@@ -155,8 +149,6 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> A
     # Actors leave a little of each CPU to the tasks that feed them; where there are GPUs the
     # CPUs are the tasks' own.
     model_cpus, task_cpus = (0.0, 0.5) if workers.gpus else (0.8, 0.1)
-    # The actor that is there first would take two of few batches, and leave another none.
-    few = sum(map(len, orders)) <= FEW * workers.models * workers.batch
     ray.data.DataContext._set_current(context)
     try:
         dataset: Any = ray.data.from_arrow(orders)

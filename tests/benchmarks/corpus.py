@@ -6,8 +6,9 @@ Styles are random: they cost what trained ones cost. The bare loop has the photo
 keeps the pictures there; it runs in as many processes as the pipeline has actors, so that both
 have the same cores. Prints one JSON document: "ratio" counts the pipeline from its first forward
 pass to its last, "with_start" from the call to its return, Ray's start included in the first
-round. The bare loop runs before and after each round, and the mean of both counts. Compare ratios,
-not absolute times; on a machine that is busy with other things, not even those.
+round. The bare loop runs before and after each round, and the mean of both counts; where the machine's speed swings, take
+several rounds and their "median". Compare ratios, not absolute times; on a machine that is busy
+with other things, not even those.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -173,7 +175,12 @@ def main() -> None:
                         "model_share": round(result.model_share, 3),
                     }
                 )
-    print(json.dumps({"photos": args.photos, "workers": args.workers, "rounds": rows}, indent=2))
+    median = {
+        count: statistics.median(r["ratio"] for r in rows if r["styles"] == count)
+        for count in counts
+    }
+    shown = {"photos": args.photos, "workers": args.workers, "median": median, "rounds": rows}
+    print(json.dumps(shown, indent=2))
 
 
 if __name__ == "__main__":

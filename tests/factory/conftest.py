@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import shutil
 import sys
@@ -295,19 +294,12 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV
+    from factory.cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
     os.environ.update(TRAIN_ENV | LOCAL_RAY | KEEP_IDLE | {"OMP_NUM_THREADS": "1"})
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=120_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    connect(2)
     yield
     ray.shutdown()
 
