@@ -6,9 +6,9 @@ Styles are random: they cost what trained ones cost. The bare loop has the photo
 keeps the pictures there; it runs in as many processes as the pipeline has actors, so that both
 have the same cores. Prints one JSON document: "ratio" counts the pipeline from its first forward
 pass to its last, "with_start" from the call to its return, Ray's start included in the first
-round. The bare loop runs before and after each round, and the mean of both counts; where the machine's speed swings, take
-several rounds and their "median". Compare ratios, not absolute times; on a machine that is busy
-with other things, not even those.
+round. The bare loop runs before and after each round, and the mean of both counts; where the
+machine's speed swings, take several rounds and their "median". Compare ratios, not absolute times;
+on a machine that is busy with other things, not even those.
 """
 
 from __future__ import annotations
