@@ -4,6 +4,7 @@
     OUTPUT/.job/manifest.parquet   every photo with its targets
     OUTPUT/.job/progress/*.jsonl   one file a finished batch, written after its outputs
     OUTPUT/.job/progress.jsonl     the same, gathered by the driver
+    OUTPUT/.job/computed/*.json    how far each model actor is, for progress alone
 
 A record is written only after the output it speaks of; so a job that was killed anywhere knows
 exactly what is missing.
@@ -53,6 +54,13 @@ def write_records(
     lines += [{"batch": name, **r} for r in records]
     path = Path(job) / "progress" / name[:2] / f"{name}.jsonl"
     write_atomic(path, ("".join(json.dumps(line) + "\n" for line in lines)).encode())
+
+
+def tell_computed(job: str, run: str, actor: str, outputs: int) -> None:
+    """How many outputs an actor has computed in this run, written or not yet."""
+    with contextlib.suppress(OSError):  # what cannot be written fails where it matters
+        path = Path(job) / "computed" / f"{actor}.json"
+        write_json(path, {"run": run, "outputs": outputs})
 
 
 def stopped(job: str, run: str) -> bool:
@@ -124,6 +132,8 @@ class JobFolder:
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self._targets])])
         self.state = np.zeros(int(self.first[-1]), np.uint8)
+        for left in (self.path / "computed").glob("*.json"):
+            left.unlink(missing_ok=True)
         write_atomic(self.path / "run", self.run.encode())
         (self.path / "stop").unlink(missing_ok=True)
         self._read_log()
@@ -233,6 +243,11 @@ class JobFolder:
         return int((self.state == state).sum())
 
     # --- errors -----------------------------------------------------------------------------
+
+    def computed(self) -> int:
+        """Outputs that this run's actors have computed, also those not yet written."""
+        told = [json.loads(path.read_text()) for path in (self.path / "computed").glob("*.json")]
+        return sum(t["outputs"] for t in told if t["run"] == self.run)
 
     def error_rows(self, targets: list[dict[str, Any]]) -> list[dict[str, str]]:
         """All failures, in the manifest's order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from osasis.mix import Mix
-from pipelines.job import stopped
+from pipelines.job import stopped, tell_computed
 from pipelines.read import SQUARES, decode_png
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Styles in an actor's memory at a time; the one longest unused makes room.
 LOADED_STYLES = 16
+# How often an actor tells how far it is, at most.
+TELL_SECONDS = 1.0
 
 STYLIZED = pa.schema(
     [
@@ -49,6 +52,7 @@ class StylizeSquares:
         if device == "cpu":
             prepare_worker(1)
         self.job, self.device = job, device
+        self.name, self.computed, self.told = uuid.uuid4().hex, 0, 0.0
         self.base = load_base(Path(job["base"]), device)
         self.targets = [Mix.from_dict(t["mix"]) for t in job["targets"]]
         self.loaded: OrderedDict[str, Style] = OrderedDict()
@@ -65,6 +69,7 @@ class StylizeSquares:
         started = time.perf_counter()
         for target in sorted({t for row in rows for t in row["todo"]}):
             work.decode(target)
+            self._tell(sum(target in row["todo"] for row in rows))
         facts = {
             "busy": time.perf_counter() - started,
             "ended": time.time(),
@@ -80,6 +85,14 @@ class StylizeSquares:
             own = facts if k == 0 else nothing
             out.append({**row, "stylized": stylized, "failed": failed, "node": node, **own})
         return pa.Table.from_pylist(out, schema=STYLIZED)
+
+    def _tell(self, outputs: int) -> None:
+        """A batch of many styles takes minutes: progress hears of each."""
+        self.computed += outputs
+        now = time.monotonic()
+        if now - self.told >= TELL_SECONDS:
+            self.told = now
+            tell_computed(self.job["folder"], self.job["run"], self.name, self.computed)
 
     def style(self, name: str) -> Style:
         """A style, from memory where it is there."""

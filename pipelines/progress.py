@@ -28,31 +28,39 @@ class Progress:
         self.total, self.before = total, before
         self.say(text, "start", total=total, done=before, **facts)
 
-    def update(self, done: int, errors: int) -> None:
-        """Tell how far it is, if it is time to. done: outputs and errors of all runs."""
+    def update(self, done: int, errors: int, computed: int = 0) -> None:
+        """Tell how far it is, if it is time to.
+
+        done: outputs and errors of all runs. computed: what this run's models have done, which is
+        written later, a batch at a time.
+        """
         now = time.monotonic()
-        if self.first is None and done > self.before:
-            self.first = (now, done)  # starting the actors is not pace
+        ahead = min(self.total, max(done, self.before + computed))
+        if self.first is None and ahead > self.before:
+            self.first = (now, ahead)  # starting the actors is not pace
         if now - self.told < (TERMINAL_SECONDS if self.terminal else LINES_SECONDS):
             return
         self.told = now
-        rate, rest = self.pace(done, now)
+        rate, rest = self.pace(ahead, now)
         text = f"{done}/{self.total}"
+        if ahead > done:
+            text += f" ({ahead} computed)"
         if rate:
             text += f" | {rate:.1f} a second | about {_clock(rest)} left"
         if errors:
             text += f" | {errors} error(s)"
         facts = {"rate": round(rate, 3), "eta_seconds": round(rest, 1) if rate else None}
         self.say(
-            text, "progress", done=done, total=self.total, errors=errors, running=True, **facts
-        )
+            text, "progress", done=done, computed=ahead, total=self.total, errors=errors,
+            running=True, **facts,
+        )  # fmt: skip
 
-    def pace(self, done: int, now: float) -> tuple[float, float]:
-        """Outputs a second since the first one, and the seconds that the rest will take."""
-        if self.first is None or now <= self.first[0] or done <= self.first[1]:
+    def pace(self, ahead: int, now: float) -> tuple[float, float]:
+        """Outputs computed a second since the first, and the seconds that the rest will take."""
+        if self.first is None or now <= self.first[0] or ahead <= self.first[1]:
             return 0.0, 0.0
-        rate = (done - self.first[1]) / (now - self.first[0])
-        return rate, (self.total - done) / rate
+        rate = (ahead - self.first[1]) / (now - self.first[0])
+        return rate, (self.total - ahead) / rate
 
     def say(self, text: str, event: str, *, running: bool = False, **facts: Any) -> None:
         """One line, for people or for machines."""

@@ -1,0 +1,90 @@
+"""Progress of a corpus: what is written, what is only computed, pace and estimate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.home import Home
+from pipelines import progress, stylize
+from pipelines.job import JobFolder, tell_computed
+from pipelines.progress import Progress
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(progress, "time", found)
+    return found
+
+
+def told(lines: list[str]) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(lines[-1])
+    return said
+
+
+def test_pace_counts_what_is_computed_before_it_is_written(clock: Clock) -> None:
+    lines: list[str] = []
+    job = Progress(lines.append)
+    job.start("go", total=36, before=6)
+    clock.now = 108
+    job.update(6, 0)
+    assert len(lines) == 1
+    clock.now = 112  # the first batch's first style, after the actors' start
+    job.update(6, 0, 6)
+    said = told(lines)
+    assert said["text"] == "6/36 (12 computed)"
+    assert (said["done"], said["computed"], said["eta_seconds"]) == (6, 12, None)
+    clock.now = 122
+    job.update(12, 1, 16)
+    said = told(lines)
+    assert said["text"] == "12/36 (22 computed) | 1.0 a second | about 14 s left | 1 error(s)"
+    assert (said["rate"], said["eta_seconds"]) == (1.0, 14.0)
+
+
+def test_a_batch_that_was_computed_twice_counts_to_the_end_and_not_beyond(clock: Clock) -> None:
+    lines: list[str] = []
+    job = Progress(lines.append, terminal=True)
+    job.start("go", total=10, before=0)
+    clock.now = 101
+    job.update(4, 0, 4)
+    assert lines[-1] == "\r\x1b[K4/10"
+    clock.now = 105
+    job.update(9, 0, 14)
+    assert lines[-1] == "\r\x1b[K9/10 (10 computed) | 1.5 a second | about 0 s left"
+
+
+def test_only_this_runs_actors_count(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    assert folder.computed() == 0
+    for actor, run, outputs in (("a", folder.run, 3), ("b", folder.run, 4), ("c", "other", 5)):
+        tell_computed(str(folder.path), run, actor, outputs)
+    tell_computed(str(folder.path), folder.run, "a", 5)
+    assert folder.computed() == 9
+
+
+def test_what_cannot_be_told_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "computed").write_text("no folder")
+    tell_computed(str(tmp_path), "run", "a", 1)
+
+
+def test_models_tell_how_far_they_are(
+    gallery: Home, photos: Path, local_ray: None, tmp_path: Path
+) -> None:
+    stylize(["oil"], photos, tmp_path, home=gallery, workers=1, size="base")
+    folder = JobFolder(tmp_path)
+    told = [json.loads(p.read_text()) for p in (folder.path / "computed").glob("*.json")]
+    assert len(told) == 1
+    # Nine photos; what came within a second of the last word was not told.
+    assert told[0]["run"] == (folder.path / "run").read_text()
+    assert 1 <= told[0]["outputs"] <= 9
