@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.base import Base, photo_tensor
+from osasis.base_info import read_base_info
 from osasis.diffusion import (
     Progress,
     ddim_invert,
@@ -21,6 +22,7 @@ from osasis.diffusion import (
     latent_schedule,
     steps_to,
 )
+from osasis.errors import UserError
 from osasis.precision import autocast
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
@@ -200,7 +202,10 @@ def ship_bank(bank: Path, base: Path) -> Path:
     """Lay a bank (a folder of shards, with its bank.json) into a base's folder, in float16.
 
     Nobody who trains on this base with these settings computes it again. Returns the new folder.
+    Raises UserError where the bank is none.
     """
+    if not (bank / BANK_JSON).is_file() or not any(bank.glob("shard-*.safetensors")):
+        raise UserError(f"{bank}: not a content bank (it has no {BANK_JSON} beside its shards)")
     folder = base / BROUGHT / bank.name
     contents = ContentBank.load(bank).contents
     half = {name: getattr(contents, name).half() for name in PARTS}
@@ -219,7 +224,11 @@ def main() -> None:
     parser.add_argument("bank", type=Path, help="folder below a home's content-banks")
     parser.add_argument("base", type=Path, help="folder of the base")
     args = parser.parse_args()
-    print(ship_bank(args.bank, args.base))
+    try:
+        read_base_info(args.base)
+        print(ship_bank(args.bank, args.base))
+    except UserError as e:
+        parser.error(str(e))
 
 
 if __name__ == "__main__":

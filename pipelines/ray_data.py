@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# The one whose insides these are.
-RAY = "2.60."
+from factory.cluster import KNOWN_RAY
 
 _lock = threading.Lock()
 _streams = 0
@@ -61,7 +60,7 @@ def replacements(own: bool) -> list[tuple[Any, str, Any]]:
     """Of Ray Data: module, name, and what stands there meanwhile; nothing for another version."""
     import ray
 
-    if not ray.__version__.startswith(RAY):
+    if not ray.__version__.startswith(KNOWN_RAY):
         return []
     from ray.data._internal import stats
     from ray.data._internal.execution import streaming_executor, streaming_executor_state

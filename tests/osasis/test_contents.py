@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from osasis.base import Base, photo_tensor
+from osasis.base_info import shipped_bases
 from osasis.contents import (
     HELD_OUT,
     PARTS,
@@ -20,6 +21,7 @@ from osasis.contents import (
     SampledContents,
     build_bank,
     encode_contents,
+    main,
     save_contents,
     ship_bank,
 )
@@ -114,6 +116,27 @@ def test_a_bank_ships_with_its_base_in_float16(tiny_contents: Contents, tmp_path
         assert now.dtype == torch.float32
         torch.testing.assert_close(now, was, rtol=1e-3, atol=1e-3)
         assert not torch.equal(now, was)
+
+
+@pytest.mark.parametrize("kind", ["no base", "no bank", "no shards"])
+def test_what_is_no_bank_or_no_base_is_told_in_a_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = tmp_path / "bank"
+    bank.mkdir()
+    if kind == "no shards":
+        (bank / "bank.json").write_text("{}")
+    base = tmp_path if kind == "no base" else shipped_bases()["portraits64"]
+    monkeypatch.setattr("sys.argv", ["contents", str(bank), str(base)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = {
+        "no base": f"{tmp_path}: not a base (it has no base.json)",
+        "no bank": f"{bank}: not a content bank (it has no bank.json beside its shards)",
+        "no shards": f"{bank}: not a content bank (it has no bank.json beside its shards)",
+    }
+    assert capsys.readouterr().err.endswith(f"error: {said[kind]}\n")
 
 
 def test_sampled_contents_follow_the_generator(tiny_base: Base, tiny_settings: Settings) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import ray
 
+from factory.cluster import KNOWN_RAY
 from factory.home import Home
 from pipelines import stylize
-from pipelines.ray_data import RAY, Silent, replacements, sparing_the_cpu
+from pipelines.ray_data import Silent, replacements, sparing_the_cpu
 
 EXECUTION = "ray.data._internal.execution."
 EXPECTED = [
@@ -28,7 +29,7 @@ def standing() -> list[object]:
 
 def test_the_ray_here_is_the_one_whose_insides_are_meant() -> None:
     """An upgrade fails here: read what the new one has in these places."""
-    assert ray.__version__.startswith(RAY)
+    assert ray.__version__.startswith(KNOWN_RAY)
     found = [(module.__name__, name) for module, name, _ in replacements(own=True)]
     assert found == EXPECTED
     assert standing()[0] == 0.1
