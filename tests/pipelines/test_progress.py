@@ -78,12 +78,12 @@ def test_what_cannot_be_told_stops_nothing(tmp_path: Path) -> None:
     tell_computed(str(tmp_path), "run", "a", 1)
 
 
-def test_both_models_of_a_small_corpus_are_at_work_and_tell_how_far_they_are(
+def test_models_tell_how_far_they_are(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path
 ) -> None:
-    stylize(["oil"], photos, tmp_path, home=gallery, workers=2, size="base")
+    stylize(["oil"], photos, tmp_path, home=gallery, workers=1, size="base")
     folder = JobFolder(tmp_path)
     told = [json.loads(p.read_text()) for p in (folder.path / "computed").glob("*.json")]
-    assert [t["run"] for t in told] == [(folder.path / "run").read_text()] * 2
-    # Nine photos; what came within a second of an actor's last word was not told.
-    assert 2 <= sum(t["outputs"] for t in told) <= 9
+    assert [t["run"] for t in told] == [(folder.path / "run").read_text()]
+    # Nine photos; what came within a second of its last word was not told.
+    assert 1 <= told[0]["outputs"] <= 9
