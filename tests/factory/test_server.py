@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from factory.home import ENVIRONMENT, Home
@@ -138,6 +139,7 @@ def test_styles_live_on_a_server(
     # A plain MLflow program loads it; the base is found in the home that is named.
     picture(5, (40, 48)).save(tmp_path / "photo.png")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), ENVIRONMENT: str(elsewhere.path)}
+    environment["OMP_NUM_THREADS"] = "1"  # sums of several threads differ in the last bit
     command = [sys.executable, "-c", LOADING, tmp_path / "photo.png", tmp_path / "styled.png"]
     subprocess.run([str(c) for c in command], env=environment, check=True, timeout=200)
     with Image.open(tmp_path / "styled.png") as styled:
@@ -145,6 +147,7 @@ def test_styles_live_on_a_server(
         through_mlflow = styled.tobytes()
     from factory.pyfunc import StylePredictor
 
+    torch.set_num_threads(1)
     (own,) = StylePredictor(made / "style").predict([Image.open(tmp_path / "photo.png")])
     assert own.tobytes() == through_mlflow
 
