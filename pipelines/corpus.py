@@ -309,7 +309,7 @@ class _Job:
         def watch() -> bool:
             folder.gather()
             failed = folder.count(FAILED)
-            progress.update(folder.count(DONE) + failed, failed, folder.computed())
+            progress.update(folder.count(DONE) + failed, failed, *folder.computed())
             if max_errors is not None and failed - errors_before > max_errors and not self.early:
                 self.early = f"stopped after more than {max_errors} error(s) (--max-errors)"
                 folder.stop()

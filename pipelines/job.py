@@ -56,11 +56,14 @@ def write_records(
     write_atomic(path, ("".join(json.dumps(line) + "\n" for line in lines)).encode())
 
 
-def tell_computed(job: str, run: str, actor: str, outputs: int) -> None:
-    """How many outputs an actor has computed in this run, written or not yet."""
+def tell_computed(job: str, run: str, actor: str, outputs: int, since: float) -> None:
+    """How many outputs an actor has computed in this run, written or not yet.
+
+    since: when it began with the first one, in seconds of the epoch.
+    """
+    told = {"run": run, "outputs": outputs, "since": since}
     with contextlib.suppress(OSError):  # what cannot be written fails where it matters
-        path = Path(job) / "computed" / f"{actor}.json"
-        write_json(path, {"run": run, "outputs": outputs})
+        write_json(Path(job) / "computed" / f"{actor}.json", told)
 
 
 def stopped(job: str, run: str) -> bool:
@@ -244,10 +247,11 @@ class JobFolder:
 
     # --- errors -----------------------------------------------------------------------------
 
-    def computed(self) -> int:
-        """Outputs that this run's actors have computed, also those not yet written."""
+    def computed(self) -> tuple[int, float | None]:
+        """Outputs that this run's actors have computed, also those not yet written; since when."""
         told = [json.loads(path.read_text()) for path in (self.path / "computed").glob("*.json")]
-        return sum(t["outputs"] for t in told if t["run"] == self.run)
+        mine = [t for t in told if t["run"] == self.run]
+        return sum(t["outputs"] for t in mine), min((t["since"] for t in mine), default=None)
 
     def error_rows(self, targets: list[dict[str, Any]]) -> list[dict[str, str]]:
         """All failures, in the manifest's order."""

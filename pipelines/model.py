@@ -53,6 +53,7 @@ class StylizeSquares:
             prepare_worker(1)
         self.job, self.device = job, device
         self.name, self.computed, self.told = uuid.uuid4().hex, 0, 0.0
+        self.since: float | None = None
         self.base = load_base(Path(job["base"]), device)
         self.targets = [Mix.from_dict(t["mix"]) for t in job["targets"]]
         self.loaded: OrderedDict[str, Style] = OrderedDict()
@@ -67,6 +68,7 @@ class StylizeSquares:
         rows = batch.to_pylist()
         work = _Work(self, rows)
         started = time.perf_counter()
+        self.since = self.since or time.time()
         for target in sorted({t for row in rows for t in row["todo"]}):
             work.decode(target)
             self._tell(sum(target in row["todo"] for row in rows))
@@ -89,10 +91,11 @@ class StylizeSquares:
     def _tell(self, outputs: int) -> None:
         """A batch of many styles takes minutes: progress hears of each."""
         self.computed += outputs
-        now = time.monotonic()
+        now = time.time()
         if now - self.told >= TELL_SECONDS:
             self.told = now
-            tell_computed(self.job["folder"], self.job["run"], self.name, self.computed)
+            job, since = self.job, self.since or now
+            tell_computed(job["folder"], job["run"], self.name, self.computed, since)
 
     def style(self, name: str) -> Style:
         """A style, from memory where it is there."""

@@ -20,28 +20,29 @@ class Progress:
     def __init__(self, report: Callable[[str], None] | None, terminal: bool = False) -> None:
         self.report, self.terminal = report, terminal
         self.total = self.before = 0
-        self.started = self.told = time.monotonic()
-        self.first: tuple[float, int] | None = None
+        self.told = time.monotonic()
 
     def start(self, text: str, total: int, before: int, **facts: Any) -> None:
         """The job's first line. before: outputs that an earlier run has done."""
         self.total, self.before = total, before
         self.say(text, "start", total=total, done=before, **facts)
 
-    def update(self, done: int, errors: int, computed: int = 0) -> None:
+    def update(self, done: int, errors: int, computed: int = 0, since: float | None = None) -> None:
         """Tell how far it is, if it is time to.
 
         done: outputs and errors of all runs. computed: what this run's models have done, which is
-        written later, a batch at a time.
+        written later, a batch at a time; since: when they began, in seconds of the epoch.
         """
         now = time.monotonic()
-        ahead = min(self.total, max(done, self.before + computed))
-        if self.first is None and ahead > self.before:
-            self.first = (now, ahead)  # starting the actors is not pace
         if now - self.told < (TERMINAL_SECONDS if self.terminal else LINES_SECONDS):
             return
         self.told = now
-        rate, rest = self.pace(ahead, now)
+        # A batch that was computed twice, after a death, counts to the end and not beyond.
+        ahead = min(self.total, max(done, self.before + computed))
+        # Starting the actors is not pace.
+        seconds = time.time() - since if since else 0.0
+        rate = computed / seconds if seconds > 0 else 0.0
+        rest = (self.total - ahead) / rate if rate else 0.0
         text = f"{done}/{self.total}"
         if ahead > done:
             text += f" ({ahead} computed)"
@@ -54,13 +55,6 @@ class Progress:
             text, "progress", done=done, computed=ahead, total=self.total, errors=errors,
             running=True, **facts,
         )  # fmt: skip
-
-    def pace(self, ahead: int, now: float) -> tuple[float, float]:
-        """Outputs computed a second since the first, and the seconds that the rest will take."""
-        if self.first is None or now <= self.first[0] or ahead <= self.first[1]:
-            return 0.0, 0.0
-        rate = (ahead - self.first[1]) / (now - self.first[0])
-        return rate, (self.total - ahead) / rate
 
     def say(self, text: str, event: str, *, running: bool = False, **facts: Any) -> None:
         """One line, for people or for machines."""
