@@ -9,11 +9,14 @@ checked by a test; a Ray of another version is left as it is, and only slower.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from factory.cluster import KNOWN_RAY
+
+NAP_SECONDS = 0.2
 
 _lock = threading.Lock()
 _streams = 0
@@ -30,6 +33,17 @@ class Silent:
 
     def remote(self, *args: object, **kwargs: object) -> None:
         return None
+
+
+class Patient:
+    """The module ``time``, but for naps: Ray Data wakes a hundred times a second for an output."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(max(seconds, NAP_SECONDS))
 
 
 class OneMachine:
@@ -72,6 +86,7 @@ def replacements(own: bool) -> list[tuple[Any, str, Any]]:
         return look
     return [
         *look,
+        (streaming_executor_state, "time", Patient()),
         (stats, "get_or_create_stats_actor", Silent),
         (streaming_executor, "create_cluster_autoscaler", OneMachine),
         (pool, "get_or_create_actor_location_tracker", Silent),

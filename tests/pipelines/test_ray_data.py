@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import ray
 from factory.cluster import KNOWN_RAY
 from factory.home import Home
 from pipelines import stylize
-from pipelines.ray_data import Silent, replacements, sparing_the_cpu
+from pipelines.ray_data import NAP_SECONDS, Patient, Silent, replacements, sparing_the_cpu
 
 EXECUTION = "ray.data._internal.execution."
 EXPECTED = [
     (EXECUTION + "streaming_executor_state", "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S"),
+    (EXECUTION + "streaming_executor_state", "time"),
     ("ray.data._internal.stats", "get_or_create_stats_actor"),
     (EXECUTION + "streaming_executor", "create_cluster_autoscaler"),
     (EXECUTION + "operators.actor_pool_map_operator", "get_or_create_actor_location_tracker"),
@@ -32,7 +34,7 @@ def test_the_ray_here_is_the_one_whose_insides_are_meant() -> None:
     assert ray.__version__.startswith(KNOWN_RAY)
     found = [(module.__name__, name) for module, name, _ in replacements(own=True)]
     assert found == EXPECTED
-    assert standing()[0] == 0.1
+    assert standing()[:2] == [0.1, time]
 
 
 def test_all_is_as_it_was_afterwards_also_after_a_failure() -> None:
@@ -40,7 +42,8 @@ def test_all_is_as_it_was_afterwards_also_after_a_failure() -> None:
     with pytest.raises(KeyError), sparing_the_cpu(own=True) as look_every:
         look_every(0.5)
         assert standing()[0] == 0.5
-        assert standing()[1:] == [value for *_, value in replacements(own=True)][1:]
+        assert type(standing()[1]) is Patient
+        assert standing()[2:] == [value for *_, value in replacements(own=True)][2:]
         raise KeyError
     assert standing() == before
 
@@ -72,6 +75,13 @@ def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         look_every(0.5)
         monkeypatch.undo()
         assert standing() == before
+
+
+def test_naps_are_longer_and_the_clock_is_the_same() -> None:
+    patient = Patient()
+    before = patient.monotonic()
+    patient.sleep(0.01)
+    assert time.monotonic() - before >= NAP_SECONDS
 
 
 def test_what_stands_in_for_an_actor_goes_to_another_process() -> None:
