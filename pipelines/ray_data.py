@@ -80,7 +80,7 @@ def replacements(own: bool) -> list[tuple[Any, str, Any]]:
     from ray.data._internal.execution import streaming_executor, streaming_executor_state
     from ray.data._internal.execution.operators import actor_pool_map_operator as pool
 
-    # It looks ten times a second for what has ended, at 4 ms of a core each.
+    # It looks ten times a second for what has ended, at 4 ms of a core each; set by look_every.
     look = [(streaming_executor_state, "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S", None)]
     if not own:
         return look
@@ -112,7 +112,7 @@ def sparing_the_cpu(own: bool) -> Iterator[Callable[[float], None]]:
         _streams += 1
 
     def look_every(seconds: float) -> None:
-        for module, name, _ in _kept[:1]:
+        for module, name, _ in _kept[:1]:  # the look comes first; none for another version
             setattr(module, name, seconds)
 
     try:

@@ -118,7 +118,7 @@ def stream(
             with sparing_the_cpu(is_own()) if not workers.gpus else nullcontext() as look_every:
                 # Outputs are on disk; of the rows that say so nothing is brought here.
                 for _ in _dataset(orders, job, workers, few).iter_internal_ref_bundles():
-                    if look_every:  # all actors are at work
+                    if look_every:  # a batch is done: the actors have begun
                         look_every(LOOK_SECONDS["few" if few else "many"])
         except BaseException as e:
             failure.append(e)
