@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from factory.training import train
+    from factory.training.run import train
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "train"]
@@ -17,7 +17,7 @@ __all__ = ["__version__", "train"]
 def __getattr__(name: str) -> Any:
     # Importing Ray and torch takes seconds; only who trains needs them.
     if name == "train":
-        from factory.training import train
+        from factory.training.run import train
 
         return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

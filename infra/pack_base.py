@@ -16,16 +16,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from osasis.base import load_base, save_base
-from osasis.base_info import SHIPPED
-from osasis.config import load_config
-from osasis.evaluate import draw_samples
-from osasis.images import png_bytes
-from osasis.importers import read_diffae
-from osasis.looks import paint
-from osasis.perceptual import PerceptualNet
-from osasis.pictures import save_sheet
-from osasis.squares import tensor_to_image
+from osasis.bundles.base import SHIPPED, load_base, save_base
+from osasis.bundles.importers import read_diffae
+from osasis.guides.perceptual import PerceptualNet
+from osasis.images.decoding import png_bytes
+from osasis.images.grid import save_sheet
+from osasis.images.tensors import tensor_to_image
+from osasis.networks.sizes import load_config
+from osasis.pretraining.evaluate_base import draw_samples
+from osasis.pretraining.looks import paint
 from osasis.storage import sha256_file, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.base import Base, photo_tensor
-from osasis.base_info import read_base_info
+from osasis.bundles.base import Base, photo_tensor, read_base_info
 from osasis.diffusion import (
     Progress,
     ddim_invert,

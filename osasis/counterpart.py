@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents
 from osasis.diffusion import (
     ancestral_step,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake in what the user gave.
@@ -21,3 +24,9 @@ class ImageError(UserError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """A hint naming the nearest of the known words, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (nearest: {', '.join(near)})" if near else ""

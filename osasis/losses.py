@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.guide import Guide, group_weights
-from osasis.perceptual import PerceptualNet
+from osasis.guides.guide import Guide, group_weights
+from osasis.guides.perceptual import PerceptualNet
 from osasis.settings import TrainSettings
 
 # Columns of a style's training curve, in order; the total is last.

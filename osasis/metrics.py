@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.losses import edge_loss
 
 # What ``style_metrics`` measures.

@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from osasis.config import DiffAEConfig
-from osasis.errors import UserError
-from osasis.settings import did_you_mean
-from osasis.timesteps import stride_timesteps
+from osasis.diffusion import stride_timesteps
+from osasis.errors import UserError, did_you_mean
+from osasis.networks.sizes import DiffAEConfig
 
 BLENDS = ("weights", "noise")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 from typing import Literal as Choice
 
-from osasis.errors import UserError
-from osasis.timesteps import stride_timesteps
+from osasis.diffusion import stride_timesteps
+from osasis.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -220,12 +219,6 @@ def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
 def whole_steps(steps: int, t0: float) -> bool:
     """Whether t0 is a whole number of a schedule's steps, at least one."""
     return steps * t0 > 1 - 1e-6 and abs(steps * t0 - round(steps * t0)) < 1e-6
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """A hint naming the nearest of the known words, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f" (nearest: {', '.join(near)})" if near else ""
 
 
 def type_problem(value: Any, hint: Any) -> str | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from osasis.base import Base
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
 from osasis.diffusion import (
     ROUNDING,
     Progress,
@@ -24,7 +25,6 @@ from osasis.errors import UserError
 from osasis.mix import Mix, cutoff_weights
 from osasis.precision import autocast
 from osasis.settings import PASS_IMAGES, TrainSettings, whole_steps
-from osasis.style import Style
 from osasis.train import spn_step
 
 

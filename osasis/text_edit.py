@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.diffusion import ddim_step, image_schedule, predict_x0, steps_from
 from osasis.errors import UserError
-from osasis.guide import text_guide
+from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
 from osasis.seeds import derived_seed
 from osasis.storage import save_tensors, write_json

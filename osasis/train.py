@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
 from osasis.contents import Contents, ContentSource
 from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
 from osasis.errors import UserError
@@ -18,7 +19,6 @@ from osasis.networks.unet import UNet
 from osasis.precision import autocast
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
-from osasis.style import Style
 
 
 class DivergedError(UserError):

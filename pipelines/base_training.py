@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from factory.bases import check_name, import_base
-from factory.home import Home
+from factory.core.bases import check_name, import_base
+from factory.core.home import Home
+from factory.core.uris import copy_pictures, is_uri
 from factory.registry import Registry
-from factory.uris import copy_pictures, is_uri
-from osasis.base_info import shipped_bases
-from osasis.config import load_config
+from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
-from osasis.photo_set import PhotoSet, read_photo_set
-from osasis.pretrain import WEIGHTS, Pretraining, Worker
-from osasis.pretrain_settings import PretrainSettings, make_pretrain_settings
+from osasis.networks.sizes import load_config
+from osasis.pretraining.photo_set import PhotoSet, read_photo_set
+from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
+from osasis.pretraining.train_base import WEIGHTS, Pretraining, Worker
 from osasis.storage import write_json
 
 EXPERIMENT = "style-factory-bases"
@@ -129,7 +129,7 @@ def _run_workers(job: dict[str, Any], workers: int, log: _Log) -> bool:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from factory.cluster import start_ray
+    from factory.core.ray_cluster import start_ray
 
     start_ray(workers)
     gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()
@@ -195,7 +195,7 @@ def _work(job: dict[str, Any]) -> None:
 
     def on_event(event: dict[str, Any]) -> None:
         if "samples" in event:
-            from osasis.pictures import save_sheet
+            from osasis.images.grid import save_sheet
 
             name = f"{event['stage']}-{event['iteration']:07}.png"
             save_sheet(folder / SAMPLES / name, event["samples"], columns=4)
@@ -222,7 +222,7 @@ def _work(job: dict[str, Any]) -> None:
 
 
 def load_config_dict(data: dict[str, Any]) -> Any:
-    from osasis.config import DiffAEConfig
+    from osasis.networks.sizes import DiffAEConfig
 
     return DiffAEConfig.from_dict(data)
 

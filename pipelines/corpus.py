@@ -17,20 +17,19 @@ from typing import Any
 import pyarrow as pa
 
 from factory import __version__
-from factory.home import Home
-from factory.uris import locate
-from osasis.base_info import read_base_info
-from osasis.errors import UserError
-from osasis.provenance import FORMATS
-from osasis.settings import did_you_mean
-from osasis.squares import FITS
-from pipelines.job import DONE, FAILED, JobFolder
+from factory.core.home import Home
+from factory.core.uris import locate
+from osasis.bundles.base import read_base_info
+from osasis.bundles.provenance import FORMATS
+from osasis.errors import UserError, did_you_mean
+from osasis.images.geometry import FITS
+from pipelines.job_folder import DONE, FAILED, JobFolder
 from pipelines.manifest import build_manifest, listing_digest
+from pipelines.parquet_output import check_columns, write_tables
 from pipelines.progress import Progress
 from pipelines.result import StylizeResult, write_result
-from pipelines.run import connect, make_orders, plan_workers, stream
 from pipelines.source import Source, open_source
-from pipelines.tables import check_columns, write_tables
+from pipelines.stream import connect, make_orders, plan_workers, stream
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
 from pipelines.uris import is_uri, public
 
@@ -143,7 +142,7 @@ def stylize(
     chosen = encoding or ("png" if format == "parquet" else format)
     options = Options(fit, size, detail, format, chosen, quality, metadata, no_face)
     if options.fit == "align":
-        from osasis.faces import require_detector
+        from osasis.images.faces import require_detector
 
         require_detector()
     fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
@@ -276,7 +275,7 @@ class _Job:
 
     def _note_problems(self) -> None:
         """Rows whose own columns ask for what cannot be are errors before anything runs."""
-        from pipelines.job import write_records
+        from pipelines.job_folder import write_records
 
         records = [
             {"photo": i, "target": -1, "status": "error", "stage": "mix", "reason": problem}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from factory.cluster import KNOWN_RAY
+from factory.core.ray_cluster import KNOWN_RAY
 
 NAP_SECONDS = 0.2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osasis.storage import write_json
-from pipelines.job import JobFolder
+from pipelines.job_folder import JobFolder
 
 SUMMARY = "summary.json"
 CONTACT = "contact.html"
@@ -91,7 +91,7 @@ def write_result(
     result: StylizeResult, job: dict[str, Any], folder: JobFolder, contact_sheet: bool
 ) -> None:
     """``summary.json``, and ``contact.html`` where it is wanted."""
-    from pipelines.contact import write_contact
+    from pipelines.contact_sheet import write_contact
 
     write_json(result.output / SUMMARY, result.to_dict())
     if contact_sheet:

@@ -19,7 +19,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from osasis.errors import ImageError, UserError
-from osasis.images import IMAGE_SUFFIXES, find_images, read_image_file
+from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
 from pipelines.uris import URI, below, beside, file_system, first_line, public, relative
 
 MAX_BYTES = 512 * 1024 * 1024

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Listing, StyleVersion
-from osasis.base_info import read_base_info
-from osasis.config import DiffAEConfig
+from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
+from osasis.networks.sizes import DiffAEConfig
 
 MIX_FIELDS = tuple(f.name for f in dataclasses.fields(Mix) if f.name != "styles")
 # Columns of an input that are read for each row.
@@ -70,7 +70,7 @@ class Targets:
         if problems := mix.problems(DiffAEConfig.from_dict(self._info["config"])):
             raise UserError("mix: " + "; ".join(problems))
         if mix.text_edit is not None:
-            from factory.edits import find_text_edit  # imports torch
+            from factory.core.text_edits import find_text_edit  # imports torch
 
             find_text_edit(self.home, mix.text_edit, self._info["fingerprint"])
         key = json.dumps(mix.to_dict())

@@ -18,16 +18,16 @@ from ray.serve import Application
 from starlette.exceptions import HTTPException
 
 from factory import __version__
-from factory.home import Home
+from factory.core.home import Home
 from osasis.errors import UserError
 from serving.api import health, jobs, styles, stylize
 from serving.config import ServeConfig
 from serving.engine import Engine, Result, Work, abandon
 from serving.errors import ApiError, shown
 from serving.keeper import Keeper
-from serving.loads import StyleFailedError
 from serving.schemas import component_schemas, document_keys
 from serving.service import Service, current, install, log_line
+from serving.style_loader import StyleFailedError
 
 
 def make_app() -> FastAPI:
@@ -135,9 +135,9 @@ class EngineDeployment:
     def __init__(self, settings: dict[str, Any], keeper: Any) -> None:
         import torch
 
-        from osasis.base import load_base
+        from osasis.bundles.base import load_base
         from osasis.worker import prepare_worker
-        from serving.catalog import StyleCatalog
+        from serving.served_styles import StyleCatalog
 
         config = ServeConfig.from_dict(settings)
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")

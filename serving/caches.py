@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from osasis.style import Style
+from osasis.bundles.style import Style
 from osasis.stylize import Encodings
 
 V = TypeVar("V")

@@ -9,8 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from osasis.errors import UserError
-from osasis.settings import did_you_mean
+from osasis.errors import UserError, did_you_mean
 
 MB = 1_000_000
 

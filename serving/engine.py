@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.style import Style
 from osasis.stylize import Encodings, decode, encode
 from serving.caches import ByteLru, StyleCache, encoding_bytes
-from serving.loads import StyleLoads, when_all
-from serving.pictures import photo_id, to_pixels
+from serving.request_images import photo_id, to_pixels
+from serving.style_loader import StyleLoads, when_all
 
 PREPARERS = 4
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from factory.home import Home
-from osasis.base_info import read_base_info
+from factory.core.home import Home
+from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from serving.config import ServeConfig
 
@@ -31,7 +31,7 @@ def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
         from serving.auth import read_keys
 
         read_keys(Path(config.keys))
-    from serving.catalog import StyleCatalog
+    from serving.served_styles import StyleCatalog
 
     catalog = StyleCatalog(home, info["fingerprint"])
     catalog.poll()
@@ -63,7 +63,7 @@ def run(
     import ray
     from ray import serve
 
-    from factory.cluster import connect
+    from factory.core.ray_cluster import connect
     from serving.app import build
 
     stop = threading.Event()

@@ -19,21 +19,21 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from factory.edits import find_text_edit
-from factory.home import Home
-from osasis.base_info import read_base_info
-from osasis.config import DiffAEConfig
+from factory.core.home import Home
+from factory.core.text_edits import find_text_edit
+from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix
+from osasis.networks.sizes import DiffAEConfig
 from serving.admission import Admission
 from serving.auth import Keys
 from serving.bodies import StylizeRequest, mix_error
-from serving.catalog import StyleCatalog
 from serving.config import ServeConfig
 from serving.engine import Result, Work
 from serving.errors import ApiError
 from serving.metrics import Counters
-from serving.pictures import arm, mask_png, photo_id, square_png
+from serving.request_images import arm, mask_png, photo_id, square_png
+from serving.served_styles import StyleCatalog
 
 T = TypeVar("T")
 TRIES = 4

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.bases import NAME
 from factory.catalog.entries import CatalogEntry, CatalogError, Problem, run_settings
 from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
-from osasis.errors import ImageError, UserError
-from osasis.images import IMAGE_SUFFIXES, load_image
-from osasis.settings import did_you_mean, make_settings
+from factory.core.bases import NAME
+from osasis.errors import ImageError, UserError, did_you_mean
+from osasis.images.decoding import IMAGE_SUFFIXES, load_image
+from osasis.settings import make_settings
 
 # Images are read this many at a time: those behind URIs mostly wait.
 READERS = 8

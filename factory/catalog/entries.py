@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.uris import base_name, read_bytes
+from factory.core.uris import base_name, read_bytes
 from osasis.errors import UserError
 from osasis.settings import TrainSettings, make_settings
 

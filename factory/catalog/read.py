@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from factory.catalog.entries import FIELDS, CatalogEntry, Problem, id_from
-from factory.gate import parse_gate
-from factory.uris import locate
-from osasis.errors import UserError
-from osasis.images import find_images
-from osasis.settings import TrainSettings, did_you_mean
+from factory.core.uris import locate
+from factory.registry.gate import parse_gate
+from osasis.errors import UserError, did_you_mean
+from osasis.images.decoding import find_images
+from osasis.settings import TrainSettings
 
 TOP_LEVEL = ("styles", "gate")
 SETTINGS = tuple(TrainSettings.__dataclass_fields__)

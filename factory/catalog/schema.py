@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from importlib import resources
 from typing import Any, get_args, get_type_hints
 
-from factory.bases import NAME
+from factory.core.bases import NAME
 from osasis.settings import RANGES, TrainSettings
 
 FILE = "schemas/catalog.schema.json"

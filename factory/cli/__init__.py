@@ -23,7 +23,7 @@ INTERRUPTED = 130
 def run() -> NoReturn:
     """The program: ``main``, and its exit code to the shell."""
     code = main()
-    cluster = sys.modules.get("factory.cluster")
+    cluster = sys.modules.get("factory.core.ray_cluster")
     if cluster is not None and (cluster.is_own() or code == INTERRUPTED):
         # At once. A Ray of this process's own ends with it: taking it down in order, and all that
         # was imported, takes seconds more. Threads that still wait for slots would find Ray shut
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as e:
             if not _from_surroundings(e):
                 raise
-            from factory.work import describe_failure
+            from factory.core.failures import describe_failure
 
             code = fail(args, describe_failure(e), 1)
     return code

@@ -10,7 +10,7 @@ from typing import Any
 
 from factory.cli import base_guide
 from factory.cli.output import assignments, out, positive, say, show
-from factory.home import Home
+from factory.core.home import Home
 from osasis.errors import UserError
 
 
@@ -69,7 +69,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _base_import(args: argparse.Namespace) -> int:
-    from factory.bases import GuideChoice, import_base
+    from factory.core.bases import GuideChoice, import_base
 
     stages = [s.strip() for s in args.guide_stages.split(",")]
     if not all(s.isdigit() for s in stages):
@@ -130,10 +130,10 @@ def _base_train(args: argparse.Namespace) -> int:
 
 
 def _base_evaluate(args: argparse.Namespace) -> int:
-    from osasis.base import load_base
-    from osasis.evaluate import evaluate_base, pictures_of
-    from osasis.perceptual import PerceptualNet
-    from osasis.photo_set import read_photo_set
+    from osasis.bundles.base import load_base
+    from osasis.guides.perceptual import PerceptualNet
+    from osasis.pretraining.evaluate_base import evaluate_base, pictures_of
+    from osasis.pretraining.photo_set import read_photo_set
 
     base = load_base(Home.find(args.home).base_folder(args.name))
     photos = read_photo_set(args.images, base.config.image_size, say).images(args.limit)
@@ -153,7 +153,7 @@ def _base_evaluate(args: argparse.Namespace) -> int:
 
 
 def _base_list(args: argparse.Namespace) -> int:
-    from factory.bases import list_bases
+    from factory.core.bases import list_bases
 
     home = Home.find(args.home)
     bases = list_bases(home)
@@ -169,7 +169,7 @@ def _base_list(args: argparse.Namespace) -> int:
 
 
 def _base_info(args: argparse.Namespace) -> int:
-    from factory.bases import describe_base
+    from factory.core.bases import describe_base
 
     show(args, describe_base(Home.find(args.home), args.name))
     return 0

@@ -31,8 +31,8 @@ def add(sub: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _train_guide(args: argparse.Namespace) -> int:
-    from osasis.guide_training import from_arguments
-    from osasis.timed_training import TooShortError
+    from osasis.pretraining.timed_training import TooShortError
+    from osasis.pretraining.train_guide import from_arguments
 
     try:
         report = from_arguments(args)

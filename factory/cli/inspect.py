@@ -37,8 +37,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _provenance(path: Path, row: int) -> dict[str, str]:
     """What the picture says of itself. Raises UserError where it says nothing."""
-    from osasis.images import read_image_file
-    from osasis.provenance import read_provenance
+    from osasis.bundles.provenance import read_provenance
+    from osasis.images.decoding import read_image_file
 
     if path.suffix.lower() == ".parquet":
         found = _of_table(path, row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.cli.output import assignments, out, say, show
-from factory.home import Home
+from factory.core.home import Home
 from osasis.errors import UserError
 
 

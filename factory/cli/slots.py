@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.cli.output import positive, show
-from factory.home import Home
-from osasis.errors import UserError
-from osasis.settings import did_you_mean
+from factory.core.home import Home
+from osasis.errors import UserError, did_you_mean
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -27,7 +26,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add(args: argparse.Namespace) -> int:
-    from factory.bulk import add_slots
+    from factory.training.slots import add_slots
 
     count = positive(args.count, "count") or 1
     job = _job(Home.find(args.home), args.job)
@@ -36,7 +35,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from factory.bulk import SLOTS
+    from factory.training.slots import SLOTS
 
     job = _job(Home.find(args.home), args.job)
     queue = job / "queue.json"

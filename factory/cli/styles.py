@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.cli.output import out, show
-from factory.home import Home
+from factory.core.home import Home
 from osasis.errors import UserError
 
 
@@ -144,7 +144,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from factory.bundles import export_style
+    from factory.registry.bundles import export_style
 
     version = export_style(Home.find(args.home), args.style, args.target)
     show(args, {**_row(version), "target": str(args.target)})
@@ -157,14 +157,14 @@ def _import(args: argparse.Namespace) -> int:
         given = [n for n in ("image", "counterpart", "base", "licence") if getattr(args, n)]
         if given:
             raise UserError(f"--{given[0]} goes with --checkpoint; give that too, or leave it out")
-        from factory.bundles import import_bundle
+        from factory.registry.bundles import import_bundle
 
         version = import_bundle(home, Path(args.source), args.id, promote=not args.candidate)
         show(args, _row(version))
         return 0
     if args.image is None:
         raise UserError("--image is missing; give the style image with --checkpoint")
-    from factory.style_import import import_style
+    from factory.registry.published_styles import import_style
 
     version = import_style(
         home,

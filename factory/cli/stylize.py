@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from factory.cli.output import assignments, out, positive, say
-from factory.home import Home
+from factory.core.home import Home
 from osasis.errors import UserError
 
 DESCRIPTION = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.cli.output import assignments, out, positive, show
-from factory.home import Home
+from factory.core.home import Home
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def add_text_edit(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from factory.training import train
+    from factory.training.run import train
 
     result = train(
         args.catalog,
@@ -77,7 +77,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _text_edit(args: argparse.Namespace) -> int:
-    from factory.edits import make_text_edit
+    from factory.text_edits import make_text_edit
 
     home = Home.find(args.home)
     edit = make_text_edit(

@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import closing
 from types import SimpleNamespace
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry.lookup import KIND_TAG
 from factory.registry.resolving import Resolver
 from factory.registry.versions import StyleVersion, version_of

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry.resolving import Resolver
 from factory.registry.versions import StyleVersion, quiet, version_of
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry.versions import CHAMPION, StyleVersion, current_of
-from osasis.errors import UserError
-from osasis.settings import did_you_mean
+from osasis.errors import UserError, did_you_mean
 
 
 class Resolver(ABC):

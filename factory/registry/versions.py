@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 CHAMPION, CANDIDATE = "champion", "candidate"
+# Curves and metrics of a style's training, in its bundle.
+TRAINING = "training.json"
 # Hash of the photos that a version's previews show.
 PREVIEWS_TAG = "previews"
 # Why the quality gate kept a version from becoming champion.

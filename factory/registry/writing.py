@@ -40,7 +40,7 @@ class Registry(Lookup):
         The stored weights are read back and their hash compared before the version is made.
         Raises UserError where it differs, or where another project has the name.
         """
-        from factory.pyfunc import write_mlmodel
+        from factory.registry.pyfunc import write_mlmodel
 
         # Writers of one sqlite file wait for each other; on a server its database sees to that.
         lock = self.home.locked("registering") if self.local else contextlib.nullcontext()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from osasis.config import DiffAEConfig
 from osasis.networks.encoder import SemanticEncoder
 from osasis.networks.latent import LatentNet
+from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.unet import UNet
 
 

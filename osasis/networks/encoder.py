@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from osasis.config import EncoderConfig
 from osasis.networks.blocks import AttentionBlock, BlockSequence, GroupNorm32, ResBlock
+from osasis.networks.sizes import EncoderConfig
 
 
 class SemanticEncoder(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from osasis.config import LatentNetConfig
 from osasis.networks.blocks import timestep_embedding
+from osasis.networks.sizes import LatentNetConfig
 
 TIME_CHANNELS = 64
 
@@ -19,7 +19,7 @@ class LatentLayer(nn.Module):
         self.last = last
         self.linear = nn.Linear(in_channels, out_channels)
         if not last:
-            # The official layout stores this layer under both names; see osasis.layout.
+            # The official layout stores this layer under both names; see checkpoint_keys.py.
             self.linear_emb = nn.Linear(z_channels, out_channels)
             self.norm = nn.LayerNorm(out_channels)
             self.act = nn.SiLU()

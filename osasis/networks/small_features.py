@@ -2,7 +2,8 @@
 
 The trunk has five stages, each half the size of the one before, as VGG's. Two sets of 1x1
 convolutions read them: ``distance`` gives maps whose squared differences add up to LPIPS,
-``stages`` gives principal components of VGG's own features. Trained by ``osasis.distil``.
+``stages`` gives principal components of VGG's own features. Trained by
+``osasis.pretraining.distil_perceptual``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from osasis.config import UNetConfig
 from osasis.diffusion import linear_alphas_cumprod
 from osasis.networks.blocks import (
     AttentionBlock,
@@ -18,6 +17,7 @@ from osasis.networks.blocks import (
     timestep_embedding,
     zeroed,
 )
+from osasis.networks.sizes import UNetConfig
 
 
 class UNet(nn.Module):

@@ -13,7 +13,7 @@ from serving.api.stylize import provenance
 from serving.bodies import read_stylize
 from serving.engine import Work
 from serving.errors import ApiError
-from serving.pictures import MEDIA, encoded
+from serving.request_images import MEDIA, encoded
 from serving.schemas import ERRORS, MIX_EXAMPLE, JobAnswer, StylizeBody, body_docs
 from serving.service import Service, current
 

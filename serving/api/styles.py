@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from osasis.errors import UserError
 from serving.api.common import authorised
-from serving.catalog import Listed
 from serving.errors import ApiError
 from serving.schemas import ERRORS, StyleRow, StylesAnswer
+from serving.served_styles import Listed
 from serving.service import Service, current
 
 router = APIRouter(tags=["styles"])

@@ -15,7 +15,7 @@ from serving.api.common import authorised, choose
 from serving.bodies import StylizeRequest, read_encodings, read_stylize
 from serving.engine import Result, Work
 from serving.errors import ApiError
-from serving.pictures import MEDIA, encoded, photo_id
+from serving.request_images import MEDIA, encoded, photo_id
 from serving.schemas import (
     ERRORS,
     MIX_EXAMPLE,

@@ -31,9 +31,9 @@ def random_style(base, style_id: str, seed: int):  # type: ignore[no-untyped-def
     """A style as large as a trained one."""
     import torch
 
+    from osasis.bundles.style import Style
     from osasis.networks.spn import StructurePreservingNetwork
     from osasis.settings import make_settings
-    from osasis.style import Style
 
     generator = torch.Generator().manual_seed(seed)
     delta = {
@@ -51,10 +51,10 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
     """Encode and decode photos; puts the seconds. encodes: "once", or "each" style anew."""
     import torch
 
-    from osasis.base import load_base
+    from osasis.bundles.base import load_base
+    from osasis.bundles.style import load_style
+    from osasis.images.tensors import load_square
     from osasis.mix import Mix
-    from osasis.squares import load_square
-    from osasis.style import load_style
     from osasis.stylize import decode, encode
     from osasis.worker import prepare_worker
 
@@ -97,11 +97,10 @@ def main() -> None:
     import numpy as np
     from PIL import Image
 
-    from factory.home import Home
+    from factory.core.home import Home
     from factory.registry import Registry
-    from osasis.base import load_base
-    from osasis.base_info import shipped_bases
-    from osasis.style import save_style
+    from osasis.bundles.base import load_base, shipped_bases
+    from osasis.bundles.style import save_style
     from pipelines import stylize
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

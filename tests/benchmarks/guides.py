@@ -29,17 +29,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osasis.base import Base, load_base
-from osasis.base_info import shipped_bases
+from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import ContentBank, build_bank
 from osasis.counterpart import photo_counterpart
-from osasis.guide import CombinedGuide, StatisticsGuide
-from osasis.images import find_images, png_bytes
+from osasis.guides.guide import CombinedGuide, StatisticsGuide
+from osasis.guides.perceptual import PerceptualNet
+from osasis.images.decoding import find_images, png_bytes
+from osasis.images.tensors import load_square, tensor_to_image
 from osasis.losses import edge_loss
 from osasis.mix import Mix
-from osasis.perceptual import PerceptualNet
 from osasis.settings import TrainSettings, make_settings
-from osasis.squares import load_square, tensor_to_image
 from osasis.storage import save_tensors, write_atomic, write_json
 from osasis.stylize import Encodings, decode, encode
 from osasis.train import StyleTrainer

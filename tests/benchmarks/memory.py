@@ -97,8 +97,8 @@ def child(home: str, source: str, output: str, store: int) -> None:
 
     import ray
 
-    from factory.cluster import KEEP_IDLE, LOCAL_RAY
-    from factory.home import Home
+    from factory.core.home import Home
+    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY
     from pipelines import stylize
 
     os.environ.update(LOCAL_RAY | KEEP_IDLE)
@@ -129,7 +129,7 @@ def child(home: str, source: str, output: str, store: int) -> None:
 
 def measure(store: int, megabytes: int) -> dict[str, Any]:
     """Peaks of a quarter of a corpus, and of all of it."""
-    from factory.home import Home
+    from factory.core.home import Home
     from tests.factory.conftest import import_tiny, write_sources
     from tests.pipelines.conftest import register
 

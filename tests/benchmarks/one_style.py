@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from osasis.base import load_base
+from osasis.bundles.base import load_base
 from osasis.contents import build_bank
 from osasis.counterpart import photo_counterpart
-from osasis.images import find_images
+from osasis.images.decoding import find_images
+from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.settings import make_settings
-from osasis.squares import load_square
 from osasis.stylize import decode, encode
 from osasis.train import StyleTrainer
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import CHAMPION, KIND_TAG, Registry
 
 

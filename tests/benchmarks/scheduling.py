@@ -18,9 +18,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from factory import bulk
-from factory.cluster import start_ray
-from factory.work import OnIteration, StyleTask
+from factory.core.ray_cluster import start_ray
+from factory.training import slots as bulk
+from factory.training.workbench import OnIteration, StyleTask
 
 
 class Waiting:

@@ -67,9 +67,9 @@ _bare: dict[str, Any] = {}
 
 def open_bare(home: str, threads: int) -> None:
     """An engine in this process, without Ray, for ``bare_round``."""
-    from factory.home import Home
+    from factory.core.home import Home
     from factory.registry import Registry
-    from osasis.base import load_base
+    from osasis.bundles.base import load_base
     from osasis.worker import prepare_worker
     from serving.engine import Engine
 
@@ -86,7 +86,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     from osasis.mix import Mix
     from serving.config import Limits
     from serving.engine import Work
-    from serving.pictures import square_png
+    from serving.request_images import square_png
 
     engine, known = _bare["engine"], _bare["known"]
 
@@ -160,10 +160,10 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
     """Register random styles of a base; returns the bytes of one in memory."""
     import torch
 
-    from factory.home import Home
+    from factory.core.home import Home
     from factory.registry import Registry
-    from osasis.base import load_base
-    from osasis.style import save_style
+    from osasis.bundles.base import load_base
+    from osasis.bundles.style import save_style
     from serving.caches import style_bytes
     from tests.benchmarks.corpus import random_style
 
@@ -199,7 +199,7 @@ def plans(images: int, rounds: int) -> Plan:
 
 def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Load, slider and cold style, over the base that the package ships."""
-    from osasis.base_info import shipped_bases
+    from osasis.bundles.base import shipped_bases
 
     if not home.exists():
         fill(home, next(iter(shipped_bases().values())), STYLES)
@@ -228,10 +228,10 @@ def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
     """Register random styles without a run each, which is what takes long; as ``fill``."""
     import torch
 
-    from factory.home import Home
+    from factory.core.home import Home
     from factory.registry import KIND_TAG, Registry
-    from osasis.base import load_base
-    from osasis.style import save_style
+    from osasis.bundles.base import load_base
+    from osasis.bundles.style import save_style
     from serving.caches import style_bytes
     from tests.benchmarks.corpus import random_style
 
@@ -312,7 +312,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = args.home or Path(scratch) / "home"
         if args.fill:
-            from osasis.base_info import shipped_bases
+            from osasis.bundles.base import shipped_bases
 
             fill(home, next(iter(shipped_bases().values())), STYLES)
             return

@@ -22,18 +22,18 @@ from PIL import Image
 from torch import Tensor
 
 from factory.cli import main
-from factory.home import ENVIRONMENT
-from factory.work import StyleTask
-from osasis.base import load_base
-from osasis.config import load_config
+from factory.core.home import ENVIRONMENT
+from factory.training.workbench import StyleTask
+from osasis.bundles.base import load_base
+from osasis.bundles.style import Style, save_style
 from osasis.contents import build_bank
-from osasis.layout import to_official
+from osasis.images.tensors import image_to_tensor
+from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import load_config
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings, make_settings
-from osasis.squares import image_to_tensor
 from osasis.storage import save_tensors
-from osasis.style import Style, save_style
 
 # Nothing of the user's own installation may take part.
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", ENVIRONMENT):
@@ -294,7 +294,7 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect
+    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.

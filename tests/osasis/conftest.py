@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base, load_base, save_base
-from osasis.config import DiffAEConfig
+from osasis.bundles.base import Base, load_base, save_base
+from osasis.bundles.style import Style
 from osasis.contents import ContentBank, Contents, ContentSource, encode_contents
-from osasis.guide import OpenClipGuide, open_clip_guide
+from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
-from osasis.perceptual import PerceptualNet
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.style import Style
 from osasis.train import StyleTrainer
 
 SIZE = 32

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base, photo_tensor
-from osasis.base_info import shipped_bases
+from osasis.bundles.base import Base, photo_tensor, shipped_bases
 from osasis.contents import (
     HELD_OUT,
     PARTS,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base, load_base, save_base
-from osasis.config import PriorConfig
+from osasis.bundles.base import Base, load_base, save_base
 from osasis.contents import Contents
 from osasis.counterpart import (
     best_candidate,
@@ -22,6 +21,7 @@ from osasis.counterpart import (
     quantile_match,
 )
 from osasis.errors import UserError
+from osasis.networks.sizes import PriorConfig
 from osasis.networks.unet import UNet
 from osasis.settings import TrainSettings
 

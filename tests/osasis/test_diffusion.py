@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from osasis import diffusion
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.diffusion import (
     EpsFn,
     Schedule,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.losses import (
     LOSS_NAMES,
     StyleLoss,

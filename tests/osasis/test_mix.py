@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from osasis.config import DiffAEConfig, load_config
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare, cutoff_weights
+from osasis.networks.sizes import DiffAEConfig, load_config
 
 
 def test_round_trip_through_json() -> None:

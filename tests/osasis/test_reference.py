@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis import diffusion
-from osasis.base import Base, frozen
-from osasis.config import DiffAEConfig, PriorConfig
+from osasis.bundles.base import Base, frozen
 from osasis.contents import Contents, encode_contents, sample_photos
-from osasis.layout import from_official, prior_layout, spn_layout, to_official
+from osasis.networks.checkpoint_keys import from_official, prior_layout, spn_layout, to_official
 from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.settings import make_settings

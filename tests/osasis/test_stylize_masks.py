@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
 from osasis.diffusion import image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
-from osasis.style import Style
 from osasis.stylize import Encodings, decode, encode
 from tests.osasis.conftest import far
 

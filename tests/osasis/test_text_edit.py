@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.errors import UserError
-from osasis.guide import OpenClipGuide
+from osasis.guides.guide import OpenClipGuide
 from osasis.stylize import Encodings, encode
 from osasis.text_edit import TextEdit, load_text_edit, optimise_text_edit, save_text_edit
 

@@ -8,9 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from osasis.diffusion import image_schedule, steps_to
+from osasis.diffusion import _allowed_steps, image_schedule, steps_to, stride_timesteps
 from osasis.errors import UserError
-from osasis.timesteps import _allowed_steps, stride_timesteps
 
 
 def test_leading_spacing() -> None:
@@ -47,6 +46,6 @@ def test_impossible_step_counts_name_the_nearest(steps: int, nearest: int) -> No
 
 def test_settings_mixes_and_homes_need_no_torch() -> None:
     """Commands that only look something up would wait seconds for it."""
-    code = "import sys, factory.cli, osasis.mix, osasis.base_info; print('torch' in sys.modules)"
+    code = "import sys, factory.cli, osasis.mix, osasis.bundles.base; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.base import Base
+from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents
 from osasis.errors import UserError
 from osasis.losses import LOSS_NAMES

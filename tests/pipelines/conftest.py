@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
-from osasis.base import load_base
+from osasis.bundles.base import load_base
 from tests.factory.conftest import (
     fresh_home,
     home,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
-from osasis.base import load_base
+from osasis.bundles.base import load_base
 from tests.factory.conftest import Ran, cli
 
 SETTINGS = {

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 import pipelines
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
-from osasis.base import load_base
+from osasis.bundles.base import load_base
+from osasis.bundles.provenance import read_provenance
+from osasis.bundles.style import load_style
 from osasis.errors import UserError
+from osasis.images.tensors import load_square, tensor_to_image
 from osasis.mix import Mix
-from osasis.provenance import read_provenance
-from osasis.squares import load_square, tensor_to_image
-from osasis.style import load_style
 from osasis.stylize import decode, encode
 from pipelines import StylizeResult, stylize
 from tests.factory.conftest import SIZE, cli, import_tiny, picture, truncated_jpeg

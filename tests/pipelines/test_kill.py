@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.home import Home
+from factory.core.home import Home
 from tests.conftest import ROOT
 from tests.factory.conftest import picture
 from tests.pipelines.conftest import times_done, written
@@ -96,7 +96,7 @@ def test_two_nodes_give_the_outputs_of_one(
         "import ray\n"
         "ray.init(address=cluster.address, log_to_driver=False)\n"
         "assert len([n for n in ray.nodes() if n['Alive']]) == 2\n"
-        "from factory.home import Home\n"
+        "from factory.core.home import Home\n"
         "from pipelines import stylize\n"
         "result = stylize(['oil', 'ink'], sys.argv[2], sys.argv[3],"
         " home=Home.find(sys.argv[1]), workers=2)\n"

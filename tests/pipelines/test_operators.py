@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from factory.home import Home
-from osasis.base import load_base
-from osasis.provenance import read_provenance
-from osasis.style import save_style
+from factory.core.home import Home
+from osasis.bundles.base import load_base
+from osasis.bundles.provenance import read_provenance
+from osasis.bundles.style import save_style
 from pipelines.corpus import Options
-from pipelines.job import JobFolder
+from pipelines.job_folder import JobFolder
 from pipelines.manifest import build_manifest
-from pipelines.model import StylizeSquares
-from pipelines.read import ORDER, read_squares
-from pipelines.run import Workers, _passes, make_orders
+from pipelines.read_squares import ORDER, read_squares
 from pipelines.source import open_source
-from pipelines.write import write_outputs
+from pipelines.stream import Workers, _passes, make_orders
+from pipelines.stylize_squares import StylizeSquares
+from pipelines.write_outputs import write_outputs
 from tests.factory.conftest import SIZE, picture, write_style
 from tests.pipelines.conftest import written
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from factory.home import Home
+from factory.core.home import Home
 from pipelines import progress, stylize
-from pipelines.job import JobFolder, tell_computed
+from pipelines.job_folder import JobFolder, tell_computed
 from pipelines.progress import Progress
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from factory.cluster import KNOWN_RAY
-from factory.home import Home
+from factory.core.home import Home
+from factory.core.ray_cluster import KNOWN_RAY
 from pipelines import stylize
 from pipelines.ray_data import NAP_SECONDS, Patient, Silent, replacements, sparing_the_cpu
 

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry, StyleVersion
-from osasis.base import load_base
+from osasis.bundles.base import load_base
 from serving.auth import new_key
 from tests.factory.conftest import FEW, home, imported, picture, sources, write_style
 

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
 from osasis.errors import UserError
 from serving.auth import read_keys

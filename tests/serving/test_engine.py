@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from osasis.base import Base, load_base
+from osasis.bundles.base import Base, load_base
 from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
 from serving.engine import Engine, Work, abandon
-from serving.loads import LOADERS, StyleFailedError
-from serving.pictures import square_png
+from serving.request_images import square_png
+from serving.style_loader import LOADERS, StyleFailedError
 from tests.factory.conftest import write_style
 from tests.serving.conftest import photo_bytes
 
@@ -134,7 +134,7 @@ def test_caches_keep_to_their_budget() -> None:
 
 
 def test_500_styles_pass_through_bounded_memory(base: Base, folders: dict[str, Path]) -> None:
-    from osasis.style import load_style
+    from osasis.bundles.style import load_style
     from serving.caches import style_bytes
 
     style = load_style(folders["a"], base)
@@ -146,7 +146,7 @@ def test_500_styles_pass_through_bounded_memory(base: Base, folders: dict[str, P
 
 
 def test_a_style_is_loaded_once_for_many(base: Base, folders: dict[str, Path]) -> None:
-    from osasis.style import Style, load_style
+    from osasis.bundles.style import Style, load_style
 
     style = load_style(folders["a"], base)
     cache = StyleCache(10**9, 0, torch.device("cpu"))

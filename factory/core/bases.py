@@ -1,0 +1,198 @@
+"""Bases of an installation: import, list, describe."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from factory.core.home import Home
+from osasis.bundles.base import JSON_NAME, read_base_info, save_base
+from osasis.bundles.importers import read_diffae, read_prior
+from osasis.errors import ImageError, UserError
+from osasis.guides.guide import StatisticsGuide, open_clip_guide
+from osasis.guides.perceptual import PerceptualNet
+from osasis.images.decoding import find_images, load_image
+from osasis.images.geometry import fit_square
+from osasis.images.tensors import image_to_tensor
+from osasis.networks.sizes import load_config
+from osasis.storage import sha256_file, write_atomic
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class GuideChoice:
+    """How the guide is made: statistics of the perceptual net, or an open_clip model.
+
+    pretrained: a tag or a local checkpoint. config: an open_clip model configuration file.
+    """
+
+    kind: str = "statistics"
+    stages: tuple[int, ...] = (0, 1, 2, 3)
+    grid: int = 1
+    model: str = "ViT-B-32"
+    pretrained: str | None = "openai"
+    config: Path | None = None
+
+
+def import_base(
+    home: Home,
+    name: str,
+    *,
+    config: str,
+    diffae: Path,
+    latent_stats: Path | None = None,
+    prior: Path | None = None,
+    guide: GuideChoice | None = None,
+    perceptual_net: str = "vgg",
+    perceptual_weights: Path | None = None,
+    like: Path | None = None,
+    photos: Path | None = None,
+    max_photos: int = 256,
+    licence: str = "",
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Convert official checkpoints into a base of this installation; returns its base.json.
+
+    replace: put it in the place of another base of this name, whose styles then have no base.
+    like: the folder of a base whose guide and perceptual net are taken, instead of those named.
+    photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
+    evenly spread: contents to train styles on. Raises UserError.
+    """
+    check_name(name, "base")
+    sizes = load_config(config)
+    tensors, mean, std = read_diffae(diffae, sizes, latent_stats)
+    prior_tensors = read_prior(prior, sizes) if prior is not None else None
+    parts = _parts(guide or GuideChoice(), perceptual_net, perceptual_weights, like)
+    sources = {"diffae": diffae, "latent_stats": latent_stats, "prior": prior}
+    # Beside the bases, then renamed: a half-written base is none, and an old one stays whole.
+    staging = home.path / f"importing-{name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    for path in parts.beside:
+        write_atomic(staging / path.name, path.read_bytes())
+    info = save_base(
+        staging,
+        name=name,
+        config=sizes,
+        diffae=tensors,
+        z_mean=mean,
+        z_std=std,
+        guide=parts.guide,
+        guide_weights=parts.guide_weights,
+        perceptual=parts.perceptual,
+        prior=prior_tensors,
+        photos=example_photos(photos, sizes.image_size, max_photos) if photos else None,
+        provenance={
+            "sources": {
+                k: {"file": p.name, "sha256": sha256_file(p)} for k, p in sources.items() if p
+            },
+            "licence": licence,
+        },
+    )
+    _install(staging, home.bases / name, info["fingerprint"], replace)
+    return info
+
+
+def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
+    """Rename a new base into place. Raises UserError where another one is there."""
+    if (folder / JSON_NAME).is_file():
+        there = json.loads((folder / JSON_NAME).read_text()).get("fingerprint")
+        if there != fingerprint and not replace:
+            shutil.rmtree(staging)
+            raise UserError(
+                f"base {folder.name!r} is there already with other content ({there}), and its "
+                "styles need it; choose another name, or give --replace"
+            )
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging.replace(folder)
+
+
+def list_bases(home: Home) -> list[dict[str, Any]]:
+    """One summary a base, by name."""
+    return [describe_base(home, name) for name in home.base_names()]
+
+
+def describe_base(home: Home, name: str | None) -> dict[str, Any]:
+    """What base.json says, and the number of parameters and bytes."""
+    folder = home.base_folder(name)
+    info = read_base_info(folder)
+    return {
+        **info,
+        "folder": str(folder),
+        "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+    }
+
+
+def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
+    """Up to ``limit`` photos of a folder, evenly spread, as (N, 3, size, size) uint8.
+
+    Broken files are passed over; UserError where none can be read.
+    """
+    found = find_images(folder)
+    count = min(limit, len(found))
+    kept, reasons = [], []
+    for path in (found[i * len(found) // count] for i in range(count)):
+        try:
+            image = fit_square(load_image(path, target=size), size)
+        except ImageError as e:
+            reasons.append(str(e))
+            continue
+        kept.append(((image_to_tensor(image) + 1) * 127.5).round().to(torch.uint8))
+    if not kept:
+        raise UserError(f"{folder}: no photo can be read (first: {reasons[0]})")
+    return torch.stack(kept)
+
+
+def check_name(name: str, what: str) -> None:
+    """Names are used in paths, URLs and MLflow: small letters, digits, dot, dash, underscore."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{what} name {name!r}: use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
+        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What looks at images in a base. beside: further files that the guide needs."""
+
+    guide: dict[str, Any]
+    guide_weights: dict[str, torch.Tensor] | None
+    perceptual: PerceptualNet
+    beside: tuple[Path, ...] = ()
+
+
+def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | None) -> _Parts:
+    if like is not None:
+        info = read_base_info(like)
+        spec = info["guide"]
+        guide_file = like / "guide.safetensors"
+        config = spec.get("config")
+        return _Parts(
+            spec,
+            load_file(guide_file) if guide_file.is_file() else None,
+            PerceptualNet(info["perceptual"]["net"], like / "perceptual.safetensors"),
+            (like / config,) if config else (),
+        )
+    perceptual = PerceptualNet(net, weights)
+    if choice.kind == "statistics":
+        StatisticsGuide(perceptual, choice.stages, choice.grid)  # validates the stages
+        spec = {"kind": "statistics", "stages": list(choice.stages), "grid": choice.grid}
+        return _Parts(spec, None, perceptual)
+    guide = open_clip_guide(choice.model, choice.pretrained, choice.config)
+    spec = {
+        "kind": "open_clip",
+        "model": choice.model,
+        "pretrained": choice.pretrained,
+        "config": choice.config.name if choice.config else None,
+        "facts": guide.facts,
+    }
+    beside = (choice.config,) if choice.config else ()
+    return _Parts(spec, guide.model.state_dict(), perceptual, beside)

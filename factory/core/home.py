@@ -1,0 +1,121 @@
+"""The home: one folder with all state of an installation."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
+from osasis.errors import UserError, did_you_mean
+
+ENVIRONMENT = "STYLE_FACTORY_HOME"
+DEFAULT = Path(".style-factory")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below the home folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, given: str | None = None) -> Home:
+        """--home, else STYLE_FACTORY_HOME, else ./.style-factory."""
+        chosen = given or os.environ.get(ENVIRONMENT) or DEFAULT
+        path = Path(chosen).expanduser().resolve()
+        if path.exists() and not path.is_dir():
+            raise UserError(f"home {path} is a file; give a folder with --home")
+        return cls(path)
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    @property
+    def banks(self) -> Path:
+        return self.path / "content-banks"
+
+    @property
+    def text_edits(self) -> Path:
+        return self.path / "text-edits"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs"
+
+    @property
+    def claims(self) -> Path:
+        return self.path / "claims"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints and unregistered bundles of styles, by id and fingerprint."""
+        return self.path / "styles-in-training"
+
+    @property
+    def cache(self) -> Path:
+        """What was downloaded from a registry's server; it may be deleted at any time."""
+        return self.path / "cache"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI where it is set, else sqlite below the home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @contextlib.contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Hold this home's lock of a name, after waiting for it where another process has it.
+
+        Freed when the process ends, however it ends.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / f".{what}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def base_folders(self) -> dict[str, Path]:
+        """Every base that can be used, by name: the home's own, then the package's."""
+        own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{JSON_NAME}")}
+        return dict(sorted(own.items())) | {
+            name: folder for name, folder in shipped_bases().items() if name not in own
+        }
+
+    def base_names(self) -> list[str]:
+        return list(self.base_folders())
+
+    def base_folder(self, name: str | None) -> Path:
+        """The folder of a base.
+
+        None takes the home's only one, or the package's where the home has none. Raises UserError
+        naming what there is.
+        """
+        folders = self.base_folders()
+        own = [n for n, folder in folders.items() if folder.parent == self.bases]
+        choice = own or list(folders)
+        if not choice:
+            raise UserError(f"no base in {self.bases}: make one with `style-factory base import`")
+        if name is None:
+            if len(choice) > 1:
+                raise UserError(f"several bases: choose one with --base ({', '.join(choice)})")
+            name = choice[0]
+        if name not in folders:
+            raise UserError(
+                f"unknown base {name!r}: there are {', '.join(folders)}"
+                + did_you_mean(name, folders)
+            )
+        return folders[name]
+
+    def base_with(self, fingerprint: str) -> Path | None:
+        """The folder of the base with this fingerprint, if it is here."""
+        for folder in self.base_folders().values():
+            if read_base_info(folder)["fingerprint"] == fingerprint:
+                return folder
+        return None

@@ -1,0 +1,72 @@
+"""The quality gate: conditions on a style's metrics that decide who becomes champion."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from osasis.errors import UserError, did_you_mean
+from osasis.metrics import METRICS
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition, such as style_distance <= 0.8."""
+
+    metric: str
+    sign: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.limit:g}"
+
+    def failure(self, metrics: Mapping[str, float]) -> str | None:
+        """Why metrics do not meet the condition; None where they do."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return f"{self.metric} was not measured"
+        if math.isfinite(value) and OPERATORS[self.sign](value, self.limit):
+            return None
+        return f"{self.metric} is {value:.3g}, not {self.sign} {self.limit:g}"
+
+
+def parse_gate(conditions: Iterable[str]) -> tuple[Condition, ...]:
+    """Conditions from text such as ``style_distance<=0.8``; commas separate several.
+
+    Raises UserError naming the condition and the metrics that there are.
+    """
+    out = []
+    for text in (part for c in conditions for part in c.split(",") if part.strip()):
+        found = CONDITION.fullmatch(text)
+        if found is None:
+            raise UserError(f"gate {text!r} is no condition; write METRIC<=NUMBER")
+        metric, sign, limit = found.groups()
+        if metric not in METRICS:
+            raise UserError(
+                f"gate {text!r} names an unknown metric {metric!r}{did_you_mean(metric, METRICS)}; "
+                f"choose one of {', '.join(METRICS)}"
+            )
+        try:
+            number = float(limit)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"gate {text!r} has the limit {limit!r}; it must be a number")
+        out.append(Condition(metric, sign, number))
+    return tuple(out)
+
+
+def gate_failures(gate: Iterable[Condition], metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """What keeps a style with these metrics from becoming champion; nothing where all is met."""
+    return tuple(f for c in gate if (f := c.failure(metrics)) is not None)

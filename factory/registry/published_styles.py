@@ -1,0 +1,56 @@
+"""A style of the published code (``iter_N.pt``) into the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from factory.core.bases import check_name
+from factory.core.home import Home
+from factory.registry import Registry, StyleVersion
+from osasis.bundles.base import load_base
+from osasis.bundles.importers import read_style
+from osasis.bundles.style import save_style
+from osasis.images.tensors import load_square
+from osasis.storage import sha256_file, sha256_text
+
+
+def import_style(
+    home: Home,
+    style_id: str,
+    checkpoint: Path,
+    image: Path,
+    *,
+    counterpart: Path | None = None,
+    base: str | None = None,
+    licence: str = "",
+) -> StyleVersion:
+    """Convert, check and register one published style; the same file again is found, not added.
+
+    image: the style image; counterpart: its photo counterpart, where it is at hand.
+    """
+    check_name(style_id, "style")
+    registry = Registry(home)
+    loaded = load_base(home.base_folder(base))
+    fingerprint = ""
+    if checkpoint.is_file() and image.is_file():
+        parts = [loaded.fingerprint, sha256_file(checkpoint), sha256_file(image)]
+        fingerprint = sha256_text("/".join(parts))[:16]
+        if (found := registry.find(style_id, fingerprint)) is not None:
+            return found
+    size = loaded.config.image_size
+    picture = load_square(image, size)
+    start = load_square(counterpart, size) if counterpart is not None else picture
+    style = read_style(checkpoint, loaded, style_id, picture[None])
+    with tempfile.TemporaryDirectory() as folder:
+        save_style(Path(folder), style, picture, start)
+        return registry.register(
+            style_id,
+            Path(folder),
+            fingerprint=fingerprint,
+            base=loaded.fingerprint,
+            params=style.settings.to_dict(),
+            history=[],
+            metrics={},
+            tags={"base_name": loaded.name, "licence": licence, "imported": checkpoint.name},
+        )

@@ -1,0 +1,150 @@
+"""A registered style as an MLflow pyfunc model, without a pickle.
+
+``mlflow.pyfunc.load_model("models:/NAME@champion").predict(images)`` needs this package and the
+style's base in a home: the one that STYLE_FACTORY_HOME names, else the one that registered it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from factory.core.home import ENVIRONMENT, Home
+from osasis.errors import UserError
+from osasis.images.decoding import load_image, png_bytes
+from osasis.images.geometry import fit_square
+from osasis.images.tensors import image_to_tensor, tensor_to_image
+from osasis.storage import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+MLMODEL = "MLmodel"
+IMAGE_COLUMN = "image"
+
+
+def write_mlmodel(folder: Path, home: Home, style: str, base: str) -> None:
+    """Put an MLmodel file into a style's folder: which module loads it, and where its base is."""
+    import mlflow
+    import yaml
+
+    model = {
+        "flavors": {
+            "python_function": {
+                "loader_module": "factory.pyfunc",
+                "python_version": platform.python_version(),
+            }
+        },
+        "metadata": {"style": style, "base": base, "home": str(home.path)},
+        "mlflow_version": mlflow.__version__,
+    }
+    write_atomic(folder / MLMODEL, yaml.safe_dump(model, sort_keys=False).encode())
+
+
+def _load_pyfunc(path: str) -> StylePredictor:
+    """What MLflow calls with the model's folder."""
+    return StylePredictor(Path(path))
+
+
+class StylePredictor:
+    """Stylizes images with one style."""
+
+    def __init__(self, folder: Path) -> None:
+        import yaml
+
+        from osasis.bundles.base import load_base
+        from osasis.bundles.style import load_style
+
+        model = yaml.safe_load((folder / MLMODEL).read_text())["metadata"]
+        self.base = load_base(find_base(model["base"], model["home"]))
+        self.style = load_style(folder, self.base)
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Stylize images; params: fields of a mix, such as ``{"strength": 0.7}``.
+
+        model_input: a list of PIL images, of arrays (H, W, 3) uint8, or of encoded bytes or
+        paths; an array (N, H, W, 3); or a DataFrame whose column ``image`` holds encoded bytes.
+        Each picture comes back in its own form, at the base's size: PIL images for PIL images,
+        arrays for arrays, PNG bytes for bytes and paths; a DataFrame of PNG bytes for one.
+        Raises UserError naming the picture that cannot be read.
+        """
+        if hasattr(model_input, "columns"):
+            if IMAGE_COLUMN not in model_input.columns:
+                there = ", ".join(map(str, model_input.columns))
+                raise UserError(f"the input has no column {IMAGE_COLUMN!r}: there are {there}")
+            out = self.predict(list(model_input[IMAGE_COLUMN]), params)
+            return type(model_input)({IMAGE_COLUMN: out}, index=model_input.index)
+        single = isinstance(model_input, (bytes, str, os.PathLike, Image.Image))
+        items = [model_input] if single else list(model_input)
+        if not items:
+            return []
+        images = self._stylize([self._square(x, i) for i, x in enumerate(items)], params or {})
+        out = [_like(x, image) for x, image in zip(items, images, strict=True)]
+        return np.stack(out) if isinstance(model_input, np.ndarray) else out
+
+    def _square(self, item: Any, number: int) -> torch.Tensor:
+        size, name = self.base.config.image_size, f"image {number}"
+        if isinstance(item, Image.Image):
+            # The readers turn it, convert its colours and lay it over white.
+            buffer = io.BytesIO()
+            item.save(buffer, "PNG")
+            item = buffer.getvalue()
+        elif isinstance(item, np.ndarray):
+            if item.ndim != 3 or item.shape[-1] != 3 or item.dtype != np.uint8:
+                raise UserError(
+                    f"{name} is an array {item.shape} of {item.dtype}; give (H, W, 3) of uint8"
+                )
+            return image_to_tensor(fit_square(Image.fromarray(item), size))
+        elif not isinstance(item, (bytes, bytearray, memoryview, str, os.PathLike)):
+            raise UserError(
+                f"{name} is a {type(item).__name__}; give PIL images, arrays, bytes or paths"
+            )
+        if isinstance(item, (str, os.PathLike)):
+            return image_to_tensor(fit_square(load_image(item, target=size), size))
+        return image_to_tensor(fit_square(load_image(bytes(item), name=name, target=size), size))
+
+    def _stylize(self, photos: list[torch.Tensor], mix: dict[str, Any]) -> Iterable[Image.Image]:
+        import torch
+
+        from osasis.mix import Mix
+        from osasis.stylize import decode, encode
+
+        settings = self.style.settings
+        wanted = Mix.from_dict({"styles": [{"style": self.style.id}], **mix})
+        encodings = encode(
+            self.base,
+            torch.stack(photos).to(self.base.device),
+            t0=wanted.t0 or settings.t0,
+            steps=wanted.encode_steps or settings.stylize_encode_steps,
+            precision=settings.precision,
+        )
+        styles = {self.style.id: self.style}
+        images = decode(self.base, encodings, wanted, styles, precision=settings.precision)
+        return [tensor_to_image(i) for i in images]
+
+
+def find_base(fingerprint: str, recorded_home: str) -> Path:
+    """The base of this fingerprint in the home at hand. Raises UserError where it is not there."""
+    looked = [h for h in (os.environ.get(ENVIRONMENT), recorded_home, ".style-factory") if h]
+    for place in looked:
+        if (folder := Home.find(place).base_with(fingerprint)) is not None:
+            return folder
+    raise UserError(
+        f"base {fingerprint} of this style is in none of {', '.join(dict.fromkeys(looked))}; "
+        f"name the home that has it with {ENVIRONMENT}"
+    )
+
+
+def _like(item: Any, image: Image.Image) -> Any:
+    if isinstance(item, Image.Image):
+        return image
+    if isinstance(item, np.ndarray):
+        return np.asarray(image)
+    return png_bytes(image)

@@ -1,0 +1,161 @@
+"""The gallery of a training run, gathered from the registry."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from factory.catalog import CatalogEntry
+from factory.core.uris import base_name
+from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
+from factory.registry.versions import TRAINING
+from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
+from osasis.bundles.base import Base
+from osasis.errors import UserError
+from osasis.images.decoding import load_image, png_bytes
+from osasis.images.geometry import fit_square
+from osasis.images.tensors import tensor_to_image
+from osasis.storage import write_atomic
+
+if TYPE_CHECKING:
+    from factory.reports.results import StyleResult, TrainResult
+
+THUMBNAIL = 64
+
+
+def write_run_gallery(
+    run: TrainResult,
+    entries: Sequence[CatalogEntry],
+    base: Base,
+    photos: torch.Tensor,
+    photos_hash: str,
+    registered: Mapping[str, Sequence[StyleVersion]],
+) -> None:
+    """Write ``run.gallery``: every style of the run on the same photos, with its figures.
+
+    registered: the versions of each style.
+    """
+    by_id = {e.id: e for e in entries}
+    versions = {(v.style, v.version): v for vs in registered.values() for v in vs}
+    styles = []
+    for result in run.styles:
+        entry, version = by_id[result.id], versions.get((result.id, result.version or 0))
+        if version is None:
+            styles.append(_failed(result, entry, base, len(photos)))
+        else:
+            styles.append(_style(result, entry, version, base, len(photos), photos_hash))
+            strip = [styles[-1].style_png, *filter(None, styles[-1].stylized[:3])]
+            write_atomic(run.folder / "thumbnails" / f"{result.id}.webp", _strip(strip))
+    counts = {s: run.count(s) for s in ("registered", "skipped", "failed")}
+    write_gallery(
+        run.gallery,
+        Gallery(
+            title=f"Styles of {run.folder.name}",
+            created=time.strftime("%Y-%m-%d %H:%M"),
+            base=base.name,
+            photos=tuple(
+                (f"photo {i + 1}", png_bytes(tensor_to_image(p))) for i, p in enumerate(photos)
+            ),
+            styles=tuple(styles),
+            summary={"styles": len(styles), **counts, "wall time": duration(run.seconds)},
+        ),
+    )
+
+
+def _failed(result: StyleResult, entry: CatalogEntry, base: Base, photos: int) -> GalleryStyle:
+    return GalleryStyle(
+        id=result.id,
+        state="failed",
+        version=None,
+        champion=False,
+        style_png=_picture(entry, base.config.image_size),
+        counterpart_png=None,
+        stylized=(None,) * photos,
+        losses={},
+        metrics={},
+        settings={},
+        provenance={"image": base_name(entry.image), "kind of failure": result.kind},
+        seconds=None,
+        reason=result.reason,
+        tags=entry.tags,
+    )
+
+
+def _style(
+    result: StyleResult,
+    entry: CatalogEntry,
+    version: StyleVersion,
+    base: Base,
+    photos: int,
+    photos_hash: str,
+) -> GalleryStyle:
+    """A registered style, from the files of its version: no query a style."""
+    folder = version.folder()
+    info = json.loads((folder / "style.json").read_text())
+    trained = _training(folder)
+    shown: list[bytes | None] = []
+    # A style of an earlier run may have been shown on other photos.
+    if version.tags.get(PREVIEWS_TAG) == photos_hash:
+        shown += [p.read_bytes() for p in version.previews()[:photos]]
+    history = trained.get("history") or []
+    losses = {name: [row[name] for row in history] for name in (history[0] if history else {})}
+    gate = version.tags.get(GATE_TAG)
+    return GalleryStyle(
+        id=result.id,
+        state=result.state,
+        version=str(version.version),
+        champion=CHAMPION in version.aliases,
+        style_png=(folder / "style.png").read_bytes(),
+        counterpart_png=(folder / "counterpart.png").read_bytes(),
+        stylized=tuple(shown + [None] * (photos - len(shown))),
+        losses={k: v for k, v in losses.items() if any(v)},
+        metrics=trained.get("metrics") or {},
+        settings=info["settings"],
+        provenance={
+            "image": base_name(entry.image),
+            "fingerprint": version.fingerprint,
+            "base": f"{base.name} ({version.base})",
+            "run": version.run_id,
+            "weights": info["weights_sha256"][:16],
+            "licence": entry.licence,
+            "tags": list(entry.tags),
+        },
+        seconds=result.seconds,
+        reason=f"Candidate: {gate}" if gate and CHAMPION not in version.aliases else None,
+        tags=entry.tags,
+    )
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """Curves and metrics of a style's training, where its bundle has them."""
+    try:
+        data: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+    except FileNotFoundError:  # an imported style has none
+        return {}
+    return data
+
+
+def _picture(entry: CatalogEntry, size: int) -> bytes:
+    """The style image where it can be shown, else nothing."""
+    try:
+        data = entry.read_image()
+        return png_bytes(fit_square(load_image(data, name=entry.image, target=size), size))
+    except UserError:
+        return b""
+
+
+def _strip(pictures: list[bytes]) -> bytes:
+    """Pictures side by side, small, for a notebook."""
+    strip = Image.new("RGB", (THUMBNAIL * len(pictures), THUMBNAIL))
+    for i, data in enumerate(pictures):
+        strip.paste(fit_square(load_image(data), THUMBNAIL), (THUMBNAIL * i, 0))
+    buffer = io.BytesIO()
+    strip.save(buffer, "WEBP", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,48 @@
+"""Text edits of an installation: directions of z_in, made once and mixed by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from factory.core.bases import check_name
+from factory.core.home import Home
+from osasis.bundles.base import load_base, photo_tensor
+from osasis.errors import UserError
+from osasis.images.decoding import find_images
+from osasis.images.tensors import load_square
+from osasis.stylize import encode
+from osasis.text_edit import TextEdit, optimise_text_edit, save_text_edit
+
+PHOTOS = 8
+
+
+def make_text_edit(
+    home: Home,
+    name: str,
+    source: str,
+    target: str,
+    *,
+    base: str | None = None,
+    photos: Path | None = None,
+    iterations: int = 100,
+    seed: int = 0,
+) -> TextEdit:
+    """Optimise a direction from ``source`` to ``target`` over a few photos and keep it.
+
+    photos: a folder; None takes the base's own. Raises UserError.
+    """
+    check_name(name, "text edit")
+    loaded = load_base(home.base_folder(base))
+    if photos is not None:
+        size = loaded.config.image_size
+        batch = torch.stack([load_square(p, size) for p in find_images(photos)[:PHOTOS]])
+    elif loaded.photos is not None:
+        batch = photo_tensor(loaded.photos[:PHOTOS])
+    else:
+        raise UserError(f"base {loaded.name!r} has no photos of its own: give a folder (--photos)")
+    encodings = encode(loaded, batch, steps=20)
+    edit = optimise_text_edit(loaded, encodings, source, target, iterations=iterations, seed=seed)
+    save_text_edit(home.text_edits / name, edit)
+    return edit

@@ -1,0 +1,72 @@
+"""From a trained style's folder to a version in the registry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.core.failures import describe_failure
+from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
+from factory.registry.bundles import check_finite
+from factory.registry.gate import Condition, gate_failures
+from factory.reports.results import StyleResult
+from factory.training.workbench import PREVIEWS, RESULT, StyleTask
+from osasis.bundles.base import Base
+
+
+@dataclass(frozen=True)
+class Registrar:
+    """Registers what slots have trained. previews_key: hash of the photos that previews show."""
+
+    registry: Registry
+    base: Base
+    gate: tuple[Condition, ...]
+    previews_key: str
+    report: Callable[[str], None]
+
+    def register(self, task: StyleTask) -> StyleResult:
+        """Register a trained style after reading its bundle back; whatever goes wrong is its
+        own."""
+        folder = Path(task.folder)
+        try:
+            done = json.loads((folder / RESULT).read_text())
+            check_finite(folder / "style", self.base)
+            missed = gate_failures(self.gate, done["metrics"])
+            tags = {
+                "base_name": self.base.name,
+                "licence": task.licence,
+                "tags": ",".join(task.tags),
+                PREVIEWS_TAG: self.previews_key,
+            }
+            version = self.registry.register(
+                task.id,
+                folder / "style",
+                fingerprint=task.fingerprint,
+                base=self.base.fingerprint,
+                params=task.settings,
+                history=done["history"],
+                metrics=done["metrics"],
+                tags=tags | ({GATE_TAG: "; ".join(missed)} if missed else {}),
+                previews=folder / PREVIEWS,
+                alias=CANDIDATE if missed else CHAMPION,
+            )
+        except Exception as e:
+            reason = describe_failure(e)
+            self.report(f"{task.id}: not registered: {reason}")
+            return StyleResult(task.id, "failed", reason=reason, kind="registry")
+        shutil.rmtree(folder, ignore_errors=True)
+        what = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
+        self.report(f"{task.id}: registered as version {version.version}, {what}")
+        return StyleResult(
+            task.id,
+            "registered",
+            version.version,
+            None,
+            round(done["seconds"], 2),
+            done["metrics"],
+            CANDIDATE if missed else CHAMPION,
+            missed,
+        )

@@ -1,0 +1,252 @@
+"""What a training slot does: train styles from the queue until none waits.
+
+Every step leaves its result on disk, so that a killed slot continues: the style's checkpoint
+every few iterations, its bundle at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from factory.core.claims import read_claim
+from factory.core.uris import base_name
+from factory.registry.versions import TRAINING
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.style import Style, save_style
+from osasis.contents import ContentBank, ContentSource, SampledContents
+from osasis.counterpart import photo_counterpart
+from osasis.early_stopping import Watch
+from osasis.images.decoding import load_image, png_bytes
+from osasis.images.geometry import fit_square
+from osasis.images.tensors import image_to_tensor, tensor_to_image
+from osasis.metrics import style_metrics
+from osasis.mix import Mix
+from osasis.preview_encodings import shipped_previews
+from osasis.settings import TrainSettings
+from osasis.storage import save_tensors, write_atomic, write_json
+from osasis.stylize import Encodings, decode, encode
+from osasis.train import StyleTrainer
+
+CHECKPOINT = "checkpoint.safetensors"
+COUNTERPART = "counterpart.safetensors"
+PREVIEWS = "previews"
+RESULT = "result.json"
+
+# Called after each iteration with (iteration, iterations, losses by name).
+OnIteration = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class StyleTask:
+    """One style to train, as a slot needs it. Paths are strings, so that JSON can carry it.
+
+    source: where the image came from, for messages. claim: a file that names ``job`` as long as
+    the job may write.
+    """
+
+    id: str
+    image: str
+    counterpart: str | None
+    fingerprint: str
+    settings: dict[str, Any]
+    folder: str
+    bank: str | None = None
+    tags: tuple[str, ...] = ()
+    licence: str = ""
+    source: str = ""
+    claim: str | None = None
+    job: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class SupersededError(Exception):
+    """Another job has taken this style over."""
+
+
+@dataclass
+class Workbench:
+    """What a slot loads once: the base, the photos for previews, content banks by path.
+
+    encodings: of the preview photos, which do not depend on the style. folder: the base's, which
+    may bring them along.
+    """
+
+    base: Base
+    preview_photos: torch.Tensor
+    device: torch.device
+    folder: Path
+    banks: dict[str, ContentBank] = field(default_factory=dict)
+    encodings: dict[tuple[float, int, str], Encodings] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, base: Path, previews: Path, device: str) -> Workbench:
+        photos = load_file(previews)["photos"].to(device)
+        return cls(load_base(base, device), photos, torch.device(device), base)
+
+    def bank(self, path: str | None) -> ContentBank | None:
+        """The content bank at a path; read once."""
+        if path is None:
+            return None
+        if path not in self.banks:
+            self.banks[path] = ContentBank.load(Path(path), self.device)
+        return self.banks[path]
+
+    def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
+        """Train one style, or continue it from its checkpoint, and write its bundle.
+
+        Raises UserError where the image is bad or training diverges.
+        """
+        folder, settings = Path(task.folder), TrainSettings(**task.settings)
+        if is_finished(folder):
+            return
+        started = time.perf_counter()
+        image = self._picture(task.image, task.source)
+        bank = self.bank(task.bank)
+        counterpart = self._counterpart(task, image, settings, bank)
+        contents: ContentSource = (
+            bank
+            if settings.contents == "bank" and bank is not None
+            else SampledContents(self.base, settings)
+        )
+        trainer = StyleTrainer(self.base, image, counterpart, contents, settings)
+        watch = Watch(settings)
+        before = restore(trainer, watch, folder)
+        while trainer.iteration < settings.iterations and not watch.stop:
+            trainer.step()
+            on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
+            if watch.due(trainer.iteration):
+                watch.look(trainer, self._watched(trainer) if settings.watch != "total" else None)
+            if trainer.iteration % settings.checkpoint_every == 0:
+                seconds = before + time.perf_counter() - started
+                check_claim(task)
+                checkpoint(trainer, watch, folder, seconds)
+        kept = watch.settle(trainer)
+        check_claim(task)
+        self._finish(task, trainer, kept, before + time.perf_counter() - started)
+
+    def _picture(self, path: str, source: str) -> torch.Tensor:
+        """An image as (1, 3, H, W) on the device. Raises ImageError naming where it came from."""
+        size = self.base.config.image_size
+        image = load_image(path, name=source or path, target=size)
+        return image_to_tensor(fit_square(image, size))[None].to(self.device)
+
+    def _watched(self, trainer: StyleTrainer) -> dict[str, float]:
+        """The metrics of what has been trained so far."""
+        return self._measure(trainer, trainer.style("watched"))[1]
+
+    def _counterpart(
+        self,
+        task: StyleTask,
+        image: torch.Tensor,
+        settings: TrainSettings,
+        bank: ContentBank | None,
+    ) -> torch.Tensor:
+        """The given counterpart, or one that is made once and kept for a resumed run."""
+        if task.counterpart is not None:
+            return self._picture(task.counterpart, f"counterpart of {task.source or task.image}")
+        kept = Path(task.folder) / COUNTERPART
+        if kept.is_file():
+            return load_file(kept)["counterpart"].to(self.device)
+        made = photo_counterpart(self.base, image, settings, bank)
+        save_tensors(kept, {"counterpart": made})
+        return made
+
+    def _finish(self, task: StyleTask, trainer: StyleTrainer, kept: int, seconds: float) -> None:
+        style = trainer.style(task.id)
+        style.info |= {
+            "base": self.base.fingerprint,
+            "base_name": self.base.name,
+            "fingerprint": task.fingerprint,
+            "source_image": base_name(task.source or task.image),
+            "tags": list(task.tags),
+            "licence": task.licence,
+            "train_seconds": round(seconds, 2),
+        }
+        folder, settings = Path(task.folder), trainer.settings
+        if kept != trainer.iteration or trainer.iteration != settings.iterations:
+            style.info |= {"iterations_trained": trainer.iteration, "iteration_kept": kept}
+        if settings.compact_rank is not None:
+            style = style.compact(rank=settings.compact_rank)
+        elif settings.compact_energy is not None:
+            style = style.compact(energy=settings.compact_energy)
+        images, metrics = self._measure(trainer, style)
+        for i, picture in enumerate(images):
+            write_atomic(folder / PREVIEWS / f"{i:02d}.png", png_bytes(tensor_to_image(picture)))
+        result = {"metrics": metrics, "history": trainer.history, "seconds": seconds}
+        write_json(folder / RESULT, result)
+        # The same goes with the bundle: what a report shows needs no query a style.
+        write_json(folder / "style" / TRAINING, result)
+        save_style(folder / "style", style, trainer.style_image[0], trainer.counterpart[0])
+
+    def _measure(
+        self, trainer: StyleTrainer, style: Style
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The preview photos in a style (N, 3, H, W), and its metrics on them."""
+        settings = trainer.settings
+        images = decode(
+            self.base,
+            self._encodings(settings),
+            Mix.of(style.id),
+            {style.id: style},
+            precision=settings.precision,
+        )
+        return images, style_metrics(
+            self.base, self.preview_photos, images, trainer.style_image, trainer.counterpart
+        )
+
+    def _encodings(self, settings: TrainSettings) -> Encodings:
+        """Those of the preview photos: as the base brings them, or computed once."""
+        t0, steps, precision = settings.t0, settings.stylize_encode_steps, settings.precision
+        if (t0, steps, precision) not in self.encodings:
+            given: dict[str, Any] = {"t0": t0, "steps": steps, "precision": precision}
+            made = shipped_previews(self.folder, self.base, self.preview_photos, **given)
+            if made is None:
+                made = encode(self.base, self.preview_photos, **given)
+            self.encodings[t0, steps, precision] = made
+        return self.encodings[t0, steps, precision]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a style's folder holds its whole bundle: style.json is the last that is written."""
+    return (folder / RESULT).is_file() and (folder / "style" / "style.json").is_file()
+
+
+def check_claim(task: StyleTask) -> None:
+    """Raises SupersededError where another job has taken the style over."""
+    if task.claim is None:
+        return
+    holder = read_claim(Path(task.claim))
+    if holder is not None and holder.job != task.job:
+        raise SupersededError(f"job {holder.job} has taken {task.id} over")
+
+
+def checkpoint(trainer: StyleTrainer, watch: Watch, folder: Path, seconds: float) -> None:
+    """Write a style's training state; the JSON rides in the tensors' file, so that both or
+    neither are there."""
+    info = {**trainer.state_info(), "watch": watch.state_info(), "seconds": seconds}
+    tensors = {**trainer.state_tensors(), **watch.state_tensors()}
+    save_tensors(folder / CHECKPOINT, tensors, {"info": json.dumps(info)})
+
+
+def restore(trainer: StyleTrainer, watch: Watch, folder: Path) -> float:
+    """Continue from a style's checkpoint where there is one; returns the seconds spent before."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0.0
+    with safe_open(path, framework="pt") as f:
+        info = json.loads(f.metadata()["info"])
+    tensors = load_file(path)
+    trainer.load_state(tensors, info)
+    watch.load_state(tensors, info["watch"])
+    return float(info["seconds"])

@@ -1,0 +1,310 @@
+"""The base: the frozen pretrained bundle of a photo domain.
+
+On disk a base is one folder: ``base.json`` (sizes, guide, perceptual net, provenance) and
+safetensors beside it. Nothing in it is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.diffusion import EpsFn
+from osasis.errors import UserError
+from osasis.guides.guide import (
+    CombinedGuide,
+    Guide,
+    OpenClipGuide,
+    StatisticsGuide,
+    open_clip_guide,
+)
+from osasis.guides.perceptual import PerceptualNet, float16_state
+from osasis.networks.checkpoint_keys import check_layout
+from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import DiffAEConfig
+from osasis.networks.unet import UNet
+from osasis.storage import save_tensors, sha256_file, write_json
+
+FORMAT = 1
+JSON_NAME = "base.json"
+SHIPPED = Path(__file__).parents[1] / "bases"
+
+
+@dataclass
+class Base:
+    """A loaded base.
+
+    photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
+    on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+
+    Of a base from a folder, guide, perceptual net and prior are loaded when they are first asked
+    for: what only stylizes needs none of them, nor the packages under them, which take longer to
+    import than all the rest to load.
+    """
+
+    config: DiffAEConfig
+    diffae: DiffAE
+    z_mean: Tensor
+    z_std: Tensor
+    guide: Guide
+    perceptual: PerceptualNet
+    # A factory: a plain default would be an attribute of the class, found before ``__getattr__``.
+    prior: UNet | None = field(default_factory=lambda: None)
+    photos: Tensor | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Load a part that is asked for the first time."""
+            loader = self.__dict__.get("loaders", {}).get(name)
+            if loader is None:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            part = loader()
+            if isinstance(part, torch.nn.Module):
+                part.to(self.device)
+            setattr(self, name, part)
+            return part
+
+    def load_later(self, loaders: dict[str, Callable[[], Any]]) -> None:
+        """Forget these parts until they are asked for; the loaders make them."""
+        self.loaders = loaders
+        for name in loaders:
+            delattr(self, name)
+
+    @property
+    def name(self) -> str:
+        return self.info.get("name", self.config.name)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info.get("fingerprint", "")
+
+    @property
+    def device(self) -> torch.device:
+        return self.z_mean.device
+
+    def to(self, device: str | torch.device) -> Base:
+        # What is there: a part that is loaded later goes to where the rest is by then.
+        for part in self.__dict__.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        self.z_mean, self.z_std = self.z_mean.to(device), self.z_std.to(device)
+        return self
+
+    def encode_z(self, images: Tensor) -> Tensor:
+        """Semantic codes. (B, 3, H, W) in [-1, 1] -> (B, D)."""
+        return self.diffae.encoder(images)
+
+    def eps_a(self, z: Tensor) -> EpsFn:
+        """epsilon_A conditioned on z (B, D), as a function of (x_t, t)."""
+        return lambda x, t: self.diffae.unet(x, t, z)
+
+
+def frozen(module: torch.nn.Module) -> torch.nn.Module:
+    """Inference form: no gradients, channels last (twice as fast in bfloat16)."""
+    module.requires_grad_(False)
+    return module.eval().to(memory_format=torch.channels_last)
+
+
+def save_base(
+    folder: Path,
+    *,
+    name: str,
+    config: DiffAEConfig,
+    diffae: dict[str, Tensor],
+    z_mean: Tensor,
+    z_std: Tensor,
+    guide: dict[str, Any],
+    guide_weights: dict[str, Tensor] | None,
+    perceptual: PerceptualNet,
+    prior: dict[str, Tensor] | None,
+    photos: Tensor | None,
+    provenance: dict[str, Any],
+    shard_bytes: int | None = None,
+) -> dict[str, Any]:
+    """Write a base's folder; base.json comes last, so that a half-written base is no base.
+
+    shard_bytes: networks above this size become several files.
+
+    guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
+    "config"}``, or ``{"kind": "combined", "parts": [...]}`` of such, each with a "weight", at most
+    one of them open_clip. photos: (N, 3, H, W) uint8. Returns what base.json says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "diffae": {**diffae, "z_mean": z_mean, "z_std": z_std},
+        "perceptual": float16_state(perceptual),
+    }
+    if prior is not None:
+        files["prior"] = prior
+    if photos is not None:
+        files["photos"] = {"photos": photos}
+    if guide_weights is not None:
+        files["guide"] = guide_weights
+    hashes = {}
+    for part, tensors in files.items():
+        # Networks are read shard by shard; the others are small, and read as one file.
+        limit = shard_bytes if part in ("diffae", "prior", "guide") else None
+        shards = _shards(tensors, limit)
+        for number, shard in enumerate(shards, start=1):
+            suffix = f"-{number}-of-{len(shards)}" if len(shards) > 1 else ""
+            path = folder / f"{part}{suffix}.safetensors"
+            save_tensors(path, shard)
+            hashes[path.name] = sha256_file(path)
+    info = {
+        "format": FORMAT,
+        "name": name,
+        "config": config.to_dict() | ({} if prior is not None else {"prior": None}),
+        "guide": guide,
+        "perceptual": {"net": perceptual.net},
+        "files": hashes,
+        "provenance": provenance,
+    }
+    digest = hashlib.sha256(json.dumps([hashes, guide, info["config"]], sort_keys=True).encode())
+    info["fingerprint"] = digest.hexdigest()[:16]
+    write_json(folder / JSON_NAME, info)
+    return info
+
+
+def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """The tensors in order, in as few groups as fit the limit; a larger tensor stands alone."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        size += tensor.nbytes
+        if limit is not None and size > limit and shards[-1]:
+            shards.append({})
+            size = tensor.nbytes
+        shards[-1][name] = tensor
+    return shards
+
+
+def shipped_bases() -> dict[str, Path]:
+    """The bases inside this package, by name."""
+    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
+
+
+def read_base_info(folder: Path) -> dict[str, Any]:
+    """base.json of a folder. Raises UserError where it is no base or of another format."""
+    path = folder / JSON_NAME
+    if not path.is_file():
+        raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
+    try:
+        info = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        info = None
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: not valid JSON; import the base again")
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: base format {info.get('format')}; this version reads format {FORMAT}"
+        )
+    missing = [
+        k for k in ("config", "guide", "perceptual", "files", "fingerprint") if k not in info
+    ]
+    kind = (info.get("guide") or {}).get("kind")
+    if missing or kind not in ("statistics", "open_clip", "combined"):
+        what = f"{missing[0]} is missing" if missing else f"guide.kind is {kind!r}"
+        raise UserError(f"{path}: {what}; import the base again")
+    return info
+
+
+def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
+    """Load a base for inference. Raises UserError naming what is missing or broken.
+
+    verify: re-read the files' hashes (a few milliseconds a megabyte).
+    """
+    info = read_base_info(folder)
+    config = DiffAEConfig.from_dict(info["config"], source=str(folder / JSON_NAME))
+    if verify:
+        _verify(folder, info["files"])
+    tensors = _tensors(folder, "diffae")
+    z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
+    if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
+        raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
+    with torch.device("meta"):
+        diffae = DiffAE(config)
+    _assign(diffae, tensors, folder / "diffae.safetensors")
+    frozen(diffae)
+    photos = None
+    if "photos.safetensors" in info["files"]:
+        photos = load_file(folder / "photos.safetensors")["photos"]
+    later: Any = None
+    base = Base(config, diffae, z_mean, z_std, later, later, None, photos, info)
+    base.load_later(
+        {
+            "guide": lambda: _load_guide(folder, info["guide"], base.perceptual),
+            "perceptual": lambda: _load_perceptual(folder, info),
+            "prior": lambda: _load_prior(folder, config),
+        }
+    )
+    return base.to(device)
+
+
+def _load_perceptual(folder: Path, info: dict[str, Any]) -> PerceptualNet:
+    net = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
+    frozen(net)
+    return net
+
+
+def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
+    if config.prior is None:
+        return None
+    with torch.device("meta"):
+        prior = UNet(config.prior.unet(config.image_size))
+    _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
+    frozen(prior)
+    return prior
+
+
+def _verify(folder: Path, hashes: dict[str, str]) -> None:
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; import the base again")
+        if sha256_file(path) != digest:
+            raise UserError(f"{path}: not the file that {JSON_NAME} names; import the base again")
+
+
+def _assign(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    layout = {k: v.shape for k, v in module.state_dict().items()}
+    check_layout(tensors, layout, str(source))
+    module.load_state_dict(tensors, assign=True)
+
+
+def photo_tensor(photos: Tensor) -> Tensor:
+    """uint8 photos (N, 3, H, W) to float32 in [-1, 1]."""
+    return photos.float() / 127.5 - 1.0
+
+
+def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:
+    if spec["kind"] == "statistics":
+        return StatisticsGuide(perceptual, tuple(spec["stages"]), spec["grid"])
+    if spec["kind"] == "combined":
+        return CombinedGuide(
+            [(_load_guide(folder, part, perceptual), part["weight"]) for part in spec["parts"]]
+        )
+    config = folder / spec["config"] if spec.get("config") else None
+    guide: OpenClipGuide = open_clip_guide(spec["model"], None, config, spec.get("facts"))
+    guide.model.load_state_dict(_tensors(folder, "guide"))
+    return guide
+
+
+def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
+    paths = sorted(folder.glob(f"{part}-*-of-*.safetensors")) or [folder / f"{part}.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            tensors |= {k: v.float() for k, v in load_file(path).items()}
+        except Exception as e:  # safetensors raises its own untyped errors
+            raise UserError(f"{path}: cannot be read ({e}); import the base again") from None
+    return tensors

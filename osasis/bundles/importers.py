@@ -1,0 +1,143 @@
+"""Official checkpoints into bases and styles: read once, checked key by key, converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
+from osasis.errors import UserError
+from osasis.networks.checkpoint_keys import check_layout, from_official, prior_layout, spn_layout
+from osasis.networks.sizes import DiffAEConfig
+from osasis.settings import make_settings
+
+PREFIX = "ema_model."
+# What a Lightning checkpoint of the DiffAE holds beside the networks that are used.
+IGNORED_PREFIXES = ("model.", "x_T", "conds")
+
+
+def read_diffae(
+    checkpoint: Path, config: DiffAEConfig, latent_stats: Path | None = None
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Read a DiffAE checkpoint with its latent net.
+
+    checkpoint: the Lightning checkpoint of ``*_autoenc_latent``, or a safetensors file with the
+    same keys. latent_stats: ``latent.pkl``, which holds z's mean and standard deviation; not
+    needed where the checkpoint holds ``conds_mean`` and ``conds_std`` itself.
+    Returns the state by this package's names, and z's mean and deviation (1, D).
+    Raises UserError naming the first keys that miss or do not fit.
+    """
+    state = read_tensors(checkpoint)
+    state = _tensors(state.get("state_dict", state), checkpoint)
+    unknown = [k for k in state if not k.startswith((PREFIX, *IGNORED_PREFIXES))]
+    if unknown or not any(k.startswith(PREFIX) for k in state):
+        raise UserError(
+            f"{checkpoint}: not a DiffAE checkpoint: "
+            + (f"unknown key {unknown[0]}" if unknown else f"no key begins with {PREFIX!r}")
+        )
+    tensors = from_official(state, config, str(checkpoint), PREFIX)
+    stats = state if latent_stats is None else read_tensors(latent_stats)
+    source = checkpoint if latent_stats is None else latent_stats
+    mean, std = (_stat(stats, key, config, source) for key in ("conds_mean", "conds_std"))
+    if not bool((std > 0).all()):
+        raise UserError(f"{source}: conds_std must be positive in every channel")
+    return tensors, mean, std
+
+
+def read_prior(checkpoint: Path, config: DiffAEConfig) -> dict[str, Tensor]:
+    """Read a P2 (guided diffusion) checkpoint for the configuration's prior."""
+    if config.prior is None:
+        raise UserError(f"configuration {config.name!r} has no prior; it cannot take {checkpoint}")
+    state = _tensors(read_tensors(checkpoint), checkpoint)
+    check_layout(state, prior_layout(config.prior, config.image_size), str(checkpoint))
+    return {k: v.float() for k, v in state.items()}
+
+
+def read_style(checkpoint: Path, base: Base, style_id: str, style_image: Tensor) -> Style:
+    """Read the published code's ``iter_N.pt`` (``diffae_B`` and ``model_map``) as a style.
+
+    style_image: (1, 3, H, W), whose z is mixed in when stylizing. Keys and shapes are checked;
+    the difference from the base's epsilon_A is taken, and UNet keys that did not change are
+    left out.
+    """
+    content = read_tensors(checkpoint)
+    for key in ("diffae_B", "model_map"):
+        if not isinstance(content.get(key), dict):
+            raise UserError(f"{checkpoint}: not a style of the published code: no {key!r} in it")
+    own = from_official(
+        _tensors(content["diffae_B"], checkpoint),
+        base.config,
+        f"{checkpoint} (diffae_B)",
+        prefix="",
+    )
+    spn = {k: v.float() for k, v in _tensors(content["model_map"], checkpoint).items()}
+    check_layout(spn, spn_layout(), f"{checkpoint} (model_map)")
+    delta = {}
+    for key, value in base.diffae.unet.state_dict().items():
+        difference = own[f"unet.{key}"].to(value) - value
+        if bool(difference.any()):
+            delta[key] = difference
+    with torch.no_grad():
+        z = base.encode_z(style_image)
+    info = {"base": base.fingerprint, "imported_from": checkpoint.name}
+    return Style(style_id, delta, spn, z, z, make_settings("reference"), info)
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, loaded without running any code that it may hold.
+
+    Raises UserError where the file is missing, broken, or needs more than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_inert_lightning(path)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # the zip, pickle and safetensors readers each raise their own kinds
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{path}: cannot be read as a checkpoint ({reason[:200]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def _tensors(state: Any, source: Path) -> dict[str, Tensor]:
+    """The state, where it is nothing but named tensors. Raises UserError naming what is not."""
+    if not isinstance(state, dict):
+        raise UserError(f"{source}: not a checkpoint of networks: no dictionary of tensors")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{source}: {key!r} is no tensor; a network's state holds only named tensors"
+            )
+    return state
+
+
+def _inert_lightning(path: Path) -> list[Any]:
+    """Stand-ins for the Lightning classes that old checkpoints use as dictionary keys.
+
+    PyTorch Lightning before 1.5 keyed callbacks' states by class. An empty class under that name
+    lets the weights-only reader pass without importing or running anything.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError):  # not a zip checkpoint: nothing can be listed
+        return []
+    return [(type("Inert", (), {}), n) for n in names if n.startswith("pytorch_lightning.")]
+
+
+def _stat(stats: dict[str, Any], key: str, config: DiffAEConfig, source: Path) -> Tensor:
+    value = stats.get(key)
+    if not isinstance(value, Tensor) or value.numel() != config.z_channels:
+        raise UserError(
+            f"{source}: no {key} with {config.z_channels} values; give the latent.pkl that came "
+            "with the checkpoint (--latent-stats)"
+        )
+    return value.float().reshape(1, -1)

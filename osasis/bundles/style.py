@@ -1,0 +1,172 @@
+"""The style: what training one style image yields, and its bundle on disk.
+
+On disk a style is one folder: ``style.json`` (settings, provenance), ``style.safetensors``
+(epsilon_B as its difference from epsilon_A, the SPN, z_style), ``style.png`` and
+``counterpart.png``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.bundles.base import Base
+from osasis.errors import UserError
+from osasis.images.decoding import png_bytes
+from osasis.images.tensors import tensor_to_image
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.settings import TrainSettings
+from osasis.storage import save_tensors, sha256_file, write_atomic, write_json
+
+FORMAT = 1
+
+
+@dataclass
+class Style:
+    """A trained style.
+
+    delta: epsilon_B minus epsilon_A by UNet key; absent keys are unchanged. spn: state of the
+    SPN. z_style: (1, D), of the style image; z_counterpart: (1, D). info: style.json.
+    """
+
+    id: str
+    delta: dict[str, Tensor]
+    spn: dict[str, Tensor]
+    z_style: Tensor
+    z_counterpart: Tensor
+    settings: TrainSettings
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def spn_module(self, device: torch.device | str = "cpu") -> StructurePreservingNetwork:
+        net = StructurePreservingNetwork()
+        net.load_state_dict(self.spn)
+        return net.to(device).requires_grad_(False).eval()
+
+    def to(self, device: torch.device | str) -> Style:
+        return replace(
+            self,
+            delta={k: v.to(device) for k, v in self.delta.items()},
+            z_style=self.z_style.to(device),
+            z_counterpart=self.z_counterpart.to(device),
+        )
+
+    def compact(self, rank: int | None = None, energy: float = 0.99) -> Style:
+        """This style with low-rank weight differences.
+
+        rank: the same for every matrix; None chooses each so that it keeps ``energy`` of the
+        squared norm. Vectors, and matrices whose factors would take more room than they do, stay
+        exact. The ranks are in ``info``.
+        """
+        delta, ranks = {}, {}
+        for key, value in self.delta.items():
+            delta[key], ranks[key] = _low_rank(value, rank, energy)
+        info = {**self.info, "compact": {"rank": rank, "energy": None if rank else energy}}
+        return replace(self, delta=delta, info={**info, "ranks": ranks})
+
+
+def _low_rank(value: Tensor, rank: int | None, energy: float) -> tuple[Tensor, int]:
+    if value.dim() < 2:
+        return value, 0
+    u, s, vh = torch.linalg.svd(value.flatten(1).float(), full_matrices=False)
+    if rank is None:
+        share = s.pow(2).cumsum(0) / s.pow(2).sum().clamp_min(1e-30)
+        rank = int((share < energy).sum()) + 1
+    rank = min(rank, len(s))
+    if rank * (u.shape[0] + vh.shape[1]) >= value.numel():
+        return value, 0  # the factors would take more room than the matrix
+    return ((u[:, :rank] * s[:rank]) @ vh[:rank]).view_as(value), rank
+
+
+def save_style(
+    folder: Path, style: Style, style_image: Tensor, counterpart: Tensor, *, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Write a style's folder; style.json comes last. Returns what it says.
+
+    style_image, counterpart: (3, H, W) in [-1, 1]. dtype: of the stored difference; float16
+    halves the file. A compact style is stored by its factors.
+    """
+    tensors = {f"spn.{k}": v for k, v in style.spn.items()}
+    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
+    ranks = style.info.get("ranks", {})
+    kind = getattr(torch, dtype)
+    for key, value in style.delta.items():
+        if rank := ranks.get(key, 0):
+            u, s, vh = torch.linalg.svd(value.flatten(1).float(), full_matrices=False)
+            tensors[f"left.{key}"] = (u[:, :rank] * s[:rank]).to(kind)
+            tensors[f"right.{key}"] = vh[:rank].to(kind)
+        else:
+            tensors[f"delta.{key}"] = value.to(kind)
+    for name, picture in (("style", style_image), ("counterpart", counterpart)):
+        write_atomic(folder / f"{name}.png", png_bytes(tensor_to_image(picture)))
+    save_tensors(folder / "style.safetensors", tensors)
+    info = {
+        "format": FORMAT,
+        **{k: v for k, v in style.info.items() if k != "ranks"},
+        "id": style.id,
+        "settings": style.settings.to_dict(),
+        "weights_sha256": sha256_file(folder / "style.safetensors"),
+    }
+    write_json(folder / "style.json", info)
+    return info
+
+
+def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> Style:
+    """Load a style. Raises UserError where it is broken or belongs to another base.
+
+    verify: re-read the weights' hash (a few milliseconds a megabyte).
+    """
+    path, weights = folder / "style.json", folder / "style.safetensors"
+    if not path.is_file() or not weights.is_file():
+        raise UserError(f"{folder}: not a style (style.json or style.safetensors is missing)")
+    info = _read_info(path)
+    if verify and sha256_file(weights) != info["weights_sha256"]:
+        raise UserError(f"{weights}: its hash is not the one in style.json; train the style again")
+    if base is not None and info.get("base") not in (None, base.fingerprint):
+        raise UserError(
+            f"style {info['id']!r} was trained on base {info['base']}, not on {base.fingerprint} "
+            f"({base.name}); choose that base, or train the style on this one"
+        )
+    tensors = {k: v.float() for k, v in load_file(weights).items()}
+    shapes = dict(base.diffae.unet.named_parameters()) if base is not None else {}
+    delta, spn, ranks = {}, {}, {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "delta":
+            delta[name] = value
+        elif kind == "left":
+            product = value @ tensors[f"right.{name}"]
+            delta[name] = product.view_as(shapes[name]) if name in shapes else product
+            ranks[name] = value.shape[1]
+        elif kind == "spn":
+            spn[name] = value
+    if ranks:
+        info["ranks"] = ranks
+    settings = TrainSettings(**info["settings"])
+    return Style(
+        info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
+    )
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """style.json, checked. Raises UserError where it is broken or of another format."""
+    try:
+        info = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        info = None
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: not valid JSON; train the style again")
+    if info.get("format") != FORMAT:
+        raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
+    missing = [k for k in ("id", "settings", "weights_sha256") if k not in info]
+    known = {f.name for f in fields(TrainSettings)}
+    unknown = sorted(set(info.get("settings", {})) - known)
+    if missing or unknown:
+        what = f"{missing[0]} is missing" if missing else f"unknown setting {unknown[0]!r}"
+        raise UserError(f"{path}: {what}; it was written by another version")
+    return info

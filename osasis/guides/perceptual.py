@@ -1,0 +1,124 @@
+"""The perceptual net: LPIPS (VGG or AlexNet) or a small net trained to give the same distances,
+and the convolutional features under it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from osasis.errors import UserError
+from osasis.networks.small_features import STAGES, SmallFeatures
+
+# "small" is this project's own, distilled from "vgg".
+NETS = ("vgg", "alex", "small")
+
+
+class PerceptualNet(nn.Module):
+    """LPIPS distance (Zhang et al., CVPR 2018) with its backbone's features in reach.
+
+    Images are (B, 3, H, W) in [-1, 1].
+    """
+
+    def __init__(self, net: str = "vgg", weights: str | Path | None = None) -> None:
+        """``weights``: a complete ``lpips.LPIPS`` state dict (safetensors); None downloads the
+        usual weights through lpips and torchvision ("small" has none to download). Raises
+        UserError."""
+        super().__init__()
+        if net not in NETS:
+            raise UserError(f"unknown perceptual net {net!r}: choose one of {', '.join(NETS)}")
+        self.net = net
+        self.model: Any = _build(net, download=weights is None)
+        if weights is not None:
+            _load(self.model, Path(weights), net)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def stage_count(self) -> int:
+        """How many stages ``stages`` can give."""
+        return len(STAGES) if self.net == "small" else 5
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What distances are taken from: five maps, finest first, each (B, C, h, w)."""
+        if self.net == "small":
+            return self.model.distance(images)
+        return list(self.model.net(self.model.scaling_layer(images)))
+
+    def stages(self, images: Tensor, count: int) -> list[Tensor]:
+        """The first ``count`` stages of features for statistics, finest first."""
+        if self.net == "small":
+            return self.model.stages(images, count)
+        x, out = self.model.scaling_layer(images), []
+        for stage in range(1, count + 1):
+            x = getattr(self.model.net, f"slice{stage}")(x)
+            out.append(x)
+        return out
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B,) distances; a batch of one is compared with all of the other."""
+        return self.from_features(self.features(a), self.features(b))
+
+    def from_features(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """(B,) distances from features taken before (a constant side is computed once)."""
+        total: Tensor | float = 0.0
+        if self.net == "small":
+            for fa, fb in zip(a, b, strict=True):
+                total = total + (fa - fb).float().pow(2).sum(dim=1).mean(dim=(1, 2))
+            assert isinstance(total, Tensor)
+            return total
+        for fa, fb, lin in zip(a, b, self.model.lins, strict=True):
+            diff = (_unit(fa) - _unit(fb)) ** 2
+            total = total + lin(diff).mean(dim=(1, 2, 3))
+        assert isinstance(total, Tensor)
+        return total
+
+
+def _unit(f: Tensor) -> Tensor:
+    # eps as in lpips.normalize_tensor, so that the distance equals the library's.
+    return f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
+
+
+def _build(net: str, download: bool) -> nn.Module:
+    if net == "small":
+        if download:
+            raise UserError(
+                "the small perceptual net has no weights to download: give a file (python -m "
+                "osasis.pretraining.distil_perceptual makes one)"
+            )
+        return SmallFeatures()
+    import lpips
+
+    try:
+        with warnings.catch_warnings():
+            # lpips still calls torchvision with its old 'pretrained' argument.
+            warnings.simplefilter("ignore", UserWarning)
+            return lpips.LPIPS(net=net, pretrained=download, pnet_rand=not download, verbose=False)
+    except OSError as e:
+        raise UserError(
+            f"the LPIPS weights ({net}) could not be downloaded ({e}); give a local file instead"
+        ) from None
+
+
+def _load(model: nn.Module, path: Path, net: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of LPIPS weights")
+    try:
+        state = {k: v.float() for k, v in load_file(path).items()}
+    except Exception as e:  # safetensors raises its own untyped errors
+        raise UserError(f"{path}: not a safetensors file ({e})") from None
+    own = model.state_dict()
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
+    if wrong or set(state) - set(own):
+        first = (wrong or sorted(set(state) - set(own)))[0]
+        raise UserError(f"{path}: not the weights of LPIPS with net {net!r} (first at {first})")
+    model.load_state_dict(state)
+
+
+def float16_state(net: PerceptualNet) -> dict[str, Tensor]:
+    """The net's state for a base bundle, float16 (these weights were trained for it)."""
+    return {k: v.to(torch.float16).contiguous() for k, v in net.model.state_dict().items()}

@@ -1,0 +1,55 @@
+"""A tokenizer of whole words, for guides too small for CLIP's 49,408 embeddings."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from osasis.errors import UserError, did_you_mean
+
+START = 1
+
+
+class WordTokenizer:
+    """Texts to token ids as open_clip's text tower reads them.
+
+    0 fills up, 1 begins, the highest id ends (open_clip pools at the largest id); words in between.
+    """
+
+    def __init__(self, vocabulary: list[str], context_length: int, size: int) -> None:
+        """size: rows of the text tower's embedding. UserError where the words do not fit."""
+        if len(vocabulary) + 3 > size or len(set(vocabulary)) != len(vocabulary):
+            raise UserError(
+                f"a vocabulary of {len(vocabulary)} words does not fit {size} embeddings "
+                "(three more are needed, and no word twice)"
+            )
+        self.vocabulary, self.context_length, self.end = list(vocabulary), context_length, size - 1
+        self.ids = {word: i + 2 for i, word in enumerate(vocabulary)}
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, context_length) int64. Raises UserError for unknown words and long texts."""
+        out = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in zip(out, texts, strict=True):
+            words = split_words(text)
+            for word in words:
+                if word not in self.ids:
+                    raise UserError(
+                        f"text {text!r}: the guide does not know the word {word!r}"
+                        + (did_you_mean(word, self.ids) or f"; it knows {self._examples()}")
+                    )
+            if not words or len(words) + 2 > self.context_length:
+                raise UserError(
+                    f"text {text!r}: {len(words)} words; 1 to {self.context_length - 2} are allowed"
+                )
+            ids = [START, *(self.ids[w] for w in words), self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return out
+
+    def _examples(self) -> str:
+        return ", ".join(w for w in self.vocabulary if len(w) > 3)
+
+
+def split_words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())

@@ -1,0 +1,156 @@
+"""Faces on a photo, each as the square that a portrait base was trained on.
+
+OpenCV's cascades (they come with its wheel) find faces and eyes; no download, no network. The
+square puts the eyes where the training portraits have them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from osasis.errors import UserError
+from osasis.images.geometry import Place
+from osasis.images.tensors import image_to_tensor
+
+# Where the eyes lie in an aligned portrait, in sides of the square from its top left; and the
+# cascade's box there, for faces whose eyes are not found. Medians over aligned portraits.
+LEFT_EYE, RIGHT_EYE = (0.3625, 0.36), (0.6235, 0.36)
+BOX_CENTRE, BOX_SIDE = (0.495, 0.427), 0.675
+# Faces are looked for on a copy no larger than this; the smallest one found there is 1/50 of it.
+SEARCH_SIDE = 1600
+MIN_FACE = 32
+EYES_SIDE = 240
+
+
+def find_faces(image: Image.Image) -> list[Place]:
+    """The places of all faces, from left to right; upright ones and such as are tilted a little.
+
+    Raises UserError where OpenCV is not installed.
+    """
+    scale = min(1.0, SEARCH_SIDE / max(image.size))
+    small = image
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grey = np.asarray(small.convert("L"))
+    # A face that fills the picture is found only with room around it.
+    margin = max(8, min(grey.shape) // 4)
+    grey = np.pad(grey, margin, mode="edge")
+    faces, eyes = _cascades()
+    least = max(MIN_FACE, min(grey.shape) // 50)
+    found = faces.detectMultiScale(grey, 1.1, 5, minSize=(least, least))
+    places = []
+    for x, y, w, _ in sorted(tuple(int(n) for n in box) for box in found):
+        pair = _eyes(grey[y : y + w, x : x + w], eyes)
+        square = _from_box(x, y, w) if pair is None else _from_eyes(x, y, pair)
+        left, top, right, down = square
+        origin = ((left - margin) / scale, (top - margin) / scale)
+        places.append(_place(origin, (right / scale, down / scale)))
+    return places
+
+
+@functools.lru_cache(maxsize=1)
+def _cascades() -> tuple[Any, list[Any]]:
+    cv2: Any = None
+    with contextlib.suppress(ImportError):
+        cv2 = importlib.import_module("cv2")
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise UserError(
+            "fit align finds faces with OpenCV 4, which is not installed; "
+            'run pip install "opencv-python-headless<5"'
+        )
+    cv2.setNumThreads(1)  # threads would return boxes in any order, and their mean with it
+    names = ("frontalface_alt2", "eye_tree_eyeglasses", "eye")
+    face, *eyes = (
+        cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml") for name in names
+    )
+    return face, eyes
+
+
+def _eyes(face: np.ndarray, cascades: list[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both eyes in the box's pixels, left one first; None unless exactly one likely pair is seen.
+
+    Likely: in the box's upper part, one on each side, as far apart as eyes are.
+    """
+    side = len(face)
+    upper = Image.fromarray(face[: int(side * 0.62)])
+    big = np.asarray(upper.resize((EYES_SIDE, int(EYES_SIDE * 0.62)), Image.Resampling.BICUBIC))
+    for cascade in cascades:
+        found = cascade.detectMultiScale(big, 1.05, 4, minSize=(28, 28))
+        points = sorted((x + w / 2, y + h / 2) for x, y, w, h in found)
+        if len(points) != 2:
+            continue
+        left, right = (np.array(p) * side / EYES_SIDE for p in points)
+        across, down = (right - left) / side
+        if 0.28 < across < 0.52 and abs(down) < 0.45 * across:
+            return left, right
+    return None
+
+
+# A square as its left and top corner and its side as a vector: (left, top, x, y).
+_Square = tuple[float, float, float, float]
+
+
+def _from_box(x: int, y: int, w: int) -> _Square:
+    side = w / BOX_SIDE
+    return (x + w / 2 - BOX_CENTRE[0] * side, y + w / 2 - BOX_CENTRE[1] * side, side, 0.0)
+
+
+def _from_eyes(x: int, y: int, eyes: tuple[np.ndarray, np.ndarray]) -> _Square:
+    left, right = eyes
+    along = (right - left) / (RIGHT_EYE[0] - LEFT_EYE[0])
+    down = np.array([-along[1], along[0]])
+    middle = (left + right) / 2 + (x, y)
+    corner = middle - along * (LEFT_EYE[0] + RIGHT_EYE[0]) / 2 - down * LEFT_EYE[1]
+    return float(corner[0]), float(corner[1]), float(along[0]), float(along[1])
+
+
+def _place(corner: tuple[float, float], side: tuple[float, float]) -> Place:
+    (left, top), (x, y) = corner, side
+    squared = x * x + y * y
+    ux, uy = 2 * x / squared, 2 * y / squared
+    vx, vy = -uy, ux
+    return Place(ux, uy, -1 - ux * left - uy * top, vx, vy, -1 - vx * left - vy * top)
+
+
+def cut_square(image: Image.Image, place: Place, size: int) -> Image.Image:
+    """The square at a place, ``size`` pixels; edge pixels repeat beyond the photo."""
+    left, top, right, bottom = place.bounds(image.width, image.height)
+    if right - left < 2 or bottom - top < 2:
+        left, top, right, bottom = 0, 0, image.width, image.height
+    part = image.crop((left, top, right, bottom))
+    # About two pixels for each one wanted; the rest is averaged away first.
+    factor = max(1, int(max(part.size) / (2 * size)))
+    part = part.reduce(factor)
+    moved = Place(
+        place.ux, place.uy, place.u0 + place.ux * left + place.uy * top,
+        place.vx, place.vy, place.v0 + place.vx * left + place.vy * top,
+    ).scaled(1 / factor, 1 / factor)  # fmt: skip
+    # The square's points in the part's coordinates, [-1, 1].
+    inverse = np.linalg.inv(
+        np.array([[moved.ux, moved.uy, moved.u0], [moved.vx, moved.vy, moved.v0], [0, 0, 1]])
+    )
+    steps = (torch.arange(2 * size, dtype=torch.float64) + 0.5) / size - 1
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    x = inverse[0, 0] * u + inverse[0, 1] * v + inverse[0, 2]
+    y = inverse[1, 0] * u + inverse[1, 1] * v + inverse[1, 2]
+    grid = torch.stack([2 * x / part.width - 1, 2 * y / part.height - 1], -1).float()
+    pixels = image_to_tensor(part)[None]
+    found = F.grid_sample(
+        pixels, grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )
+    small = F.avg_pool2d(found, 2)[0].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+
+
+def require_detector() -> None:
+    """Raises UserError where faces cannot be found here."""
+    _cascades()

@@ -1,0 +1,104 @@
+"""The official checkpoints' key layout, derived from a configuration.
+
+The layout needs no stored list: building the networks on the meta device gives every key and
+shape; ``tests/osasis/test_layout.py`` holds them against the published lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from osasis.errors import UserError
+from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import DiffAEConfig, PriorConfig
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.networks.unet import UNet
+
+Layout = dict[str, torch.Size]
+
+
+def diffae_layout(config: DiffAEConfig, prefix: str = "ema_model.") -> Layout:
+    """Keys and shapes of an official DiffAE checkpoint with latent net."""
+    with torch.device("meta"):
+        own = DiffAE(config).state_dict()
+    layout: Layout = {}
+    for key, value in own.items():
+        official = prefix + key.removeprefix("unet.")
+        layout[official] = value.shape
+        if alias := _latent_alias(official):
+            layout[alias] = value.shape
+    return layout
+
+
+def prior_layout(config: PriorConfig, image_size: int) -> Layout:
+    """Keys and shapes of a guided-diffusion (P2) checkpoint."""
+    with torch.device("meta"):
+        return _shapes(UNet(config.unet(image_size)))
+
+
+def spn_layout() -> Layout:
+    """Keys and shapes of a structure-preserving network."""
+    with torch.device("meta"):
+        return _shapes(StructurePreservingNetwork())
+
+
+def from_official(
+    state: Mapping[str, Tensor], config: DiffAEConfig, source: str, prefix: str = "ema_model."
+) -> dict[str, Tensor]:
+    """Rename an official DiffAE state to this package's names, float32.
+
+    ``state`` must hold exactly the layout's keys below ``prefix``; other keys are the caller's.
+    Raises UserError naming the first keys that miss, are unknown or have another shape.
+    """
+    layout = diffae_layout(config, prefix)
+    check_layout({k: v for k, v in state.items() if k.startswith(prefix)}, layout, source)
+    renamed = {}
+    for key in layout:
+        if ".cond_layers." in key:
+            continue
+        name = key.removeprefix(prefix)
+        inside = name.startswith(("encoder.", "latent_net."))
+        renamed[name if inside else f"unet.{name}"] = state[key].float()
+    return renamed
+
+
+def to_official(state: Mapping[str, Tensor], prefix: str = "ema_model.") -> dict[str, Tensor]:
+    """The inverse of ``from_official``: this package's names to the official ones."""
+    renamed = {}
+    for key, value in state.items():
+        official = prefix + key.removeprefix("unet.")
+        renamed[official] = value
+        if alias := _latent_alias(official):
+            renamed[alias] = value
+    return renamed
+
+
+def check_layout(state: Mapping[str, Tensor], layout: Layout, source: str) -> None:
+    """Raise UserError unless ``state`` has exactly the layout's keys and shapes."""
+    problems = [f"{k} is missing" for k in layout if k not in state]
+    problems += [f"{k} is unknown" for k in state if k not in layout]
+    problems += [
+        f"{k} has shape {list(state[k].shape)}, not {list(shape)}"
+        for k, shape in layout.items()
+        if k in state and state[k].shape != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{source}: does not fit the configuration: {'; '.join(problems[:3])}{more}; "
+            "choose the --config that the checkpoint was trained with"
+        )
+
+
+def _latent_alias(key: str) -> str | None:
+    """The official latent net stores one linear layer under two names."""
+    if "latent_net." in key and ".linear_emb." in key:
+        return key.replace(".linear_emb.", ".cond_layers.1.")
+    return None
+
+
+def _shapes(module: nn.Module) -> Layout:
+    return {k: v.shape for k, v in module.state_dict().items()}

@@ -1,0 +1,117 @@
+"""Captions of photos and painted photos, from templates and from what pixels say.
+
+Nothing is said about the person: whether somebody smiles or wears glasses cannot be measured here.
+What can is said: lightness, colourfulness, the prevailing hue, and the background's tone.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+import torch
+from torch import Tensor
+
+from osasis.guides.tokenizer import split_words
+from osasis.pretraining.looks import LOOKS
+
+PHOTO = ("photo", "photograph", "portrait photo", "colour photo")
+
+MEDIA: dict[str, tuple[str, ...]] = {
+    "oil": ("oil painting", "old master painting"),
+    "impasto": ("impasto painting", "thick painting with swirling strokes"),
+    "watercolour": ("watercolour", "watercolour painting"),
+    "gouache": ("gouache", "gouache painting"),
+    "pastel": ("pastel", "pastel drawing"),
+    "pointillism": ("pointillist painting", "painting of small dots"),
+    "mosaic": ("mosaic", "stone mosaic"),
+    "stained-glass": ("stained glass window", "stained glass picture"),
+    "tapestry": ("tapestry", "woven tapestry"),
+    "charcoal": ("charcoal drawing", "charcoal sketch"),
+    "pencil": ("pencil drawing", "pencil sketch"),
+    "hatching": ("cross hatching", "drawing in crossed lines"),
+    "chalk": ("chalk drawing", "chalk sketch"),
+    "ink": ("ink drawing", "bold ink drawing"),
+    "pen": ("pen drawing", "line drawing"),
+    "engraving": ("engraving", "copper engraving"),
+    "woodcut": ("woodcut", "woodcut print"),
+    "halftone": ("halftone print", "newspaper print"),
+    "sepia": ("sepia photograph", "old brown photograph"),
+    "silver": ("black and white photo", "black and white photograph"),
+    "cyanotype": ("cyanotype", "blue sun print"),
+    "posterised": ("poster", "posterised picture"),
+    "pop": ("pop art picture", "comic picture"),
+    "risograph": ("risograph print", "two colour print"),
+    "blueprint": ("blueprint", "blueprint drawing"),
+    "neon": ("neon picture", "glowing neon sign"),
+}
+
+SUBJECTS = ("a person", "a face", "somebody", "a human face", "the head of a person")
+HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+TONES = ("very dark", "dark", "bright", "very bright", "colourful", "pale", "grey")
+BACKGROUNDS = ("dark", "light", *HUES)
+# Other words that a text may use; they come up in no caption, but their neighbours do.
+GLUE = ("a", "an", "the", "of", "in", "on", "with", "and", "background", "portrait")
+
+
+def measure(picture: Tensor) -> dict[str, str]:
+    """What a picture (3, H, W) in [-1, 1] shows: "tone", "hue", "background", where clear."""
+    x = (picture.float() / 2 + 0.5).clamp(0, 1)
+    found = {}
+    light = float(x.mean())
+    spread = float((x.amax(0) - x.amin(0)).mean())
+    if light < 0.32:
+        found["tone"] = "very dark" if light < 0.2 else "dark"
+    elif light > 0.66:
+        found["tone"] = "very bright" if light > 0.8 else "bright"
+    elif spread > 0.38:
+        found["tone"] = "colourful"
+    elif spread < 0.06:
+        found["tone"] = "grey"
+    if hue := _hue(x.mean(dim=(1, 2)), 0.12):
+        found["hue"] = hue
+    h, w = x.shape[1:]
+    # The upper corners, where an aligned portrait has neither hair nor shoulders.
+    corners = torch.cat([x[:, : h // 3, : w // 8], x[:, : h // 3, -(w // 8) :]], dim=2)
+    colour = corners.mean(dim=(1, 2))
+    if float(colour.mean()) < 0.25:
+        found["background"] = "dark"
+    elif float(colour.mean()) > 0.75:
+        found["background"] = "light"
+    elif hue := _hue(colour, 0.2):
+        found["background"] = hue
+    return found
+
+
+def _hue(colour: Tensor, least: float) -> str | None:
+    r, g, b = (float(c) for c in colour)
+    if max(r, g, b) - min(r, g, b) < least:
+        return None
+    turn = colorsys.rgb_to_hsv(r, g, b)[0] * 360
+    ends = (15, 42, 70, 165, 195, 255, 295, 345)
+    return next((name for name, end in zip(HUES, ends, strict=True) if turn < end), "red")
+
+
+def caption(look: str | None, measured: dict[str, str], g: torch.Generator) -> str:
+    """One sentence. look: None for a photo. Every measured word is left out now and then."""
+
+    def draw(options: tuple[str, ...]) -> str:
+        return options[int(torch.randint(len(options), (), generator=g))]
+
+    def keep() -> bool:
+        return bool(torch.rand((), generator=g) < 0.6)
+
+    words = [measured[k] for k in ("tone", "hue") if k in measured and keep()]
+    words.append(draw(PHOTO if look is None else MEDIA[look]))
+    thing = " ".join(words)
+    text = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing} of {draw(SUBJECTS)}"
+    if "background" in measured and keep():
+        tone = measured["background"]
+        text += f" on {'an' if tone[0] in 'aeiou' else 'a'} {tone} background"
+    return text
+
+
+def vocabulary() -> list[str]:
+    """Every word that captions are made of, sorted."""
+    phrases = [*PHOTO, *SUBJECTS, *HUES, *TONES, *BACKGROUNDS, *GLUE]
+    phrases += [p for name in LOOKS for p in MEDIA[name]]
+    return sorted({word for phrase in phrases for word in split_words(phrase)})

@@ -1,0 +1,310 @@
+"""Train a small open_clip guide on photos, procedural looks and captions.
+
+`python -m osasis.pretraining.train_guide --images DIR --minutes M --out DIR`
+
+The guide is used for directions, so directions are trained: the contrastive loss of CLIP between
+pictures and captions; between photo -> painted on one person and on another, in the same look;
+between one person -> another in photos and in paint; and between directions of pictures and of
+captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osasis.errors import UserError
+from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.precision import autocast, cpu_has_bfloat16
+from osasis.pretraining.captions import caption, measure, vocabulary
+from osasis.pretraining.painted_pool import PaintedPool, paint_pool, read_photos, to_float
+from osasis.pretraining.timed_training import Budget, TooShortError, half, train_timed
+from osasis.seeds import derived_seed, seeded
+from osasis.storage import save_tensors, write_atomic, write_json
+
+LEARNING_RATE = 1e-3
+TEMPERATURE = 0.1
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A pool and what can be measured on its pictures. photos: one entry a photo."""
+
+    pool: PaintedPool
+    pictures: list[list[dict[str, str]]]
+    photos: list[dict[str, str]]
+
+
+def describe(pool: PaintedPool) -> Described:
+    pictures = [[measure(to_float(p)) for p in row] for row in pool.pictures]
+    return Described(pool, pictures, [measure(to_float(p)) for p in pool.photos])
+
+
+def contrast(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """InfoNCE both ways: row i of a belongs to row i of b. (B, D) each."""
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
+    rows = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+
+
+def new_guide(config: Path, seed: int) -> OpenClipGuide:
+    """An untrained guide that reads the captions' words."""
+    facts = {
+        "tokenizer": "words",
+        "vocabulary": vocabulary(),
+        "quick_gelu": False,
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+    with seeded(seed, "guide"):
+        return open_clip_guide(config.stem, None, config, facts)
+
+
+class GuideTrainer:
+    """Trains a guide's model; every draw comes from (seed, step)."""
+
+    def __init__(
+        self,
+        guide: OpenClipGuide,
+        data: Described,
+        seed: int = 0,
+        batch: int = 32,
+        precision: str = "float32",
+    ) -> None:
+        from open_clip.loss import ClipLoss
+
+        self.guide, self.data, self.seed, self.batch = guide, data, seed, batch
+        self.precision, self.steps_done = precision, 0
+        self.model: Any = guide.model.requires_grad_(True).train()
+        self.clip_loss = ClipLoss()
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98))
+
+    def step(self, rate: float) -> dict[str, float]:
+        g = torch.Generator().manual_seed(derived_seed(self.seed, f"guide {self.steps_done}"))
+        pool = self.data.pool
+        rows = torch.randperm(len(pool.looks), generator=g)[: self.batch]
+        two = torch.stack([torch.randperm(pool.pictures.shape[1], generator=g)[:2] for _ in rows])
+        who = pool.who[rows[:, None], two]
+        painted = to_float(pool.pictures[rows[:, None], two].flatten(0, 1))
+        photos = to_float(pool.photos[who.flatten()])
+        flip = torch.rand(len(painted), 1, 1, 1, generator=g) < 0.5
+        images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
+        texts = self._captions(rows, two, who, g)
+        with autocast(torch.device("cpu"), self.precision):
+            image, text = self._embed(images), self._embed_text(texts)
+            losses = self._losses(image.float(), text.float())
+        total = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * rate
+        self.optimiser.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, 4.6)
+        self.steps_done += 1
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    def _captions(self, rows: Tensor, two: Tensor, who: Tensor, g: torch.Generator) -> list[str]:
+        """Of the first painting of every look, then of its photo."""
+        texts = []
+        for m, k in zip(rows.tolist(), two[:, 0].tolist(), strict=True):
+            texts.append(caption(self.data.pool.looks[m], self.data.pictures[m][k], g))
+        return texts + [caption(None, self.data.photos[n], g) for n in who[:, 0].tolist()]
+
+    def _embed(self, images: Tensor) -> Tensor:
+        x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
+        return F.normalize(self.model.encode_image(x), dim=-1)
+
+    def _embed_text(self, texts: list[str]) -> Tensor:
+        return F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
+
+    def _losses(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """image: (4B, D), paintings (a, b, a, b, ...) and their photos; text: (2B, D)."""
+        half_way = len(image) // 2
+        painted, photo = image[:half_way], image[half_way:]
+        a, b, photo_a, photo_b = painted[::2], painted[1::2], photo[::2], photo[1::2]
+        count = len(a)
+        # Photos' captions are much alike: a quarter as many as paintings' keeps them from ruling.
+        few = max(1, count // 4)
+        clip = self.clip_loss(
+            torch.cat([a, photo_a[:few]]),
+            torch.cat([text[:count], text[count : count + few]]),
+            self.model.logit_scale.exp(),
+        )
+        return {
+            "clip": 0.5 * clip,
+            "look": contrast(a - photo_a, b - photo_b),
+            "person": 0.5 * contrast(a - b, photo_a - photo_b),
+            "words": 0.5 * contrast(a - photo_a, text[:count] - text[count:]),
+        }
+
+
+@torch.no_grad()
+def separation(guide: Any, pool: PaintedPool) -> dict[str, float]:
+    """Mean cosine of photo -> painted directions: the same look and parameters on two people, the
+    same look's name, different looks. One figure each, groups averaged."""
+    rows = []
+    for pictures, who in zip(pool.pictures, pool.who, strict=True):
+        both = guide.embed(torch.cat([to_float(pictures[:2]), to_float(pool.photos[who[:2]])]))
+        rows.append(
+            F.normalize(F.normalize(both[:2], dim=-1) - F.normalize(both[2:], dim=-1), dim=-1)
+        )
+    d = torch.stack(rows)  # (M, 2, G, D)
+    cos = torch.einsum("mgd,ngd->mng", d[:, 0], d[:, 1]).mean(-1)
+    alike = torch.tensor([[x == y for y in pool.looks] for x in pool.looks])
+    eye = torch.eye(len(cos), dtype=torch.bool)
+    out = {"same": float(cos[eye].mean()), "different": float(cos[~alike].mean())}
+    if bool((alike & ~eye).any()):
+        out["same_name"] = float(cos[alike & ~eye].mean())
+    out["found"] = float((cos.argmax(1) == torch.arange(len(cos))).float().mean())
+    return out
+
+
+@torch.no_grad()
+def text_figures(guide: Any, pool: PaintedPool) -> dict[str, float]:
+    """How often a painting's nearest plain caption names its look, of all looks' captions."""
+    from osasis.pretraining.captions import MEDIA
+
+    names = sorted(set(pool.looks))
+    texts = [f"a {MEDIA[n][0]} of a person" for n in names]
+    t = F.normalize(guide.embed_text([*texts, "a photo of a person"])[:, 0], dim=-1)
+    images = to_float(pool.pictures[:, 0])
+    e = F.normalize(guide.embed(images)[:, 0], dim=-1)
+    photo = F.normalize(guide.embed(to_float(pool.photos[pool.who[:, 0]]))[:, 0], dim=-1)
+    truth = torch.tensor([names.index(n) for n in pool.looks])
+    direction = F.normalize(e - photo, dim=-1) @ F.normalize(t[:-1] - t[-1], dim=-1).T
+    return {
+        "named": float(((e @ t[:-1].T).argmax(1) == truth).float().mean()),
+        "direction_named": float((direction.argmax(1) == truth).float().mean()),
+        "chance": 1 / len(names),
+    }
+
+
+def train_guide(
+    images: Path,
+    out: Path,
+    budget: Budget,
+    *,
+    config: Path | None = None,
+    seed: int = 0,
+    paintings: int = 1500,
+    batch: int = 32,
+    precision: str = "auto",
+    validation: Path | None = None,
+) -> dict[str, Any]:
+    """Train; write OUT/guide.safetensors (float16), its open_clip configuration and guide.json.
+
+    Resumes from OUT/guide.state. paintings: looks with parameters of their own, each on three
+    people. validation: a folder of photos never trained on. Raises UserError.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"precision is {precision!r}; choose one of auto, float32, bfloat16")
+    out.mkdir(parents=True, exist_ok=True)
+    with as_file(files("osasis") / "configs" / "guides" / "guide64.json") as built_in:
+        source = config or built_in
+        if not source.is_file():
+            raise UserError(f"{source}: no such open_clip model configuration")
+        # open_clip names a model by its file.
+        own = out / source.name
+        write_atomic(own, source.read_bytes())
+    guide = new_guide(own, seed)
+    photos = read_photos(images)
+    data = describe(paint_pool(photos, paintings, 3, guide.size, seed))
+    arithmetic = precision
+    if precision == "auto":
+        arithmetic = "bfloat16" if cpu_has_bfloat16() else "float32"
+    trainer = GuideTrainer(guide, data, seed, min(batch, paintings), arithmetic)
+    identity = {
+        "seed": seed,
+        "paintings": paintings,
+        "photos": len(photos),
+        "batch": trainer.batch,
+        "config": json.loads(own.read_text()),
+    }
+    curve = train_timed(trainer, budget, out / "guide.state", identity)
+    guide.model.requires_grad_(False).eval()
+    save_tensors(
+        out / "guide.safetensors",
+        half(guide.model.state_dict()),
+        {"facts": json.dumps(guide.facts)},
+    )
+    report: dict[str, Any] = {
+        "model": own.stem,
+        "facts": guide.facts,
+        "parameters": sum(p.numel() for p in guide.model.parameters()),
+        "steps": trainer.steps_done,
+        "photos": len(photos),
+        "paintings": paintings,
+        "precision": arithmetic,
+        "last": curve[-1] if curve else {},
+    }
+    if validation is not None:
+        held = paint_pool(read_photos(validation), 104, 2, guide.size, seed + 1)
+        report["validation"] = separation(guide, held) | text_figures(guide, held)
+    write_json(out / "guide.json", report)
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the time was too short, 2 a mistake in the call."""
+    p = argparse.ArgumentParser(
+        prog="python -m osasis.pretraining.train_guide", description=__doc__
+    )
+    p.add_argument("--out", type=Path, required=True, help="folder for the guide")
+    add_arguments(p)
+    args = p.parse_args(argv)
+    try:
+        report = from_arguments(args)
+    except TooShortError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """Options shared with `style-factory base train-guide`."""
+    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
+    p.add_argument("--steps", type=int, help="steps instead of minutes")
+    p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
+    p.add_argument("--batch", type=int, default=32, help="looks in a step")
+    p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
+    p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
+
+
+def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    return train_guide(
+        args.images,
+        args.out,
+        Budget(args.minutes, args.steps),
+        config=args.config,
+        seed=args.seed,
+        paintings=args.paintings,
+        batch=args.batch,
+        precision=args.precision,
+        validation=args.validation,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""The loop that trains a network of a base: optimiser, moving average, exact resume.
+
+Every random draw of iteration i comes from (seed, i), for the batch of all workers together: a
+resumed run continues bit for bit on a CPU, and several workers see what one would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from osasis.errors import UserError
+from osasis.precision import autocast
+from osasis.pretraining.objectives import draw_noise
+from osasis.seeds import derived_seed
+
+
+class PretrainLoop:
+    """Adam with warm-up and cosine decay, gradient clipping and a moving average of the weights.
+
+    objective: a module as in ``objectives``. wrapped: the same, wrapped for several workers.
+    rank, world: which share of every batch is this worker's.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        *,
+        iterations: int,
+        lr: float,
+        warmup: int = 0,
+        ema: float = 0.9999,
+        grad_clip: float = 1.0,
+        seed: int = 0,
+        precision: str = "float32",
+        wrapped: nn.Module | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.objective, self.wrapped = objective, wrapped or objective
+        self.iterations, self.lr, self.warmup = iterations, lr, warmup
+        self.ema_decay, self.grad_clip = ema, grad_clip
+        self.seed, self.precision = seed, precision
+        self.rank, self.world = rank, world
+        self.iteration = 0
+        self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.trained.values())).device
+        self.ema = {k: p.detach().clone() for k, p in self.trained.items()}
+        self.optimiser = torch.optim.Adam(self.trained.values(), lr=lr)
+
+    def step(self, rows: Tensor) -> float:
+        """One iteration on the batch of all workers (B, ...); returns this worker's mean loss.
+
+        Raises UserError naming the iteration where the loss is not finite.
+        """
+        generator = torch.Generator().manual_seed(
+            derived_seed(self.seed, f"pretrain {self.iteration}")
+        )
+        t, noise = draw_noise(rows.shape, generator)
+        mine = slice(self.rank, None, self.world)
+        rows, t, noise = (x[mine].to(self.device) for x in (rows, t, noise))
+        if rows.dim() == 4:
+            rows, noise = (x.contiguous(memory_format=torch.channels_last) for x in (rows, noise))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * self._rate()
+        self.optimiser.zero_grad()
+        with autocast(self.device, self.precision):
+            loss = self.wrapped(rows, t, noise).mean()
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training diverged at iteration {self.iteration + 1} (the loss is not finite); "
+                "start again from an earlier state with a lower lr, or with precision float32"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.grad_clip)
+        self.optimiser.step()
+        self._average()
+        self.iteration += 1
+        return float(loss.detach())
+
+    def _rate(self) -> float:
+        """Warm-up, then a cosine from 1 to 0."""
+        warm = min(1.0, (self.iteration + 1) / max(1, self.warmup))
+        return warm * 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # A short run would otherwise average its own start in.
+        decay = min(self.ema_decay, (1 + self.iteration) / (10 + self.iteration))
+        averages, now = list(self.ema.values()), [p.detach() for p in self.trained.values()]
+        torch._foreach_lerp_(averages, now, 1 - decay)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The objective's whole state with averaged weights, copies."""
+        state = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+        return state | {k: v.clone() for k, v in self.ema.items()}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, flat, for safetensors."""
+        tensors = {f"model.{k}": p.detach() for k, p in self.trained.items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        for key, p in self.trained.items():
+            for slot, value in self.optimiser.state.get(p, {}).items():
+                tensors[f"optim.{key}:{slot}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
+        """Continue from ``state_tensors``. Raises UserError where they are of other networks."""
+        wrong = [k for k, p in self.trained.items() if not _fits(tensors.get(f"model.{k}"), p)]
+        if wrong:
+            raise UserError(
+                f"the kept training state is of other networks (first at {wrong[0]}); continue "
+                "with the configuration and settings that it began with"
+            )
+        self.iteration = iteration
+        for key, p in self.trained.items():
+            p.copy_(tensors[f"model.{key}"])
+            self.ema[key].copy_(tensors[f"ema.{key}"])
+        slots: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optim."):
+                key, slot = name.removeprefix("optim.").rsplit(":", 1)
+                slots.setdefault(key, {})[slot] = value
+        for key, p in self.trained.items():
+            if key in slots:
+                self.optimiser.state[p] = {
+                    # Adam's step counter stays on the CPU, its moments in the weight's layout.
+                    slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
+                    for slot, v in slots[key].items()
+                }
+
+    def info(self) -> dict[str, Any]:
+        return {"iteration": self.iteration, "iterations": self.iterations}
+
+
+def _fits(value: Tensor | None, p: Tensor) -> bool:
+    return value is not None and value.shape == p.shape

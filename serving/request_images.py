@@ -1,0 +1,103 @@
+"""Pictures in and out of requests: checked in the header, normalised, encoded with provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from osasis.errors import ImageError
+from osasis.images.decoding import load_image, png_bytes
+from osasis.images.geometry import fit_square
+from serving.config import Limits
+from serving.errors import ApiError
+
+# What a picture is, its first bytes decide, not what the client calls it.
+FORMATS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF"}
+MEDIA = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+ALLOWED = ", ".join(FORMATS)
+
+
+def arm(limits: Limits) -> None:
+    """Make Pillow's own guard an error in this process; ours comes first."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def square_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
+    """A client's picture as a PNG of size x size pixels without metadata. Raises ApiError."""
+    check_header(data, field, limits)
+    try:
+        picture = load_image(data, name=field, target=size, max_pixels=limits.pixels)
+    except ImageError as e:
+        raise ApiError(422, str(e), field=field) from None
+    return png_bytes(fit_square(picture, size, fit))
+
+
+def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
+    """A mask as a grey PNG of size x size pixels, white where the style shows."""
+    check_header(data, field, limits)
+    try:
+        picture = load_image(data, name=field, max_pixels=limits.pixels)
+    except ImageError as e:
+        raise ApiError(422, str(e), field=field) from None
+    return png_bytes(fit_square(picture.convert("L"), size, fit))
+
+
+def check_header(data: bytes, field: str, limits: Limits) -> None:
+    """Format, pixels and frames, before a pixel is decoded. Raises ApiError."""
+    kind = next((k for k, head in FORMATS.items() if data.startswith(head)), None)
+    if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
+        raise ApiError(415, f"{field} is no picture of an allowed format", field=field,
+                       allowed=list(FORMATS))  # fmt: skip
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            width, height = image.size
+            # Phones put a preview or a depth map behind a JPEG; its first picture is the photo.
+            frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        count = re.search(r"\d+", str(e))
+        raise _too_many(field, int(count[0]) if count else None, limits) from None
+    except Exception:  # decoders fed with garbage raise anything
+        raise ApiError(422, f"{field}: the {kind} data is truncated or damaged", field=field
+                       ) from None  # fmt: skip
+    if width * height > limits.pixels:
+        raise _too_many(field, width * height, limits)
+    if frames > limits.frames:
+        raise ApiError(422, f"{field} is animated", field=field, value=frames,
+                       allowed=f"at most {limits.frames} frame(s)")  # fmt: skip
+
+
+def _too_many(field: str, pixels: int | None, limits: Limits) -> ApiError:
+    return ApiError(413, f"{field} has too many pixels", field=field, value=pixels,
+                    allowed=f"at most {limits.pixels:,}")  # fmt: skip
+
+
+def photo_id(png: bytes) -> str:
+    """Content hash of a normalised photo."""
+    return hashlib.sha256(png).hexdigest()[:32]
+
+
+def to_pixels(png: bytes) -> np.ndarray:
+    """A normalised PNG of ours as uint8 (H, W, 3), or (H, W) where it is grey."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return np.array(image)
+
+
+def encoded(pixels: np.ndarray, kind: str, provenance: dict[str, Any]) -> bytes:
+    """uint8 (H, W, 3) as PNG, JPEG or WebP with what made it inside."""
+    image = Image.fromarray(pixels)
+    if kind == "PNG":
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
+        return png_bytes(image, text)
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps(provenance)  # ImageDescription
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=95, exif=exif.tobytes())
+    return buffer.getvalue()

@@ -1,0 +1,403 @@
+"""The registry on a real sqlite MLflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.core.home import Home
+from factory.registry import (
+    CANDIDATE,
+    CHAMPION,
+    KIND_TAG,
+    Listing,
+    Registry,
+    StyleVersion,
+    list_versions,
+    local,
+)
+from factory.registry.local import read_local
+from osasis.bundles.base import read_base_info
+from osasis.bundles.style import load_style
+from osasis.errors import UserError
+from osasis.images.decoding import load_image, png_bytes
+from osasis.losses import LOSS_NAMES
+from tests.factory.conftest import cli, picture, write_style
+
+HISTORY = [{name: 1.0 / (i + k + 1) for k, name in enumerate(LOSS_NAMES)} for i in range(250)]
+
+
+@pytest.fixture(scope="module")
+def home_object(fresh_home: Callable[[], Path]) -> Home:
+    return Home(fresh_home())
+
+
+@pytest.fixture(scope="module")
+def registry(home_object: Home) -> Registry:
+    """Two versions of `oil`, one of `ink`, and a registered model of another project."""
+    registry = Registry(home_object)
+    for style, seed, fingerprint in (("oil", 1, "f1"), ("oil", 2, "f2"), ("ink", 3, "f1")):
+        folder = home_object.path / f"{style}-{seed}"
+        write_style(folder / "style", home_object.bases / "tiny", style, seed)
+        (folder / "previews").mkdir()
+        (folder / "previews" / "00.png").write_bytes(b"a picture")
+        registry.register(
+            style,
+            folder / "style",
+            fingerprint=fingerprint,
+            base="0123",
+            params={"iterations": 250, "content_cutoff": None},
+            history=HISTORY,
+            metrics={"lpips": 0.25 * seed},
+            tags={"base_name": "tiny", "licence": "", "tags": "x,y"},
+            previews=folder / "previews",
+        )
+    registry.client.create_registered_model("churn", tags={"team": "sales"})
+    registry.client.create_model_version("churn", source=home_object.path.as_uri())
+    return registry
+
+
+def refused(registry: Registry, reference: str) -> str:
+    with pytest.raises(UserError) as error:
+        registry.resolve(reference)
+    return str(error.value)
+
+
+def test_versions_are_newest_first_and_the_newest_is_champion(registry: Registry) -> None:
+    assert [(v.version, v.fingerprint, v.aliases) for v in registry.versions("oil")] == [
+        (2, "f2", (CHAMPION,)),
+        (1, "f1", ()),
+    ]
+
+
+def test_references(registry: Registry) -> None:
+    assert registry.resolve("oil").reference == "oil:2"
+    assert registry.resolve("oil@champion").reference == "oil:2"
+    assert registry.resolve("oil:1").reference == "oil:1"
+    assert registry.resolve("oil:2") == registry.resolve("oil")
+    assert registry.resolve("ink").reference == "ink:1"
+
+
+def test_aliases_can_be_moved_and_are_followed(registry: Registry) -> None:
+    registry.client.set_registered_model_alias("oil", "candidate", "1")
+    try:
+        assert registry.resolve("oil@candidate").version == 1
+        assert registry.resolve("oil:1").aliases == ("candidate",)
+    finally:
+        registry.client.delete_registered_model_alias("oil", "candidate")
+
+
+def test_unknown_references_say_what_there_is(registry: Registry) -> None:
+    assert refused(registry, "oli") == "unknown style 'oli' (nearest: oil)"
+    assert refused(registry, "zzz") == "unknown style 'zzz' (registered: ink, oil)"
+    there = "there are 2 (champion), 1"
+    assert refused(registry, "oil:3") == f"style 'oil' has no version '3': {there}"
+    assert refused(registry, "oil@best") == f"style 'oil' has no version 'best': {there}"
+    assert refused(registry, "oil:") == f"style 'oil' has no version '': {there}"
+    assert refused(registry, "o'il").startswith('unknown style "o\'il"')
+    assert refused(registry, "").startswith("unknown style ''")
+
+
+def test_a_listing_finds_what_mlflow_finds(registry: Registry) -> None:
+    listing = Listing(registry.home)
+    assert listing.styles() == registry.styles() == ["ink", "oil"]
+    for reference in ("oil", "oil@champion", "oil:1", "ink"):
+        assert listing.resolve(reference) == registry.resolve(reference)
+    assert listing.find("oil", "f1") == registry.resolve("oil:1")
+    assert listing.find("oil", "f3") is listing.find("oi", "f1") is None
+    for reference in ("oi", "churn", "oil:77", "oil@best"):
+        with pytest.raises(UserError) as error:
+            listing.resolve(reference)
+        assert str(error.value) == refused(registry, reference)
+
+
+def test_find_goes_by_style_and_fingerprint(registry: Registry) -> None:
+    def number(version: StyleVersion | None) -> int | None:
+        return version.version if version else None
+
+    assert number(registry.find("oil", "f1")) == 1
+    assert number(registry.find("oil", "f2")) == 2
+    assert number(registry.find("ink", "f1")) == 1
+    assert number(registry.find("ink", "f2")) is None
+    assert number(registry.find("chalk", "f1")) is None
+
+
+def test_other_projects_models_are_not_ours(registry: Registry, home_object: Home) -> None:
+    assert registry.styles() == ["ink", "oil"]
+    assert refused(registry, "churn").startswith("unknown style 'churn'")
+    assert registry.find("churn", "") is None
+    versions = registry.client.search_model_versions("name = 'churn'")
+    assert [v.version for v in versions] == [1]
+    with pytest.raises(UserError, match=r"^style 'churn': a registered model of another project"):
+        registry.register(
+            "churn",
+            home_object.path / "oil-1" / "style",
+            fingerprint="f1",
+            base="0123",
+            params={},
+            history=[],
+            metrics={},
+            tags={},
+        )
+    assert len(registry.client.search_model_versions("name = 'churn'")) == 1
+
+
+def test_a_name_without_a_version_is_no_style(registry: Registry) -> None:
+    """What a run leaves that is killed between naming a model and its first version."""
+    registry.client.create_registered_model("ghost", tags={KIND_TAG: "style"})
+    assert registry.styles() == ["ink", "oil"]
+    assert refused(registry, "ghost").startswith("unknown style 'ghost'")
+
+
+def test_a_version_holds_the_whole_style(registry: Registry, home_object: Home) -> None:
+    version = registry.resolve("oil:1")
+    assert (version.base, version.tags["base_name"]) == ("0123", "tiny")
+    stored = version.folder()
+    assert stored.is_relative_to(home_object.artifacts)
+    written = home_object.path / "oil-1" / "style"
+    assert {p.name for p in stored.iterdir()} == {p.name for p in written.iterdir()}
+    for path in written.iterdir():
+        assert (stored / path.name).read_bytes() == path.read_bytes()
+    assert load_style(stored).id == "oil"
+    assert (stored.parent / "previews" / "00.png").read_bytes() == b"a picture"
+
+
+def test_metrics_history_has_every_iteration(registry: Registry) -> None:
+    run_id = registry.resolve("oil:2").run_id
+    for name in LOSS_NAMES:
+        # 250 iterations of 8 losses are more than one request may carry.
+        history = registry.client.get_metric_history(run_id, name)
+        assert [(m.step, m.value) for m in history] == [
+            (i, row[name]) for i, row in enumerate(HISTORY, start=1)
+        ]
+    run = registry.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["lpips"] == 0.5
+    assert run.data.params == {"iterations": "250", "content_cutoff": "None"}
+
+
+def test_a_second_registry_of_the_home_sees_the_same(registry: Registry, home_object: Home) -> None:
+    again = Registry(home_object)
+    assert again.experiment == registry.experiment
+    assert again.resolve("oil") == registry.resolve("oil")
+
+
+# Changing who is champion, files, speed
+
+
+@pytest.fixture
+def shelf(fresh_home: Callable[[], Path]) -> Registry:
+    """Three versions of `oil`, registered in order, each champion in its turn."""
+    home = Home(fresh_home())
+    registry = Registry(home)
+    for seed in (1, 2, 3):
+        put(registry, seed)
+    return registry
+
+
+def put(registry: Registry, seed: int, alias: str = CHAMPION) -> StyleVersion:
+    folder = registry.home.path / f"made-{seed}"
+    write_style(folder, registry.home.bases / "tiny", "oil", seed)
+    base = read_base_info(registry.home.bases / "tiny")["fingerprint"]
+    return registry.register(
+        "oil",
+        folder,
+        fingerprint=f"f{seed}",
+        base=base,
+        params={"seed": seed},
+        history=[{"total": 1.0}],
+        metrics={"lpips": 0.1 * seed},
+        tags={"base_name": "tiny"},
+        alias=alias,
+    )
+
+
+def champion(registry: Registry) -> int:
+    return registry.resolve("oil").version
+
+
+def test_promote_and_rollback(shelf: Registry) -> None:
+    assert champion(shelf) == 3
+    candidate = put(shelf, 4, CANDIDATE)
+    assert (champion(shelf), candidate.aliases) == (3, (CANDIDATE,))
+    promoted = shelf.promote("oil")
+    assert (promoted.version, promoted.aliases) == (4, (CHAMPION,))
+    assert shelf.promote("oil:1").version == champion(shelf) == 1
+    assert [shelf.rollback("oil").version for _ in range(3)] == [4, 3, 2]
+    with pytest.raises(UserError, match="has had no champion before this one"):
+        shelf.rollback("oil")
+    with pytest.raises(UserError, match="has no version 'candidate'"):
+        shelf.promote("oil")
+
+
+def test_delete_takes_the_files_and_leaves_no_style_without_champion(shelf: Registry) -> None:
+    folder = shelf.resolve("oil:1").folder()
+    assert folder.is_dir()
+    assert [v.reference for v in shelf.delete("oil:1")] == ["oil:1"]
+    assert not folder.exists()
+    with pytest.raises(UserError, match="oil:3 is the champion of 'oil'; promote another"):
+        shelf.delete("oil:3")
+    shelf.promote("oil:2")
+    shelf.delete("oil:3")
+    with pytest.raises(UserError, match="has had no champion before"):
+        shelf.rollback("oil")
+    assert [v.version for v in shelf.delete("oil")] == [2]
+    assert shelf.styles() == []
+
+
+def test_a_fingerprint_is_registered_once(shelf: Registry) -> None:
+    assert put(shelf, 2).version == 2
+    assert len(shelf.versions("oil")) == 3
+    assert champion(shelf) == 3
+
+
+def test_weights_that_the_store_changed_are_not_registered(
+    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = shelf.client.log_artifacts
+
+    def breaking(run: str, folder: str, path: str) -> None:
+        log(run, folder, path)
+        stored = shelf.home.artifacts / run / "artifacts" / path / "style.safetensors"
+        stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
+
+    monkeypatch.setattr(shelf.client, "log_artifacts", breaking)
+    with pytest.raises(UserError, match="weights in the registry's store are not those"):
+        put(shelf, 5)
+    assert [v.version for v in shelf.versions("oil")] == [3, 2, 1]
+
+
+def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for name in ("search_registered_models", "search_model_versions", "get_registered_model"):
+        real = getattr(registry.client, name)
+
+        def counting(*a: Any, real: Any = real, name: str = name, **k: Any) -> Any:
+            asked.append(name)
+            return real(*a, **k)
+
+        monkeypatch.setattr(registry.client, name, counting)
+    listed = registry.all_versions()
+    assert {k: [v.version for v in vs] for k, vs in listed.items()} == {"ink": [1], "oil": [2, 1]}
+    assert listed["oil"][0].aliases == (CHAMPION,)
+    assert asked == ["search_registered_models", "search_model_versions"]
+
+
+def test_the_file_says_what_mlflow_says(shelf: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With models of others, a deleted version and aliases."""
+    put(shelf, 6, CANDIDATE)
+    shelf.client.create_registered_model("not-a-style")
+    shelf.client.create_model_version("not-a-style", source="file:///nowhere")
+    last = shelf.versions("oil")[0].version
+    shelf.delete(f"oil:{last}")
+    expected = shelf.all_versions()
+    assert len(expected["oil"]) >= 2 and expected["oil"][-1].tags
+    assert read_local(shelf.home) == expected
+    # Of tables that are not known, and of a server, MLflow is asked.
+    monkeypatch.setattr(local, "REVISION", "another")
+    assert read_local(shelf.home) is None
+    assert list_versions(shelf.home) == expected
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert read_local(shelf.home) is None
+
+
+def test_a_home_without_a_registry_lists_nothing_and_gets_none(tmp_path: Path) -> None:
+    ran = cli("styles", "list", "--home", tmp_path / "none")
+    assert (ran.code, ran.out) == (0, "") and "no style is registered yet" in ran.err
+    assert not (tmp_path / "none" / "mlflow.db").exists()
+
+
+def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Path]) -> None:
+    home, other = shelf.home.path, fresh_home()
+    target = home / "out" / "oil.zip"
+    assert cli("styles", "export", "oil:2", target, "--home", home).code == 0
+    assert "is there already" in cli("styles", "export", "oil", target, "--home", home).error
+    cli("styles", "export", "oil:2", home / "folder", "--home", home)
+    ran = cli("styles", "import", target, "--home", other, "--json")
+    assert (ran.code, ran.document["id"], ran.document["aliases"]) == (0, "oil", ["champion"])
+    made = Registry(Home(other)).resolve("oil")
+    weights = [v.folder() / "style.safetensors" for v in (made, shelf.resolve("oil:2"))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    # The folder is the same style: found, not added.
+    again = cli("styles", "import", home / "folder", "--home", other, "--json").document
+    assert again["version"] == 1
+    renamed = cli(
+        "styles", "import", home / "folder", "--home", other, "--id", "b", "--candidate", "--json"
+    )
+    assert renamed.document["aliases"] == ["candidate"]
+    (home / "no.zip").write_bytes(b"no archive")
+    assert "not a style bundle" in cli("styles", "import", home / "no.zip", "--home", other).error
+    with zipfile.ZipFile(home / "evil.zip", "w") as archive:
+        archive.writestr("style/../../evil", "x")
+    assert "no bundle.json" in cli("styles", "import", home / "evil.zip", "--home", other).error
+
+
+def test_compare_command(shelf: Registry) -> None:
+    ran = cli("styles", "compare", "oil:1", "oil", "--home", shelf.home.path, "--json")
+    assert ran.document["metrics"]["lpips"] == {"oil:1": 0.1, "oil:3": pytest.approx(0.3)}
+    assert ran.document["settings"] == {"seed": {"oil:1": "1", "oil:3": "3"}}
+
+
+def test_a_style_is_an_mlflow_model_without_a_pickle(
+    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    home = shelf.home
+    # MLflow's own default is a database in the working folder.
+    monkeypatch.chdir(home.path)
+    stored = shelf.resolve("oil").folder()
+    assert not list(stored.rglob("*.pkl"))
+    # Setting it sets the variable too, and later tests' processes would follow it.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home.tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/oil@champion")
+    photo = picture(5, (40, 48))
+    data = png_bytes(photo)
+    (image,) = model.predict([photo])
+    assert image.size == (32, 32)
+    (png,) = model.predict([data])
+    assert load_image(png).tobytes() == image.tobytes()
+    frame = model.predict(pd.DataFrame({"image": [data, data]}, index=[3, 4]))
+    assert list(frame.index) == [3, 4] and frame["image"][4] == png
+    stack = model.predict(np.stack([np.asarray(photo)] * 2))
+    assert stack.shape == (2, 32, 32, 3) and stack.dtype == np.uint8
+    with pytest.raises(UserError, match="image 1: not an image"):
+        model.predict([data, b"no picture at all"])
+
+
+REGISTERING = """
+import sys
+from pathlib import Path
+from factory.home import Home
+from factory.registry import Registry
+home = Home(Path(sys.argv[1]))
+registry = Registry(home)
+version = registry.register("oil", Path(sys.argv[2]), fingerprint="same", base="b", params={},
+    history=[], metrics={}, tags={})
+print(version.version)
+"""
+
+
+def test_processes_that_register_the_same_at_once_make_one_version(
+    fresh_home: Callable[[], Path],
+) -> None:
+    """In a home without a database: its making is a race too."""
+    home = fresh_home()
+    running = []
+    for i in range(2):
+        write_style(home / f"made-{i}", home / "bases" / "tiny", "oil")
+        command = [sys.executable, "-c", REGISTERING, str(home), str(home / f"made-{i}")]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    assert [p.communicate(timeout=300)[0].strip() for p in running] == ["1", "1"]
+    assert len(Registry(Home(home)).versions("oil")) == 1

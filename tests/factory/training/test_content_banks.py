@@ -1,0 +1,197 @@
+"""Content banks on a real Ray: addressed by what they depend on, built once, resumed by shard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from factory.core.claims import Claims
+from factory.reports.results import BankUse
+from factory.training.content_banks import Photos, bank_path, ensure_banks, read_bank, shard_path
+from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
+from osasis.contents import (
+    BANK_JSON,
+    BROUGHT,
+    CHUNK,
+    PARTS,
+    ContentBank,
+    bank_photos,
+    build_bank,
+    encode_contents,
+    ship_bank,
+)
+from osasis.settings import TrainSettings, make_settings
+from tests.factory.conftest import SIZE, Shop
+
+# Three shards, the last one not full.
+COUNT = 2 * CHUNK + 3
+
+
+@pytest.fixture(scope="module")
+def base(shop: Shop) -> Base:
+    torch.set_num_threads(1)
+    return load_base(shop.base)
+
+
+@pytest.fixture(scope="module")
+def photos() -> Photos:
+    generator = torch.Generator().manual_seed(3)
+    shape = (COUNT, 3, SIZE, SIZE)
+    return Photos(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def settings(shop: Shop) -> TrainSettings:
+    return replace(shop.settings, bank_size=100)
+
+
+@pytest.fixture
+def ensure(
+    shop: Shop, base: Base, settings: TrainSettings, photos: Photos, local_ray: None
+) -> Callable[..., list[str]]:
+    """Makes sure of the photos' bank below a folder, for a job of a name; what was reported."""
+
+    def build(folder: Path, job: str = "job") -> list[str]:
+        told: list[str] = []
+        claims = Claims(folder / "claims", job)
+        try:
+            ensure_banks(
+                folder / "banks", shop.base, base, [settings] * 2, told.append, claims, photos
+            )
+        finally:
+            claims.close()
+        return told
+
+    return build
+
+
+def test_a_bank_is_named_by_what_it_depends_on(
+    base: Base, settings: TrainSettings, photos: Photos, tmp_path: Path
+) -> None:
+    def path(brought: Photos | None = None, **changes: object) -> Path | None:
+        return bank_path(tmp_path, base, replace(settings, **changes), brought)  # type: ignore[arg-type]
+
+    same = path()
+    # How a style is trained makes no other contents, and photos need no seed.
+    assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
+    others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
+    others += [path(t0=0.8), path(guide_input="nearest224"), path(photos)]
+    others.append(path(Photos(255 - photos.tensor)))
+    assert len({same, *others}) == 7 and None not in others
+    # Contents that are sampled depend on how, and on the seed.
+    blind = replace(base, photos=None)
+    ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
+    sampled = {bank_path(tmp_path, blind, replace(settings, **w)) for w in ways}
+    assert len(sampled) == 4
+    assert bank_path(tmp_path, blind, replace(settings, contents="sampled")) is None
+
+
+def test_a_bank_holds_what_a_plain_loop_computes(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (told,) = ensure(tmp_path)
+    assert told.startswith(f"content bank: {COUNT} contents encoded in ")
+    (folder,) = (tmp_path / "banks").iterdir()
+    bank = read_bank(folder)
+    assert bank is not None and bank.contents == COUNT
+    assert bank.draw_seconds is not None and bank.seconds is not None
+    assert bank.saves(settings) == bank.draw_seconds * settings.batch_size * settings.iterations
+    assert 0 < bank.draw_seconds < bank.seconds
+    # The base's own photos replaced by these: all but those that are held out are its bank.
+    held_out = photos.tensor[:1].expand(6, -1, -1, -1)
+    plain = build_bank(replace(base, photos=torch.cat([photos.tensor, held_out])), settings)
+    stored = ContentBank.load(folder).contents
+    for name in PARTS:
+        assert torch.equal(getattr(stored, name), getattr(plain.contents, name)), name
+    # Again: found, not built.
+    assert ensure(tmp_path) == []
+
+
+def test_a_build_goes_on_with_the_shards_that_are_missing(
+    ensure: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    ensure(tmp_path)
+    (folder,) = (tmp_path / "banks").iterdir()
+    shards = [shard_path(folder, start) for start in range(0, COUNT, CHUNK)]
+    before = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
+    (folder / BANK_JSON).unlink()
+    shards[1].unlink()
+    assert read_bank(folder) is None
+    assert len(ensure(tmp_path, "successor")) == 1
+    after = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
+    assert [b for b, _ in after] == [b for b, _ in before]
+    assert [a[1] == b[1] for a, b in zip(after, before, strict=True)] == [True, False, True]
+    assert not list(folder.glob("*.part")) and not (folder / "photos.safetensors").exists()
+
+
+def test_a_bank_that_came_with_the_base_is_taken(
+    shop: Shop, base: Base, settings: TrainSettings, tmp_path: Path
+) -> None:
+    """No Ray runs here that could build one."""
+    path = bank_path(tmp_path / "banks", base, settings)
+    assert path is not None
+    built = tmp_path / "built" / path.name
+    build_bank(base, settings).save(built / "shard-00000.safetensors")
+    (built / BANK_JSON).write_text('{"contents": 4, "seconds": 1.0, "draw_seconds": 0.1}')
+    own = tmp_path / "base"
+    shutil.copytree(shop.base, own)
+    shipped = ship_bank(built, own)
+    claims, told = Claims(tmp_path / "claims", "job"), []
+    (bank,) = ensure_banks(tmp_path / "banks", own, base, [settings], told.append, claims)
+    assert bank is not None and bank.folder == shipped and told == []
+    assert bank.saves(settings) is None
+    assert str(BankUse(bank.contents, bank.seconds, 5.0, None)) == (
+        "content bank: 4 contents that came with the base"
+    )
+    # Another bank is asked for: this one is not it.
+    other = bank_path(tmp_path / "banks", base, replace(settings, t0=0.8))
+    assert other is not None and read_bank(own / BROUGHT / other.name) is None
+
+
+def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None:
+    """A base that is packed anew, or other settings of the preset, need their bank anew."""
+    torch.set_num_threads(1)
+    folder = shipped_bases()["portraits64"]
+    shipped, fast = load_base(folder), make_settings("fast")
+    path, own = bank_path(tmp_path, shipped, fast), bank_photos(shipped)
+    assert path is not None and own is not None
+    bank = read_bank(folder / BROUGHT / path.name)
+    assert bank is not None and bank.contents == len(own)
+    stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
+    made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)
+    for name in PARTS:
+        was, now = getattr(stored, name), getattr(made, name)
+        assert (was - now).abs().mean() < 0.01 * now.abs().mean(), name
+
+
+def test_a_job_waits_for_a_bank_that_another_builds(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    ensure(tmp_path / "source")
+    (ready,) = (tmp_path / "source" / "banks").iterdir()
+    folder = bank_path(tmp_path / "banks", base, settings, photos)
+    assert folder is not None and folder.name == ready.name
+    builder = Claims(tmp_path / "claims", "builder")
+    assert builder.acquire(f"bank-{folder.name}") is None
+    told: list[list[str]] = []
+    waiter = threading.Thread(target=lambda: told.append(ensure(tmp_path, "waiter")))
+    waiter.start()
+    time.sleep(1.5)
+    assert waiter.is_alive() and not folder.exists()
+    folder.parent.mkdir()
+    ready.rename(folder)
+    builder.close()
+    waiter.join(60)
+    # It built nothing: the one line says for whom it waited.
+    assert told == [["content bank: waiting for job builder, which builds it"]]
+    assert json.loads((folder / BANK_JSON).read_text())["contents"] == COUNT

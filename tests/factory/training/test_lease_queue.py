@@ -1,0 +1,173 @@
+"""The lease queue: order, leases that come back, and what survives a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from factory.core.failures import DIED, ERROR, IMAGE
+from factory.training.lease_queue import ASK_AGAIN, MAX_STARTS, RETRIES, LeaseQueue
+
+
+def on_disk(path: Path) -> dict[str, Any]:
+    states: dict[str, Any] = json.loads(path.read_text())
+    return states
+
+
+def states(queue: LeaseQueue) -> dict[str, str]:
+    return {style: v["state"] for style, v in queue.snapshot().items()}
+
+
+def test_leases_go_in_the_catalogs_order(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["c", "a", "b"])
+    assert states(queue) == {"c": "waiting", "a": "waiting", "b": "waiting"}
+    assert queue.lease(0) == "c"
+    assert queue.lease(1) == "a"
+    queue.done("a", 1.0)
+    assert queue.lease(1) == "b"
+    # Others still train: the slot may be needed again.
+    assert queue.lease(2) == ASK_AGAIN
+    assert states(queue) == {"c": "running", "a": "done", "b": "running"}
+    assert [queue.snapshot()[s]["slot"] for s in ("c", "b")] == [0, 1]
+
+
+def test_a_slot_that_asks_again_gets_what_it_held(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
+    assert (queue.lease(0), queue.lease(1)) == ("a", "b")
+    queue.progress("b", 3, 10, {"total": 1.5}, 1)
+    assert queue.lease(1) == "b"
+    assert queue.lease(0) == "a"
+    queue.done("b", 2.0)
+    assert queue.lease(1) == "c"
+
+
+def test_a_style_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    queue = LeaseQueue(path, ["a", "b"])
+    for _ in range(RETRIES + 1):
+        assert queue.lease(0) == "a"
+        queue.progress("a", 1, 10, {"total": 0.5}, 0)
+    assert queue.lease(0) == "b"
+    assert on_disk(path)["a"]["state"] == "failed"
+    assert on_disk(path)["a"]["kind"] == DIED
+    assert on_disk(path)["a"]["reason"] == "its worker died (out of memory?) (attempt 3)"
+    # `b` starts with all its attempts, and the count survives the queue itself.
+    assert LeaseQueue(path, ["a", "b"]).lease(0) == "b"
+    assert on_disk(path)["b"]["attempts"] == 2
+
+
+def test_failures_are_retried_by_kind(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"], retries=1, retry_on=[ERROR])
+    assert queue.lease(0) == "a"
+    queue.failed("a", "a hiccup", ERROR, 0)
+    assert queue.snapshot()["a"] == {"state": "waiting", "attempts": 1, "before": "a hiccup"}
+    # A slot that does not hold it has no say.
+    assert queue.lease(1) == "a"
+    queue.failed("a", "late news", ERROR, 0)
+    assert queue.snapshot()["a"]["state"] == "running"
+    queue.failed("a", "again", ERROR, 1)
+    assert (queue.snapshot()["a"]["state"], queue.snapshot()["a"]["attempts"]) == ("failed", 2)
+    assert queue.lease(0) == "b"
+    queue.failed("b", "no image", IMAGE, 0)
+    assert queue.snapshot()["b"]["state"] == "failed"
+    assert queue.lease(0) is None
+
+
+def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
+    assert [queue.lease(i, f"node-{i}") for i in range(3)] == ["a", "b", "c"]
+    assert queue.release(["node-1", "node-7"]) == ["b"]
+    assert queue.release(["node-1"]) == []
+    # Slot 1 comes back elsewhere and takes its style again: its old node is no matter.
+    assert queue.lease(1, "node-0") == "b"
+    assert queue.release(["node-1"]) == []
+    assert queue.release([], 2) == ["c"]
+    assert queue.lease(0, "node-0") == "a"
+    queue.done("a", 1.0)
+    assert queue.lease(0, "node-0") == "c"
+    assert queue.snapshot()["c"]["attempts"] == 2
+
+
+def test_a_slot_that_dies_before_it_leases_is_given_up(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a"])
+    assert [queue.hello(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]
+    assert queue.hello(1)
+    queue.lease(1)
+    assert [queue.hello(1) for _ in range(MAX_STARTS)] == [True] * MAX_STARTS
+
+
+def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"])
+    assert queue.lease(0) == "a"
+    queue.failed("a", "training diverged", "diverged")
+    assert queue.lease(0) == "b"
+    queue.done("b", 1.0)
+    assert queue.lease(0) is None
+    assert queue.snapshot()["a"] == {
+        "state": "failed",
+        "reason": "training diverged",
+        "kind": "diverged",
+        "attempts": 1,
+    }
+
+
+def test_progress_is_seen_in_snapshots(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a"])
+    queue.lease(0)
+    queue.progress("a", 4, 10, {"total": 0.25, "structure": 0.1}, 0)
+    now = queue.snapshot()["a"]
+    assert (now["state"], now["iteration"], now["of"], now["loss"]) == ("running", 4, 10, 0.25)
+
+
+def test_every_change_of_state_is_on_disk_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "job" / "queue.json"
+    queue = LeaseQueue(path, ["a", "b"])
+    assert on_disk(path) == {"a": {"state": "waiting"}, "b": {"state": "waiting"}}
+    queue.lease(0)
+    now = on_disk(path)["a"]
+    assert (now["state"], now["slot"]) == ("running", 0)
+    assert now["since"] > 1.7e9
+    queue.done("a", 1.5)
+    assert on_disk(path)["a"] == {"state": "done", "seconds": 1.5, "attempts": 1}
+    queue.lease(1)
+    queue.failed("b", "no good", IMAGE)
+    assert on_disk(path)["b"] == {
+        "state": "failed",
+        "reason": "no good",
+        "kind": IMAGE,
+        "attempts": 1,
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["queue.json"]
+
+
+def test_a_queue_that_starts_again_keeps_what_is_settled_and_held(tmp_path: Path) -> None:
+    path, styles = tmp_path / "queue.json", ["a", "b", "c", "d"]
+    queue = LeaseQueue(path, styles)
+    assert (queue.lease(0), queue.lease(1), queue.lease(2)) == ("a", "b", "c")
+    queue.done("a", 1.0)
+    queue.failed("b", "no good", IMAGE)
+    assert states(queue) == {"a": "done", "b": "failed", "c": "running", "d": "waiting"}
+
+    again = LeaseQueue(path, styles)
+    assert again.snapshot()["a"] == {"state": "done", "seconds": 1.0, "attempts": 1}
+    assert again.snapshot()["b"] == {
+        "state": "failed",
+        "reason": "no good",
+        "kind": IMAGE,
+        "attempts": 1,
+    }
+    # Slot 2 lives on and still trains c: no other slot may have it.
+    assert again.lease(0) == "d"
+    assert again.lease(1) == ASK_AGAIN
+    assert again.lease(2) == "c"
+    again.progress("c", 1, 2, {"total": 0.5}, 2)
+    again.done("c", 3.0)
+    assert on_disk(path)["c"] == {"state": "done", "seconds": 3.0, "attempts": 2}
+
+
+def test_a_queue_that_starts_again_takes_only_the_styles_of_its_job(tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    LeaseQueue(path, ["a", "b"]).done("a", 1.0)
+    again = LeaseQueue(path, ["b", "c"])
+    assert states(again) == {"b": "waiting", "c": "waiting"}

@@ -1,0 +1,254 @@
+"""A slot's work: one style from its image to its bundle, killed and continued bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from factory.core.claims import Claims
+from factory.core.failures import describe_failure, failure_kind
+from factory.training.workbench import (
+    CHECKPOINT,
+    COUNTERPART,
+    StyleTask,
+    SupersededError,
+    Workbench,
+)
+from osasis.bundles.base import load_base
+from osasis.bundles.style import load_style
+from osasis.errors import ImageError, UserError
+from osasis.losses import LOSS_NAMES
+from osasis.preview_encodings import save_previews
+from osasis.stylize import encode
+from osasis.train import DivergedError
+from tests.factory.conftest import SIZE, Shop, picture, truncated_jpeg
+
+# Dropout draws from the global generator: the hardest part to continue.
+SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
+KILLED_AT = 3
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from factory.work import StyleTask, Workbench
+
+torch.set_num_threads(1)
+base, previews, task, killed_at = json.loads(sys.argv[1])
+
+def on_iteration(iteration, of, total):
+    if iteration == killed_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Workbench.open(Path(base), Path(previews), "cpu").train(StyleTask(**task), on_iteration)
+"""
+
+
+@pytest.fixture
+def bench(shop: Shop) -> Workbench:
+    torch.set_num_threads(1)
+    return Workbench.open(shop.base, shop.previews, "cpu")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    picture(100).save(tmp_path / "oil.png")
+    return tmp_path / "oil.png"
+
+
+def ignore(iteration: int, of: int, losses: dict[str, float]) -> None:
+    """An on_iteration that does nothing."""
+
+
+def test_a_killed_training_continues_bit_for_bit(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    whole, killed = (shop.task("oil", image, tmp_path / n, **SETTINGS) for n in ("whole", "killed"))
+    bench.train(whole, ignore)
+
+    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
+    ran = subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    folder = tmp_path / "killed"
+    # The checkpoint of iteration 2 is whole, and there is no result yet.
+    assert {p.name for p in folder.iterdir()} == {CHECKPOINT, COUNTERPART}
+    with safe_open(folder / CHECKPOINT, framework="pt") as f:
+        assert json.loads(f.metadata()["info"])["iteration"] == 2
+
+    seen: list[int] = []
+    bench.train(killed, lambda iteration, of, losses: seen.append(iteration))
+    assert seen == [3, 4, 5]
+    for name in ("style/style.safetensors", "style/style.png", "style/counterpart.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "killed")]
+    assert results[0]["history"] == results[1]["history"]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_a_trained_style_is_more_than_its_start(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    """Guards the test above: bytes that are equal because nothing was trained prove nothing."""
+    told: list[tuple[int, int, dict[str, float]]] = []
+    task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
+    bench.train(task, lambda *now: told.append(now))
+    assert [t[:2] for t in told] == [(i, 5) for i in range(1, 6)]
+
+    style = load_style(tmp_path / "work" / "style", load_base(shop.base))
+    moved = max(float(v.abs().max()) for v in style.delta.values())
+    # Adam moves a weight by about lr_unet a step: 5 iterations of 2 steps.
+    assert 1e-3 < moved < 2e-2
+    assert (style.id, style.settings.iterations) == ("oil", 5)
+    info = style.info
+    assert info["fingerprint"] == "print-of-oil"
+    assert (info["base_name"], info["source_image"]) == ("tiny", "oil.png")
+    assert (info["tags"], info["licence"]) == (["x"], "CC0")
+
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert [set(row) for row in result["history"]] == [set(LOSS_NAMES)] * 5
+    assert result["history"] == [t[2] for t in told]
+    assert set(result["metrics"]) == {"style_distance", "direction", "edges", "lpips"}
+    assert result["seconds"] > 0
+    previews = sorted(p.name for p in (tmp_path / "work" / "previews").iterdir())
+    assert previews == ["00.png", "01.png"]
+
+
+def test_previews_use_the_encodings_that_came_with_the_base(
+    shop: Shop, image: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "base"
+    shutil.copytree(shop.base, own)
+    photos = load_file(shop.previews)["photos"]
+    s = shop.settings
+    how = {"t0": s.t0, "steps": s.stylize_encode_steps, "precision": s.precision}
+    base = load_base(own)
+    made = encode(base, photos, **how)
+
+    def previews(name: str, x_t0: torch.Tensor | None) -> list[bytes]:
+        if x_t0 is not None:
+            save_previews(own, base, replace(made, x_t0=x_t0), s.precision)
+        bench = Workbench.open(own, shop.previews, "cpu")
+        bench.train(shop.task("oil", image, tmp_path / name, iterations=1), ignore)
+        return [p.read_bytes() for p in sorted((tmp_path / name / "previews").iterdir())]
+
+    computed = previews("computed", None)
+    assert previews("brought", made.x_t0) == computed
+    # Told from computing them anew: other encodings make other pictures.
+    assert previews("others", made.x_t0.flip(0)) != computed
+
+
+def test_a_given_counterpart_is_used(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    picture(55, (SIZE, SIZE)).save(tmp_path / "photo.png")
+    task = shop.task("oil", image, tmp_path / "work", iterations=1)
+    task = type(task)(**{**task.to_dict(), "counterpart": str(tmp_path / "photo.png")})
+    bench.train(task, ignore)
+    # The same pixels: already RGB at the base's size.
+    assert (tmp_path / "work/style/counterpart.png").read_bytes() == (
+        tmp_path / "photo.png"
+    ).read_bytes()
+
+
+def test_a_bad_image_fails_before_anything_is_written(
+    shop: Shop, bench: Workbench, tmp_path: Path
+) -> None:
+    path = truncated_jpeg(tmp_path / "cut.jpg")
+    with pytest.raises(ImageError) as error:
+        bench.train(shop.task("cut", path, tmp_path / "work"), ignore)
+    assert describe_failure(error.value) == f"{path}: the JPEG data is truncated"
+    assert not (tmp_path / "work").exists()
+
+
+def test_divergence_names_its_iteration_and_leaves_no_style(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    task = shop.task("wild", image, tmp_path / "work", iterations=9, lr_unet=1.0, adam_beta2=0.0)
+    seen: list[int] = []
+    with pytest.raises(DivergedError, match=r"^training diverged at iteration 2, step \d: ") as e:
+        bench.train(task, lambda iteration, of, losses: seen.append(iteration))
+    assert seen == [1]
+    assert describe_failure(e.value) == str(e.value)
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
+
+
+def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    claims = [Claims(tmp_path / "claims", job) for job in ("mine", "successor")]
+    claims[0].acquire("oil")
+    own = shop.task("oil", image, tmp_path / "work", **SETTINGS)
+    task = StyleTask(**{**own.to_dict(), "claim": str(claims[0].path("oil")), "job": "mine"})
+
+    def taken_over(iteration: int, of: int, losses: dict[str, float]) -> None:
+        if iteration == KILLED_AT:
+            claims[0].release("oil")
+            claims[1].acquire("oil")
+
+    with pytest.raises(SupersededError, match="job successor has taken oil over"):
+        bench.train(task, taken_over)
+    # The checkpoint of iteration 2 is the last that it wrote.
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
+    with safe_open(tmp_path / "work" / CHECKPOINT, framework="pt") as f:
+        assert json.loads(f.metadata()["info"])["iteration"] == 2
+    for c in claims:
+        c.close()
+
+
+def test_the_best_iteration_is_kept_although_the_training_was_killed(
+    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+) -> None:
+    # Steps so big that the loss rises at once: the first iteration is the best.
+    wild = {**SETTINGS, "lr_unet": 0.3, "iterations": 8, "keep_best": True, "watch_every": 1}
+    wild["early_stop_patience"] = 3
+    whole, killed = (shop.task("oil", image, tmp_path / n, **wild) for n in ("whole", "killed"))
+    bench.train(whole, ignore)
+    info = load_style(tmp_path / "whole" / "style", load_base(shop.base)).info
+    totals = [
+        r["total"] for r in json.loads((tmp_path / "whole/result.json").read_text())["history"]
+    ]
+    best = min(range(len(totals)), key=totals.__getitem__) + 1
+    assert info["iteration_kept"] == best < KILLED_AT
+    # It ended three looks after the best, and so before the last iteration.
+    assert info["iterations_trained"] == len(totals) == best + 3 < 8
+
+    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
+    subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
+    assert (tmp_path / "killed" / CHECKPOINT).is_file()
+    bench.train(killed, ignore)
+    weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_failures_have_kinds() -> None:
+    errors = {
+        "diverged": DivergedError("the loss is nan"),
+        "image": ImageError("x.png", "no such file"),
+        "input": UserError("no such thing"),
+        "memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        "error": KeyError("x"),
+    }
+    assert {kind: failure_kind(e) for kind, e in errors.items()} == {k: k for k in errors}
+    assert failure_kind(MemoryError()) == failure_kind(torch.OutOfMemoryError("")) == "memory"
+
+
+def test_failures_are_described_in_one_line() -> None:
+    assert describe_failure(UserError("x is 3; it must be 4")) == "x is 3; it must be 4"
+    assert describe_failure(UserError("cat.yaml: 1 problem(s)\n  line 2: no")) == (
+        "cat.yaml: 1 problem(s) line 2: no"
+    )
+    assert describe_failure(RuntimeError("\n\x1b[31mout of memory\x1b[0m\n")) == (
+        "RuntimeError: out of memory"
+    )
+    assert describe_failure(KeyError()) == "KeyError: "
+    assert len(describe_failure(ValueError("x" * 999))) == len("ValueError: ") + 300

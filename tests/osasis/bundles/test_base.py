@@ -1,0 +1,112 @@
+"""Base bundles: what is broken is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from osasis.bundles.base import load_base, save_base
+from osasis.errors import UserError
+from osasis.networks.sizes import DiffAEConfig
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+
+
+def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder)
+    assert base.fingerprint == json.loads((tiny_folder / "base.json").read_text())["fingerprint"]
+    torch.testing.assert_close(base.z_mean[0], torch.linspace(-0.5, 0.5, 16))
+    assert not any(p.requires_grad for p in base.diffae.parameters())
+
+
+def test_what_stylizing_does_not_need_is_loaded_when_asked_for(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder)
+    photo = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+    base.to("cpu").encode_z(photo)
+    assert not {"guide", "perceptual", "prior"} & set(vars(base))
+    assert base.prior is None
+    whole = replace(base, photos=None)
+    assert torch.equal(base.guide.embed(photo), whole.guide.embed(photo))
+    # The guide's own net is the base's, not a second copy of it.
+    assert base.guide.net is base.perceptual and {"guide", "perceptual"} <= set(vars(base))
+    with pytest.raises(AttributeError, match="Base has no attribute 'guides'"):
+        base.guides  # noqa: B018
+
+
+def test_a_base_in_several_files_is_the_same_base(
+    tiny_folder: Path, tiny_config: DiffAEConfig, tmp_path: Path
+) -> None:
+    whole = load_base(tiny_folder)
+    limit = 40_000
+    save_base(
+        tmp_path,
+        name="tiny",
+        config=tiny_config,
+        diffae={k: v.half() for k, v in whole.diffae.state_dict().items()},
+        z_mean=whole.z_mean,
+        z_std=whole.z_std,
+        guide=whole.info["guide"],
+        guide_weights=None,
+        perceptual=whole.perceptual,
+        prior=None,
+        photos=None,
+        provenance={},
+        shard_bytes=limit,
+    )
+    parts = sorted(tmp_path.glob("diffae-*.safetensors"))
+    assert len(parts) > 2 and not (tmp_path / "diffae.safetensors").exists()
+    assert sum(p.stat().st_size > 2 * limit for p in parts) == 0
+    again = load_base(tmp_path).diffae.state_dict()
+    for key, value in whole.diffae.state_dict().items():
+        torch.testing.assert_close(again[key], value, rtol=1e-3, atol=1e-4)
+    parts[1].unlink()
+    with pytest.raises(UserError, match="missing; import the base again"):
+        load_base(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 7}, "base format 7; this version reads format 1"),
+        ({"guide": None}, "guide.kind is None"),
+        ({"guide": {"kind": "oracle"}}, "guide.kind is 'oracle'"),
+        ({"files": {"other.safetensors": "0"}}, "other.safetensors: missing"),
+    ],
+)
+def test_a_changed_description_is_refused(copy: Path, change: dict[str, Any], reason: str) -> None:
+    info = json.loads((copy / "base.json").read_text())
+    (copy / "base.json").write_text(json.dumps({**info, **change}))
+    with pytest.raises(UserError, match=reason) as e:
+        load_base(copy)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", ""])
+def test_what_is_no_description_is_refused(copy: Path, text: str) -> None:
+    (copy / "base.json").write_text(text)
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_base(copy)
+
+
+def test_tampered_weights_are_refused(copy: Path) -> None:
+    path = copy / "diffae.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"diffae\.safetensors: not the file that base\.json"):
+        load_base(copy)
+    assert load_base(copy, verify=False).config.name == "tiny"
+
+
+def test_no_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a base"):
+        load_base(tmp_path)

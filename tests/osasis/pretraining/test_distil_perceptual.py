@@ -1,0 +1,183 @@
+"""The small perceptual net, its distillation, and the timed loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osasis.errors import UserError
+from osasis.guides.guide import StatisticsGuide
+from osasis.guides.perceptual import PerceptualNet, float16_state
+from osasis.images.tensors import tensor_to_image
+from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
+from osasis.pretraining import distil_perceptual as module
+from osasis.pretraining.distil_perceptual import (
+    Distiller,
+    disturb,
+    fit_projection,
+    make_lessons,
+    make_pairs,
+)
+from osasis.pretraining.painted_pool import to_bytes
+from osasis.pretraining.timed_training import Budget, TooShortError, rate_at, train_timed
+from osasis.storage import save_tensors
+
+Images = Callable[..., Tensor]
+
+
+@pytest.fixture(scope="module")
+def lessons(vgg_file: Path, images: Images) -> module.Lessons:
+    pairs = make_pairs(to_bytes(images(6, size=64)), 9, 32, seed=0)
+    return make_lessons(PerceptualNet("vgg", vgg_file), pairs)
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "small.safetensors"
+    save_tensors(path, SmallFeatures().state_dict())
+    return path
+
+
+@pytest.mark.parametrize("kind", range(7))
+def test_disturbances_disturb(kind: int, images: Images) -> None:
+    x = images(1)[0]
+    y = disturb(x, kind, torch.Generator().manual_seed(3))
+    assert y.shape == x.shape and y.abs().max() <= 1
+    assert (x - y).abs().mean() > 1e-3
+    assert torch.equal(y, disturb(x, kind, torch.Generator().manual_seed(3)))
+
+
+def test_projections_keep_distances() -> None:
+    """With as many components as channels, nothing is lost."""
+    maps = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+    maps = maps * torch.arange(1, 7).view(1, 6, 1, 1)
+    for channels in (6, 9):
+        project = fit_projection(maps, channels)
+        small = project(maps) * project.scale
+        assert small.shape == (4, channels, 5, 5)
+        gap = (maps[0] - maps[1]).pow(2).sum()
+        torch.testing.assert_close((small[0] - small[1]).pow(2).sum(), gap, rtol=1e-4, atol=0)
+    first = fit_projection(maps, 1)(maps)
+    assert float(first.var()) > 0.3, "the largest component is not the first"
+
+
+def test_the_teachers_distances_are_lpips(lessons: module.Lessons, vgg_file: Path) -> None:
+    net = PerceptualNet("vgg", vgg_file)
+    x = lessons.pairs.float() / 127.5 - 1
+    torch.testing.assert_close(lessons.distances, net(x[:, 0], x[:, 1]), rtol=1e-3, atol=1e-5)
+    assert [t.shape[2] for t in lessons.targets] == [*DISTANCE, *STAGES]
+
+
+def test_the_loss_falls(lessons: module.Lessons) -> None:
+    trainer = Distiller(lessons, batch=4)
+    rows = [trainer.step(0.5) for _ in range(30)]
+    for key in ("maps", "stages"):
+        first, last = (sum(r[key] for r in part) / 5 for part in (rows[:5], rows[-5:]))
+        assert last < 0.95 * first, key
+    figures = trainer.evaluate(lessons)
+    assert figures["pearson"] > 0.5 and 0 < figures["lost_1"] < 1.5
+
+
+def test_the_teacher_gives_a_good_start(lessons: module.Lessons, vgg_file: Path) -> None:
+    """Before any step, the maps of the pictures that it was fitted on are mostly explained."""
+    trainer = Distiller(lessons, teacher=PerceptualNet("vgg", vgg_file))
+    started, random = trainer.evaluate(lessons), Distiller(lessons).evaluate(lessons)
+    for key in ("lost_1", "lost_stage_1", "lost_stage_2"):
+        assert started[key] < 0.7 * random[key], key
+    assert started["pearson"] > 0.8
+    trainer.calibrate()
+    assert trainer.evaluate(lessons)["median_ratio"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_resumed_equals_uninterrupted(lessons: module.Lessons, tmp_path: Path) -> None:
+    budget, identity = Budget(steps=6), {"seed": 0}
+    whole = Distiller(lessons, batch=2)
+    curve = train_timed(whole, budget, tmp_path / "whole", identity)
+    part = Distiller(lessons, batch=2)
+    train_timed(part, budget, tmp_path / "part", identity, stop_after=3)
+    rest = Distiller(lessons, batch=2)
+    assert train_timed(rest, budget, tmp_path / "part", identity) == curve
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[key]), key
+    assert len(curve) == 6
+    with pytest.raises(UserError, match="the state of another training"):
+        train_timed(Distiller(lessons), budget, tmp_path / "part", {"seed": 1})
+
+
+def test_budgets() -> None:
+    assert Budget(minutes=2).progress(5, 60) == 0.5 and Budget(steps=10).progress(5, 1e9) == 0.5
+    for bad in ({}, {"minutes": 1.0, "steps": 1}, {"steps": 0}, {"minutes": -1.0}):
+        with pytest.raises(UserError):
+            Budget(**bad)  # type: ignore[arg-type]
+    rates = [rate_at(p / 100) for p in range(101)]
+    assert max(rates) > 0.99 and rates[0] < 0.1 and rates[-1] == pytest.approx(0.01)
+
+
+def test_too_little_time_is_said(lessons: module.Lessons, tmp_path: Path) -> None:
+    trainer = Distiller(lessons, batch=1)
+    with pytest.raises(TooShortError, match="give more minutes"):
+        train_timed(trainer, Budget(minutes=0.001), tmp_path / "state", {})
+
+
+@torch.no_grad()
+def test_the_small_net_as_perceptual_net(small_file: Path, images: Images, tmp_path: Path) -> None:
+    net = PerceptualNet("small", small_file)
+    a, b = images(3, 1, size=48), images(3, 2, size=48)
+    assert [f.shape[1] for f in net.features(a)] == list(DISTANCE)
+    assert [f.shape[2] for f in net.features(a)] == [48, 24, 12, 6, 3]
+    d = net(a, b)
+    assert d.shape == (3,) and d.min() > 0 and net(a, a).abs().max() == 0
+    torch.testing.assert_close(net(a[:1], b), net(a[:1].expand(3, -1, -1, -1), b))
+    assert sum(p.numel() for p in net.parameters()) <= 1_100_000
+    save_tensors(tmp_path / "half.safetensors", float16_state(net))
+    assert (tmp_path / "half.safetensors").stat().st_size < 2_200_000
+    half = PerceptualNet("small", tmp_path / "half.safetensors")
+    torch.testing.assert_close(half(a, b), d, rtol=2e-2, atol=0)
+
+
+@torch.no_grad()
+def test_the_small_nets_statistics(small_file: Path, images: Images) -> None:
+    net = PerceptualNet("small", small_file)
+    x = images(2)
+    guide = StatisticsGuide(net, (0, 1, 2, 3))
+    out = guide.embed(x)
+    assert out.shape == (2, 4, 2 * max(STAGES))
+    torch.testing.assert_close(out[:, 2, : STAGES[1]], net.stages(x, 3)[1].mean(dim=(2, 3)))
+    assert len(net.stages(x, 1)) == 1
+    with pytest.raises(UserError, match="choose some of 0 to 3"):
+        StatisticsGuide(net, (4,))
+
+
+def test_the_small_net_is_not_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights to download"):
+        PerceptualNet("small")
+
+
+def test_the_command(
+    vgg_file: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, x in enumerate(images(4, size=64)):
+        tensor_to_image(x).save(photos / f"{i}.png")
+    out = tmp_path / "out" / "small.safetensors"
+    call = ["--images", str(photos), "--teacher", str(vgg_file), "--out", str(out)]
+    assert module.main([*call, "--steps", "2", "--pairs", "3"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["steps"] == 2 and report == json.loads(out.with_suffix(".json").read_text())
+    assert all(v.dtype == torch.float16 for v in load_file(out).values())
+    PerceptualNet("small", out)
+    assert module.main(call) == 2
+    assert "either minutes or steps" in capsys.readouterr().err
+    assert module.main([*call, "--minutes", "0.0001", "--pairs", "4"]) == 2
+    assert "another training" in capsys.readouterr().err
+    out.with_suffix(".state").unlink()
+    assert module.main([*call, "--minutes", "0.0001", "--pairs", "3"]) == 1
+    assert "give more minutes" in capsys.readouterr().err

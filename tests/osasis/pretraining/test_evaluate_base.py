@@ -1,0 +1,60 @@
+"""Figures of a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from osasis.bundles.base import Base
+from osasis.pretraining.evaluate_base import (
+    draw_samples,
+    evaluate_base,
+    frechet,
+    pictures_of,
+    reconstruct,
+)
+
+
+def test_frechet_of_gaussians_is_what_theory_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
+    b = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64) + 1
+    assert frechet(a, a) < 1e-6
+    # |mean gap|^2 + sum (s_a - s_b)^2 = 3 + 3.
+    assert abs(frechet(a, b) - 6) < 0.25
+
+
+def test_more_steps_invert_better(tiny_base: Base, images: Callable[..., Tensor]) -> None:
+    photos = images(3, 21)
+
+    def error(steps: int) -> float:
+        return float((reconstruct(tiny_base, photos, t0=0.5, steps=steps) - photos).pow(2).mean())
+
+    assert error(100) < error(10)
+
+
+def test_evaluation_has_a_figure_a_photo(
+    tiny_base: Base, images: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    photos = images(3, 22)
+    found, samples = evaluate_base(tiny_base, photos, steps=10, samples=5)
+    assert found.inversion_mse.keys() == {"0.5", "1"}
+    assert found.inversion_mse["0.5"] < found.inversion_mse["1"]
+    assert len(found.by_photo) == 3
+    assert abs(float(np.mean(found.by_photo)) - found.stochastic_lpips) < 1e-6
+    assert samples.shape == (5, *photos.shape[1:]) and found.frechet is not None
+    pictures_of(tiny_base, photos, samples, 10, tmp_path)
+    with Image.open(tmp_path / "reconstructions.png") as sheet:
+        side = photos.shape[-1]
+        assert sheet.size == (3 * side + 4, 3 * side + 4)
+
+
+def test_samples_depend_on_the_seed_alone(tiny_base: Base) -> None:
+    first = draw_samples(tiny_base, 3, steps=4, seed=1)
+    assert torch.equal(first, draw_samples(tiny_base, 9, steps=4, seed=1)[:3])
+    assert not torch.equal(first, draw_samples(tiny_base, 3, steps=4, seed=2))

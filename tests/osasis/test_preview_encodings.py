@@ -1,0 +1,117 @@
+"""Encodings of the previews' photos that come with a base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
+from osasis.contents import HELD_OUT
+from osasis.errors import UserError
+from osasis.preview_encodings import FILE, ship_previews, shipped_previews
+from osasis.settings import TrainSettings, make_settings
+from osasis.storage import save_tensors, sha256_file
+from osasis.stylize import encode
+from tests.osasis.conftest import SIZE
+
+Settings = Callable[..., TrainSettings]
+HOW: dict[str, Any] = {"t0": 0.5, "steps": 10, "precision": "float32"}
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny base, with two photos more than are held out."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_folder, folder)
+    shape, generator = (HELD_OUT + 2, 3, SIZE, SIZE), torch.Generator().manual_seed(0)
+    photos = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    save_tensors(folder / "photos.safetensors", {"photos": photos})
+    info = json.loads((folder / "base.json").read_text())
+    info["files"]["photos.safetensors"] = sha256_file(folder / "photos.safetensors")
+    (folder / "base.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture
+def base(folder: Path) -> Base:
+    return load_base(folder)
+
+
+@pytest.fixture
+def held_out(base: Base) -> Tensor:
+    assert base.photos is not None
+    return photo_tensor(base.photos[-HELD_OUT:])
+
+
+def test_they_are_what_encoding_makes(
+    folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
+) -> None:
+    assert shipped_previews(folder, base, held_out, **HOW) is None
+    settings = tiny_settings(stylize_encode_steps=10)
+    assert ship_previews(folder, settings) == folder / FILE
+    found = shipped_previews(folder, base, held_out, **HOW)
+    made = encode(base, held_out, **HOW)
+    assert found is not None and (found.t0, found.steps) == (0.5, 10)
+    for name in ("photo", "z", "x_t0"):
+        assert torch.equal(getattr(found, name), getattr(made, name)), name
+    assert made.x_t0.std() > 0.1
+
+
+@pytest.mark.parametrize("other", [{"t0": 0.6}, {"steps": 20}, {"precision": "bfloat16"}])
+def test_encoded_otherwise_they_are_not_taken(
+    folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings, other: dict[str, Any]
+) -> None:
+    ship_previews(folder, tiny_settings(stylize_encode_steps=10))
+    assert shipped_previews(folder, base, held_out, **HOW | other) is None
+
+
+def test_of_other_photos_they_are_not_taken(
+    folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
+) -> None:
+    ship_previews(folder, tiny_settings(stylize_encode_steps=10))
+    changed = held_out.clone()
+    changed[0, 0, 0, 0] += 2 / 255
+    for photos in (changed, held_out[:-1], held_out.flip(0)):
+        assert shipped_previews(folder, base, photos, **HOW) is None
+
+
+def test_of_another_base_they_are_not_taken(
+    folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
+) -> None:
+    """One that was packed anew into the same folder."""
+    ship_previews(folder, tiny_settings(stylize_encode_steps=10))
+    assert shipped_previews(folder, base, held_out, **HOW) is not None
+    base.info["fingerprint"] = "another"
+    assert shipped_previews(folder, base, held_out, **HOW) is None
+
+
+def test_a_base_without_photos_has_none_to_ship(tiny_folder: Path, tiny_settings: Settings) -> None:
+    with pytest.raises(UserError, match="has no photos of its own"):
+        ship_previews(tiny_folder, tiny_settings())
+
+
+def test_the_shipped_base_brings_those_of_preset_fast() -> None:
+    """A base that is packed anew, or other settings of the preset, need them anew."""
+    torch.set_num_threads(1)
+    folder, fast = shipped_bases()["portraits64"], make_settings("fast")
+    base = load_base(folder)
+    assert base.photos is not None
+    photos = photo_tensor(base.photos[-HELD_OUT:])
+    how: dict[str, Any] = {
+        "t0": fast.t0,
+        "steps": fast.stylize_encode_steps,
+        "precision": fast.precision,
+    }
+    found = shipped_previews(folder, base, photos, **how)
+    assert found is not None
+    made = encode(base, photos[:2], **how, chunk=2)
+    for name in ("z", "x_t0"):
+        was, now = getattr(found, name)[:2], getattr(made, name)
+        assert (was - now).abs().mean() < 0.01 * now.abs().mean(), name
