@@ -2,117 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
-from typing import Literal as Choice
+from typing import Annotated, Any, ClassVar, Literal
 
-from osasis.diffusion import stride_timesteps
+from pydantic import AfterValidator, Field
+
+from osasis.diffusion import TRAIN_STEPS, stride_timesteps
 from osasis.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How one style is trained. The defaults are preset ``default``.
-
-    The fields under "published accidents" choose between what the published code does and what
-    the paper says or plainly meant; preset ``reference`` takes the former throughout.
-    """
-
-    seed: int = 0
-    iterations: int = 200
-    batch_size: int = 8
-    lr_unet: float = 5e-6
-    lr_spn: float = 1e-4
-    adam_beta2: float = 0.999
-    # Not in the paper: over the last share of the iterations both learning rates fall to 0.
-    lr_decay: float = 0.0
-    # Steps of a full schedule: inversion, walk back, latent DDIM.
-    encode_steps: int = 50
-    decode_steps: int = 20
-    latent_steps: int = 200
-    t0: float = 0.5
-    spn_weight: float = 0.1
-    # Loss weights (OSASIS, Sec. 3.2 and 3.3).
-    cross_domain: float = 1.0
-    in_domain: float = 0.5
-    recon_guide: float = 30.0
-    recon_l1: float = 10.0
-    recon_lpips: float = 10.0
-    # Not in the paper: distance of the guide's embedding itself to the style image's. A guide
-    # direction has no length; this term gives it one (palette, contrast). See docs/method.md.
-    style_match: float = 0.0
-    # Not in the paper: keeps the photo's lines where they are (cosine of lightness gradients).
-    structure: float = 0.0
-    # Published accidents.
-    spacing: Choice["leading", "trailing"] = "trailing"
-    spn_style_branch: Choice["scaled", "unscaled"] = "scaled"
-    spn_time: Choice["timestep", "index"] = "timestep"
-    guide_input: Choice["native", "nearest224"] = "native"
-    normalise_embeddings: bool = True
-    style_condition: Choice["counterpart", "style"] = "counterpart"
-    dropout: float = 0.0
-    # The photo counterpart (OSASIS, Eq. 9-10): candidates, and steps of the prior's schedule.
-    counterpart_candidates: int = 30
-    counterpart_steps: int = 50
-    counterpart_t0: float = 0.5
-    # Contents: sampled anew at each iteration, as published, or drawn from a content bank.
-    contents: Choice["sampled", "bank"] = "bank"
-    bank_size: int = 256
-    precision: Choice["float32", "bfloat16"] = "float32"
-    # The mix that the style suggests: levels at or above this resolution take z_style.
-    content_cutoff: int | None = None
-    # Steps of a full schedule when photos are stylized.
-    stylize_encode_steps: int = 100
-    stylize_decode_steps: int = 50
-    # Low-rank form of the stored difference: a rank for every matrix, or the share of each
-    # matrix's squared norm to keep. Neither stores it exactly.
-    compact_rank: int | None = None
-    compact_energy: float | None = None
-    checkpoint_every: int = 10
-    # Not in the paper, and off: stop after so many looks without a better value, and keep the
-    # best iteration instead of the last. A look is at the mean loss since the one before, or at
-    # a metric of the preview photos, every ``watch_every`` iterations.
-    early_stop_patience: int | None = None
-    keep_best: bool = False
-    watch: Choice["total", "style_distance", "direction", "edges", "lpips"] = "total"
-    watch_every: int = 10
-
-    def problems(self) -> list[str]:
-        """Everything that is wrong with these settings, one line each."""
-        found, ill_typed = [], set()
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
-            if reason := type_problem(value, hint):
-                found.append(f"{field.name} is {value!r}; {reason}")
-                ill_typed.add(field.name)
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and name not in ill_typed and not low <= value <= high:
-                found.append(f"{name} is {value}; it must lie in [{low:g}, {high:g}]")
-        if not found and self.spacing == "trailing":
-            # Only so does the walk back start where inversion ends.
-            found += [
-                f"t0 is {self.t0}, which is no whole number of steps of {name} "
-                f"{getattr(self, name)}; choose a multiple of {1 / getattr(self, name):g}"
-                for name in STEP_FIELDS
-                if name != "latent_steps" and not whole_steps(getattr(self, name), self.t0)
-            ]
-        if self.compact_rank is not None and self.compact_energy is not None:
-            found.append("compact_rank and compact_energy exclude each other; give one")
-        for name in STEP_FIELDS:
-            if name in ill_typed:
-                continue
-            try:
-                stride_timesteps(getattr(self, name))
-            except UserError as e:
-                found.append(f"{name}: {e}")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
+from osasis.validation import InputModel, InvalidInputError, Problem
 
 # Images that one forward pass takes, by device. On two cores 1, 2, 4 and 8 take as long an image; a
 # short pass is filled up.
@@ -126,35 +22,175 @@ STEP_FIELDS = (
     "stylize_decode_steps",
 )
 
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
-    "iterations": (1, 100_000),
-    "batch_size": (1, 1024),
-    "lr_unet": (0.0, 1.0),
-    "lr_spn": (0.0, 1.0),
-    "adam_beta2": (0.0, 0.99999),
-    "lr_decay": (0.0, 1.0),
-    "t0": (0.05, 1.0),
-    "spn_weight": (0.0, 10.0),
-    "cross_domain": (0.0, 1e4),
-    "in_domain": (0.0, 1e4),
-    "recon_guide": (0.0, 1e4),
-    "recon_l1": (0.0, 1e4),
-    "recon_lpips": (0.0, 1e4),
-    "style_match": (0.0, 1e4),
-    "structure": (0.0, 1e4),
-    "dropout": (0.0, 0.9),
-    "counterpart_candidates": (1, 1000),
-    "counterpart_steps": (2, 1000),
-    "counterpart_t0": (0.05, 1.0),
-    "content_cutoff": (1, 4096),
-    "compact_rank": (1, 4096),
-    "compact_energy": (0.01, 0.9999),
-    "bank_size": (1, 1_000_000),
-    "checkpoint_every": (1, 100_000),
-    "early_stop_patience": (1, 100_000),
-    "watch_every": (1, 100_000),
-}
+
+def _possible_steps(steps: int) -> int:
+    try:
+        stride_timesteps(steps)
+    except UserError as e:
+        raise ValueError(str(e)) from None
+    return steps
+
+
+# The number of steps of a full schedule.
+Steps = Annotated[int, Field(ge=1, le=TRAIN_STEPS), AfterValidator(_possible_steps)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+LossWeight = Annotated[float, Field(ge=0, le=1e4)]
+LearningRate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+# How far into the schedule a photo is noised.
+T0 = Annotated[float, Field(ge=0.05, le=1)]
+Cutoff = Annotated[int, Field(ge=1, le=4096)]
+
+
+class TrainSettings(InputModel):
+    """How one style is trained. The defaults are preset ``default``.
+
+    ``spacing`` to ``dropout`` choose between what the published code does and what the paper says
+    or plainly meant; preset ``reference`` takes the former throughout.
+    """
+
+    subject: ClassVar[str] = "settings"
+
+    seed: Seed = Field(0, description="seed of every random draw of the training")
+    iterations: Count = Field(200, description="optimiser iterations")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="contents an iteration")
+    lr_unet: LearningRate = Field(5e-6, description="Adam's learning rate for epsilon_B")
+    lr_spn: LearningRate = Field(1e-4, description="Adam's learning rate for the SPN")
+    adam_beta2: Annotated[float, Field(ge=0, le=0.99999)] = Field(
+        0.999, description="Adam's second momentum"
+    )
+    lr_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="share of the iterations, at the end, over which both learning rates fall "
+        "linearly to 0; not in the paper",
+    )
+    encode_steps: Steps = Field(50, description="inversion steps of a full schedule")
+    decode_steps: Steps = Field(20, description="steps of the walk back, of a full schedule")
+    latent_steps: Steps = Field(200, description="steps of the latent DDIM")
+    t0: T0 = Field(0.5, description="how far into the schedule photos are noised")
+    spn_weight: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.1, description="lambda_SPN, the weight of the structure-preserving network's output"
+    )
+    cross_domain: LossWeight = Field(
+        1.0, description="weight of the cross-domain loss (OSASIS, Sec. 3.2)"
+    )
+    in_domain: LossWeight = Field(
+        0.5, description="weight of the in-domain loss (OSASIS, Sec. 3.2)"
+    )
+    recon_guide: LossWeight = Field(
+        30.0, description="weight of the style image's reconstruction in the guide's embedding"
+    )
+    recon_l1: LossWeight = Field(
+        10.0, description="weight of the style image's reconstruction in L1"
+    )
+    recon_lpips: LossWeight = Field(
+        10.0, description="weight of the style image's reconstruction in the perceptual net"
+    )
+    style_match: LossWeight = Field(
+        0.0,
+        description="weight of the distance of the guide's embedding to the style image's own; "
+        "gives the direction a length (palette, contrast); not in the paper",
+    )
+    structure: LossWeight = Field(
+        0.0,
+        description="weight of the loss that keeps the photo's lines in place (cosine of lightness "
+        "gradients); not in the paper",
+    )
+    spacing: Literal["leading", "trailing"] = Field(
+        "trailing",
+        description="timesteps of a respaced schedule; `leading` as the published code, `trailing` "
+        "lets the walk back start where inversion ends",
+    )
+    spn_style_branch: Literal["scaled", "unscaled"] = Field(
+        "scaled",
+        description="whether the style branch scales the SPN's output by spn_weight; the "
+        "published code does not",
+    )
+    spn_time: Literal["timestep", "index"] = Field(
+        "timestep", description="what the SPN is told of the time; the published code: the index"
+    )
+    guide_input: Literal["native", "nearest224"] = Field(
+        "native",
+        description="what the guide sees: images prepared as it was trained on, or as the "
+        "published code does (nearest neighbour to 224, not normalised)",
+    )
+    normalise_embeddings: bool = Field(
+        True, description="normalise the guide's embeddings before differences are taken"
+    )
+    style_condition: Literal["counterpart", "style"] = Field(
+        "counterpart", description="whose z conditions the style branch in training"
+    )
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0, description="dropout of epsilon_B in training; the published code: 0.1"
+    )
+    counterpart_candidates: Annotated[int, Field(ge=1, le=1000)] = Field(
+        30, description="candidates for the photo counterpart (OSASIS, Eq. 9-10)"
+    )
+    counterpart_steps: Annotated[int, Field(ge=2, le=1000)] = Field(
+        50, description="steps of the prior's schedule for a counterpart"
+    )
+    counterpart_t0: T0 = Field(0.5, description="how far the style image is noised for it")
+    contents: Literal["sampled", "bank"] = Field(
+        "bank",
+        description="contents sampled anew at each iteration, as published, or drawn from a "
+        "content bank",
+    )
+    bank_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        256, description="contents of a bank"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic of the forward passes"
+    )
+    content_cutoff: Cutoff | None = Field(
+        None,
+        description="the mix that the style suggests: resolution levels from this size on take "
+        "z_style; null: an eighth of the base's size, as published",
+    )
+    stylize_encode_steps: Steps = Field(
+        100, description="inversion steps of a full schedule when photos are stylized"
+    )
+    stylize_decode_steps: Steps = Field(
+        50, description="steps of the walk back when photos are stylized"
+    )
+    compact_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="store every matrix's difference in this rank; null: exactly"
+    )
+    compact_energy: Annotated[float, Field(ge=0.01, le=0.9999)] | None = Field(
+        None,
+        description="store every matrix's difference in the rank that keeps this share of its "
+        "squared norm; null: exactly",
+    )
+    checkpoint_every: Count = Field(10, description="iterations between two checkpoints")
+    early_stop_patience: Count | None = Field(
+        None, description="stop after so many looks without a better value; null: never"
+    )
+    keep_best: bool = Field(False, description="keep the best iteration instead of the last")
+    watch: Literal["total", "style_distance", "direction", "edges", "lpips"] = Field(
+        "total",
+        description="what early_stop_patience and keep_best look at: the mean loss since the look "
+        "before, or a metric of the preview photos",
+    )
+    watch_every: Count = Field(10, description="iterations between two looks")
+
+    def cross_problems(self) -> list[Problem]:
+        found = []
+        if self.spacing == "trailing":
+            # Only so does the walk back start where inversion ends.
+            found += [
+                Problem(
+                    "t0",
+                    self.t0,
+                    f"t0 is {self.t0}, which is no whole number of steps of {name} {steps}",
+                    f"a multiple of {1 / steps:g}",
+                )
+                for name in STEP_FIELDS
+                if name != "latent_steps" and not whole_steps(steps := getattr(self, name), self.t0)
+            ]
+        if self.compact_rank is not None and self.compact_energy is not None:
+            message = "compact_rank and compact_energy exclude each other; give one"
+            found.append(Problem("compact_energy", self.compact_energy, message))
+        return found
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published code to the letter (OSASIS, train_diffaeB.py and scripts/train.sh).
@@ -193,43 +229,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
-    """Settings of a preset with some fields overridden.
-
-    Raises UserError naming every unknown field and every value out of its range.
-    """
+    """Settings of a preset with some fields overridden. Raises InvalidInputError."""
     if preset not in PRESETS:
-        raise UserError(
-            f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}"
-            + did_you_mean(preset, PRESETS)
-        )
-    known = {f.name for f in dataclasses.fields(TrainSettings)}
-    problems = [
-        f"unknown setting {name!r}" + did_you_mean(name, known)
-        for name in overrides
-        if name not in known
-    ]
-    values = {**PRESETS[preset], **{k: v for k, v in overrides.items() if k in known}}
-    settings = TrainSettings(**values)
-    problems += settings.problems()
-    if problems:
-        raise UserError("settings: " + "; ".join(problems))
-    return settings
+        message = f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}"
+        problem = Problem("preset", preset, message, f"one of {', '.join(PRESETS)}")
+        raise InvalidInputError("settings", [problem])
+    return TrainSettings.parse({**PRESETS[preset], **overrides})
 
 
 def whole_steps(steps: int, t0: float) -> bool:
     """Whether t0 is a whole number of a schedule's steps, at least one."""
     return steps * t0 > 1 - 1e-6 and abs(steps * t0 - round(steps * t0)) < 1e-6
-
-
-def type_problem(value: Any, hint: Any) -> str | None:
-    """Why a value does not fit a field of this type; None where it does."""
-    if options := [a for a in get_args(hint) if isinstance(a, str)]:
-        return None if value in options else f"choose one of {', '.join(options)}"
-    if hint is bool:
-        return None if isinstance(value, bool) else "it must be true or false"
-    kinds = get_args(hint) or (hint,)
-    if value is None and type(None) in kinds:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float) if float in kinds else int):
-        return "it must be a number" if float in kinds else "it must be a whole number"
-    return None

@@ -21,11 +21,11 @@ from osasis.diffusion import (
     steps_from,
     steps_to,
 )
-from osasis.errors import UserError
 from osasis.mix import Mix, cutoff_weights
 from osasis.precision import autocast
 from osasis.settings import PASS_IMAGES, TrainSettings, whole_steps
 from osasis.train import spn_step
+from osasis.validation import InvalidInputError, Problem
 
 
 @dataclass(frozen=True)
@@ -312,19 +312,25 @@ def _check(
     masks: Mapping[str, Tensor],
     text_edits: Mapping[str, Tensor],
 ) -> None:
-    problems = mix.problems(base.config)
-    problems += [f"style {s.style!r} is not given" for s in mix.styles if s.style not in styles]
-    problems += [
-        f"mask {s.mask!r} is not given" for s in mix.styles if s.mask and s.mask not in masks
-    ]
+    problems = mix.problems_on(base.config)
     size = base.config.image_size
-    problems += [
-        f"mask {s.mask!r} is {tuple(masks[s.mask].shape)}; it must be ({size}, {size})"
-        for s in mix.styles
-        if s.mask is not None and s.mask in masks and masks[s.mask].shape != (size, size)
-    ]
+    for i, share in enumerate(mix.styles):
+        name = share.mask
+        if share.style not in styles:
+            message = f"style {share.style!r} is not given"
+            problems.append(Problem(f"styles[{i}].style", share.style, message))
+        if name is None:
+            continue
+        field = f"styles[{i}].mask"
+        if name not in masks:
+            problems.append(Problem(field, name, f"mask {name!r} is not given"))
+        elif masks[name].shape != (size, size):
+            shape = tuple(masks[name].shape)
+            message, allowed = f"mask {name!r} is {shape}", f"({size}, {size})"
+            problems.append(Problem(field, shape, message, allowed))
     if mix.t0 is not None and abs(mix.t0 - encodings.t0) > ROUNDING:
-        problems.append(f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.t0}")
+        message = f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.t0}"
+        problems.append(Problem("t0", mix.t0, message))
     for share in mix.styles:
         settings = styles[share.style].settings if share.style in styles else None
         if settings is None or settings.spacing == "leading":
@@ -333,22 +339,27 @@ def _check(
             problems += wrong
             break
     if mix.text_edit is not None and mix.text_edit not in text_edits:
-        problems.append(f"text_edit {mix.text_edit!r} is not given")
+        message = f"text_edit {mix.text_edit!r} is not given"
+        problems.append(Problem("text_edit", mix.text_edit, message))
     if problems:
-        raise UserError("mix: " + "; ".join(problems))
+        raise InvalidInputError("mix", problems)
 
 
-def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[str]:
+def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[Problem]:
     """Numbers of steps of which t0 is no whole number; the field that the mix gives is named."""
     t0 = encodings.t0
     asked = {
         "encode_steps": encodings.steps,
         "decode_steps": mix.decode_steps or settings.stylize_decode_steps,
     }
-    return [
-        f"t0 is {t0:g}, which is no whole number of steps of {name} {steps}"
-        if mix.t0 is not None and getattr(mix, name) is None
-        else f"{name} is {steps}: t0 {t0:g} is no whole number of its steps"
-        for name, steps in asked.items()
-        if not whole_steps(steps, t0)
-    ]
+    found = []
+    for name, steps in asked.items():
+        if whole_steps(steps, t0):
+            continue
+        if mix.t0 is not None and getattr(mix, name) is None:
+            message = f"t0 is {t0:g}, which is no whole number of steps of {name} {steps}"
+            found.append(Problem("t0", t0, message))
+        else:
+            message = f"{name} is {steps}: t0 {t0:g} is no whole number of its steps"
+            found.append(Problem(name, steps, message))
+    return found

@@ -208,7 +208,7 @@ def _work(job: dict[str, Any]) -> None:
         folder,
         photos,
         config,
-        PretrainSettings(**job["settings"]),
+        PretrainSettings.parse(job["settings"]),
         start=Path(job["start"]) if job["start"] else None,
         worker=worker,
         minutes=job["minutes"],
@@ -224,7 +224,7 @@ def _work(job: dict[str, Any]) -> None:
 def load_config_dict(data: dict[str, Any]) -> Any:
     from osasis.networks.sizes import DiffAEConfig
 
-    return DiffAEConfig.from_dict(data)
+    return DiffAEConfig.parse(data)
 
 
 def _together(world: int, device: torch.device) -> tuple[Callable[..., Any], Callable[..., float]]:

@@ -55,7 +55,7 @@ class StylizeSquares:
         self.name, self.computed, self.told = uuid.uuid4().hex, 0, 0.0
         self.since: float | None = None
         self.base = load_base(Path(job["base"]), device)
-        self.targets = [Mix.from_dict(t["mix"]) for t in job["targets"]]
+        self.targets = [Mix.parse(t["mix"]) for t in job["targets"]]
         self.loaded: OrderedDict[str, Style] = OrderedDict()
         self.text_edits = {}
         for name in {m.text_edit for m in self.targets} - {None}:

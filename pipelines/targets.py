@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.networks.sizes import DiffAEConfig
 
-MIX_FIELDS = tuple(f.name for f in dataclasses.fields(Mix) if f.name != "styles")
+MIX_FIELDS = tuple(name for name in Mix.model_fields if name != "styles")
 # Columns of an input that are read for each row.
 ROW_FIELDS = ("style", "styles", "weight", "weights", *MIX_FIELDS)
 
@@ -62,13 +61,12 @@ class Targets:
 
     def add(self, shares: list[StyleShare], fields: dict[str, Any]) -> int:
         """The index of a target; equal ones are one. Raises UserError for a bad mix."""
-        named = [dataclasses.replace(s, style=self.style(s.style)) for s in shares]
-        styles = [dataclasses.asdict(s) for s in named]
+        named = [s.replace(style=self.style(s.style)) for s in shares]
+        styles = [s.to_dict() for s in named]
         if any(s.mask for s in named):
             raise UserError("mix: masks are made for one photo; a corpus cannot use them")
-        mix = Mix.from_dict({"styles": styles, **fields})
-        if problems := mix.problems(DiffAEConfig.from_dict(self._info["config"])):
-            raise UserError("mix: " + "; ".join(problems))
+        mix = Mix.parse({"styles": styles, **fields})
+        mix.check_on(DiffAEConfig.parse(self._info["config"]))
         if mix.text_edit is not None:
             from factory.core.text_edits import find_text_edit  # imports torch
 
@@ -120,11 +118,11 @@ def common_targets(targets: Targets, styles: list[str], fields: dict[str, Any]) 
     if blend is not None:
         if styles:
             raise UserError("styles are named both by --styles and in the mix; name them once")
-        return [targets.add(list(Mix.from_dict({"styles": blend}).styles), fields)]
+        return [targets.add(list(Mix.parse({"styles": blend}).styles), fields)]
     names = [targets.style(s) for s in styles]
     if len(set(names)) < len(names):
         raise UserError("the same style is named twice; name one version of it")
-    return [targets.add([StyleShare(s)], fields) for s in styles]
+    return [targets.add([StyleShare(style=s)], fields) for s in styles]
 
 
 def row_targets(
@@ -187,7 +185,10 @@ def _shares(named: Any, weights: Any) -> list[StyleShare]:
     shares = [1.0] * len(styles) if weights is None else [_number(w) for w in _items(weights)]
     if len(shares) != len(styles) or not styles:
         raise UserError(f"{len(styles)} style(s) but {len(shares)} weight(s)")
-    return [StyleShare(str(s), w) for s, w in zip(styles, shares, strict=True)]
+    return [
+        StyleShare.parse({"style": str(s), "weight": w}, "mix.styles")
+        for s, w in zip(styles, shares, strict=True)
+    ]
 
 
 def _whole(field: str, value: Any) -> Any:

@@ -99,7 +99,7 @@ def checked_mix(body: MixBody, limits: Limits) -> Mix:
         raise ApiError(422, "the same style is named twice in the mix", field="mix.styles",
                        value=", ".join(names))  # fmt: skip
     try:
-        return Mix.from_dict(body.model_dump())
+        return Mix.parse(body.model_dump())
     except UserError as e:
         raise mix_error(e) from None
 

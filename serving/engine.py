@@ -175,7 +175,7 @@ class Engine:
         try:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
-            mix = None if work.mix is None else Mix.from_dict(work.mix)
+            mix = None if work.mix is None else Mix.parse(work.mix)
             t0, steps, precision = work.t0, work.encode_steps, work.precision
             if styles:
                 name = mix.styles[0].style if mix is not None else next(iter(styles))

@@ -48,7 +48,7 @@ class Service:
         self.config, self.engines, self.keeper = config, engines, keeper
         self.home = Home.find(config.home)
         self.info = read_base_info(self.home.base_folder(config.base))
-        self.sizes = DiffAEConfig.from_dict(self.info["config"])
+        self.sizes = DiffAEConfig.parse(self.info["config"])
         self.catalog = StyleCatalog(self.home, self.info["fingerprint"])
         self.catalog.poll()
         self.catalog.start(config.poll)
@@ -131,8 +131,10 @@ class Service:
         return self.sizes.image_size
 
     def _resolve(self, mix: Mix) -> tuple[dict[str, Any], Any]:
-        if problems := mix.problems(self.sizes):
-            raise mix_error(UserError("mix: " + "; ".join(problems)))
+        try:
+            mix.check_on(self.sizes)
+        except UserError as e:
+            raise mix_error(e) from None
         versions = {}
         for i, share in enumerate(mix.styles):
             try:

@@ -15,6 +15,7 @@ from factory.core.bases import NAME
 from osasis.errors import ImageError, UserError, did_you_mean
 from osasis.images.decoding import IMAGE_SUFFIXES, load_image
 from osasis.settings import make_settings
+from osasis.validation import InvalidInputError
 
 # Images are read this many at a time: those behind URIs mostly wait.
 READERS = 8
@@ -117,11 +118,10 @@ def _setting_problems(entry: CatalogEntry, preset: str, overrides: dict[str, Any
 def _alone(preset: str, name: str, value: Any) -> str | None:
     """The problem that a setting has by itself: its type, its range, its choices."""
     try:
-        settings = make_settings(preset)
-        found = type(settings)(**{**settings.to_dict(), name: value}).problems()
-    except TypeError as e:
-        found = [f"{name} is {value!r}; it cannot be used ({e})"]
-    return next((p for p in found if p.startswith((f"{name} is", f"{name}:"))), None)
+        make_settings(preset, **{name: value})
+    except InvalidInputError as e:
+        return next((str(p) for p in e.problems if p.field.startswith(name)), None)
+    return None
 
 
 def _image_problems(entries: list[CatalogEntry], decode: bool) -> list[Problem]:

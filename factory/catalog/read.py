@@ -19,7 +19,7 @@ from osasis.images.decoding import find_images
 from osasis.settings import TrainSettings
 
 TOP_LEVEL = ("styles", "gate")
-SETTINGS = tuple(TrainSettings.__dataclass_fields__)
+SETTINGS = tuple(TrainSettings.model_fields)
 
 # Entries, problems, the quality gate's conditions.
 Read = tuple[list[CatalogEntry], list[Problem], list[str]]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
 from importlib import resources
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from factory.core.bases import NAME
-from osasis.settings import RANGES, TrainSettings
+from osasis.settings import TrainSettings
 
 FILE = "schemas/catalog.schema.json"
 
@@ -63,27 +62,8 @@ def catalog_schema() -> dict[str, Any]:
 
 def settings_schema() -> dict[str, Any]:
     """A schema of each training setting: type, range or choices, default."""
-    hints = get_type_hints(TrainSettings)
-    out: dict[str, Any] = {}
-    for f in fields(TrainSettings):
-        schema = _type(hints[f.name])
-        if f.name in RANGES:
-            low, high = RANGES[f.name]
-            whole = "integer" in schema["type"]
-            schema["minimum"], schema["maximum"] = (int(low), int(high)) if whole else (low, high)
-        if f.default is not MISSING:
-            schema["default"] = f.default
-        out[f.name] = schema
-    return out
-
-
-def _type(hint: Any) -> dict[str, Any]:
-    if choices := [a for a in get_args(hint) if isinstance(a, str)]:
-        return {"enum": choices, "type": "string"}
-    kinds = get_args(hint) or (hint,)
-    names = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
-    types = [names[k] for k in kinds]
-    return {"type": types if len(types) > 1 else types[0]}
+    properties: dict[str, Any] = TrainSettings.model_json_schema()["properties"]
+    return properties
 
 
 def schema_text() -> str:

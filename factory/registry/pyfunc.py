@@ -117,7 +117,7 @@ class StylePredictor:
         from osasis.stylize import decode, encode
 
         settings = self.style.settings
-        wanted = Mix.from_dict({"styles": [{"style": self.style.id}], **mix})
+        wanted = Mix.parse({"styles": [{"style": self.style.id}], **mix})
         encodings = encode(
             self.base,
             torch.stack(photos).to(self.base.device),

@@ -203,7 +203,7 @@ def _shards(
 
     prepare_worker(1)
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
-    loaded, wanted = _base(base, device), TrainSettings(**settings)
+    loaded, wanted = _base(base, device), TrainSettings.parse(settings)
     own = load_file(Path(path) / PHOTOS)["photos"] if photos else None
     for start in starts:
         chunk = bank_chunk(loaded, wanted, start, own).take(slice(size - start))

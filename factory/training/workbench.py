@@ -107,7 +107,7 @@ class Workbench:
 
         Raises UserError where the image is bad or training diverges.
         """
-        folder, settings = Path(task.folder), TrainSettings(**task.settings)
+        folder, settings = Path(task.folder), TrainSettings.parse(task.settings)
         if is_finished(folder):
             return
         started = time.perf_counter()

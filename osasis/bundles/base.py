@@ -224,7 +224,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     verify: re-read the files' hashes (a few milliseconds a megabyte).
     """
     info = read_base_info(folder)
-    config = DiffAEConfig.from_dict(info["config"], source=str(folder / JSON_NAME))
+    config = DiffAEConfig.parse(info["config"], str(folder / JSON_NAME))
     if verify:
         _verify(folder, info["files"])
     tensors = _tensors(folder, "diffae")

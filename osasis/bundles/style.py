@@ -8,7 +8,7 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             spn[name] = value
     if ranks:
         info["ranks"] = ranks
-    settings = TrainSettings(**info["settings"])
+    settings = TrainSettings.parse(info["settings"])
     return Style(
         info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
     )
@@ -164,7 +164,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     if info.get("format") != FORMAT:
         raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
     missing = [k for k in ("id", "settings", "weights_sha256") if k not in info]
-    known = {f.name for f in fields(TrainSettings)}
+    known = set(TrainSettings.model_fields)
     unknown = sorted(set(info.get("settings", {})) - known)
     if missing or unknown:
         what = f"{missing[0]} is missing" if missing else f"unknown setting {unknown[0]!r}"

@@ -6,17 +6,23 @@ its own small base (``osasis/configs``); any other file of the same form works t
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from osasis.errors import UserError
+from osasis.validation import InputModel, Problem
 
-PREDICTIONS = ("eps", "v")
+Size = Annotated[int, Field(ge=1)]
+# Plain JSON has lists where these are tuples.
+Multipliers = Annotated[tuple[Size, ...], Field(strict=False, min_length=1)]
+Resolutions = Annotated[tuple[Size, ...], Field(strict=False)]
 
 
 @dataclass(frozen=True)
@@ -59,31 +65,28 @@ class LatentNetConfig:
     hidden: int
 
 
-@dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(InputModel):
     """Sizes of the unconditional photo prior (guided diffusion, learned variance)."""
 
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    head_channels: int
+    subject: ClassVar[str] = "prior"
 
-    def problems(self, image_size: int) -> list[str]:
-        """What makes these sizes impossible at an image size, one line each."""
+    model_channels: Size
+    channel_mult: Multipliers
+    num_res_blocks: Size
+    attention_resolutions: Resolutions
+    head_channels: Size
+
+    def problems_at(self, image_size: int) -> list[Problem]:
+        """What makes these sizes impossible at an image size."""
         found = []
         halvings = len(self.channel_mult) - 1
         if image_size % (1 << halvings):
-            found.append(
-                f"channel_mult {list(self.channel_mult)}: image_size {image_size} cannot be halved "
-                f"{halvings} times"
-            )
+            found.append(_halving_problem("channel_mult", self.channel_mult, image_size))
         for mult in sorted(set(self.channel_mult)):
             channels = mult * self.model_channels
             if channels % min(32, channels):
-                found.append(
-                    f"{channels} channels (multiplier {mult}) do not divide into 32 groups"
-                )
+                message = f"{channels} channels (multiplier {mult}) do not divide into 32 groups"
+                found.append(Problem("channel_mult", mult, message))
         # Only levels with attention, and the middle, split into heads.
         with_heads = {self.channel_mult[-1]} | {
             m
@@ -92,10 +95,11 @@ class PriorConfig:
         }
         for mult in sorted(with_heads):
             if mult * self.model_channels % self.head_channels:
-                found.append(
+                message = (
                     f"head_channels {self.head_channels} does not divide "
                     f"{mult * self.model_channels} channels"
                 )
+                found.append(Problem("head_channels", self.head_channels, message))
         return found
 
     def unet(self, image_size: int) -> UNetConfig:
@@ -112,25 +116,29 @@ class PriorConfig:
         )
 
 
-@dataclass(frozen=True)
-class DiffAEConfig:
-    """Sizes of a base's diffusion autoencoder, and of its photo prior where it has one."""
+class DiffAEConfig(InputModel):
+    """Sizes of a base's diffusion autoencoder, and of its photo prior where it has one.
+
+    prediction: what the UNet's last layer predicts, the noise as published (``eps``) or the
+    velocity (``v``; Salimans and Ho, 2022), which keeps colours right near pure noise after a short
+    training.
+    """
+
+    subject: ClassVar[str] = "base configuration"
 
     name: str
-    image_size: int
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    encoder_channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    embed_channels: int
-    z_channels: int
-    latent_layers: int
-    latent_hidden: int
-    heads: int = 1
-    # What the UNet's last layer predicts: the noise, as published, or the velocity v (Salimans
-    # and Ho, 2022), which keeps colours right near pure noise after a short training.
-    prediction: str = "eps"
+    image_size: Size
+    model_channels: Size
+    channel_mult: Multipliers
+    encoder_channel_mult: Multipliers
+    num_res_blocks: Size
+    attention_resolutions: Resolutions
+    embed_channels: Size
+    z_channels: Size
+    latent_layers: Annotated[int, Field(ge=2)]
+    latent_hidden: Size
+    heads: Size = 1
+    prediction: Literal["eps", "v"] = "eps"
     prior: PriorConfig | None = None
 
     @property
@@ -168,63 +176,40 @@ class DiffAEConfig:
     def latent(self) -> LatentNetConfig:
         return LatentNetConfig(self.z_channels, self.latent_layers, self.latent_hidden)
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], source: str = "base configuration") -> DiffAEConfig:
-        """Check and build a configuration; all problems are named in one error.
-
-        Raises UserError.
-        """
-        if not isinstance(data, dict):
-            raise UserError(f"{source}: must be a JSON object")
-        data = dict(data)
-        prior = data.pop("prior", None)
-        problems = _field_problems(cls, data, skip={"prior"})
-        if prior is not None:
-            problems += [f"prior.{p}" for p in _field_problems(PriorConfig, prior)]
-        if not problems:
-            config = cls(**_tuples(data), prior=PriorConfig(**_tuples(prior)) if prior else None)
-            problems = config.problems()
-        if problems:
-            raise UserError(f"{source}: " + "; ".join(problems))
-        return config
-
-    def problems(self) -> list[str]:
-        """What makes these sizes impossible, one line each; empty where they are sound."""
+    def cross_problems(self) -> list[Problem]:
         found = []
         for field in ("channel_mult", "encoder_channel_mult"):
             mult = getattr(self, field)
             if self.image_size % (1 << (len(mult) - 1)):
-                found.append(
-                    f"image_size {self.image_size} cannot be halved {len(mult) - 1} times, as "
-                    f"{field} {list(mult)} asks"
-                )
-        if self.prediction not in PREDICTIONS:
-            found.append(
-                f"prediction is {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}"
-            )
-        if self.latent_layers < 2:
-            found.append(f"latent_layers is {self.latent_layers}; at least 2 are needed")
-        for mult in {*self.channel_mult, *self.encoder_channel_mult}:
+                found.append(_halving_problem(field, mult, self.image_size))
+        for mult in sorted({*self.channel_mult, *self.encoder_channel_mult}):
             channels = mult * self.model_channels
             if channels % min(32, channels) or channels % self.heads:
-                found.append(
+                message = (
                     f"{channels} channels (multiplier {mult}) do not divide into 32 groups and "
                     f"{self.heads} heads"
                 )
+                found.append(Problem("channel_mult", mult, message))
         # The walk up joins each level's features with its neighbours'.
-        for a, b in zip(self.channel_mult, self.channel_mult[1:], strict=False):
+        for a, b in pairwise(self.channel_mult):
             joined = (a + b) * self.model_channels
             if joined % min(32, joined):
-                found.append(
+                message = (
                     f"levels of {a * self.model_channels} and {b * self.model_channels} channels "
                     f"join to {joined}, which does not divide into 32 groups"
                 )
+                found.append(Problem("channel_mult", [a, b], message))
         if self.prior is not None:
-            found += [f"prior.{p}" for p in self.prior.problems(self.image_size)]
+            found += [p.below("prior") for p in self.prior.problems_at(self.image_size)]
         return found
+
+
+def _halving_problem(field: str, mult: tuple[int, ...], image_size: int) -> Problem:
+    message = (
+        f"image_size {image_size} cannot be halved {len(mult) - 1} times, as {field} {list(mult)} "
+        "asks"
+    )
+    return Problem(field, list(mult), message)
 
 
 def named_configs() -> list[str]:
@@ -255,37 +240,4 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
         data = json.loads(text)
     except json.JSONDecodeError as e:
         raise UserError(f"{name_or_path}: not valid JSON (line {e.lineno}: {e.msg})") from None
-    return DiffAEConfig.from_dict(data, source=str(name_or_path))
-
-
-def _tuples(data: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-
-
-def _field_problems(cls: type, data: Any, skip: frozenset[str] | set[str] = frozenset()) -> list:
-    """Missing, unknown and ill-typed fields of a dataclass of ints, int tuples and strings."""
-    if not isinstance(data, dict):
-        return ["must be a JSON object"]
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in skip}
-    found = []
-    for name, field in fields.items():
-        if name not in data:
-            if field.default is dataclasses.MISSING:
-                found.append(f"{name} is missing")
-            continue
-        value, kind = data[name], str(field.type)
-        if kind.startswith("tuple"):
-            ok = isinstance(value, (list, tuple)) and all(
-                isinstance(v, int) and v > 0 for v in value
-            )
-            ok = ok and (len(value) > 0 or name == "attention_resolutions")
-            want = "a list of positive integers"
-        elif kind == "str":
-            ok, want = isinstance(value, str), "a string"
-        else:
-            ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
-            want = "a positive integer"
-        if not ok:
-            found.append(f"{name} is {value!r}; it must be {want}")
-    found += [f"unknown field {name!r}" for name in sorted(set(data) - set(fields))]
-    return found
+    return DiffAEConfig.parse(data, str(name_or_path))

@@ -91,7 +91,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     engine, known = _bare["engine"], _bare["known"]
 
     def work(number: int) -> Work:
-        mix = Mix.from_dict(mix_of(number, steps))
+        mix = Mix.parse(mix_of(number, steps))
         versions = {s.style: (known[s.style].reference, known[s.style].folder) for s in mix.styles}
         size = engine.base.config.image_size
         png = square_png(photo(number), "photo", size, "crop", Limits())

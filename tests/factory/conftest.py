@@ -10,7 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ class Shop:
             image=str(image),
             counterpart=None,
             fingerprint=f"print-of-{style_id}",
-            settings=replace(self.settings, **settings).to_dict(),
+            settings=self.settings.replace(**settings).to_dict(),
             folder=str(folder),
             bank=str(self.bank),
             tags=("x",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -37,7 +36,7 @@ def prior_base(
 ) -> Base:
     """The tiny base with a random photo prior, through its bundle."""
     prior = PriorConfig(8, (1, 2), 1, (16,), 8)
-    config = replace(tiny_base.config, prior=prior)
+    config = tiny_base.config.replace(prior=prior)
     folder = tmp_path_factory.mktemp("base") / "with-prior"
     save_base(
         folder,

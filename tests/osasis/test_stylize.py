@@ -95,7 +95,7 @@ def test_strength_0_reconstructs_with_epsilon_a(
         schedule = image_schedule(STEPS, style.settings.spacing)
         plain = ddim_sample(tiny_base.eps_a(encodings.z), encodings.x_t0, schedule, start=1)
     assert far(out, plain.clamp(-1, 1)) < 1e-4
-    styled = decode(tiny_base, encodings, replace(mix, strength=1.0), {"a": style})
+    styled = decode(tiny_base, encodings, mix.replace(strength=1.0), {"a": style})
     assert far(out, styled) > 0.1
 
 
@@ -105,7 +105,7 @@ def test_strength_0_alone_reconstructs(
     """As Mix says, whatever the cutoff: at strength 0 no z_style is mixed in either."""
     styles = {"a": tiny_style()}
     mix = Mix.of("a", strength=0.0, decode_steps=STEPS)
-    plain = replace(mix, structure=0.0, level_weights=ALL_PHOTO)
+    plain = mix.replace(structure=0.0, level_weights=ALL_PHOTO)
     assert (
         far(decode(tiny_base, encodings, mix, styles), decode(tiny_base, encodings, plain, styles))
         < 1e-4
@@ -148,9 +148,9 @@ def test_a_faint_second_style_hardly_shows(
         mix = Mix(styles=shares, blend=blend, decode_steps=STEPS)
         return decode(tiny_base, encodings, mix, styles)
 
-    a, b = run(StyleShare("a")), run(StyleShare("b"))
-    faint = run(StyleShare("a", 1.0), StyleShare("b", 1e-4))
-    even = run(StyleShare("a", 2.0), StyleShare("b", 2.0))
+    a, b = run(StyleShare(style="a")), run(StyleShare(style="b"))
+    faint = run(StyleShare(style="a", weight=1.0), StyleShare(style="b", weight=1e-4))
+    even = run(StyleShare(style="a", weight=2.0), StyleShare(style="b", weight=2.0))
     assert far(a, b) > 0.2
     assert far(faint, a) < 5e-3
     assert far(even, a) > 0.1 and far(even, b) > 0.1
@@ -166,7 +166,9 @@ def test_blended_weights_are_linear(tiny_base: Base, tiny_style: Styles) -> None
         torch.testing.assert_close(out[key], expected)
     torch.testing.assert_close(out["out.2.bias"], own["out.2.bias"] + 0.5 * a.delta["out.2.bias"])
     # Weights that sum to 1 in any scale.
-    assert relative_weights(Mix((StyleShare("a", 3.0), StyleShare("b", 9.0)))) == [0.25, 0.75]
+    assert relative_weights(
+        Mix(styles=(StyleShare(style="a", weight=3.0), StyleShare(style="b", weight=9.0)))
+    ) == [0.25, 0.75]
 
 
 def test_level_conditions() -> None:
@@ -234,8 +236,8 @@ def test_text_edits_move_z_in(tiny_base: Base, tiny_style: Styles, encodings: En
     mix = Mix.of("a", text_edit="smile", text_amount=2.0, content_cutoff=64, decode_steps=STEPS)
     out = decode(tiny_base, encodings, mix, styles, text_edits={"smile": edit})
     moved = replace(encodings, z=encodings.z + 2 * edit)
-    by_hand = decode(tiny_base, moved, replace(mix, text_edit=None), styles)
-    plain = decode(tiny_base, encodings, replace(mix, text_edit=None), styles)
+    by_hand = decode(tiny_base, moved, mix.replace(text_edit=None), styles)
+    plain = decode(tiny_base, encodings, mix.replace(text_edit=None), styles)
     assert far(out, by_hand) < 1e-5 and far(out, plain) > 0.01
 
 
@@ -243,7 +245,11 @@ def test_everything_that_is_missing_is_named(
     tiny_base: Base, tiny_style: Styles, encodings: Encodings
 ) -> None:
     mix = Mix(
-        styles=(StyleShare("a", 1.0, "left"), StyleShare("gone"), StyleShare("lost", 1.0, "sky")),
+        styles=(
+            StyleShare(style="a", weight=1.0, mask="left"),
+            StyleShare(style="gone"),
+            StyleShare(style="lost", weight=1.0, mask="sky"),
+        ),
         text_edit="smile",
         level_weights=(0.0, 1.0),
         strength=9.0,

@@ -65,7 +65,9 @@ def test_structure_and_the_number_of_steps(
 def test_structure_stays_inside_the_mask(silent_base: Base, tiny_style: Styles) -> None:
     mask = torch.zeros(32, 32)
     mask[:, :16] = 1
-    mix = Mix((StyleShare("a", 1.0, "left"),), structure=0.01, decode_steps=4)
+    mix = Mix(
+        styles=(StyleShare(style="a", weight=1.0, mask="left"),), structure=0.01, decode_steps=4
+    )
     out = decode(
         silent_base, blank(silent_base), mix, {"a": ones(tiny_style())}, masks={"left": mask}
     )
@@ -105,8 +107,10 @@ class TestMasks:
     ) -> None:
         styles, masks = {"a": tiny_style()}, {"left": left}
         photo = one_step.photo
-        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
-        half = self.run(tiny_base, one_step, styles, StyleShare("a", 1.0, "left"), masks=masks)
+        full = self.run(tiny_base, one_step, styles, StyleShare(style="a"))
+        half = self.run(
+            tiny_base, one_step, styles, StyleShare(style="a", weight=1.0, mask="left"), masks=masks
+        )
         assert far(photo[..., :16], full[..., :16]) > 0.1
         assert far(photo[..., 16:], full[..., 16:]) > 0.1
         assert far(half[..., :16], full[..., :16]) < 1e-5
@@ -121,12 +125,12 @@ class TestMasks:
             tiny_base,
             one_step,
             styles,
-            StyleShare("a", 1.0, "left"),
-            StyleShare("b", 0.01, "right"),
+            StyleShare(style="a", weight=1.0, mask="left"),
+            StyleShare(style="b", weight=0.01, mask="right"),
             masks=masks,
         )
         for name, side in (("a", slice(0, 16)), ("b", slice(16, 32))):
-            alone = self.run(tiny_base, one_step, styles, StyleShare(name))
+            alone = self.run(tiny_base, one_step, styles, StyleShare(style=name))
             # Weights say nothing where only one mask covers.
             assert far(both[..., side], alone[..., side]) < 1e-5
 
@@ -139,19 +143,19 @@ class TestMasks:
             tiny_base,
             one_step,
             styles,
-            StyleShare("a", 3.0, "left"),
-            StyleShare("b", 1.0, "all"),
+            StyleShare(style="a", weight=3.0, mask="left"),
+            StyleShare(style="b", weight=1.0, mask="all"),
             masks=masks,
         )
         noise = self.run(
             tiny_base,
             one_step,
             styles,
-            StyleShare("a", 3.0),
-            StyleShare("b", 1.0),
+            StyleShare(style="a", weight=3.0),
+            StyleShare(style="b", weight=1.0),
             blend="noise",
         )
-        b = self.run(tiny_base, one_step, styles, StyleShare("b"))
+        b = self.run(tiny_base, one_step, styles, StyleShare(style="b"))
         assert far(masked[..., :16], noise[..., :16]) < 1e-5
         assert far(masked[..., 16:], b[..., 16:]) < 1e-5
 
@@ -160,12 +164,12 @@ class TestMasks:
     ) -> None:
         styles = {"a": tiny_style()}
         photo = one_step.photo
-        full = self.run(tiny_base, one_step, styles, StyleShare("a"))
+        full = self.run(tiny_base, one_step, styles, StyleShare(style="a"))
         soft = self.run(
             tiny_base,
             one_step,
             styles,
-            StyleShare("a", 1.0, "soft"),
+            StyleShare(style="a", weight=1.0, mask="soft"),
             masks={"soft": torch.full((32, 32), 0.25)},
         )
         # The noise is composed, so x_0 is too where nothing is clamped.
@@ -181,7 +185,7 @@ class TestMasks:
                 tiny_base,
                 one_step,
                 {"a": tiny_style()},
-                StyleShare("a", 1.0, "left"),
+                StyleShare(style="a", weight=1.0, mask="left"),
                 masks={"left": torch.ones(16, 16)},
             )
 
@@ -193,7 +197,7 @@ def test_what_no_mask_covers_is_the_photo_itself(
     encodings = encode(tiny_base, images(2, 50), steps=STEPS)
     left = torch.zeros(32, 32)
     left[:, :16] = 1
-    mix = Mix((StyleShare("a", 1.0, "left"),), decode_steps=STEPS)
+    mix = Mix(styles=(StyleShare(style="a", weight=1.0, mask="left"),), decode_steps=STEPS)
     styles = {"a": tiny_style()}
     out = decode(tiny_base, encodings, mix, styles, masks={"left": left})
     photo = encodings.photo

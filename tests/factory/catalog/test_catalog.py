@@ -269,7 +269,7 @@ def test_the_shipped_schema_is_that_of_the_settings() -> None:
     assert shipped_schema() == schema_text(), "write factory/schemas/catalog.schema.json anew"
     schema = json.loads(cli("catalog", "schema").out)
     settings = schema["properties"]["styles"]["items"]["properties"]["overrides"]["properties"]
-    assert set(settings) == set(TrainSettings.__dataclass_fields__)
+    assert set(settings) == set(TrainSettings.model_fields)
     assert settings["spacing"]["enum"] == ["leading", "trailing"]
     assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (1, 1024)
     assert settings["keep_best"]["type"] == "boolean"

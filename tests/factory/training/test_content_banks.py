@@ -50,7 +50,7 @@ def photos() -> Photos:
 
 @pytest.fixture(scope="module")
 def settings(shop: Shop) -> TrainSettings:
-    return replace(shop.settings, bank_size=100)
+    return shop.settings.replace(bank_size=100)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_bank_is_named_by_what_it_depends_on(
     base: Base, settings: TrainSettings, photos: Photos, tmp_path: Path
 ) -> None:
     def path(brought: Photos | None = None, **changes: object) -> Path | None:
-        return bank_path(tmp_path, base, replace(settings, **changes), brought)  # type: ignore[arg-type]
+        return bank_path(tmp_path, base, settings.replace(**changes), brought)  # type: ignore[arg-type]
 
     same = path()
     # How a style is trained makes no other contents, and photos need no seed.
@@ -89,9 +89,9 @@ def test_a_bank_is_named_by_what_it_depends_on(
     # Contents that are sampled depend on how, and on the seed.
     blind = replace(base, photos=None)
     ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
-    sampled = {bank_path(tmp_path, blind, replace(settings, **w)) for w in ways}
+    sampled = {bank_path(tmp_path, blind, settings.replace(**w)) for w in ways}
     assert len(sampled) == 4
-    assert bank_path(tmp_path, blind, replace(settings, contents="sampled")) is None
+    assert bank_path(tmp_path, blind, settings.replace(contents="sampled")) is None
 
 
 def test_a_bank_holds_what_a_plain_loop_computes(
@@ -153,7 +153,7 @@ def test_a_bank_that_came_with_the_base_is_taken(
         "content bank: 4 contents that came with the base"
     )
     # Another bank is asked for: this one is not it.
-    other = bank_path(tmp_path / "banks", base, replace(settings, t0=0.8))
+    other = bank_path(tmp_path / "banks", base, settings.replace(t0=0.8))
     assert other is not None and read_bank(own / BROUGHT / other.name) is None
 
 

@@ -7,7 +7,6 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +290,7 @@ def test_a_prior(
 ) -> None:
     path = tmp_path / "p2.pt"
     prior = PriorConfig(8, (1, 2), 1, (16,), 8)
-    config = replace(tiny_base.config, prior=prior)
+    config = tiny_base.config.replace(prior=prior)
     state = random_weights(UNet(prior.unet(32)), seed=13)
     torch.save({k: v.half() for k, v in state.items()}, path)
     read = read_prior(path, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def test_sizes_of_the_official_configurations() -> None:
 
 def test_a_file_round_trips(tiny_config: DiffAEConfig, tmp_path: Path) -> None:
     prior = PriorConfig(32, (1, 2), 1, (16,), 16)
-    config = dataclasses.replace(tiny_config, prior=prior)
+    config = tiny_config.replace(prior=prior)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(config.to_dict()))
     assert load_config(path) == config
@@ -51,7 +50,7 @@ def test_every_wrong_field_is_named_at_once(tiny_config: DiffAEConfig) -> None:
     data["prior"] = {**PRIOR, "head_channels": -1, "depth": 2}
     del data["prior"]["num_res_blocks"]
     with pytest.raises(UserError) as e:
-        DiffAEConfig.from_dict(data, source="mine.json")
+        DiffAEConfig.parse(data, "mine.json")
     text = str(e.value)
     assert text.startswith("mine.json: ")
     for part in (
@@ -73,7 +72,7 @@ def test_every_wrong_field_is_named_at_once(tiny_config: DiffAEConfig) -> None:
 def test_impossible_sizes_are_named_at_once(tiny_config: DiffAEConfig) -> None:
     data = tiny_config.to_dict() | {"image_size": 30, "latent_layers": 1, "model_channels": 33}
     with pytest.raises(UserError) as e:
-        DiffAEConfig.from_dict(data)
+        DiffAEConfig.parse(data)
     text = str(e.value)
     assert "image_size 30 cannot be halved 2 times, as channel_mult [1, 2, 2] asks" in text
     assert "as encoder_channel_mult" in text
@@ -84,7 +83,7 @@ def test_impossible_sizes_are_named_at_once(tiny_config: DiffAEConfig) -> None:
 def test_impossible_sizes_of_the_prior_are_named(tiny_config: DiffAEConfig) -> None:
     prior = {**PRIOR, "channel_mult": [1] * 8, "head_channels": 24}
     with pytest.raises(UserError) as e:
-        DiffAEConfig.from_dict(tiny_config.to_dict() | {"prior": prior})
+        DiffAEConfig.parse(tiny_config.to_dict() | {"prior": prior})
     text = str(e.value)
     assert "prior.channel_mult" in text and "7 times" in text
     assert "prior.head_channels 24" in text
@@ -92,9 +91,9 @@ def test_impossible_sizes_of_the_prior_are_named(tiny_config: DiffAEConfig) -> N
 
 def test_attention_may_be_nowhere_but_levels_may_not(tiny_config: DiffAEConfig) -> None:
     data = tiny_config.to_dict() | {"attention_resolutions": []}
-    assert DiffAEConfig.from_dict(data).attention_resolutions == ()
+    assert DiffAEConfig.parse(data).attention_resolutions == ()
     with pytest.raises(UserError, match="channel_mult is \\[\\]"):
-        DiffAEConfig.from_dict(tiny_config.to_dict() | {"channel_mult": []})
+        DiffAEConfig.parse(tiny_config.to_dict() | {"channel_mult": []})
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

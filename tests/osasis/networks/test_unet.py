@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from osasis.diffusion import image_schedule, predict_x0, q_sample
@@ -28,7 +26,7 @@ def test_velocity_and_noise_say_the_same() -> None:
 
 def test_a_base_that_predicts_v_still_gives_noise(tiny_config: DiffAEConfig) -> None:
     torch.manual_seed(0)
-    unet = UNet(replace(tiny_config, prediction="v").unet).eval()
+    unet = UNet(tiny_config.replace(prediction="v").unet).eval()
     torch.nn.init.normal_(unet.out[2].weight, std=0.1)
     x, z = torch.randn(2, 3, 16, 16), torch.randn(2, tiny_config.z_channels)
     t = torch.tensor([10, 700])

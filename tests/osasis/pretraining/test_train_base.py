@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def test_workers_together_take_the_step_of_one(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings, prediction: str
 ) -> None:
     """The mean of two workers' gradients is the whole batch's; checked without processes."""
-    config = replace(tiny_config, prediction=prediction)
+    config = tiny_config.replace(prediction=prediction)
     gradients: dict[int, dict[str, Tensor]] = {}
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         # The leader of two makes the folder; the other one finds it.
@@ -126,7 +125,7 @@ def test_a_frozen_encoder_stays_as_it_was(
     first = few(iterations=4, latent_iterations=2)
     assert Pretraining(tmp_path / "first", photos, tiny_config, first).run()
     start = tmp_path / "first" / "weights" / "diffae.safetensors"
-    velocity = replace(tiny_config, prediction="v")
+    velocity = tiny_config.replace(prediction="v")
     second = few(iterations=4, latent_iterations=0, encoder="frozen")
     assert Pretraining(tmp_path / "second", photos, velocity, second, start=start).run()
     before, after = load_file(start), weights(tmp_path / "second")
@@ -142,7 +141,7 @@ def test_a_prior_is_trained_where_the_configuration_has_one(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     prior = PriorConfig(8, (1, 2), 1, (8,), 8)
-    config = replace(tiny_config, prior=prior)
+    config = tiny_config.replace(prior=prior)
     losses: list[float] = []
 
     def note(event: dict[str, Any]) -> None:
@@ -165,7 +164,7 @@ def test_a_folder_of_another_run_is_refused(
     with pytest.raises(UserError, match="photos"):
         Pretraining(tmp_path, PhotoSet(photos.photos[1:]), tiny_config, few())
     with pytest.raises(UserError, match="config"):
-        Pretraining(tmp_path, photos, replace(tiny_config, prediction="v"), few())
+        Pretraining(tmp_path, photos, tiny_config.replace(prediction="v"), few())
 
 
 def test_settings_name_every_mistake() -> None:

@@ -1,0 +1,246 @@
+"""Validated input: frozen pydantic models, and what is wrong with a value as data.
+
+Every input of a user (mix, settings, catalog entry, configuration) is an ``InputModel``. Its field
+types state ranges and defaults once; problems, JSON Schemas and the reference are made from them.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from osasis.errors import UserError, did_you_mean
+
+M = TypeVar("M", bound="InputModel")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input.
+
+    field: its path, such as ``styles[0].weight``; "" is the input as a whole. value: what was
+    found. message: what is wrong, in words that name field and value. allowed: what the value may
+    be, as a noun phrase such as ``a number in [0, 4]``; "" where the message says it.
+    """
+
+    field: str
+    value: Any
+    message: str
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message}; it must be {self.allowed}" if self.allowed else self.message
+
+    def below(self, prefix: str) -> Problem:
+        """The same problem of an input that is the field ``prefix`` of a larger one."""
+        field = _join(prefix, self.field)
+        message = self.message
+        if self.field and message.startswith(self.field):
+            message = field + message[len(self.field) :]
+        return Problem(field, self.value, message, self.allowed)
+
+
+class InvalidInputError(UserError):
+    """An input with problems. subject: what was read, such as ``mix``. problems: every one."""
+
+    def __init__(self, subject: str, problems: Iterable[Problem]) -> None:
+        self.subject, self.problems = subject, tuple(problems)
+        # Both go to args, so that the error survives the trip between processes.
+        super().__init__(subject, self.problems)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: " + "; ".join(map(str, self.problems))
+
+
+class InputModel(BaseModel):
+    """A frozen input. Texts are no numbers, true is no count, unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # What messages call the input.
+    subject: ClassVar[str] = "input"
+
+    @classmethod
+    def parse(cls: type[M], data: Any, subject: str | None = None) -> M:
+        """Build from plain data (JSON, YAML). Raises InvalidInputError with every problem."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as e:
+            raise InvalidInputError(subject or cls.subject, problems_of(cls, e)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that ``parse`` reads back: lists, no tuples."""
+        return self.model_dump(mode="json")
+
+    def replace(self: M, **changes: Any) -> M:
+        """The same input with other values, validated. Raises InvalidInputError."""
+        return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    def cross_problems(self) -> list[Problem]:
+        """Problems between fields that are each good alone; subclasses add theirs."""
+        return []
+
+    @model_validator(mode="after")
+    def _check_fields_together(self: M) -> M:
+        if problems := self.cross_problems():
+            text = "; ".join(map(str, problems))
+            raise PydanticCustomError("problems", "{text}", {"text": text, "problems": problems})
+        return self
+
+
+def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]:
+    """The problems that a pydantic error of this model holds."""
+    found: list[Problem] = []
+    for e in error.errors(include_url=False):
+        loc, kind = e["loc"], e["type"]
+        field = _path(loc)
+        if kind == "problems":
+            found += [p.below(field) for p in e["ctx"]["problems"]]
+        elif kind == "extra_forbidden":
+            holder = _resolve(model, loc[:-1])
+            known = list(holder.model_fields) if _is_model(holder) else []
+            name = str(loc[-1])
+            where = f" of {_path(loc[:-1])}" if len(loc) > 1 else ""
+            message = f"unknown field {name!r}{where}{did_you_mean(name, known)}"
+            found.append(Problem(field, e["input"], message))
+        elif kind == "missing":
+            found.append(Problem(field, None, f"{field} is missing", allowed_at(model, loc)))
+        else:
+            found.append(_value_problem(model, loc, field, e))
+    return found
+
+
+def _value_problem(
+    model: type[BaseModel], loc: tuple[int | str, ...], field: str, error: Mapping[str, Any]
+) -> Problem:
+    value = error["input"]
+    message = f"{field or 'it'} is {_shown(value)}"
+    if error["type"] == "value_error":  # a validator's own words
+        return Problem(field, value, f"{message}: {error['ctx']['error']}")
+    return Problem(field, value, message, allowed_at(model, loc))
+
+
+def allowed_at(model: type[BaseModel], loc: Iterable[int | str]) -> str:
+    """What the field at this place may hold, as a noun phrase."""
+    return allowed(_resolve(model, loc))
+
+
+def allowed(kind: Any) -> str:
+    """What a field of this type (a FieldInfo or an annotation) may hold, as a noun phrase."""
+    if isinstance(kind, FieldInfo):
+        return _with_limits(kind.annotation, kind.metadata)
+    return _with_limits(kind, ())
+
+
+def _with_limits(kind: Any, limits: Iterable[Any]) -> str:
+    limits = _flat(limits)
+    while get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        limits += _flat(more)
+    if get_origin(kind) in (Union, types.UnionType):
+        options = [_with_limits(a, limits) for a in get_args(kind) if a is not type(None)]
+        return " or ".join([*options, *(["null"] if type(None) in get_args(kind) else [])])
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (tuple, list):
+        return f"a list{_length(limits)}, each {_with_limits(get_args(kind)[0], ())}"
+    if _is_model(kind) or get_origin(kind) is dict or kind is dict:
+        return "an object"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, "another value") + (
+        _length(limits, "characters") if kind is str else _range(limits)
+    )
+
+
+def _flat(limits: Iterable[Any]) -> list[Any]:
+    """Limits; those that stand inside a ``Field`` too."""
+    return [m for x in limits for m in (x.metadata if isinstance(x, FieldInfo) else [x])]
+
+
+def _length(limits: Iterable[Any], unit: str = "items") -> str:
+    least = [x.min_length for x in limits if isinstance(x, annotated_types.MinLen)]
+    most = [x.max_length for x in limits if isinstance(x, annotated_types.MaxLen)]
+    if least and most:
+        return f" of {least[0]} to {most[0]} {unit}"
+    if least:
+        return f" of at least {least[0]} {unit}"
+    return f" of at most {most[0]} {unit}" if most else ""
+
+
+def _range(limits: Iterable[Any]) -> str:
+    low: tuple[str, Any] | None = None
+    high: tuple[str, Any] | None = None
+    for limit in limits:
+        if isinstance(limit, annotated_types.Ge):
+            low = ("[", limit.ge)
+        elif isinstance(limit, annotated_types.Gt):
+            low = ("(", limit.gt)
+        elif isinstance(limit, annotated_types.Le):
+            high = ("]", limit.le)
+        elif isinstance(limit, annotated_types.Lt):
+            high = (")", limit.lt)
+    if low is None and high is None:
+        return ""
+    if high is None and low is not None:
+        return f" {'from' if low[0] == '[' else 'above'} {_number(low[1])}"
+    left, least = low or ("(", "-inf")
+    right, most = high or (")", "inf")
+    return f" in {left}{_number(least)}, {_number(most)}{right}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _resolve(model: Any, loc: Iterable[int | str]) -> Any:
+    """The FieldInfo, annotation or model at a place below a model."""
+    found: Any = model
+    for part in loc:
+        kind = _plain(found)
+        if isinstance(part, int):
+            found = (get_args(kind) or (None,))[0]
+        elif _is_model(kind) and part in kind.model_fields:
+            found = kind.model_fields[part]
+        elif get_origin(kind) is dict:
+            found = get_args(kind)[1]
+        else:
+            return None
+    return found if isinstance(found, FieldInfo) else _plain(found)
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its annotations, and without None beside it."""
+    if isinstance(kind, FieldInfo):
+        kind = kind.annotation
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, types.UnionType):
+        options = [a for a in get_args(kind) if a is not type(None)]
+        return _plain(options[0]) if len(options) == 1 else kind
+    return kind
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _path(loc: Iterable[int | str]) -> str:
+    """``("styles", 0, "weight")`` as ``styles[0].weight``."""
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).removeprefix(".")
+
+
+def _join(prefix: str, field: str) -> str:
+    if not prefix or not field:
+        return prefix or field
+    return prefix + field if field.startswith("[") else f"{prefix}.{field}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
