@@ -12,7 +12,7 @@ FACTORY := $(BIN)/style-factory
 # On small machines idle OpenMP threads spin and starve the others.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-slow lint format clean
+.PHONY: install demo test test-slow test-ci lint format clean
 
 install: $(VENV)/.installed
 
@@ -42,16 +42,25 @@ demo: install
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15
 
+# What precision "auto" means in the tests, whatever this machine's CPU: float32 or bfloat16.
+ARITHMETIC ?= float32
+test test-slow test-ci: export STYLE_FACTORY_ARITHMETIC := $(ARITHMETIC)
+
 test: install
 	$(PYTEST) -m "not slow"
 
 test-slow: install
 	$(PYTEST) -m slow
 
+# The slow tests that CI runs every time: a job killed and resumed, a server drained, the page.
+test-ci: install
+	$(PYTEST) -m "slow and ci"
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install
 	$(BIN)/ruff check --fix .

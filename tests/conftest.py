@@ -8,27 +8,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+REFERENCE = Path(__file__).parent / "reference"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--reference-dir",
-        default=str(SHARED / "reference"),
-        help="folder of recorded runs: NAME.json with NAME.weights/spn/golden.safetensors",
+        type=Path,
+        help="folder of recorded runs: NAME.json with NAME.weights/spn/golden.safetensors "
+        "(default: tests/reference, and ../shared/reference where it exists)",
     )
+
+
+def reference_folders(config: pytest.Config) -> list[Path]:
+    """Where recorded numbers of the published implementation lie."""
+    given: Path | None = config.getoption("--reference-dir")
+    return [REFERENCE, SHARED / "reference"] if given is None else [given]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder = Path(metafunc.config.getoption("--reference-dir"))
-    runs = sorted(
-        p
-        for p in folder.glob("*.json")
-        if p.with_name(p.name.removesuffix(".json") + ".golden.safetensors").exists()
-    )
+    folders = reference_folders(metafunc.config)
+    # A run in two folders counts once.
+    runs = {p.name: p for folder in reversed(folders) for p in sorted(folder.glob("*.json"))}
+    whole = [p for p in runs.values() if p.with_suffix(".golden.safetensors").exists()]
     for fixture, is_prior in (("diffae_run", False), ("prior_run", True)):
         if fixture in metafunc.fixturenames:
-            mine = [p for p in runs if p.name.startswith("ddpm") == is_prior]
-            why = pytest.mark.skip(reason=f"no recorded run in {folder}")
+            mine = sorted(p for p in whole if p.name.startswith("ddpm") == is_prior)
+            why = pytest.mark.skip(reason=f"no recorded run in {folders[-1]}")
             params = [pytest.param(p, id=p.stem) for p in mine] or [
                 pytest.param(None, marks=why, id="absent")
             ]

@@ -44,6 +44,7 @@ def curve(home: Path, name: str) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.usefixtures("local_ray")
 def test_stopped_continued_and_with_two_workers(
     fresh_home: Callable[[], Path], sources: Path

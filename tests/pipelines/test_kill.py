@@ -56,6 +56,7 @@ def whole(gallery: Home, many: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_job_killed_again_and_again_ends_as_one_that_never_was(
     gallery: Home, many: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:

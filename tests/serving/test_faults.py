@@ -70,6 +70,7 @@ def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
     assert two.get("/readyz").status_code == 200
 
 
+@pytest.mark.ci
 def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
     wait_until(lambda: two.metric("open_requests") == 0, 30)
     where = two.post("/v1/jobs", json={"images": [text_of(photo_bytes(i)) for i in range(930, 936)],

@@ -117,6 +117,7 @@ def put(page: Any, slider: str, value: float) -> None:
     )
 
 
+@pytest.mark.ci
 def test_a_slider_changes_the_picture(visit: Any, server: Server) -> None:
     page = visit()
     first = styled(page, "ink")

@@ -138,6 +138,7 @@ def reaches(home: Path, wanted: float) -> float | None:
     return now if now >= wanted and iterations(home) else None
 
 
+@pytest.mark.ci
 def test_sigterm_ends_a_run_as_ctrl_c_does(fresh_home: Callable[[], Path], tmp_path: Path) -> None:
     """systemd and Kubernetes send it: one line and a code of its own, no stack of Ray's."""
     picture(100).save(tmp_path / "style.png")

@@ -1,9 +1,8 @@
-"""Key layouts against the published lists of keys and shapes (see --reference-dir)."""
+"""Key layouts against the published lists of keys and shapes (tests/reference)."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +17,12 @@ from osasis.networks.checkpoint_keys import (
     to_official,
 )
 from osasis.networks.sizes import DiffAEConfig, load_config
+from tests.conftest import REFERENCE
 
 
-def published(request: pytest.FixtureRequest, name: str) -> dict[str, list[int]]:
-    path = Path(request.config.getoption("--reference-dir")) / f"{name}.keys.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {path.parent}")
-    return json.loads(path.read_text())
+def published(name: str) -> dict[str, list[int]]:
+    keys: dict[str, list[int]] = json.loads((REFERENCE / f"{name}.keys.json").read_text())
+    return keys
 
 
 def shapes(layout: Layout) -> dict[str, list[int]]:
@@ -32,15 +30,15 @@ def shapes(layout: Layout) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("name", ["ffhq256", "horse128"])
-def test_diffae_layout_is_the_published_one(request: pytest.FixtureRequest, name: str) -> None:
-    expected = published(request, f"{name}_autoenc_latent")
+def test_diffae_layout_is_the_published_one(name: str) -> None:
+    expected = published(f"{name}_autoenc_latent")
     assert shapes(diffae_layout(load_config(name))) == expected
 
 
-def test_prior_layout_is_the_published_one(request: pytest.FixtureRequest) -> None:
+def test_prior_layout_is_the_published_one() -> None:
     config = load_config("ffhq256")
     assert config.prior is not None
-    assert shapes(prior_layout(config.prior, 256)) == published(request, "ffhq_p2")
+    assert shapes(prior_layout(config.prior, 256)) == published("ffhq_p2")
 
 
 def test_to_official_inverts_from_official(tiny_base: Base) -> None:
