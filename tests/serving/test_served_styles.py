@@ -9,7 +9,7 @@ import pytest
 from factory.core.home import Home
 from factory.registry import Registry
 from osasis.bundles.base import read_base_info
-from serving import catalog
+from serving import served_styles
 from serving.served_styles import StyleCatalog
 from tests.serving.conftest import STYLES
 
@@ -24,13 +24,13 @@ def test_many_styles_are_looked_up_together(
 ) -> None:
     one_by_one = StyleCatalog(Home(shop_home), base_of(shop_home))
     assert one_by_one.poll() and set(STYLES) <= set(one_by_one.styles)
-    monkeypatch.setattr(catalog, "FEW", 1)
+    monkeypatch.setattr(served_styles, "FEW", 1)
     monkeypatch.setattr(Registry, "get", lambda *_: pytest.fail("asked for one style"))
     together = StyleCatalog(Home(shop_home), base_of(shop_home))
     assert together.poll() and together.error is None
     assert together.styles == one_by_one.styles
     # Nothing has changed: nothing is asked for.
-    monkeypatch.setattr(catalog, "list_versions", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(served_styles, "list_versions", lambda *_: pytest.fail("asked again"))
     assert not together.poll() and together.styles == one_by_one.styles
 
 
