@@ -103,7 +103,7 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
         if kind == "problems":
             found += [p.below(field) for p in e["ctx"]["problems"]]
         elif kind == "extra_forbidden":
-            holder = _resolve(model, loc[:-1])
+            holder = _plain(_resolve(model, loc[:-1]))
             known = list(holder.model_fields) if _is_model(holder) else []
             name = str(loc[-1])
             where = f" of {_path(loc[:-1])}" if len(loc) > 1 else ""
@@ -211,7 +211,7 @@ def _resolve(model: Any, loc: Iterable[int | str]) -> Any:
             found = get_args(kind)[1]
         else:
             return None
-    return found if isinstance(found, FieldInfo) else _plain(found)
+    return found
 
 
 def _plain(kind: Any) -> Any:

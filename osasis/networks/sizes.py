@@ -6,7 +6,6 @@ its own small base (``osasis/configs``); any other file of the same form works t
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from osasis.errors import UserError
+from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, Problem
 
 Size = Annotated[int, Field(ge=1)]
@@ -229,11 +228,11 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
     else:
         path = Path(name_or_path)
         if not path.is_file():
-            near = difflib.get_close_matches(str(name_or_path), named_configs(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            names = named_configs()
             raise UserError(
-                f"no base configuration {str(name_or_path)!r}: give a JSON file or one of "
-                f"{', '.join(named_configs())}{hint}"
+                f"no base configuration {str(name_or_path)!r}"
+                f"{did_you_mean(str(name_or_path), names)}: give a JSON file or one of "
+                f"{', '.join(names)}"
             )
         text = path.read_text()
     try:

@@ -253,15 +253,12 @@ class Pretraining:
         """Four photos, and under them what the averaged weights make of noise and their z."""
         from osasis.diffusion import ddim_sample, image_schedule
 
-        device, own = self.worker.device, {k: p.detach().clone() for k, p in loop.trained.items()}
+        device = self.worker.device
+        averaged: Any = loop.ema.module
         photos = self.photos.photos[:4].to(device).float() / 127.5 - 1
         noise = torch.randn(photos.shape, generator=torch.Generator().manual_seed(0)).to(device)
-        for key, p in loop.trained.items():
-            p.copy_(loop.ema[key])
-        z = self.diffae.encoder(photos)
-        made = ddim_sample(lambda x, t: self.diffae.unet(x, t, z), noise, image_schedule(20))
-        for key, p in loop.trained.items():
-            p.copy_(own[key])
+        z = averaged.encoder(photos)
+        made = ddim_sample(lambda x, t: averaged.unet(x, t, z), noise, image_schedule(20))
         return torch.cat([photos, made]).cpu()
 
     def _weights(self, name: str) -> Path:

@@ -7,11 +7,11 @@ resumed run continues bit for bit on a CPU, and several workers see what one wou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osasis.errors import UserError
 from osasis.precision import autocast
@@ -49,7 +49,9 @@ class PretrainLoop:
         self.iteration = 0
         self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trained.values())).device
-        self.ema = {k: p.detach().clone() for k, p in self.trained.items()}
+        self.ema = AveragedModel(objective, multi_avg_fn=self._average)
+        # The first update copies the weights: the average starts from the initial weights.
+        self.ema.update_parameters(objective)
         self.optimiser = torch.optim.Adam(self.trained.values(), lr=lr)
 
     def step(self, rows: Tensor) -> float:
@@ -78,7 +80,7 @@ class PretrainLoop:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.grad_clip)
         self.optimiser.step()
-        self._average()
+        self.ema.update_parameters(self.objective)
         self.iteration += 1
         return float(loss.detach())
 
@@ -87,22 +89,23 @@ class PretrainLoop:
         warm = min(1.0, (self.iteration + 1) / max(1, self.warmup))
         return warm * 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        # A short run would otherwise average its own start in.
-        decay = min(self.ema_decay, (1 + self.iteration) / (10 + self.iteration))
-        averages, now = list(self.ema.values()), [p.detach() for p in self.trained.values()]
-        torch._foreach_lerp_(averages, now, 1 - decay)
+    def _average(
+        self, averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int
+    ) -> None:
+        # The decay rises with the updates: a short run's average would else keep its initial
+        # weights.
+        n = int(updates)
+        get_ema_multi_avg_fn(min(self.ema_decay, n / (n + 9)))(averages, weights, updates)
 
     def averaged(self) -> dict[str, Tensor]:
         """The objective's whole state with averaged weights, copies."""
-        state = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
-        return state | {k: v.clone() for k, v in self.ema.items()}
+        return {k: v.detach().clone() for k, v in self.ema.module.state_dict().items()}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, flat, for safetensors."""
         tensors = {f"model.{k}": p.detach() for k, p in self.trained.items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        averages = dict(self.ema.module.named_parameters())
+        tensors |= {f"ema.{k}": averages[k].detach() for k in self.trained}
         for key, p in self.trained.items():
             for slot, value in self.optimiser.state.get(p, {}).items():
                 tensors[f"optim.{key}:{slot}"] = value
@@ -118,9 +121,11 @@ class PretrainLoop:
                 "with the configuration and settings that it began with"
             )
         self.iteration = iteration
+        self.ema.n_averaged.fill_(iteration + 1)
+        averages = dict(self.ema.module.named_parameters())
         for key, p in self.trained.items():
             p.copy_(tensors[f"model.{key}"])
-            self.ema[key].copy_(tensors[f"ema.{key}"])
+            averages[key].copy_(tensors[f"ema.{key}"])
         slots: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optim."):
@@ -133,9 +138,6 @@ class PretrainLoop:
                     slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
                     for slot, v in slots[key].items()
                 }
-
-    def info(self) -> dict[str, Any]:
-        return {"iteration": self.iteration, "iterations": self.iterations}
 
 
 def _fits(value: Tensor | None, p: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Base configurations: what ships, and how wrong ones are refused."""
+"""Base configurations: the shipped ones, and how invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from osasis.errors import UserError
 from osasis.networks.sizes import DiffAEConfig, PriorConfig, load_config, named_configs
+from osasis.validation import InvalidInputError, Problem
 
 PRIOR: dict[str, Any] = {
     "model_channels": 32,
@@ -20,12 +21,21 @@ PRIOR: dict[str, Any] = {
 }
 
 
+def problems(data: dict[str, Any]) -> dict[str, list[Problem]]:
+    """The problems of an invalid configuration, by field."""
+    with pytest.raises(InvalidInputError) as e:
+        DiffAEConfig.parse(data, "mine.json")
+    assert e.value.subject == "mine.json"
+    found: dict[str, list[Problem]] = {}
+    for problem in e.value.problems:
+        found.setdefault(problem.field, []).append(problem)
+    return found
+
+
 def test_every_shipped_configuration_loads() -> None:
     assert {"ffhq256", "horse128", "portraits64"} <= set(named_configs())
     for name in named_configs():
-        config = load_config(name)
-        assert config.name == name
-        assert config.problems() == []
+        assert load_config(name).name == name
 
 
 def test_sizes_of_the_official_configurations() -> None:
@@ -36,85 +46,81 @@ def test_sizes_of_the_official_configurations() -> None:
 
 
 def test_a_file_round_trips(tiny_config: DiffAEConfig, tmp_path: Path) -> None:
-    prior = PriorConfig(32, (1, 2), 1, (16,), 16)
-    config = tiny_config.replace(prior=prior)
+    config = tiny_config.replace(prior=PriorConfig.parse(PRIOR))
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(config.to_dict()))
     assert load_config(path) == config
 
 
-def test_every_wrong_field_is_named_at_once(tiny_config: DiffAEConfig) -> None:
+def test_every_invalid_field_is_reported_at_once(tiny_config: DiffAEConfig) -> None:
     data = tiny_config.to_dict()
     del data["z_channels"], data["embed_channels"]
     data |= {"image_size": "32", "heads": True, "channel_mult": [1, 0], "name": 3, "colour": 1}
     data["prior"] = {**PRIOR, "head_channels": -1, "depth": 2}
     del data["prior"]["num_res_blocks"]
-    with pytest.raises(UserError) as e:
-        DiffAEConfig.parse(data, "mine.json")
-    text = str(e.value)
-    assert text.startswith("mine.json: ")
-    for part in (
-        "z_channels is missing",
-        "embed_channels is missing",
-        "image_size is '32'; it must be a positive integer",
-        "heads is True",
-        "channel_mult is [1, 0]; it must be a list of positive integers",
-        "name is 3; it must be a string",
-        "unknown field 'colour'",
-        "prior.head_channels is -1",
-        "prior.num_res_blocks is missing",
-        "prior.unknown field 'depth'",
-    ):
-        assert part in text
-    assert "\n" not in text
+    found = problems(data)
+    assert {field: [p.value for p in ps] for field, ps in found.items()} == {
+        "z_channels": [None],
+        "embed_channels": [None],
+        "image_size": ["32"],
+        "heads": [True],
+        "channel_mult[1]": [0],
+        "name": [3],
+        "colour": [1],
+        "prior.head_channels": [-1],
+        "prior.num_res_blocks": [None],
+        "prior.depth": [2],
+    }
+    assert found["image_size"][0].allowed == "a whole number from 1"
+    assert found["channel_mult[1]"][0].allowed == "a whole number from 1"
 
 
-def test_impossible_sizes_are_named_at_once(tiny_config: DiffAEConfig) -> None:
-    data = tiny_config.to_dict() | {"image_size": 30, "latent_layers": 1, "model_channels": 33}
-    with pytest.raises(UserError) as e:
-        DiffAEConfig.parse(data)
-    text = str(e.value)
-    assert "image_size 30 cannot be halved 2 times, as channel_mult [1, 2, 2] asks" in text
-    assert "as encoder_channel_mult" in text
-    assert "latent_layers is 1" in text
-    assert "33 channels (multiplier 1) do not divide into 32 groups" in text
+def test_sizes_that_do_not_divide_are_reported_at_once(tiny_config: DiffAEConfig) -> None:
+    found = problems(tiny_config.to_dict() | {"image_size": 30, "model_channels": 33})
+    assert found["channel_mult"][0].value == [1, 2, 2]
+    assert "image_size 30" in found["channel_mult"][0].message
+    assert found["encoder_channel_mult"][0].value == list(tiny_config.encoder_channel_mult)
+    groups = [p.value for p in found["channel_mult"][1:]]
+    assert 1 in groups and 2 in groups
+    assert problems(tiny_config.to_dict() | {"latent_layers": 1})["latent_layers"][0].value == 1
 
 
-def test_impossible_sizes_of_the_prior_are_named(tiny_config: DiffAEConfig) -> None:
+def test_sizes_of_the_prior_that_do_not_divide_are_reported(tiny_config: DiffAEConfig) -> None:
     prior = {**PRIOR, "channel_mult": [1] * 8, "head_channels": 24}
-    with pytest.raises(UserError) as e:
-        DiffAEConfig.parse(tiny_config.to_dict() | {"prior": prior})
-    text = str(e.value)
-    assert "prior.channel_mult" in text and "7 times" in text
-    assert "prior.head_channels 24" in text
+    found = problems(tiny_config.to_dict() | {"prior": prior})
+    assert found["prior.channel_mult"][0].value == [1] * 8
+    assert found["prior.head_channels"][0].value == 24
 
 
-def test_attention_may_be_nowhere_but_levels_may_not(tiny_config: DiffAEConfig) -> None:
+def test_attention_resolutions_may_be_empty_but_levels_may_not(tiny_config: DiffAEConfig) -> None:
     data = tiny_config.to_dict() | {"attention_resolutions": []}
     assert DiffAEConfig.parse(data).attention_resolutions == ()
-    with pytest.raises(UserError, match="channel_mult is \\[\\]"):
-        DiffAEConfig.parse(tiny_config.to_dict() | {"channel_mult": []})
+    found = problems(tiny_config.to_dict() | {"channel_mult": []})
+    assert [p.value for p in found["channel_mult"]] == [[]]
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UserError) as e:
         load_config("ffhq265")
-    assert "did you mean 'ffhq256'?" in str(e.value) and "horse128" in str(e.value)
+    assert "nearest: ffhq256" in str(e.value) and "horse128" in str(e.value)
     with pytest.raises(UserError) as e:
         load_config("zzzzzz")
-    assert "did you mean" not in str(e.value)
+    assert "nearest" not in str(e.value)
 
 
 def test_broken_json_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text('{"name": "x",\n "image_size": }')
-    with pytest.raises(UserError, match=r"not valid JSON \(line 2"):
+    with pytest.raises(UserError, match=r"line 2"):
         load_config(path)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", '"ffhq256"', "3"])
-def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "value"), [("[1, 2]", [1, 2]), ('"ffhq256"', "ffhq256"), ("3", 3)]
+)
+def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str, value: Any) -> None:
     path = tmp_path / "list.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="must be a JSON object"):
+    with pytest.raises(InvalidInputError) as e:
         load_config(path)
+    assert [(p.field, p.value) for p in e.value.problems] == [("", value)]
