@@ -20,7 +20,7 @@ from osasis.bundles.base import SHIPPED, load_base, save_base
 from osasis.bundles.importers import read_diffae
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.decoding import png_bytes
-from osasis.images.grid import save_sheet
+from osasis.images.grid import save_image_grid
 from osasis.images.tensors import tensor_to_image
 from osasis.networks.sizes import load_config
 from osasis.pretraining.evaluate_base import draw_samples
@@ -94,7 +94,7 @@ def main() -> None:
     base = load_base(folder)
     samples = draw_samples(base, choice["samples"], steps=choice["steps"], seed=choice["seed"])
     if args.sheet:
-        save_sheet(args.sheet, samples, columns=8)
+        save_image_grid(args.sheet, samples, columns=8)
     shown = choice["photos"]
     # The last ones are held out of training; they are those that the examples show.
     order = [i for i in range(len(samples)) if i not in shown and i not in choice["left_out"]]

@@ -23,7 +23,7 @@ from osasis.errors import UserError
 from osasis.networks.sizes import load_config
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.train_base import WEIGHTS, Pretraining, Worker
+from osasis.pretraining.train_base import WEIGHTS, BaseTraining, WorkerContext
 from osasis.storage import write_json
 
 EXPERIMENT = "style-factory-bases"
@@ -80,7 +80,7 @@ def train_base(
             images = copy_pictures(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
         # Whatever is wrong with the run is said here, before anything starts.
-        Pretraining(folder, photos, sizes, settings, start=start)
+        BaseTraining(folder, photos, sizes, settings, start=start)
         report(
             f"training base {name} on {len(photos)} photos, {workers} worker(s): "
             f"{settings.iterations} iterations of {settings.batch_size}"
@@ -195,16 +195,16 @@ def _work(job: dict[str, Any]) -> None:
 
     def on_event(event: dict[str, Any]) -> None:
         if "samples" in event:
-            from osasis.images.grid import save_sheet
+            from osasis.images.grid import save_image_grid
 
             name = f"{event['stage']}-{event['iteration']:07}.png"
-            save_sheet(folder / SAMPLES / name, event["samples"], columns=4)
+            save_image_grid(folder / SAMPLES / name, event["samples"], columns=4)
             event = {"stage": event["stage"], "picture": name}
         with events.open("a") as f:
             f.write(json.dumps(event) + "\n")
 
-    worker = Worker(rank, world, device, *_together(world, device))
-    finished = Pretraining(
+    worker = WorkerContext(rank, world, device, *_together(world, device))
+    finished = BaseTraining(
         folder,
         photos,
         config,

@@ -14,9 +14,9 @@ from PIL import Image
 
 from osasis.bundles.provenance import kept_exif
 from osasis.errors import ImageError, UserError
-from osasis.images.compositing import needs_photo, small_copy
+from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
-from osasis.images.geometry import Place, fit_square, place_of
+from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
 from pipelines.job_folder import stopped, write_records
 from pipelines.manifest import manifest_rows
 from pipelines.source import read_group, read_photo
@@ -143,7 +143,7 @@ def _fitted(
 ) -> dict[str, Any]:
     """The squares of a photo, their places, and what the way back needs of it."""
     square, fit = job["square"], job["fit"]
-    places: list[Place] = []
+    places: list[SquarePlacement] = []
     if fit == "align":
         from osasis.images.faces import cut_square, find_faces
 
@@ -154,14 +154,14 @@ def _fitted(
                 raise ImageError("image", "no face is found")
             fit = "align" if job["no_face"] == "keep" else "crop"
     if fit != "align":
-        places = [place_of(size, square, fit)]
+        places = [placement_for_fit(size, square, fit)]
         squares = [fit_square(image, square, fit)]
-    need = needs_photo(size, fit, job["detail"]) if job["size"] == "photo" else ""
+    need = photo_needed(size, fit, job["detail"]) if job["size"] == "photo" else ""
     photo = None
     if need == "whole":
         photo = data
     elif need == "small":
-        photo = png_bytes(small_copy(image, square))
+        photo = png_bytes(downscaled_photo(image, square))
     return {
         "width": size[0],
         "height": size[1],

@@ -17,7 +17,7 @@ from osasis.bundles.provenance import FORMATS, encode_image
 from osasis.errors import ImageError
 from osasis.images.compositing import put_back
 from osasis.images.decoding import load_sized
-from osasis.images.geometry import Place
+from osasis.images.geometry import SquarePlacement
 from osasis.storage import write_atomic
 from pipelines.job_folder import superseded, write_records
 from pipelines.manifest import manifest_rows, shown
@@ -106,7 +106,7 @@ class _Canvas:
         self.row, self.job = row, job
         told = json.loads(row["places"])
         self.fit: str = told["fit"]
-        self.places = [Place(*p) for p in told["at"]]
+        self.places = [SquarePlacement(*p) for p in told["at"]]
         self._photo: Image.Image | None = None
         self._squares: list[Image.Image] | None = None
 

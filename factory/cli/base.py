@@ -132,7 +132,7 @@ def _base_train(args: argparse.Namespace) -> int:
 def _base_evaluate(args: argparse.Namespace) -> int:
     from osasis.bundles.base import load_base
     from osasis.guides.perceptual import PerceptualNet
-    from osasis.pretraining.evaluate_base import evaluate_base, pictures_of
+    from osasis.pretraining.evaluate_base import evaluate_base, save_evaluation_grids
     from osasis.pretraining.photo_set import read_photo_set
 
     base = load_base(Home.find(args.home).base_folder(args.name))
@@ -147,7 +147,7 @@ def _base_evaluate(args: argparse.Namespace) -> int:
         report=say,
     )
     if args.output is not None:
-        pictures_of(base, photos[:8], samples, args.steps, args.output)
+        save_evaluation_grids(base, photos[:8], samples, args.steps, args.output)
     show(args, {"base": base.name, **evaluation.to_dict()})
     return 0
 

@@ -31,12 +31,12 @@ def add(sub: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _train_guide(args: argparse.Namespace) -> int:
-    from osasis.pretraining.timed_training import TooShortError
+    from osasis.pretraining.budgeted_training import BudgetTooShortError
     from osasis.pretraining.train_guide import from_arguments
 
     try:
         report = from_arguments(args)
-    except TooShortError as e:
+    except BudgetTooShortError as e:
         return fail(args, str(e), 1)
     if args.json:
         out(json.dumps(report, indent=2))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from osasis.images.geometry import Place, Size, crop_box, pad_box
+from osasis.images.geometry import Size, SquarePlacement, crop_box, pad_box
 
 # ``detail`` imports torch, which takes seconds; the way into the square does without.
 if TYPE_CHECKING:
-    from osasis.images.detail import Change
+    from osasis.images.guided_filter import ColourChange
 
 # Faces fade into the photo over this part of half a square.
 FEATHER = 0.35
@@ -22,7 +22,7 @@ FEATHER = 0.35
 SEAM = 1 / 8
 
 
-def needs_photo(photo: Size, fit: str, detail: bool) -> str:
+def photo_needed(photo: Size, fit: str, detail: bool) -> str:
     """What of the photo the way back needs: "" (its size), "small" (a copy at the base's scale)
     or "whole"."""
     if detail or fit == "align":
@@ -30,7 +30,7 @@ def needs_photo(photo: Size, fit: str, detail: bool) -> str:
     return "small" if fit == "crop" and photo[0] != photo[1] else ""
 
 
-def small_copy(photo: Image.Image, square: int) -> Image.Image:
+def downscaled_photo(photo: Image.Image, square: int) -> Image.Image:
     """The photo with a short side of ``square`` pixels; a smaller one as it is."""
     scale = square / min(photo.size)
     if scale >= 1:
@@ -42,7 +42,7 @@ def small_copy(photo: Image.Image, square: int) -> Image.Image:
 def put_back(
     size: Size,
     fit: str,
-    places: Sequence[Place],
+    places: Sequence[SquarePlacement],
     squares: Sequence[Image.Image],
     stylized: Sequence[Image.Image],
     *,
@@ -52,16 +52,16 @@ def put_back(
     """The photo, ``size`` pixels, with its square (for "align": its faces) stylized.
 
     squares, stylized: what the base saw and what it made of it, at each place. photo: what
-    ``needs_photo`` says. With ``detail`` the change is carried up to the photo's own resolution,
+    ``photo_needed`` says. With ``detail`` the change is carried up to the photo's own resolution,
     else the square is enlarged.
     """
     if fit == "align":
         return _faces_back(_given(photo), places, squares, stylized, detail)
     (place,), (before,), (after,) = places, squares, stylized
     if detail:
-        from osasis.images.detail import apply_change
+        from osasis.images.guided_filter import apply_colour_change
 
-        return apply_change(_given(photo), _change(before, after), place)
+        return apply_colour_change(_given(photo), _change(before, after), place)
     if fit == "pad":
         (left, top), (w, h) = pad_box(size, after.width)
         after = after.crop((left, top, left + w, top + h))
@@ -71,14 +71,14 @@ def put_back(
 
 
 def _crop_back(
-    size: Size, small: Image.Image, place: Place, before: Image.Image, after: Image.Image
+    size: Size, small: Image.Image, place: SquarePlacement, before: Image.Image, after: Image.Image
 ) -> Image.Image:
     """The square in the middle; beside it the photo, as soft, in the change that the square has
     there at large."""
-    from osasis.images.detail import apply_change
+    from osasis.images.guided_filter import apply_colour_change
 
     x, y = small.width / size[0], small.height / size[1]
-    around = apply_change(small, _change(before, after), place.scaled(x, y))
+    around = apply_colour_change(small, _change(before, after), place.scaled(x, y))
     whole = _resized(around, size)
     left, top, side = crop_box(size)
     whole.paste(_resized(after, (side, side)), (left, top), _seam(size))
@@ -105,27 +105,27 @@ def _seam(size: Size) -> Image.Image:
 
 def _faces_back(
     photo: Image.Image,
-    places: Sequence[Place],
+    places: Sequence[SquarePlacement],
     squares: Sequence[Image.Image],
     stylized: Sequence[Image.Image],
     detail: bool,
 ) -> Image.Image:
-    from osasis.images.detail import apply_change, paste_square
+    from osasis.images.guided_filter import apply_colour_change, paste_square
     from osasis.images.tensors import image_to_tensor
 
     for place, before, after in zip(places, squares, stylized, strict=True):
         if detail:
-            photo = apply_change(photo, _change(before, after), place, feather=FEATHER)
+            photo = apply_colour_change(photo, _change(before, after), place, feather=FEATHER)
         else:
             photo = paste_square(photo, image_to_tensor(after), place, feather=FEATHER)
     return photo
 
 
-def _change(before: Image.Image, after: Image.Image) -> Change:
-    from osasis.images.detail import fit_change
+def _change(before: Image.Image, after: Image.Image) -> ColourChange:
+    from osasis.images.guided_filter import fit_colour_change
     from osasis.images.tensors import image_to_tensor
 
-    return fit_change(image_to_tensor(before), image_to_tensor(after))
+    return fit_colour_change(image_to_tensor(before), image_to_tensor(after))
 
 
 def _resized(image: Image.Image, size: Size) -> Image.Image:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from osasis.errors import UserError
-from osasis.images.geometry import Place
+from osasis.images.geometry import SquarePlacement
 from osasis.images.tensors import image_to_tensor
 
 # Where the eyes lie in an aligned portrait, in sides of the square from its top left; and the
@@ -30,7 +30,7 @@ MIN_FACE = 32
 EYES_SIDE = 240
 
 
-def find_faces(image: Image.Image) -> list[Place]:
+def find_faces(image: Image.Image) -> list[SquarePlacement]:
     """The places of all faces, from left to right; upright ones and such as are tilted a little.
 
     Raises UserError where OpenCV is not installed.
@@ -113,15 +113,15 @@ def _from_eyes(x: int, y: int, eyes: tuple[np.ndarray, np.ndarray]) -> _Square:
     return float(corner[0]), float(corner[1]), float(along[0]), float(along[1])
 
 
-def _place(corner: tuple[float, float], side: tuple[float, float]) -> Place:
+def _place(corner: tuple[float, float], side: tuple[float, float]) -> SquarePlacement:
     (left, top), (x, y) = corner, side
     squared = x * x + y * y
     ux, uy = 2 * x / squared, 2 * y / squared
     vx, vy = -uy, ux
-    return Place(ux, uy, -1 - ux * left - uy * top, vx, vy, -1 - vx * left - vy * top)
+    return SquarePlacement(ux, uy, -1 - ux * left - uy * top, vx, vy, -1 - vx * left - vy * top)
 
 
-def cut_square(image: Image.Image, place: Place, size: int) -> Image.Image:
+def cut_square(image: Image.Image, place: SquarePlacement, size: int) -> Image.Image:
     """The square at a place, ``size`` pixels; edge pixels repeat beyond the photo."""
     left, top, right, bottom = place.bounds(image.width, image.height)
     if right - left < 2 or bottom - top < 2:
@@ -130,7 +130,7 @@ def cut_square(image: Image.Image, place: Place, size: int) -> Image.Image:
     # About two pixels for each one wanted; the rest is averaged away first.
     factor = max(1, int(max(part.size) / (2 * size)))
     part = part.reduce(factor)
-    moved = Place(
+    moved = SquarePlacement(
         place.ux, place.uy, place.u0 + place.ux * left + place.uy * top,
         place.vx, place.vy, place.v0 + place.vx * left + place.vy * top,
     ).scaled(1 / factor, 1 / factor)  # fmt: skip

@@ -15,7 +15,7 @@ FITS = ("crop", "pad", "resize")
 
 
 @dataclass(frozen=True)
-class Place:
+class SquarePlacement:
     """Where a square lies on a photo: photo coordinates (pixels, corners at whole numbers) to
     the square's, [-1, 1] in both directions: u = ux·x + uy·y + u0, v = vx·x + vy·y + v0."""
 
@@ -29,9 +29,9 @@ class Place:
     def to_list(self) -> list[float]:
         return [self.ux, self.uy, self.u0, self.vx, self.vy, self.v0]
 
-    def scaled(self, x: float, y: float) -> Place:
+    def scaled(self, x: float, y: float) -> SquarePlacement:
         """The same place on a photo that was resized by these factors."""
-        return Place(self.ux / x, self.uy / y, self.u0, self.vx / x, self.vy / y, self.v0)
+        return SquarePlacement(self.ux / x, self.uy / y, self.u0, self.vx / x, self.vy / y, self.v0)
 
     def bounds(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The photo's pixels (left, top, right, bottom) that the square touches."""
@@ -47,16 +47,18 @@ class Place:
         )
 
 
-def place_of(photo: Size, square: int, fit: str) -> Place:
+def placement_for_fit(photo: Size, square: int, fit: str) -> SquarePlacement:
     """Where ``fit_square`` takes a photo of this width and height: crop, pad or resize."""
     width, height = photo
     if fit == "resize":
-        return Place(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
+        return SquarePlacement(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
     if fit == "crop":
         left, top, side = crop_box(photo)
-        return Place(2 / side, 0.0, -1 - 2 * left / side, 0.0, 2 / side, -1 - 2 * top / side)
+        return SquarePlacement(
+            2 / side, 0.0, -1 - 2 * left / side, 0.0, 2 / side, -1 - 2 * top / side
+        )
     (left, top), (w, h) = pad_box(photo, square)
-    return Place(
+    return SquarePlacement(
         2 * w / (width * square), 0.0, 2 * left / square - 1,
         0.0, 2 * h / (height * square), 2 * top / square - 1,
     )  # fmt: skip

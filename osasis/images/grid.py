@@ -13,7 +13,7 @@ from osasis.images.tensors import tensor_to_image
 from osasis.storage import write_atomic
 
 
-def sheet(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """Images (N, 3, H, W) in [-1, 1] in rows of ``columns``, on white; (3, h, w)."""
     padded = F.pad(images, (0, gap, 0, gap), value=1.0)
     missing = -len(padded) % columns
@@ -24,6 +24,6 @@ def sheet(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return rows.reshape(c, n // columns * h, columns * w)[:, :-gap, :-gap]
 
 
-def save_sheet(path: Path, images: Tensor, columns: int) -> None:
-    """Write ``sheet`` as a PNG, atomically."""
-    write_atomic(path, png_bytes(tensor_to_image(sheet(images, columns))))
+def save_image_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Write ``image_grid`` as a PNG, atomically."""
+    write_atomic(path, png_bytes(tensor_to_image(image_grid(images, columns))))

@@ -24,9 +24,14 @@ from torch import Tensor
 from osasis.errors import UserError
 from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures, unit_length
-from osasis.pretraining.distillation_start import start_from_teacher
-from osasis.pretraining.painted_pool import paint_pool, read_photos, to_bytes, to_float
-from osasis.pretraining.timed_training import Budget, TooShortError, half, train_timed
+from osasis.pretraining.budgeted_training import (
+    BudgetTooShortError,
+    TrainingBudget,
+    half,
+    train_within_budget,
+)
+from osasis.pretraining.looks.dataset import from_uint8, make_look_dataset, read_photos, to_uint8
+from osasis.pretraining.student_initialisation import initialise_from_teacher
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, sha256_file, write_json
 
@@ -36,7 +41,7 @@ LEARNING_RATE = 1e-3
 START_PAIRS = 140
 
 
-def disturb(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
+def distort(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
     """A picture (3, H, W) as a reconstruction may come out: one of seven disturbances."""
 
     def uniform(low: float, high: float) -> float:
@@ -81,33 +86,33 @@ def make_pairs(photos: Tensor, count: int, size: int, seed: int) -> Tensor:
     beside another look.
     """
     g = torch.Generator().manual_seed(derived_seed(seed, "pairs"))
-    painted = paint_pool(photos, max(2, 2 * count // 3), 1, size, seed)
+    painted = make_look_dataset(photos, max(2, 2 * count // 3), 1, size, seed)
     pictures, who = painted.pictures[:, 0], painted.who[:, 0]
     pairs = []
     for i in range(count):
         n = i % len(pictures)
         if i < len(pictures):
-            a, photo = to_float(pictures[n]), to_float(painted.photos[who[n]])
+            a, photo = from_uint8(pictures[n]), from_uint8(painted.photos[who[n]])
         else:
             pick = int(torch.randint(len(photos), (), generator=g))
-            a = photo = to_float(painted.photos[pick])
+            a = photo = from_uint8(painted.photos[pick])
         kind = int(torch.randint(0, 12, (), generator=g))
         if kind < 7:
-            b = disturb(a, kind, g)
+            b = distort(a, kind, g)
         elif kind < 9:
-            b = photo if i < len(pictures) else to_float(pictures[n])
+            b = photo if i < len(pictures) else from_uint8(pictures[n])
         elif kind < 10:
             other = int(torch.randint(len(pictures), (), generator=g))
-            b = to_float(pictures[other])
+            b = from_uint8(pictures[other])
         else:
             mix = float(torch.rand((), generator=g)) * 0.7
-            b = disturb(a * (1 - mix) + photo * mix, kind - 10, g)
-        pairs.append(to_bytes(torch.stack([a, b])))
+            b = distort(a * (1 - mix) + photo * mix, kind - 10, g)
+        pairs.append(to_uint8(torch.stack([a, b])))
     return torch.stack(pairs)
 
 
 @dataclass(frozen=True)
-class Projection:
+class PrincipalComponents:
     """Principal components of one stage. mean: (C,), basis: (C, K), scale: a deviation."""
 
     mean: Tensor
@@ -119,7 +124,7 @@ class Projection:
         return (flat @ self.basis / self.scale).permute(0, 3, 1, 2)
 
 
-def fit_projection(maps: Tensor, channels: int) -> Projection:
+def fit_principal_components(maps: Tensor, channels: int) -> PrincipalComponents:
     """Of (B, C, h, w), the ``channels`` directions of largest variance; C may be smaller."""
     flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).double()
     mean = flat.mean(0)
@@ -131,10 +136,10 @@ def fit_projection(maps: Tensor, channels: int) -> Projection:
     if basis.shape[1] < channels:
         basis = F.pad(basis, (0, channels - basis.shape[1]))
     scale = float(values.clamp_min(0).sum().div(channels).sqrt().clamp_min(1e-8))
-    return Projection(mean.float(), basis.float(), scale)
+    return PrincipalComponents(mean.float(), basis.float(), scale)
 
 
-def teacher_maps(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """LPIPS's weighted unit features (five stages), and the plain ones (three)."""
     plain = teacher.features(x)
     weighted = []
@@ -146,37 +151,39 @@ def teacher_maps(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationTargets:
     """What the student learns from. targets: float16, normalised, one list entry a map."""
 
     pairs: Tensor
     targets: list[Tensor]
     distances: Tensor
-    projections: list[Projection]
+    projections: list[PrincipalComponents]
 
 
 @torch.no_grad()
-def make_lessons(
-    teacher: PerceptualNet, pairs: Tensor, projections: list[Projection] | None = None
-) -> Lessons:
+def compute_targets(
+    teacher: PerceptualNet, pairs: Tensor, projections: list[PrincipalComponents] | None = None
+) -> DistillationTargets:
     """Run the teacher over all pairs. projections: of a training pool, for a validation pool."""
     widths = [*DISTANCE, *STAGES]
     if projections is None:
         some = pairs[:: max(1, len(pairs) // 48)].flatten(0, 1)[:96]
-        weighted, plain = teacher_maps(teacher, to_float(some))
+        weighted, plain = teacher_features(teacher, from_uint8(some))
         projections = [
-            fit_projection(f, k) for f, k in zip([*weighted, *plain], widths, strict=True)
+            fit_principal_components(f, k) for f, k in zip([*weighted, *plain], widths, strict=True)
         ]
     targets: list[list[Tensor]] = [[] for _ in widths]
     distances = []
     for chunk in pairs.split(8):
-        x = to_float(chunk.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
-        weighted, plain = teacher_maps(teacher, x)
+        x = from_uint8(chunk.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
+        weighted, plain = teacher_features(teacher, x)
         for kept, f, project in zip(targets, [*weighted, *plain], projections, strict=True):
             kept.append(project(f).half().unflatten(0, (-1, 2)).contiguous())
         gaps = [(f[::2] - f[1::2]).pow(2).sum(1).mean(dim=(1, 2)) for f in weighted]
         distances.append(torch.stack(gaps).sum(0))
-    return Lessons(pairs, [torch.cat(t) for t in targets], torch.cat(distances), projections)
+    return DistillationTargets(
+        pairs, [torch.cat(t) for t in targets], torch.cat(distances), projections
+    )
 
 
 class Distiller:
@@ -184,7 +191,7 @@ class Distiller:
 
     def __init__(
         self,
-        lessons: Lessons,
+        lessons: DistillationTargets,
         seed: int = 0,
         batch: int = 8,
         teacher: PerceptualNet | None = None,
@@ -198,8 +205,8 @@ class Distiller:
         self.model.stage_scale.copy_(scales[len(DISTANCE) :])
         if teacher is not None:
             some = slice(0, START_PAIRS)
-            images = to_float(lessons.pairs[some].flatten(0, 1))
-            start_from_teacher(
+            images = from_uint8(lessons.pairs[some].flatten(0, 1))
+            initialise_from_teacher(
                 self.model, teacher, images, [t[some].flatten(0, 1) for t in lessons.targets]
             )
         self.model.to(memory_format=torch.channels_last)
@@ -208,7 +215,7 @@ class Distiller:
     def step(self, rate: float) -> dict[str, float]:
         g = torch.Generator().manual_seed(derived_seed(self.seed, f"distil {self.steps_done}"))
         rows = torch.randint(len(self.lessons.pairs), (self.batch,), generator=g)
-        x = to_float(self.lessons.pairs[rows].flatten(0, 1))
+        x = from_uint8(self.lessons.pairs[rows].flatten(0, 1))
         outputs = self._outputs(x.contiguous(memory_format=torch.channels_last))
         lost = []
         for out, target in zip(outputs, self.lessons.targets, strict=True):
@@ -248,7 +255,7 @@ class Distiller:
         not explain is missing from their differences."""
         rows = slice(0, pairs)
         own = [
-            self.distances(self._outputs(to_float(part.flatten(0, 1))))
+            self.distances(self._outputs(from_uint8(part.flatten(0, 1))))
             for part in self.lessons.pairs[rows].split(16)
         ]
         wanted, found = self.lessons.distances[rows], torch.cat(own)
@@ -257,12 +264,12 @@ class Distiller:
         self.model.distance_scale.mul_(ratio.sqrt())
 
     @torch.no_grad()
-    def evaluate(self, lessons: Lessons) -> dict[str, float]:
+    def evaluate(self, lessons: DistillationTargets) -> dict[str, float]:
         """Correlations of distances with the teacher's, and the unexplained shares of the maps."""
         own, lost = [], []
         for i in range(0, len(lessons.pairs), 16):
             rows = slice(i, i + 16)
-            outputs = self._outputs(to_float(lessons.pairs[rows].flatten(0, 1)))
+            outputs = self._outputs(from_uint8(lessons.pairs[rows].flatten(0, 1)))
             own.append(self.distances(outputs))
             wanted = [t[rows].flatten(0, 1).float() for t in lessons.targets]
             pairs = zip(outputs, wanted, strict=True)
@@ -291,7 +298,7 @@ def distil(
     images: Path,
     teacher: Path,
     out: Path,
-    budget: Budget,
+    budget: TrainingBudget,
     *,
     seed: int = 0,
     pairs: int = 1200,
@@ -304,7 +311,7 @@ def distil(
     """
     net = PerceptualNet("vgg", teacher).to(memory_format=torch.channels_last)
     photos = read_photos(images)
-    lessons = make_lessons(net, make_pairs(photos, pairs, SIZE, seed))
+    lessons = compute_targets(net, make_pairs(photos, pairs, SIZE, seed))
     trainer = Distiller(lessons, seed, teacher=net)
     identity = {
         "seed": seed,
@@ -312,7 +319,7 @@ def distil(
         "photos": len(photos),
         "teacher": sha256_file(teacher),
     }
-    curve = train_timed(trainer, budget, out.with_suffix(".state"), identity)
+    curve = train_within_budget(trainer, budget, out.with_suffix(".state"), identity)
     trainer.calibrate()
     save_tensors(out, half(trainer.model.state_dict()))
     report: dict[str, Any] = {
@@ -326,7 +333,7 @@ def distil(
     }
     if validation is not None:
         held = make_pairs(read_photos(validation), 150, SIZE, seed + 1)
-        report["validation"] = trainer.evaluate(make_lessons(net, held, lessons.projections))
+        report["validation"] = trainer.evaluate(compute_targets(net, held, lessons.projections))
     write_json(out.with_suffix(".json"), report)
     return report
 
@@ -350,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
     args = p.parse_args(argv)
     try:
-        budget = Budget(args.minutes, args.steps)
+        budget = TrainingBudget(args.minutes, args.steps)
         report = distil(
             args.images,
             args.teacher,
@@ -360,7 +367,7 @@ def main(argv: list[str] | None = None) -> int:
             pairs=args.pairs,
             validation=args.validation,
         )
-    except TooShortError as e:
+    except BudgetTooShortError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except UserError as e:

@@ -13,7 +13,7 @@ from torch import Tensor
 from osasis.bundles.base import Base
 from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.guides.perceptual import PerceptualNet
-from osasis.images.grid import save_sheet
+from osasis.images.grid import save_image_grid
 from osasis.seeds import derived_seed
 
 CHUNK = 8
@@ -23,13 +23,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a base on photos that it was not trained on.
+    """Quality of a base on photos outside its training set.
 
-    inversion_mse: mean squared error on [-1, 1] after inversion to t0 and back, by t0.
-    stochastic_lpips: LPIPS between photos and what their z alone makes of fresh noise, the mean;
-    by_photo: the same, photo by photo: a high value marks a photo from where the base has seen
-    few (the paper's measure of density). frechet: Frechet distance between samples and photos in
-    the perceptual net's pooled features; comparable only between bases measured with one net.
+    inversion_mse: mean squared error in [-1, 1] after inversion to t0 and back, by t0.
+    inversion_steps: steps of a full schedule.
+    stochastic_lpips: mean LPIPS between photos and their reconstructions from z and fresh noise;
+    by_photo: the same for each photo. A high value marks a photo in a region of low density of the
+    training data; the OSASIS paper measures density in this way.
+    frechet: Frechet distance between samples and photos in pooled features of the perceptual net,
+    or None without samples; comparable only between bases measured with the same net.
+    perceptual: name of the perceptual net.
     """
 
     inversion_mse: dict[str, float]
@@ -77,7 +80,8 @@ def evaluate_base(
     if samples:
         drawn = draw_samples(base, samples, steps=steps, seed=seed)
         distance = frechet(
-            pooled(net, drawn), pooled(net, photos if reference is None else reference)
+            pooled_features(net, drawn),
+            pooled_features(net, photos if reference is None else reference),
         )
         report(f"{samples} samples: Frechet distance {distance:.3f}")
     return (
@@ -123,7 +127,9 @@ def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: 
 
 
 @torch.no_grad()
-def pictures_of(base: Base, photos: Tensor, samples: Tensor, steps: int, folder: Path) -> None:
+def save_evaluation_grids(
+    base: Base, photos: Tensor, samples: Tensor, steps: int, folder: Path
+) -> None:
     """Write sheets to look at: photos, inverted and back, from z alone; and the samples."""
     rows = torch.cat(
         [
@@ -132,9 +138,9 @@ def pictures_of(base: Base, photos: Tensor, samples: Tensor, steps: int, folder:
             stochastic_reconstructions(base, photos, steps=steps, seed=0),
         ]
     )
-    save_sheet(folder / "reconstructions.png", rows, columns=len(photos))
+    save_image_grid(folder / "reconstructions.png", rows, columns=len(photos))
     if len(samples):
-        save_sheet(folder / "samples.png", samples[:64], columns=8)
+        save_image_grid(folder / "samples.png", samples[:64], columns=8)
 
 
 @torch.no_grad()
@@ -152,7 +158,7 @@ def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
     return torch.cat(out)[:count]
 
 
-def pooled(net: PerceptualNet, images: Tensor) -> Tensor:
+def pooled_features(net: PerceptualNet, images: Tensor) -> Tensor:
     """Channel means of the net's last two stages, (N, D) float64."""
     rows = []
     for x in images.split(32):

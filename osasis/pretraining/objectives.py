@@ -29,7 +29,9 @@ class Objective(Protocol):
     def __call__(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor: ...
 
 
-def draw_noise(shape: torch.Size, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_timesteps_and_noise(
+    shape: torch.Size, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Uniform timesteps (B,) and noise like the rows: the random part of a whole batch."""
     t = torch.randint(0, TRAIN_STEPS, (shape[0],), generator=generator)
     return t, torch.randn(shape, generator=generator)

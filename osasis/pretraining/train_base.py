@@ -31,7 +31,7 @@ from osasis.networks.unet import UNet
 from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, PriorObjective
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.training_loop import PretrainLoop
+from osasis.pretraining.training_loop import TrainingLoop
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_json
 
@@ -43,7 +43,7 @@ LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerContext:
     """One of the workers of a run. wrap: prepares a module for them (DistributedDataParallel)."""
 
     rank: int = 0
@@ -62,7 +62,7 @@ class Worker:
 Event = Callable[[dict[str, Any]], None]
 
 
-class Pretraining:
+class BaseTraining:
     """One run. photos, config and settings are checked against the folder's run, if it has one."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Pretraining:
         settings: PretrainSettings,
         *,
         start: Path | None = None,
-        worker: Worker | None = None,
+        worker: WorkerContext | None = None,
         minutes: float | None = None,
         on_event: Event = lambda event: None,
     ) -> None:
@@ -82,7 +82,7 @@ class Pretraining:
         minutes: the run stops at a checkpoint when they are over. Raises UserError.
         """
         self.folder, self.photos, self.config, self.settings = folder, photos, config, settings
-        self.worker = worker or Worker()
+        self.worker = worker or WorkerContext()
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.on_event = on_event
         if settings.encoder == "frozen" and start is None:
@@ -177,9 +177,9 @@ class Pretraining:
             save_tensors(done, self.prior.state_dict())
         return True
 
-    def _loop(self, objective: nn.Module, stage: str, iterations: int, lr: float) -> PretrainLoop:
+    def _loop(self, objective: nn.Module, stage: str, iterations: int, lr: float) -> TrainingLoop:
         s, w = self.settings, self.worker
-        loop = PretrainLoop(
+        loop = TrainingLoop(
             objective,
             iterations=iterations,
             lr=lr,
@@ -200,7 +200,7 @@ class Pretraining:
         loop.wrapped = w.wrap(objective)
         return loop
 
-    def _train(self, loop: PretrainLoop, stage: str, rows: Callable[[int], Tensor]) -> bool:
+    def _train(self, loop: TrainingLoop, stage: str, rows: Callable[[int], Tensor]) -> bool:
         s = self.settings
         kept = loop.iteration
         total, count, began = 0.0, 0, time.perf_counter()
@@ -225,7 +225,7 @@ class Pretraining:
             self._keep(loop, stage)
         return True
 
-    def _keep(self, loop: PretrainLoop, stage: str) -> None:
+    def _keep(self, loop: TrainingLoop, stage: str) -> None:
         if self.worker.leads:
             path = self.folder / f"{stage}.state.safetensors"
             save_tensors(path, loop.state_tensors(), {"iteration": str(loop.iteration)})
@@ -249,7 +249,7 @@ class Pretraining:
         return torch.cat(codes)
 
     @torch.no_grad()
-    def _reconstructions(self, loop: PretrainLoop) -> Tensor:
+    def _reconstructions(self, loop: TrainingLoop) -> Tensor:
         """Four photos, and under them what the averaged weights make of noise and their z."""
         from osasis.diffusion import ddim_sample, image_schedule
 
@@ -311,10 +311,16 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(args.config)
         photos = read_photo_set(args.images, config.image_size, _say)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        run = Pretraining(
-            args.out, photos, config, settings, start=args.start, worker=Worker(device=device),
-            minutes=args.minutes, on_event=lambda event: _print_event(event, args.out),
-        )  # fmt: skip
+        run = BaseTraining(
+            args.out,
+            photos,
+            config,
+            settings,
+            start=args.start,
+            worker=WorkerContext(device=device),
+            minutes=args.minutes,
+            on_event=lambda event: _print_event(event, args.out),
+        )
         finished = run.run()
     except UserError as e:
         _say(f"error: {e}")
@@ -328,9 +334,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print_event(event: dict[str, Any], folder: Path) -> None:
     if "samples" in event:
-        from osasis.images.grid import save_sheet
+        from osasis.images.grid import save_image_grid
 
-        save_sheet(folder / "samples" / f"{event['iteration']:07}.png", event["samples"], columns=4)
+        save_image_grid(
+            folder / "samples" / f"{event['iteration']:07}.png", event["samples"], columns=4
+        )
     elif event["iteration"] % 100 == 0 or event["iteration"] == event["of"]:
         _say(
             f"{event['stage']} {event['iteration']}/{event['of']}  loss {event['loss']:.4f}  "

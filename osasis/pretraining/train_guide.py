@@ -25,9 +25,14 @@ from torch import Tensor
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.precision import autocast, cpu_has_bfloat16
+from osasis.pretraining.budgeted_training import (
+    BudgetTooShortError,
+    TrainingBudget,
+    half,
+    train_within_budget,
+)
 from osasis.pretraining.captions import caption, measure, vocabulary
-from osasis.pretraining.painted_pool import PaintedPool, paint_pool, read_photos, to_float
-from osasis.pretraining.timed_training import Budget, TooShortError, half, train_timed
+from osasis.pretraining.looks.dataset import LookDataset, from_uint8, make_look_dataset, read_photos
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_atomic, write_json
 
@@ -37,17 +42,17 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Described:
+class CaptionedLooks:
     """A pool and what can be measured on its pictures. photos: one entry a photo."""
 
-    pool: PaintedPool
+    pool: LookDataset
     pictures: list[list[dict[str, str]]]
     photos: list[dict[str, str]]
 
 
-def describe(pool: PaintedPool) -> Described:
-    pictures = [[measure(to_float(p)) for p in row] for row in pool.pictures]
-    return Described(pool, pictures, [measure(to_float(p)) for p in pool.photos])
+def describe(pool: LookDataset) -> CaptionedLooks:
+    pictures = [[measure(from_uint8(p)) for p in row] for row in pool.pictures]
+    return CaptionedLooks(pool, pictures, [measure(from_uint8(p)) for p in pool.photos])
 
 
 def contrast(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -76,7 +81,7 @@ class GuideTrainer:
     def __init__(
         self,
         guide: OpenClipGuide,
-        data: Described,
+        data: CaptionedLooks,
         seed: int = 0,
         batch: int = 32,
         precision: str = "float32",
@@ -98,8 +103,8 @@ class GuideTrainer:
         rows = torch.randperm(len(pool.looks), generator=g)[: self.batch]
         two = torch.stack([torch.randperm(pool.pictures.shape[1], generator=g)[:2] for _ in rows])
         who = pool.who[rows[:, None], two]
-        painted = to_float(pool.pictures[rows[:, None], two].flatten(0, 1))
-        photos = to_float(pool.photos[who.flatten()])
+        painted = from_uint8(pool.pictures[rows[:, None], two].flatten(0, 1))
+        photos = from_uint8(pool.photos[who.flatten()])
         flip = torch.rand(len(painted), 1, 1, 1, generator=g) < 0.5
         images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
         texts = self._captions(rows, two, who, g)
@@ -154,12 +159,12 @@ class GuideTrainer:
 
 
 @torch.no_grad()
-def separation(guide: Any, pool: PaintedPool) -> dict[str, float]:
+def direction_separation(guide: Any, pool: LookDataset) -> dict[str, float]:
     """Mean cosine of photo -> painted directions: the same look and parameters on two people, the
     same look's name, different looks. One figure each, groups averaged."""
     rows = []
     for pictures, who in zip(pool.pictures, pool.who, strict=True):
-        both = guide.embed(torch.cat([to_float(pictures[:2]), to_float(pool.photos[who[:2]])]))
+        both = guide.embed(torch.cat([from_uint8(pictures[:2]), from_uint8(pool.photos[who[:2]])]))
         rows.append(
             F.normalize(F.normalize(both[:2], dim=-1) - F.normalize(both[2:], dim=-1), dim=-1)
         )
@@ -175,16 +180,16 @@ def separation(guide: Any, pool: PaintedPool) -> dict[str, float]:
 
 
 @torch.no_grad()
-def text_figures(guide: Any, pool: PaintedPool) -> dict[str, float]:
+def text_accuracy(guide: Any, pool: LookDataset) -> dict[str, float]:
     """How often a painting's nearest plain caption names its look, of all looks' captions."""
     from osasis.pretraining.captions import MEDIA
 
     names = sorted(set(pool.looks))
     texts = [f"a {MEDIA[n][0]} of a person" for n in names]
     t = F.normalize(guide.embed_text([*texts, "a photo of a person"])[:, 0], dim=-1)
-    images = to_float(pool.pictures[:, 0])
+    images = from_uint8(pool.pictures[:, 0])
     e = F.normalize(guide.embed(images)[:, 0], dim=-1)
-    photo = F.normalize(guide.embed(to_float(pool.photos[pool.who[:, 0]]))[:, 0], dim=-1)
+    photo = F.normalize(guide.embed(from_uint8(pool.photos[pool.who[:, 0]]))[:, 0], dim=-1)
     truth = torch.tensor([names.index(n) for n in pool.looks])
     direction = F.normalize(e - photo, dim=-1) @ F.normalize(t[:-1] - t[-1], dim=-1).T
     return {
@@ -197,7 +202,7 @@ def text_figures(guide: Any, pool: PaintedPool) -> dict[str, float]:
 def train_guide(
     images: Path,
     out: Path,
-    budget: Budget,
+    budget: TrainingBudget,
     *,
     config: Path | None = None,
     seed: int = 0,
@@ -223,7 +228,7 @@ def train_guide(
         write_atomic(own, source.read_bytes())
     guide = new_guide(own, seed)
     photos = read_photos(images)
-    data = describe(paint_pool(photos, paintings, 3, guide.size, seed))
+    data = describe(make_look_dataset(photos, paintings, 3, guide.size, seed))
     arithmetic = precision
     if precision == "auto":
         arithmetic = "bfloat16" if cpu_has_bfloat16() else "float32"
@@ -235,7 +240,7 @@ def train_guide(
         "batch": trainer.batch,
         "config": json.loads(own.read_text()),
     }
-    curve = train_timed(trainer, budget, out / "guide.state", identity)
+    curve = train_within_budget(trainer, budget, out / "guide.state", identity)
     guide.model.requires_grad_(False).eval()
     save_tensors(
         out / "guide.safetensors",
@@ -253,8 +258,8 @@ def train_guide(
         "last": curve[-1] if curve else {},
     }
     if validation is not None:
-        held = paint_pool(read_photos(validation), 104, 2, guide.size, seed + 1)
-        report["validation"] = separation(guide, held) | text_figures(guide, held)
+        held = make_look_dataset(read_photos(validation), 104, 2, guide.size, seed + 1)
+        report["validation"] = direction_separation(guide, held) | text_accuracy(guide, held)
     write_json(out / "guide.json", report)
     return report
 
@@ -269,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         report = from_arguments(args)
-    except TooShortError as e:
+    except BudgetTooShortError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except UserError as e:
@@ -296,7 +301,7 @@ def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return train_guide(
         args.images,
         args.out,
-        Budget(args.minutes, args.steps),
+        TrainingBudget(args.minutes, args.steps),
         config=args.config,
         seed=args.seed,
         paintings=args.paintings,

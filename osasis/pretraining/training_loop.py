@@ -15,11 +15,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osasis.errors import UserError
 from osasis.precision import autocast
-from osasis.pretraining.objectives import draw_noise
+from osasis.pretraining.objectives import draw_timesteps_and_noise
 from osasis.seeds import derived_seed
 
 
-class PretrainLoop:
+class TrainingLoop:
     """Adam with warm-up and cosine decay, gradient clipping and a moving average of the weights.
 
     objective: a module as in ``objectives``. wrapped: the same, wrapped for several workers.
@@ -62,7 +62,7 @@ class PretrainLoop:
         generator = torch.Generator().manual_seed(
             derived_seed(self.seed, f"pretrain {self.iteration}")
         )
-        t, noise = draw_noise(rows.shape, generator)
+        t, noise = draw_timesteps_and_noise(rows.shape, generator)
         mine = slice(self.rank, None, self.world)
         rows, t, noise = (x[mine].to(self.device) for x in (rows, t, noise))
         if rows.dim() == 4:

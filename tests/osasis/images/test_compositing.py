@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osasis.images.compositing import needs_photo, put_back, small_copy
-from osasis.images.geometry import fit_square, place_of
+from osasis.images.compositing import downscaled_photo, photo_needed, put_back
+from osasis.images.geometry import fit_square, placement_for_fit
 
 SQUARE = 32
 
@@ -25,9 +25,9 @@ def test_the_output_has_the_photos_size_and_an_unchanged_square_gives_the_photo(
 ) -> None:
     photo = smooth(*size)
     square = fit_square(photo, SQUARE, fit)
-    need = needs_photo(size, fit, detail)
-    given = {"": None, "small": small_copy(photo, SQUARE), "whole": photo}[need]
-    places = [place_of(size, SQUARE, fit)]
+    need = photo_needed(size, fit, detail)
+    given = {"": None, "small": downscaled_photo(photo, SQUARE), "whole": photo}[need]
+    places = [placement_for_fit(size, SQUARE, fit)]
     out = put_back(size, fit, places, [square], [square], photo=given, detail=detail)
     assert out.size == size
     difference = np.abs(np.asarray(out, int) - np.asarray(photo, int))
@@ -39,9 +39,9 @@ def test_what_is_cropped_away_takes_the_squares_change() -> None:
     photo = smooth(160, 64)
     square = fit_square(photo, SQUARE)
     dark = square.point(lambda v: v // 2)
-    places = [place_of(photo.size, SQUARE, "crop")]
+    places = [placement_for_fit(photo.size, SQUARE, "crop")]
     for detail in (False, True):
-        given = photo if detail else small_copy(photo, SQUARE)
+        given = photo if detail else downscaled_photo(photo, SQUARE)
         out = put_back(photo.size, "crop", places, [square], [dark], photo=given, detail=detail)
         before, after = (np.asarray(i, float) for i in (photo, out))
         for part in (slice(0, 40), slice(56, 104), slice(120, 160)):
@@ -60,8 +60,8 @@ def test_no_line_shows_where_a_cropped_square_ends(detail: bool, upright: bool) 
     pixels[::4] = (90, 60, 30)
     pixels[:, ::4] = (90, 60, 30)
     pixels[[0, -1]] = pixels[:, [0, -1]] = (20, 160, 20)  # as networks leave borders
-    places = [place_of(photo.size, SQUARE, "crop")]
-    given = photo if detail else small_copy(photo, SQUARE)
+    places = [placement_for_fit(photo.size, SQUARE, "crop")]
+    given = photo if detail else downscaled_photo(photo, SQUARE)
     back = put_back(
         photo.size, "crop", places, [square], [Image.fromarray(pixels)], photo=given, detail=detail
     )
@@ -84,6 +84,8 @@ def test_padding_is_left_out_of_the_output() -> None:
     square = fit_square(photo, SQUARE, "pad")
     stylized = Image.new("RGB", (SQUARE, SQUARE), (255, 0, 0))
     stylized.paste((0, 0, 255), (0, 8, SQUARE, 24))  # where the photo lies
-    out = put_back((80, 40), "pad", [place_of((80, 40), SQUARE, "pad")], [square], [stylized])
+    out = put_back(
+        (80, 40), "pad", [placement_for_fit((80, 40), SQUARE, "pad")], [square], [stylized]
+    )
     assert out.size == (80, 40)
     assert np.asarray(out).reshape(-1, 3).mean(0) == pytest.approx([0, 0, 255], abs=1)

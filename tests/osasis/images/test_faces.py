@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from osasis.images.faces import cut_square, find_faces
-from osasis.images.geometry import Place
+from osasis.images.geometry import SquarePlacement
 from tests.conftest import SHARED
 
 PORTRAITS = SHARED / "data" / "portraits" / "val"
@@ -30,7 +30,7 @@ def test_a_square_is_cut_where_its_place_says() -> None:
     photo = Image.new("RGB", (300, 300))
     half = 60.0
     ux, uy = np.cos(angle) / half, np.sin(angle) / half
-    at = Place(ux, uy, -150 * (ux + uy), -uy, ux, -150 * (ux - uy))
+    at = SquarePlacement(ux, uy, -150 * (ux + uy), -uy, ux, -150 * (ux - uy))
     y, x = np.mgrid[0:300, 0:300] + 0.5
     u = at.ux * x + at.uy * y + at.u0
     v = at.vx * x + at.vy * y + at.v0

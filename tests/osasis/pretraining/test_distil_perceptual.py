@@ -17,24 +17,29 @@ from osasis.guides.perceptual import PerceptualNet, float16_state
 from osasis.images.tensors import tensor_to_image
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
 from osasis.pretraining import distil_perceptual as module
+from osasis.pretraining.budgeted_training import (
+    BudgetTooShortError,
+    TrainingBudget,
+    learning_rate_factor,
+    train_within_budget,
+)
 from osasis.pretraining.distil_perceptual import (
     Distiller,
-    disturb,
-    fit_projection,
-    make_lessons,
+    compute_targets,
+    distort,
+    fit_principal_components,
     make_pairs,
 )
-from osasis.pretraining.painted_pool import to_bytes
-from osasis.pretraining.timed_training import Budget, TooShortError, rate_at, train_timed
+from osasis.pretraining.looks.dataset import to_uint8
 from osasis.storage import save_tensors
 
 Images = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
-def lessons(vgg_file: Path, images: Images) -> module.Lessons:
-    pairs = make_pairs(to_bytes(images(6, size=64)), 9, 32, seed=0)
-    return make_lessons(PerceptualNet("vgg", vgg_file), pairs)
+def lessons(vgg_file: Path, images: Images) -> module.DistillationTargets:
+    pairs = make_pairs(to_uint8(images(6, size=64)), 9, 32, seed=0)
+    return compute_targets(PerceptualNet("vgg", vgg_file), pairs)
 
 
 @pytest.fixture
@@ -48,10 +53,10 @@ def small_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", range(7))
 def test_disturbances_disturb(kind: int, images: Images) -> None:
     x = images(1)[0]
-    y = disturb(x, kind, torch.Generator().manual_seed(3))
+    y = distort(x, kind, torch.Generator().manual_seed(3))
     assert y.shape == x.shape and y.abs().max() <= 1
     assert (x - y).abs().mean() > 1e-3
-    assert torch.equal(y, disturb(x, kind, torch.Generator().manual_seed(3)))
+    assert torch.equal(y, distort(x, kind, torch.Generator().manual_seed(3)))
 
 
 def test_projections_keep_distances() -> None:
@@ -59,23 +64,25 @@ def test_projections_keep_distances() -> None:
     maps = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
     maps = maps * torch.arange(1, 7).view(1, 6, 1, 1)
     for channels in (6, 9):
-        project = fit_projection(maps, channels)
+        project = fit_principal_components(maps, channels)
         small = project(maps) * project.scale
         assert small.shape == (4, channels, 5, 5)
         gap = (maps[0] - maps[1]).pow(2).sum()
         torch.testing.assert_close((small[0] - small[1]).pow(2).sum(), gap, rtol=1e-4, atol=0)
-    first = fit_projection(maps, 1)(maps)
+    first = fit_principal_components(maps, 1)(maps)
     assert float(first.var()) > 0.3, "the largest component is not the first"
 
 
-def test_the_teachers_distances_are_lpips(lessons: module.Lessons, vgg_file: Path) -> None:
+def test_the_teachers_distances_are_lpips(
+    lessons: module.DistillationTargets, vgg_file: Path
+) -> None:
     net = PerceptualNet("vgg", vgg_file)
     x = lessons.pairs.float() / 127.5 - 1
     torch.testing.assert_close(lessons.distances, net(x[:, 0], x[:, 1]), rtol=1e-3, atol=1e-5)
     assert [t.shape[2] for t in lessons.targets] == [*DISTANCE, *STAGES]
 
 
-def test_the_loss_falls(lessons: module.Lessons) -> None:
+def test_the_loss_falls(lessons: module.DistillationTargets) -> None:
     trainer = Distiller(lessons, batch=4)
     rows = [trainer.step(0.5) for _ in range(30)]
     for key in ("maps", "stages"):
@@ -85,7 +92,9 @@ def test_the_loss_falls(lessons: module.Lessons) -> None:
     assert figures["pearson"] > 0.5 and 0 < figures["lost_1"] < 1.5
 
 
-def test_the_teacher_gives_a_good_start(lessons: module.Lessons, vgg_file: Path) -> None:
+def test_the_teacher_gives_a_good_start(
+    lessons: module.DistillationTargets, vgg_file: Path
+) -> None:
     """Before any step, the maps of the pictures that it was fitted on are mostly explained."""
     trainer = Distiller(lessons, teacher=PerceptualNet("vgg", vgg_file))
     started, random = trainer.evaluate(lessons), Distiller(lessons).evaluate(lessons)
@@ -96,34 +105,37 @@ def test_the_teacher_gives_a_good_start(lessons: module.Lessons, vgg_file: Path)
     assert trainer.evaluate(lessons)["median_ratio"] == pytest.approx(1.0, abs=0.02)
 
 
-def test_resumed_equals_uninterrupted(lessons: module.Lessons, tmp_path: Path) -> None:
-    budget, identity = Budget(steps=6), {"seed": 0}
+def test_resumed_equals_uninterrupted(lessons: module.DistillationTargets, tmp_path: Path) -> None:
+    budget, identity = TrainingBudget(steps=6), {"seed": 0}
     whole = Distiller(lessons, batch=2)
-    curve = train_timed(whole, budget, tmp_path / "whole", identity)
+    curve = train_within_budget(whole, budget, tmp_path / "whole", identity)
     part = Distiller(lessons, batch=2)
-    train_timed(part, budget, tmp_path / "part", identity, stop_after=3)
+    train_within_budget(part, budget, tmp_path / "part", identity, stop_after=3)
     rest = Distiller(lessons, batch=2)
-    assert train_timed(rest, budget, tmp_path / "part", identity) == curve
+    assert train_within_budget(rest, budget, tmp_path / "part", identity) == curve
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[key]), key
     assert len(curve) == 6
     with pytest.raises(UserError, match="the state of another training"):
-        train_timed(Distiller(lessons), budget, tmp_path / "part", {"seed": 1})
+        train_within_budget(Distiller(lessons), budget, tmp_path / "part", {"seed": 1})
 
 
 def test_budgets() -> None:
-    assert Budget(minutes=2).progress(5, 60) == 0.5 and Budget(steps=10).progress(5, 1e9) == 0.5
+    assert (
+        TrainingBudget(minutes=2).progress(5, 60) == 0.5
+        and TrainingBudget(steps=10).progress(5, 1e9) == 0.5
+    )
     for bad in ({}, {"minutes": 1.0, "steps": 1}, {"steps": 0}, {"minutes": -1.0}):
         with pytest.raises(UserError):
-            Budget(**bad)  # type: ignore[arg-type]
-    rates = [rate_at(p / 100) for p in range(101)]
+            TrainingBudget(**bad)  # type: ignore[arg-type]
+    rates = [learning_rate_factor(p / 100) for p in range(101)]
     assert max(rates) > 0.99 and rates[0] < 0.1 and rates[-1] == pytest.approx(0.01)
 
 
-def test_too_little_time_is_said(lessons: module.Lessons, tmp_path: Path) -> None:
+def test_too_little_time_is_said(lessons: module.DistillationTargets, tmp_path: Path) -> None:
     trainer = Distiller(lessons, batch=1)
-    with pytest.raises(TooShortError, match="give more minutes"):
-        train_timed(trainer, Budget(minutes=0.001), tmp_path / "state", {})
+    with pytest.raises(BudgetTooShortError, match="give more minutes"):
+        train_within_budget(trainer, TrainingBudget(minutes=0.001), tmp_path / "state", {})
 
 
 @torch.no_grad()

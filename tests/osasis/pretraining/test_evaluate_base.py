@@ -15,8 +15,8 @@ from osasis.pretraining.evaluate_base import (
     draw_samples,
     evaluate_base,
     frechet,
-    pictures_of,
     reconstruct,
+    save_evaluation_grids,
 )
 
 
@@ -48,7 +48,7 @@ def test_evaluation_has_a_figure_a_photo(
     assert len(found.by_photo) == 3
     assert abs(float(np.mean(found.by_photo)) - found.stochastic_lpips) < 1e-6
     assert samples.shape == (5, *photos.shape[1:]) and found.frechet is not None
-    pictures_of(tiny_base, photos, samples, 10, tmp_path)
+    save_evaluation_grids(tiny_base, photos, samples, 10, tmp_path)
     with Image.open(tmp_path / "reconstructions.png") as sheet:
         side = photos.shape[-1]
         assert sheet.size == (3 * side + 4, 3 * side + 4)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.images.tensors import load_square, tensor_to_image
-from osasis.pretraining.looks import LOOKS, main, paint
-from osasis.pretraining.painted_pool import paint_pool, to_bytes, to_float
+from osasis.pretraining.looks import LOOKS, paint
+from osasis.pretraining.looks.__main__ import main
+from osasis.pretraining.looks.dataset import from_uint8, make_look_dataset, to_uint8
 
 Images = Callable[..., Tensor]
 
@@ -78,14 +79,14 @@ def test_unknown_looks_name_the_nearest(images: Images) -> None:
 
 
 def test_a_pool_holds_each_look_on_several_photos(images: Images) -> None:
-    photos = to_bytes(images(5, size=32))
-    pool = paint_pool(photos, 4, 3, 16, seed=1)
+    photos = to_uint8(images(5, size=32))
+    pool = make_look_dataset(photos, 4, 3, 16, seed=1)
     assert pool.pictures.shape == (4, 3, 3, 16, 16) and pool.photos.shape == (5, 3, 16, 16)
     assert all(len(set(row)) == 3 for row in pool.who.tolist())
-    again = paint_pool(photos, 4, 3, 16, seed=1)
+    again = make_look_dataset(photos, 4, 3, 16, seed=1)
     assert torch.equal(pool.pictures, again.pictures) and pool.looks == again.looks
-    assert not torch.equal(pool.pictures, paint_pool(photos, 4, 3, 16, seed=2).pictures)
-    assert to_float(pool.pictures).abs().max() <= 1
+    assert not torch.equal(pool.pictures, make_look_dataset(photos, 4, 3, 16, seed=2).pictures)
+    assert from_uint8(pool.pictures).abs().max() <= 1
 
 
 def test_the_command(images: Images, tmp_path: Path) -> None:

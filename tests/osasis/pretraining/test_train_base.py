@@ -21,7 +21,7 @@ from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.pretraining.objectives import DiffAEObjective
 from osasis.pretraining.photo_set import PhotoSet
 from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.train_base import Pretraining, Worker
+from osasis.pretraining.train_base import BaseTraining, WorkerContext
 from osasis.validation import InvalidInputError
 
 Settings = Callable[..., PretrainSettings]
@@ -64,7 +64,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     settings = few(iterations=30, checkpoint_every=7, latent_iterations=20)
-    assert Pretraining(tmp_path / "whole", photos, tiny_config, settings).run()
+    assert BaseTraining(tmp_path / "whole", photos, tiny_config, settings).run()
 
     # KilledError in each stage, at a point of the curve that is no checkpoint.
     for stage in ("diffae", "latent"):
@@ -74,8 +74,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
                 raise KilledError
 
         with pytest.raises(KilledError):
-            Pretraining(tmp_path / "parts", photos, tiny_config, settings, on_event=kill).run()
-    assert Pretraining(tmp_path / "parts", photos, tiny_config, settings).run()
+            BaseTraining(tmp_path / "parts", photos, tiny_config, settings, on_event=kill).run()
+    assert BaseTraining(tmp_path / "parts", photos, tiny_config, settings).run()
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -91,7 +91,7 @@ def test_the_loss_falls_and_the_result_imports(
             losses.append(event["loss"])
 
     settings = few(iterations=60, lr=3e-3, latent_iterations=0)
-    assert Pretraining(tmp_path, photos, tiny_config, settings, on_event=note).run()
+    assert BaseTraining(tmp_path, photos, tiny_config, settings, on_event=note).run()
     assert len(losses) == 6 and losses[-1] < 0.9 * losses[0]
     tensors, mean, std = read_diffae(tmp_path / "weights" / "diffae.safetensors", tiny_config)
     assert mean.shape == std.shape == (1, tiny_config.z_channels)
@@ -107,7 +107,9 @@ def test_workers_together_take_the_step_of_one(
     gradients: dict[int, dict[str, Tensor]] = {}
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         # The leader of two makes the folder; the other one finds it.
-        run = Pretraining(tmp_path / f"{world}", photos, config, few(), worker=Worker(rank, world))
+        run = BaseTraining(
+            tmp_path / f"{world}", photos, config, few(), worker=WorkerContext(rank, world)
+        )
         objective = DiffAEObjective(run.diffae, train_encoder=True, weighting="uniform")
         loop = run._loop(objective, "diffae", 6, 0.0)
         loop.grad_clip = 1e9
@@ -124,18 +126,18 @@ def test_a_frozen_encoder_stays_as_it_was(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     first = few(iterations=4, latent_iterations=2)
-    assert Pretraining(tmp_path / "first", photos, tiny_config, first).run()
+    assert BaseTraining(tmp_path / "first", photos, tiny_config, first).run()
     start = tmp_path / "first" / "weights" / "diffae.safetensors"
     velocity = tiny_config.replace(prediction="v")
     second = few(iterations=4, latent_iterations=0, encoder="frozen")
-    assert Pretraining(tmp_path / "second", photos, velocity, second, start=start).run()
+    assert BaseTraining(tmp_path / "second", photos, velocity, second, start=start).run()
     before, after = load_file(start), weights(tmp_path / "second")
     for key, value in before.items():
         kept = key.startswith(("ema_model.encoder.", "ema_model.latent_net.", "conds_"))
         assert torch.equal(value, after[key]) == (kept or bool((value == after[key]).all()))
     assert not torch.equal(before["ema_model.out.2.weight"], after["ema_model.out.2.weight"])
     with pytest.raises(UserError, match="nothing to start from"):
-        Pretraining(tmp_path / "third", photos, velocity, second)
+        BaseTraining(tmp_path / "third", photos, velocity, second)
 
 
 def test_a_prior_is_trained_where_the_configuration_has_one(
@@ -156,7 +158,7 @@ def test_a_prior_is_trained_where_the_configuration_has_one(
             losses.append(event["loss"])
 
     settings = few(iterations=2, latent_iterations=0, prior_iterations=60, lr=3e-3)
-    assert Pretraining(tmp_path, photos, config, settings, on_event=note).run()
+    assert BaseTraining(tmp_path, photos, config, settings, on_event=note).run()
     assert losses[-1] < 0.8 * losses[0]
     read_prior(tmp_path / "weights" / "prior.safetensors", config)
 
@@ -164,14 +166,14 @@ def test_a_prior_is_trained_where_the_configuration_has_one(
 def test_a_folder_of_another_run_is_refused(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
-    Pretraining(tmp_path, photos, tiny_config, few())
-    Pretraining(tmp_path, photos, tiny_config, few(checkpoint_every=3))
+    BaseTraining(tmp_path, photos, tiny_config, few())
+    BaseTraining(tmp_path, photos, tiny_config, few(checkpoint_every=3))
     with pytest.raises(UserError, match=r"setting lr \(0.001, now 0.01\)"):
-        Pretraining(tmp_path, photos, tiny_config, few(lr=0.01))
+        BaseTraining(tmp_path, photos, tiny_config, few(lr=0.01))
     with pytest.raises(UserError, match="photos"):
-        Pretraining(tmp_path, PhotoSet(photos.photos[1:]), tiny_config, few())
+        BaseTraining(tmp_path, PhotoSet(photos.photos[1:]), tiny_config, few())
     with pytest.raises(UserError, match="config"):
-        Pretraining(tmp_path, photos, tiny_config.replace(prediction="v"), few())
+        BaseTraining(tmp_path, photos, tiny_config.replace(prediction="v"), few())
 
 
 def test_settings_report_every_problem() -> None:

@@ -15,9 +15,15 @@ from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.images.tensors import tensor_to_image
 from osasis.pretraining import train_guide as module
-from osasis.pretraining.painted_pool import PaintedPool, paint_pool, to_bytes, to_float
-from osasis.pretraining.timed_training import Budget, train_timed
-from osasis.pretraining.train_guide import GuideTrainer, contrast, describe, new_guide, separation
+from osasis.pretraining.budgeted_training import TrainingBudget, train_within_budget
+from osasis.pretraining.looks.dataset import LookDataset, from_uint8, make_look_dataset, to_uint8
+from osasis.pretraining.train_guide import (
+    GuideTrainer,
+    contrast,
+    describe,
+    direction_separation,
+    new_guide,
+)
 
 Images = Callable[..., Tensor]
 
@@ -32,12 +38,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool(images: Images) -> PaintedPool:
-    photos = to_bytes(images(8, seed=4, size=64))
-    return paint_pool(photos, 26, 2, 32, seed=0)
+def pool(images: Images) -> LookDataset:
+    photos = to_uint8(images(8, seed=4, size=64))
+    return make_look_dataset(photos, 26, 2, 32, seed=0)
 
 
-def trainer(config: Path, pool: PaintedPool, batch: int = 8) -> GuideTrainer:
+def trainer(config: Path, pool: LookDataset, batch: int = 8) -> GuideTrainer:
     return GuideTrainer(new_guide(config, 0), describe(pool), seed=0, batch=batch)
 
 
@@ -46,19 +52,19 @@ def test_contrast_knows_pairs() -> None:
     assert contrast(a, 2 * a) < 0.3 < contrast(a, a.flip(0))
 
 
-def test_the_losses_fall_and_directions_part(config: Path, pool: PaintedPool) -> None:
+def test_the_losses_fall_and_directions_part(config: Path, pool: LookDataset) -> None:
     t = trainer(config, pool, 26)
-    before = separation(t.guide, pool)
+    before = direction_separation(t.guide, pool)
     rows = [t.step(1.0) for _ in range(40)]
     for key in ("clip", "look", "words"):
         first, last = (sum(r[key] for r in part) / 4 for part in (rows[:4], rows[-4:]))
         assert last < 0.9 * first, key
     t.guide.model.eval()
-    after = separation(t.guide, pool)
+    after = direction_separation(t.guide, pool)
     assert after["found"] >= before["found"] and after["same"] > after["different"] + 0.2
 
 
-def test_text_directions_follow_pictures(config: Path, pool: PaintedPool) -> None:
+def test_text_directions_follow_pictures(config: Path, pool: LookDataset) -> None:
     t = trainer(config, pool, 26)
     for _ in range(60):
         t.step(1.0)
@@ -66,7 +72,7 @@ def test_text_directions_follow_pictures(config: Path, pool: PaintedPool) -> Non
     guide.model.eval()
     rows = [i for i, name in enumerate(pool.looks) if name in ("cyanotype", "silver")]
     with torch.no_grad():
-        e = guide.embed(to_float(pool.pictures[rows, 0]))[:, 0]
+        e = guide.embed(from_uint8(pool.pictures[rows, 0]))[:, 0]
         texts = ["a cyanotype of a person", "a black and white photo of a person"]
         words = guide.embed_text(texts)[:, 0]
     order = [0 if pool.looks[i] == "cyanotype" else 1 for i in rows]
@@ -75,13 +81,13 @@ def test_text_directions_follow_pictures(config: Path, pool: PaintedPool) -> Non
     assert F.cosine_similarity(d, w[0] - w[1], dim=0) > 0.2
 
 
-def test_resumed_equals_uninterrupted(config: Path, pool: PaintedPool, tmp_path: Path) -> None:
-    budget = Budget(steps=4)
+def test_resumed_equals_uninterrupted(config: Path, pool: LookDataset, tmp_path: Path) -> None:
+    budget = TrainingBudget(steps=4)
     whole = trainer(config, pool, 4)
-    curve = train_timed(whole, budget, tmp_path / "whole", {})
-    train_timed(trainer(config, pool, 4), budget, tmp_path / "part", {}, stop_after=2)
+    curve = train_within_budget(whole, budget, tmp_path / "whole", {})
+    train_within_budget(trainer(config, pool, 4), budget, tmp_path / "part", {}, stop_after=2)
     rest = trainer(config, pool, 4)
-    assert train_timed(rest, budget, tmp_path / "part", {}) == curve
+    assert train_within_budget(rest, budget, tmp_path / "part", {}) == curve
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[key]), key
 

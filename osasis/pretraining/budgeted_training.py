@@ -25,7 +25,7 @@ from osasis.storage import save_tensors
 FEWEST_STEPS = 100
 
 
-class TooShortError(UserError):
+class BudgetTooShortError(UserError):
     """The minutes were over before training got anywhere."""
 
 
@@ -46,7 +46,7 @@ class Trainer(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
     """Minutes of wall time (of all runs together), or a number of steps."""
 
     minutes: float | None = None
@@ -66,16 +66,16 @@ class Budget:
         return seconds / (60 * self.minutes)
 
 
-def rate_at(progress: float, warmup: float = 0.03) -> float:
+def learning_rate_factor(progress: float, warmup: float = 0.03) -> float:
     """Linear warm-up, then a half cosine down to 1%."""
     if progress < warmup:
         return max(progress / warmup, 0.02)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
 
 
-def train_timed(
+def train_within_budget(
     trainer: Trainer,
-    budget: Budget,
+    budget: TrainingBudget,
     state_path: Path,
     identity: dict[str, Any],
     *,
@@ -86,7 +86,7 @@ def train_timed(
 
     identity: what a state must have been made with (seed, data); another is refused.
     stop_after: leave, with the state saved, when so many steps are done in all (for tests).
-    Raises UserError for another run's state, TooShortError below ``FEWEST_STEPS``.
+    Raises UserError for another run's state, BudgetTooShortError below ``FEWEST_STEPS``.
     """
     spent, curve = _resume(trainer, state_path, identity)
     started = saved = time.monotonic()
@@ -99,7 +99,7 @@ def train_timed(
             saved = time.monotonic()
         if progress >= 1 or stopping:
             break
-        losses = trainer.step(rate_at(progress))
+        losses = trainer.step(learning_rate_factor(progress))
         bad = [k for k, v in losses.items() if not math.isfinite(v)]
         if bad:
             raise UserError(
@@ -111,7 +111,7 @@ def train_timed(
             shown = ", ".join(f"{k} {v:.4f}" for k, v in recent.items())
             print(f"{100 * progress:5.1f}%  step {trainer.steps_done}: {shown}", file=sys.stderr)
     if budget.minutes is not None and trainer.steps_done < FEWEST_STEPS:
-        raise TooShortError(
+        raise BudgetTooShortError(
             f"{budget.minutes:g} minutes were enough for {trainer.steps_done} steps only, and "
             f"{FEWEST_STEPS} are the least; give more minutes (the state is kept)"
         )

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from osasis.images.geometry import Place
+from osasis.images.geometry import SquarePlacement
 
 # Of the square's pixels; and the variance (of colours in [0, 1]) below which a patch is flat.
 RADIUS = 2
@@ -37,7 +37,7 @@ WIDE_SMOOTHNESS = 1e-2
 
 
 @dataclass(frozen=True)
-class Change:
+class ColourChange:
     """A stylization's change of a square.
 
     local: (15, h, w): nine factors and three offsets of the affine change (output channel first),
@@ -50,9 +50,9 @@ class Change:
     overall: Tensor
 
 
-def fit_change(
+def fit_colour_change(
     photo: Tensor, stylized: Tensor, *, radius: int = RADIUS, smoothness: float = SMOOTHNESS
-) -> Change:
+) -> ColourChange:
     """The change from photo to stylization, both (3, h, w) in [-1, 1] at the base's size."""
     guide = photo.detach().float().cpu().add(1).div(2)[None]
     change = stylized.detach().float().cpu().add(1).div(2)[None] - guide
@@ -65,7 +65,7 @@ def fit_change(
     whole = _affine(guide, change, lambda x: x.mean((2, 3), keepdim=True), WIDE_SMOOTHNESS)
     explained = _evaluate(guide[0].reshape(3, size), local[0].reshape(12, size))
     rest = change[0] - explained.view(3, *guide.shape[2:])
-    return Change(torch.cat([local[0], rest]), wide[0], whole.flatten())
+    return ColourChange(torch.cat([local[0], rest]), wide[0], whole.flatten())
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
@@ -97,8 +97,12 @@ def _evaluate(pixels: Tensor, coefficients: Tensor) -> Tensor:
     return (factors * pixels[None]).sum(1) + coefficients[9:12]
 
 
-def apply_change(
-    image: Image.Image, change: Change, place: Place, *, feather: float | None = None
+def apply_colour_change(
+    image: Image.Image,
+    change: ColourChange,
+    place: SquarePlacement,
+    *,
+    feather: float | None = None,
 ) -> Image.Image:
     """The whole photo ("RGB") with the change applied, strip by strip.
 
@@ -127,7 +131,7 @@ def apply_change(
 
 
 def paste_square(
-    image: Image.Image, square: Tensor, place: Place, *, feather: float
+    image: Image.Image, square: Tensor, place: SquarePlacement, *, feather: float
 ) -> Image.Image:
     """The photo with a square (3, h, w) in [-1, 1] laid over its place, its border faded."""
     pixels = np.array(image)
@@ -145,7 +149,9 @@ def paste_square(
     return Image.fromarray(pixels)
 
 
-def _strips(place: Place, box: tuple[int, int, int, int]) -> Iterator[tuple[slice, Tensor]]:
+def _strips(
+    place: SquarePlacement, box: tuple[int, int, int, int]
+) -> Iterator[tuple[slice, Tensor]]:
     """Rows of the photo and where their pixels lie in the square, (rows, width, 2)."""
     left, top, right, bottom = box
     if right <= left or bottom <= top:
@@ -160,7 +166,7 @@ def _strips(place: Place, box: tuple[int, int, int, int]) -> Iterator[tuple[slic
         yield slice(start, stop), torch.stack([u, v], -1).float()
 
 
-def _sample(change: Change, grid: Tensor) -> Tensor:
+def _sample(change: ColourChange, grid: Tensor) -> Tensor:
     """Coefficients (15, n) at the grid's points; beyond the square those of its border."""
     return _at(change.local, grid)
 
@@ -172,7 +178,11 @@ def _at(maps: Tensor, grid: Tensor) -> Tensor:
 
 
 def _carried_on(
-    change: Change, found: Tensor, grid: Tensor, place: Place, photo: tuple[int, int]
+    change: ColourChange,
+    found: Tensor,
+    grid: Tensor,
+    place: SquarePlacement,
+    photo: tuple[int, int],
 ) -> Tensor:
     """The coefficients with those of the square's seams, and of what lies beyond them."""
     corners = np.array([(0, 0), (photo[0], 0), (0, photo[1]), photo], float)

@@ -15,8 +15,12 @@ from torch import Tensor
 
 Colour = tuple[float, float, float]
 
+# Paper colours that several looks share.
+WHITES: tuple[Colour, ...] = ((1.0, 1.0, 1.0), (0.98, 0.97, 0.94), (0.95, 0.91, 0.82))
+CREAMS: tuple[Colour, ...] = ((0.95, 0.90, 0.78), (0.90, 0.84, 0.70), (0.96, 0.94, 0.88))
 
-class Dice:
+
+class SeededRandom:
     """Seeded draws of one painting."""
 
     def __init__(self, seed: int) -> None:
@@ -28,10 +32,10 @@ class Dice:
     def chance(self, probability: float) -> bool:
         return self.uniform(0, 1) < probability
 
-    def pick(self, options: Sequence[Colour]) -> Colour:
+    def choose(self, options: Sequence[Colour]) -> Colour:
         return options[int(torch.randint(len(options), (), generator=self.generator))]
 
-    def near(self, colour: Colour, spread: float = 0.05) -> Colour:
+    def near_colour(self, colour: Colour, spread: float = 0.05) -> Colour:
         """A colour close to one."""
         r, g, b = (min(max(c + self.uniform(-spread, spread), 0.0), 1.0) for c in colour)
         return r, g, b
@@ -43,12 +47,12 @@ class Dice:
         return torch.randn(shape, generator=self.generator)
 
 
-def unit(x: Tensor) -> float:
+def length_unit(x: Tensor) -> float:
     """1/64 of the shorter side: a pixel of the smallest pictures."""
     return min(x.shape[-2:]) / 64
 
 
-def tone(x: Tensor) -> Tensor:
+def luminance(x: Tensor) -> Tensor:
     """Lightness. (3, H, W) -> (1, H, W)."""
     return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
 
@@ -73,13 +77,13 @@ def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
     return (p[:, 1:-1, 2:] - p[:, 1:-1, :-2]) / 2, (p[:, 2:, 1:-1] - p[:, :-2, 1:-1]) / 2
 
 
-def edges(x: Tensor, sigma: float) -> Tensor:
+def edge_strength(x: Tensor, sigma: float) -> Tensor:
     """Strength of a tone's edges, about 0 to 1, the same at every size."""
     dx, dy = gradient(blur(x, sigma))
-    return ((dx**2 + dy**2).sqrt() * 4 * unit(x)).clamp(0, 1)
+    return ((dx**2 + dy**2).sqrt() * 4 * length_unit(x)).clamp(0, 1)
 
 
-def flow(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+def edge_directions(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """Unit vectors along a tone's edges (structure tensor), each (1, H, W)."""
     dx, dy = gradient(blur(x, sigma / 3))
     a, b, c = blur(dx * dx, sigma), blur(dx * dy, sigma), blur(dy * dy, sigma)
@@ -87,14 +91,14 @@ def flow(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def sample(x: Tensor, at_x: Tensor, at_y: Tensor) -> Tensor:
+def sample_bilinear(x: Tensor, at_x: Tensor, at_y: Tensor) -> Tensor:
     """x at positions in pixels, bilinear. at_x, at_y: (H, W)."""
     h, w = x.shape[-2:]
     grid = torch.stack([at_x * 2 / max(w - 1, 1) - 1, at_y * 2 / max(h - 1, 1) - 1], dim=-1)
     return F.grid_sample(x[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
-def positions(x: Tensor) -> tuple[Tensor, Tensor]:
+def pixel_coordinates(x: Tensor) -> tuple[Tensor, Tensor]:
     """Pixel coordinates (x, y), each (H, W)."""
     h, w = x.shape[-2:]
     ys, xs = torch.meshgrid(
@@ -103,71 +107,71 @@ def positions(x: Tensor) -> tuple[Tensor, Tensor]:
     return xs, ys
 
 
-def smear(x: Tensor, field: tuple[Tensor, Tensor], length: float, steps: int = 4) -> Tensor:
+def smooth_along(x: Tensor, field: tuple[Tensor, Tensor], length: float, steps: int = 4) -> Tensor:
     """Average along a vector field (line integral convolution), ``length`` to either side."""
-    xs, ys = positions(x)
+    xs, ys = pixel_coordinates(x)
     total, stride = x.clone(), length / steps
     for sign in (-1.0, 1.0):
         at_x, at_y = xs, ys
         last = (sign * field[0][0], sign * field[1][0])
         for _ in range(steps):
             at_x, at_y = at_x + stride * last[0], at_y + stride * last[1]
-            total = total + sample(x, at_x, at_y)
-            here = sample(torch.cat(field), at_x, at_y)
+            total = total + sample_bilinear(x, at_x, at_y)
+            here = sample_bilinear(torch.cat(field), at_x, at_y)
             # The field has no sign; walk on the way that we came.
             turn = torch.sign(here[0] * last[0] + here[1] * last[1])
             last = (turn * here[0], turn * here[1])
     return total / (2 * steps + 1)
 
 
-def grain(x: Tensor, dice: Dice, scale: float, channels: int = 1) -> Tensor:
+def smooth_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1) -> Tensor:
     """Smooth noise of deviation about 1 with features ``scale`` pixels wide."""
     h, w = x.shape[-2:]
     if scale <= 1:
-        return dice.randn(channels, h, w)
+        return rng.randn(channels, h, w)
     rows, cols = max(2, round(h / scale)) + 1, max(2, round(w / scale)) + 1
-    coarse = dice.randn(1, channels, rows, cols)
+    coarse = rng.randn(1, channels, rows, cols)
     return 1.3 * F.interpolate(coarse, (h, w), mode="bicubic", align_corners=True)[0]
 
 
-def clouds(x: Tensor, dice: Dice, scale: float, channels: int = 1) -> Tensor:
+def fractal_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1) -> Tensor:
     """Noise of three octaves, the coarsest ``scale`` pixels wide."""
-    parts = [grain(x, dice, scale / 2**i, channels) * 0.6**i for i in range(3)]
+    parts = [smooth_noise(x, rng, scale / 2**i, channels) * 0.6**i for i in range(3)]
     return torch.stack(parts).sum(0) / 1.4
 
 
-def step(x: Tensor, edge: Tensor | float, softness: float) -> Tensor:
+def soft_step(x: Tensor, edge: Tensor | float, softness: float) -> Tensor:
     """0 below ``edge``, 1 above it, smooth over about ``softness``."""
     return torch.sigmoid((x - edge) * (4 / max(softness, 1e-4)))
 
 
-def paper(x: Tensor, colour: Colour) -> Tensor:
+def flat_colour(x: Tensor, colour: Colour) -> Tensor:
     """A flat sheet of the picture's size. -> (3, H, W)."""
     return x.new_tensor(colour).view(3, 1, 1).expand(3, *x.shape[-2:])
 
 
-def lay(under: Tensor, over: Tensor | Colour, mask: Tensor) -> Tensor:
+def composite(under: Tensor, over: Tensor | Colour, mask: Tensor) -> Tensor:
     """``over`` on ``under`` where ``mask`` is 1."""
-    top = paper(under, over) if isinstance(over, tuple) else over
+    top = flat_colour(under, over) if isinstance(over, tuple) else over
     return under * (1 - mask) + top * mask
 
 
-def contrast(x: Tensor, amount: float, pivot: float = 0.5) -> Tensor:
+def scale_contrast(x: Tensor, amount: float, pivot: float = 0.5) -> Tensor:
     return ((x - pivot) * amount + pivot).clamp(0, 1)
 
 
-def stretch(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
+def stretch_contrast(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
     """A tone spread over [0, 1] by its quantiles."""
     ends = torch.quantile(x.flatten(), x.new_tensor([low, high]))
     return ((x - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
 
 
-def saturate(x: Tensor, amount: float) -> Tensor:
-    grey = tone(x)
+def scale_saturation(x: Tensor, amount: float) -> Tensor:
+    grey = luminance(x)
     return (grey + (x - grey) * amount).clamp(0, 1)
 
 
-def ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
+def colour_ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
     """A tone mapped through colours evenly spread from black to white. -> (3, H, W)."""
     table = x.new_tensor(colours)
     at = x[0].clamp(0, 1) * (len(colours) - 1)
@@ -179,7 +183,7 @@ def ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
 def vignette(x: Tensor, strength: float, centre: tuple[float, float] = (0.5, 0.5)) -> Tensor:
     """1 in the middle, 1 - strength in the corners. -> (1, H, W)."""
     h, w = x.shape[-2:]
-    xs, ys = positions(x)
+    xs, ys = pixel_coordinates(x)
     r2 = ((xs / w - centre[0]) ** 2 + (ys / h - centre[1]) ** 2) / 0.5
     return (1 - strength * r2.clamp(0, 1))[None]
 
@@ -189,7 +193,7 @@ def kuwahara(x: Tensor, radius: int) -> Tensor:
     size = radius + 1
     padded = F.pad(x[None], (radius,) * 4, mode="replicate")
     mean = F.avg_pool2d(padded, size, 1)
-    light = tone(padded[0])[None]
+    light = luminance(padded[0])[None]
     var = F.avg_pool2d(light**2, size, 1) - F.avg_pool2d(light, size, 1) ** 2
     h, w = x.shape[-2:]
     corners = [(0, 0), (0, radius), (radius, 0), (radius, radius)]
@@ -199,35 +203,37 @@ def kuwahara(x: Tensor, radius: int) -> Tensor:
     return (means * weight).sum(0) / weight.sum(0)
 
 
-def contours(x: Tensor, sigma: float, weight: float, cut: float, softness: float) -> Tensor:
+def xdog_lines(x: Tensor, sigma: float, weight: float, cut: float, softness: float) -> Tensor:
     """Drawn lines: thresholded difference of Gaussians (XDoG). 1 where there is ink.
 
     weight: how much of the edges is added to the tone; cut: the tone below which ink is.
     """
     narrow, wide = blur(x, sigma), blur(x, 1.6 * sigma)
-    return 1 - step(narrow + weight * (narrow - wide), cut, softness)
+    return 1 - soft_step(narrow + weight * (narrow - wide), cut, softness)
 
 
-def stripes(
+def line_pattern(
     x: Tensor, period: float, angle: float, bend: Tensor | None = None, phase: float = 0.0
 ) -> Tensor:
     """Triangle wave across lines: 0 on a line, 1 half way between. bend: shift in periods."""
-    xs, ys = positions(x)
+    xs, ys = pixel_coordinates(x)
     across = (xs * math.sin(angle) + ys * math.cos(angle)) / period + phase
     if bend is not None:
         across = across + bend[0]
     return (2 * (across - across.floor() - 0.5).abs())[None].neg().add(1)
 
 
-def cells(x: Tensor, dice: Dice, size: float, jitter: float) -> tuple[Tensor, Tensor]:
+def voronoi_cells(
+    x: Tensor, rng: SeededRandom, size: float, jitter: float
+) -> tuple[Tensor, Tensor]:
     """A jittered grid of points: each pixel's nearest (index (H, W)), and its border (1, H, W).
 
     The border is the distance, in cells, by which the second nearest point is further away.
     """
     h, w = x.shape[-2:]
-    xs, ys = positions(x)
+    xs, ys = pixel_coordinates(x)
     rows, cols = math.ceil(h / size) + 3, math.ceil(w / size) + 3
-    shift = 0.5 + jitter * (dice.rand(2, rows, cols) - 0.5)
+    shift = 0.5 + jitter * (rng.rand(2, rows, cols) - 0.5)
     u, v = xs / size + 1, ys / size + 1
     i, j = v.long(), u.long()
     distances, names = [], []
@@ -242,7 +248,7 @@ def cells(x: Tensor, dice: Dice, size: float, jitter: float) -> tuple[Tensor, Te
     return index, (near[1] - near[0])[None]
 
 
-def flatten_cells(x: Tensor, index: Tensor) -> Tensor:
+def average_cells(x: Tensor, index: Tensor) -> Tensor:
     """Every cell in its mean colour."""
     flat, count = index.flatten(), int(index.max()) + 1
     sums = x.new_zeros(x.shape[0], count).index_add_(1, flat, x.flatten(1))

@@ -21,7 +21,7 @@ RIDGE = 1e-4
 
 
 @torch.no_grad()
-def start_from_teacher(
+def initialise_from_teacher(
     student: SmallFeatures, teacher: PerceptualNet, images: Tensor, targets: list[Tensor]
 ) -> None:
     """Set all weights of ``student``.

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from osasis.images import detail
-from osasis.images.detail import apply_change, fit_change, paste_square
-from osasis.images.geometry import Place, fit_square
+from osasis.images import guided_filter
+from osasis.images.geometry import SquarePlacement, fit_square
+from osasis.images.guided_filter import apply_colour_change, fit_colour_change, paste_square
 from osasis.images.tensors import image_to_tensor, tensor_to_image
 
 WHOLE = 64
@@ -22,24 +22,26 @@ def edge(size: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def place(width: int, height: int) -> Place:
-    return Place(2 / width, 0, -1, 0, 2 / height, -1)
+def place(width: int, height: int) -> SquarePlacement:
+    return SquarePlacement(2 / width, 0, -1, 0, 2 / height, -1)
 
 
 def test_a_photo_that_is_not_changed_comes_back_bit_for_bit() -> None:
     rng = np.random.RandomState(0)
     photo = Image.fromarray(rng.randint(0, 256, (90, 130, 3), dtype=np.uint8))
     square = image_to_tensor(fit_square(photo, 32, "resize"))
-    assert apply_change(photo, fit_change(square, square), place(130, 90)).tobytes() == (
-        photo.tobytes()
-    )
+    assert apply_colour_change(
+        photo, fit_colour_change(square, square), place(130, 90)
+    ).tobytes() == (photo.tobytes())
 
 
 def test_an_edge_stays_as_sharp_as_the_photos_where_enlarging_blurs_it() -> None:
     photo = edge(512)
     square = image_to_tensor(fit_square(photo, 32, "resize"))
     stylized = -0.8 * square  # a negative: an affine change of the colours
-    sharp = np.asarray(apply_change(photo, fit_change(square, stylized), place(512, 512)), int)
+    sharp = np.asarray(
+        apply_colour_change(photo, fit_colour_change(square, stylized), place(512, 512)), int
+    )
     soft = np.asarray(tensor_to_image(stylized).resize((512, 512), Image.Resampling.BICUBIC), int)
 
     def steepest(image: np.ndarray) -> int:
@@ -59,7 +61,9 @@ def test_strokes_that_the_photo_does_not_hold_are_kept() -> None:
     square = image_to_tensor(fit_square(photo, 32, "resize"))
     stylized = square.clone()
     stylized[:, 16, :] = -1.0
-    out = np.asarray(apply_change(photo, fit_change(square, stylized), place(256, 256)), int)
+    out = np.asarray(
+        apply_colour_change(photo, fit_colour_change(square, stylized), place(256, 256)), int
+    )
     assert out[132, 128].max() < 60
     assert abs(int(out[40, 128, 0]) - 128) < 12
 
@@ -68,16 +72,16 @@ def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.RandomState(1)
     photo = Image.fromarray(rng.randint(0, 256, (150, 97, 3), dtype=np.uint8))
     square = image_to_tensor(fit_square(photo, 32))
-    change = fit_change(square, square.flip(0))
-    at = Place(2 / 97, 0, -1, 0, 2 / 97, -1 - 2 * 26 / 97)
-    at_once = apply_change(photo, change, at)
-    monkeypatch.setattr(detail, "STRIP_PIXELS", 200)
-    assert apply_change(photo, change, at).tobytes() == at_once.tobytes()
+    change = fit_colour_change(square, square.flip(0))
+    at = SquarePlacement(2 / 97, 0, -1, 0, 2 / 97, -1 - 2 * 26 / 97)
+    at_once = apply_colour_change(photo, change, at)
+    monkeypatch.setattr(guided_filter, "STRIP_PIXELS", 200)
+    assert apply_colour_change(photo, change, at).tobytes() == at_once.tobytes()
 
 
 def test_a_pasted_square_fades_out_inside_its_place() -> None:
     photo = Image.new("RGB", (200, 100), (255, 255, 255))
-    at = Place(2 / 50, 0, -1 - 2 * 100 / 50, 0, 2 / 50, -1 - 2 * 25 / 50)
+    at = SquarePlacement(2 / 50, 0, -1 - 2 * 100 / 50, 0, 2 / 50, -1 - 2 * 25 / 50)
     assert at.bounds(200, 100) == (100, 25, 150, 75)
     out = np.asarray(paste_square(photo, -torch.ones(3, 16, 16), at, feather=0.35))[:, :, 0]
     assert out[50, 125] == 0

@@ -21,7 +21,7 @@ PAINT_SIDE = 128
 
 
 @dataclass(frozen=True)
-class PaintedPool:
+class LookDataset:
     """photos: (N, 3, S, S) uint8. pictures: (M, P, 3, S, S) uint8: M looks on P photos each.
 
     who: (M, P), the index of each picture's photo. looks: the M looks' names.
@@ -33,11 +33,11 @@ class PaintedPool:
     looks: tuple[str, ...]
 
 
-def to_bytes(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def to_float(x: Tensor) -> Tensor:
+def from_uint8(x: Tensor) -> Tensor:
     return x.float() / 127.5 - 1
 
 
@@ -56,7 +56,7 @@ def read_photos(folder: Path, limit: int | None = None, side: int = PAINT_SIDE) 
     photos, reasons = [], []
     for path in (found[i * len(found) // count] for i in range(count)):
         try:
-            photos.append(to_bytes(load_square(path, side)))
+            photos.append(to_uint8(load_square(path, side)))
         except ImageError as e:
             reasons.append(str(e))
     if len(photos) < 2:
@@ -65,14 +65,14 @@ def read_photos(folder: Path, limit: int | None = None, side: int = PAINT_SIDE) 
     return torch.stack(photos)
 
 
-def paint_pool(
+def make_look_dataset(
     photos: Tensor,
     count: int,
     people: int,
     size: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
-) -> PaintedPool:
+) -> LookDataset:
     """``count`` looks with parameters of their own, each on ``people`` different photos.
 
     photos: (N, 3, H, W) uint8. Every look's name comes equally often.
@@ -84,10 +84,10 @@ def paint_pool(
     out = torch.empty(count, who.shape[1], 3, size, size, dtype=torch.uint8)
     for i, look in enumerate(looks):
         painted = [
-            paint(to_float(photos[n]), look, derived_seed(seed, f"painting {i}")) for n in who[i]
+            paint(from_uint8(photos[n]), look, derived_seed(seed, f"painting {i}")) for n in who[i]
         ]
-        out[i] = to_bytes(shrink(torch.stack(painted), size))
+        out[i] = to_uint8(shrink(torch.stack(painted), size))
         if progress:
             progress(i)
-    small = [to_bytes(shrink(to_float(part), size)) for part in photos.split(64)]
-    return PaintedPool(torch.cat(small), out, who, looks)
+    small = [to_uint8(shrink(from_uint8(part), size)) for part in photos.split(64)]
+    return LookDataset(torch.cat(small), out, who, looks)
