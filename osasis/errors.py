@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class DivergedError(UserError):
+    """A loss, gradient or weight became infinite or NaN. The text names the iteration."""
+
+
 class ImageError(UserError):
     """An image that cannot be used. ``name`` is the file as shown, ``reason`` why."""
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from osasis.bundles.base import Base
 from osasis.diffusion import ddim_step, image_schedule, predict_x0, steps_from
-from osasis.errors import UserError
+from osasis.errors import DivergedError, UserError
 from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
 from osasis.seeds import derived_seed
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
-from osasis.train import DivergedError
 
 
 @dataclass(frozen=True)

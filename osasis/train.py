@@ -12,17 +12,13 @@ from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.contents import Contents, ContentSource
 from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
-from osasis.errors import UserError
+from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.precision import autocast
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
-
-
-class DivergedError(UserError):
-    """Training produced a value that is not finite."""
 
 
 class StyleTrainer:

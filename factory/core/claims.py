@@ -1,34 +1,37 @@
-"""Claims: who trains what, where several jobs share one home.
+"""Claims: several jobs that share a home agree on which job trains a style or builds a bank.
 
-A job claims a style, or a content bank that it builds, by a file on the home's storage. Claims
-are made under one lock, so that of two jobs one gets it; a claim whose job is gone may be taken
-over. A worker asks before it writes whether its job still holds the claim: what a dead driver
-left running cannot overwrite what its successor does.
+A claim is a JSON file that names its holder. Claims are written under one lock, so that exactly
+one of several jobs gets a claim. A job touches its heartbeat file while it runs; a claim whose
+holder is dead may be taken over. A worker calls ``read_claim`` before it writes a checkpoint, so
+that workers of a dead driver do not overwrite the files of the job that has taken over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from osasis.storage import write_json
 
-BEAT_SECONDS = 5.0
-# A job on another machine that was silent this long is gone.
+HEARTBEAT_SECONDS = 5.0
+# A job on another machine counts as dead after this long without a heartbeat.
 SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim: the job, its machine and process (with its start, ids come again)."""
+    """The job that holds a claim, with its machine and process.
+
+    started: when the process started, because process ids are reused.
+    """
 
     job: str
     host: str
@@ -37,57 +40,59 @@ class Holder:
 
 
 class Claims:
-    """The claims of one job, and a heartbeat while it lives."""
+    """The claims of one job. A daemon thread touches the job's heartbeat file until ``close``."""
 
     def __init__(self, folder: Path, job: str) -> None:
         self.folder = folder
-        self.me = Holder(job, socket.gethostname(), os.getpid(), _process_start(os.getpid()) or "")
-        self._over = threading.Event()
+        self.holder = Holder(
+            job, socket.gethostname(), os.getpid(), _process_start(os.getpid()) or ""
+        )
+        self._closed = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
-        self._beat = folder / f"{job}.alive"
-        self._beat.touch()
-        threading.Thread(target=self._keep_beating, daemon=True).start()
+        self._heartbeat = folder / f"{job}.alive"
+        self._heartbeat.touch()
+        threading.Thread(target=self._touch_heartbeat, daemon=True).start()
 
-    def _keep_beating(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+    def _touch_heartbeat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
-                self._beat.touch()
+                self._heartbeat.touch()
 
     def acquire(self, name: str) -> Holder | None:
-        """Claim a name; returns None where it is ours now, else who holds it."""
+        """Claim a name. Returns None on success, else the living job that holds the claim."""
         path = self.path(name)
-        with self._locked():
+        with self._lock():
             holder = read_claim(path)
-            if holder is not None and holder != self.me and self._lives(holder):
+            if holder is not None and holder != self.holder and self._is_alive(holder):
                 return holder
-            write_json(path, asdict(self.me))
+            write_json(path, asdict(self.holder))
         return None
 
     def held(self, name: str) -> bool:
-        """Whether the claim is still ours."""
-        return read_claim(self.path(name)) == self.me
+        """Whether this job still holds the claim."""
+        return read_claim(self.path(name)) == self.holder
 
     def release(self, name: str) -> None:
-        """Give a claim back; nothing happens where another job has taken it over."""
-        with self._locked():
+        """Give a claim back; a claim that another job has taken over stays as it is."""
+        with self._lock():
             if self.held(name):
                 self.path(name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
-        """The claim's file: it names the holder."""
+        """The claim's file, for ``read_claim``."""
         return self.folder / f"{name}.claim"
 
     def close(self) -> None:
-        """End the heartbeat and give back every claim."""
-        self._over.set()
-        with self._locked():
+        """End the heartbeat and give back every claim of this job."""
+        self._closed.set()
+        with self._lock():
             for path in self.folder.glob("*.claim"):
-                if read_claim(path) == self.me:
+                if read_claim(path) == self.holder:
                     path.unlink(missing_ok=True)
-        self._beat.unlink(missing_ok=True)
+        self._heartbeat.unlink(missing_ok=True)
 
-    def _lives(self, holder: Holder) -> bool:
-        if holder.host == self.me.host:
+    def _is_alive(self, holder: Holder) -> bool:
+        if holder.host == self.holder.host:
             return _process_start(holder.pid) == holder.started
         try:
             silent = time.time() - (self.folder / f"{holder.job}.alive").stat().st_mtime
@@ -95,15 +100,12 @@ class Claims:
             return False
         return silent < SILENCE_SECONDS
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def _lock(self) -> contextlib.AbstractContextManager[object]:
+        return FileLock(self.folder / ".lock")
 
 
 def read_claim(path: Path) -> Holder | None:
-    """Who holds the claim of this file; None where nobody does."""
+    """The holder that a claim's file names; None where the file is missing or broken."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -111,9 +113,9 @@ def read_claim(path: Path) -> Holder | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; None where it is gone.
+    """Start time of a process of this machine in kernel ticks; None where the process is gone.
 
-    Where the kernel does not tell, "" for every process that is there.
+    Returns "" for a running process on a system without /proc.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,42 +1,38 @@
-"""What sort of failure an error is, and the line that tells a user of it."""
+"""Kinds of failures, and the one line that a report shows for an error. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 
-import torch
+from osasis.errors import DivergedError, ImageError, UserError
 
-from osasis.errors import ImageError, UserError
-from osasis.train import DivergedError
-
-# Kinds of failures. What is wrong with an image or a setting stays wrong.
-DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT = (
-    "died",
-    "memory",
-    "error",
-    "diverged",
-    "image",
-    "input",
-)
+DIED = "died"  # the worker process ended
+MEMORY = "memory"
+ERROR = "error"
+DIVERGED = "diverged"
+IMAGE = "image"
+INPUT = "input"
 KINDS = (DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def failure_kind(error: BaseException) -> str:
-    """What sort of failure it was; retries are chosen by it."""
+    """The kind of an error; a run chooses by kind which failures it retries."""
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, ImageError):
         return IMAGE
     if isinstance(error, UserError):
         return INPUT
-    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return MEMORY if memory or "out of memory" in str(error).lower() else ERROR
+    # torch.OutOfMemoryError is recognised by name, so that this module needs no torch.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    memory = names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower()
+    return MEMORY if memory else ERROR
 
 
 def describe_failure(error: BaseException) -> str:
-    """One line for the report: a user's mistake as it stands, anything else with its type."""
-    # Ray wraps what a task raised, with a traceback as its text.
+    """One line for a report: the text of a UserError; for other errors the type and last line."""
+    # Ray wraps the error of a task in one whose text is a traceback.
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause
     if isinstance(error, UserError):

@@ -1,13 +1,14 @@
-"""The home: one folder with all state of an installation."""
+"""The home: the folder that holds all state of an installation."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError, did_you_mean
@@ -53,18 +54,28 @@ class Home:
 
     @property
     def training(self) -> Path:
-        """Checkpoints and unregistered bundles of styles, by id and fingerprint."""
+        """Checkpoints and unregistered bundles, in folders named ``ID-FINGERPRINT``."""
         return self.path / "styles-in-training"
 
     @property
     def cache(self) -> Path:
-        """What was downloaded from a registry's server; it may be deleted at any time."""
+        """Downloads from a registry's server; the folder may be deleted at any time."""
         return self.path / "cache"
 
     @property
+    def database(self) -> Path:
+        """The sqlite file of the home's own registry."""
+        return self.path / "mlflow.db"
+
+    @property
+    def own_tracking_uri(self) -> str:
+        """MLflow's URI of the home's own registry."""
+        return f"sqlite:///{self.database}"
+
+    @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else sqlite below the home."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
+        """MLFLOW_TRACKING_URI where it is set, else ``own_tracking_uri``."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.own_tracking_uri
 
     @property
     def artifacts(self) -> Path:
@@ -72,17 +83,16 @@ class Home:
 
     @contextlib.contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        """Hold this home's lock of a name, after waiting for it where another process has it.
+        """Hold the home's lock with this name; waits while another process holds the lock.
 
-        Freed when the process ends, however it ends.
+        The operating system frees the lock when the process ends, also when it is killed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f".{what}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with FileLock(self.path / f".{what}.lock"):
             yield
 
     def base_folders(self) -> dict[str, Path]:
-        """Every base that can be used, by name: the home's own, then the package's."""
+        """Folders of all usable bases by name: the home's own, then those of the package."""
         own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{JSON_NAME}")}
         return dict(sorted(own.items())) | {
             name: folder for name, folder in shipped_bases().items() if name not in own
@@ -92,10 +102,10 @@ class Home:
         return list(self.base_folders())
 
     def base_folder(self, name: str | None) -> Path:
-        """The folder of a base.
+        """The folder of the base with this name.
 
-        None takes the home's only one, or the package's where the home has none. Raises UserError
-        naming what there is.
+        None takes the home's only base, or the package's base where the home has none. Raises
+        UserError that lists the bases where there is no such base, or several for None.
         """
         folders = self.base_folders()
         own = [n for n, folder in folders.items() if folder.parent == self.bases]

@@ -1,7 +1,6 @@
-"""The registry: one registered model a style, a version a fingerprint (MLflow)."""
+"""The MLflow registry: one registered model per style, one version per training fingerprint."""
 
-from factory.registry.local import Listing, list_versions
-from factory.registry.lookup import EXPERIMENT, KIND_TAG, load_mlflow
+from factory.registry.lookup import EXPERIMENT, KIND_TAG, Listing, list_versions, load_mlflow
 from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,

@@ -1,4 +1,4 @@
-"""Looking up what is registered."""
+"""Look-ups in an MLflow registry of styles."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "style-factory"
-# Registered models of other projects may live on the same server.
+# Tag of a registered model that is a style; a server may hold models of other projects.
 KIND_TAG = "style_factory.kind"
 MODELS_A_PAGE, VERSIONS_A_PAGE = 1000, 10_000
 
 
 def load_mlflow() -> Any:
-    """Import MLflow, which takes seconds."""
-    # Read when it is imported; usage statistics would leave the machine.
+    """Import MLflow, which takes seconds, with telemetry and progress bars off."""
+    # MLflow reads both when it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
@@ -30,8 +30,11 @@ def load_mlflow() -> Any:
     return mlflow
 
 
-class Lookup(Resolver):
-    """Registered styles of a home (sqlite and local artifacts) or of an MLflow server."""
+class RegistryReader(Resolver):
+    """The registered styles of a home (sqlite, local artifacts) or of an MLflow server.
+
+    Makes the sqlite database and the experiment where they are missing.
+    """
 
     def __init__(self, home: Home) -> None:
         mlflow = load_mlflow()
@@ -39,11 +42,11 @@ class Lookup(Resolver):
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self.home = home
-        # Several processes that make a new database at once would break its migration.
+        # Two processes that migrate a new sqlite database at the same time break it.
         lock = home.locked("registry") if self.local else contextlib.nullcontext()
         with lock, quiet():
-            # Not mlflow.set_tracking_uri: it holds for the whole process and its environment,
-            # and the next home would be this one.
+            # mlflow.set_tracking_uri would set the registry of the whole process, so that a second
+            # home in the same process would use the first one's.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
             self.experiment = self.experiment_id(EXPERIMENT)
 
@@ -53,12 +56,12 @@ class Lookup(Resolver):
         return self.home.tracking_uri.startswith("sqlite:")
 
     def experiment_id(self, name: str) -> str:
-        """The experiment of a name, made where it is new; its artifacts lie below the home."""
+        """Id of the experiment with this name; makes it where it is missing."""
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            # MLflow's own default is a folder of wherever the command was started.
+            # MLflow's default is a folder below the current directory.
             location = self.home.artifacts.as_uri() if self.local else None
             try:
                 return self.client.create_experiment(name, artifact_location=location)
@@ -70,13 +73,14 @@ class Lookup(Resolver):
         return found.experiment_id
 
     def styles(self) -> list[str]:
-        """Ids of all registered styles, sorted."""
-        # A run killed at the wrong moment leaves a name without a version.
+        # A run that is killed while it registers leaves a model without a version.
         return sorted(m.name for m in self._models() if m.latest_versions)
 
     def all_versions(self) -> dict[str, list[StyleVersion]]:
-        """Every version of every style, newest first, by style in order; two queries a page,
-        however many styles there are."""
+        """Every version of every style: newest first, styles in alphabetical order.
+
+        Sends two queries per page, whatever the number of styles.
+        """
         models = {m.name: m for m in self._models()}
         out: dict[str, list[StyleVersion]] = {}
         for v in self._pages("search_model_versions", VERSIONS_A_PAGE):
@@ -99,7 +103,6 @@ class Lookup(Resolver):
                 return found
 
     def versions(self, style: str) -> list[StyleVersion]:
-        """All versions of a style, newest first. Raises UserError where there is no such style."""
         ours = f"name = '{_quoted(style)}'"
         found = self._pages("search_model_versions", VERSIONS_A_PAGE, filter_string=ours)
         if not found:
@@ -114,8 +117,34 @@ class Lookup(Resolver):
         return version_of(v, aliases, self.home.tracking_uri, self.home.cache)
 
 
+def list_versions(home: Home) -> dict[str, list[StyleVersion]]:
+    """Every version of every style: newest first, styles in alphabetical order.
+
+    Returns {} for a home without a registry, and makes no registry there.
+    """
+    if home.tracking_uri == home.own_tracking_uri and not home.database.is_file():
+        return {}
+    return RegistryReader(home).all_versions()
+
+
+class Listing(Resolver):
+    """All registered versions, read once: resolving a reference sends no further query."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.all = list_versions(home)
+
+    def styles(self) -> list[str]:
+        return list(self.all)
+
+    def versions(self, style: str) -> list[StyleVersion]:
+        if style not in self.all:
+            raise self.unknown(style)
+        return self.all[style]
+
+
 def is_style(model: Any) -> bool:
-    """Whether a registered model is one of ours."""
+    """Whether a registered model is a style of this project."""
     return bool(model.tags.get(KIND_TAG) == "style")
 
 

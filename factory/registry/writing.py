@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from factory.registry.lookup import KIND_TAG, Lookup, is_style
+from factory.registry.lookup import KIND_TAG, RegistryReader, is_style
 from factory.registry.versions import CANDIDATE, CHAMPION, StyleVersion, local_path, quiet
 from osasis.errors import UserError
 from osasis.storage import sha256_file
@@ -17,8 +18,8 @@ from osasis.storage import sha256_file
 CHAMPIONS_TAG = "style_factory.champions"
 
 
-class Registry(Lookup):
-    """A registry to write to: what ``Lookup`` finds is made here."""
+class Registry(RegistryReader):
+    """Registers, promotes and deletes styles, and finds them as ``RegistryReader`` does."""
 
     def register(
         self,
@@ -85,9 +86,8 @@ class Registry(Lookup):
     ) -> tuple[str, str]:
         """A run with curves, metrics, settings, bundle and previews. Returns (run, source)."""
         from mlflow.entities import Metric, Param, RunTag
-        from mlflow.utils.time import get_current_time_millis
 
-        now = get_current_time_millis()
+        now = int(time.time() * 1000)
         run = self.client.create_run(self.experiment, run_name=style)
         run_id = run.info.run_id
         curve = [

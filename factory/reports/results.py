@@ -38,27 +38,16 @@ class StyleResult:
 
 
 @dataclass(frozen=True)
-class BankUse:
-    """What a content bank cost and spared. build_seconds: None where it came with the base, and
-    what it spares was not measured here. with_seconds: mean training time of a style in this
-    run (None where none was trained); without_seconds: the same with contents sampled anew at
-    every iteration, from a draw that was measured when the bank was built."""
+class BankResult:
+    """A content bank that a run used. build_seconds: None for a bank that a base brings along."""
 
     contents: int
     build_seconds: float | None
-    with_seconds: float | None
-    without_seconds: float | None
 
     def __str__(self) -> str:
         if self.build_seconds is None:
             return f"content bank: {self.contents} contents that came with the base"
-        text = f"content bank: {self.contents} contents, built once in {self.build_seconds:.1f} s"
-        if self.with_seconds is None or self.without_seconds is None:
-            return text
-        return (
-            f"{text}; a style trains in {self.with_seconds:.1f} s with it, in about "
-            f"{self.without_seconds:.1f} s without"
-        )
+        return f"content bank: {self.contents} contents, built in {self.build_seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ class TrainResult:
     gallery: Path
     folder: Path
     seconds: float
-    banks: tuple[BankUse, ...] = ()
+    banks: tuple[BankResult, ...] = ()
 
     @property
     def failed(self) -> tuple[StyleResult, ...]:

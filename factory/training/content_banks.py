@@ -1,9 +1,9 @@
-"""Content banks: computed once on the cluster for every style of a base, kept by fingerprint.
+"""Content banks: computed once on Ray for all styles of a base, stored by fingerprint.
 
-A bank is a folder: ``shard-00000.safetensors`` and so on, and ``bank.json``, which comes last.
-A base may bring banks along, in its folder ``banks``, by the same names.
-Shards are computed by Ray tasks, each deterministic by itself: a build that was interrupted goes
-on with the shards that are missing, and the number of tasks changes nothing.
+A bank is a folder with ``shard-00000.safetensors`` and so on, and ``bank.json``, which is written
+last. A base may bring banks along in its folder ``banks``, under the same names. Each shard is
+computed by itself and deterministic: an interrupted build continues with the missing shards, and
+the number of Ray tasks does not change the result.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 from osasis.worker import prepare_worker
 
-# The settings that a bank depends on, and those that matter where its photos are sampled.
+# Settings that every bank depends on, and those that only a bank of sampled contents depends on.
 FIELDS = ("encode_steps", "t0", "precision", "bank_size", "guide_input")
 SAMPLED = ("decode_steps", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
@@ -37,25 +37,16 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Bank:
-    """A content bank that is there. seconds: what building it took. draw_seconds: what one
-    content costs where it is sampled anew, measured on the machine that built the bank. Both are
-    None for a bank that came with its base."""
+    """A complete content bank. seconds: build time; None for a bank that its base brings along."""
 
     folder: Path
     contents: int
     seconds: float | None
-    draw_seconds: float | None
-
-    def saves(self, settings: TrainSettings) -> float | None:
-        """Seconds of training that the bank spares one style."""
-        if self.draw_seconds is None:
-            return None
-        return self.draw_seconds * settings.batch_size * settings.iterations
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos that a run brings along as contents: (N, 3, H, W) uint8."""
+    """Photos that a run uses as contents instead of the base's own: (N, 3, H, W) uint8."""
 
     tensor: torch.Tensor
 
@@ -67,9 +58,10 @@ class Photos:
 def bank_path(
     folder: Path, base: Base, settings: TrainSettings, photos: Photos | None = None
 ) -> Path | None:
-    """Where the bank of a base, settings and photos is kept.
+    """The folder of the bank that these settings need.
 
-    None where the settings sample their contents anew and no counterpart leans on photos.
+    None where training needs no bank: contents are sampled in every iteration, and the photo
+    counterpart is made by the base's prior or without photos.
     """
     if settings.contents != "bank" and (base.photos is None or base.prior is not None):
         return None
@@ -91,9 +83,9 @@ def ensure_banks(
     claims: Claims,
     photos: Photos | None = None,
 ) -> list[Bank | None]:
-    """The bank of each of the settings; those that are missing are computed on the cluster.
+    """The bank for each of the settings; missing banks are computed on Ray.
 
-    Of several jobs that need a bank one builds it, and the others wait for it.
+    Where several jobs need the same bank, one of them builds it and the others wait.
     """
     banks: dict[Path, Bank] = {}
     out: list[Bank | None] = []
@@ -107,12 +99,12 @@ def ensure_banks(
 
 
 def read_bank(path: Path) -> Bank | None:
-    """A bank that is complete, else None."""
+    """The bank in a folder; None where the bank is missing or incomplete."""
     try:
         info = json.loads((path / BANK_JSON).read_text())
     except FileNotFoundError:
         return None
-    return Bank(path, info["contents"], info.get("seconds"), info.get("draw_seconds"))
+    return Bank(path, info["contents"], info.get("seconds"))
 
 
 def _ensure(
@@ -123,15 +115,15 @@ def _ensure(
     report: Callable[[str], None],
     claims: Claims,
 ) -> Bank:
-    there = read_bank(path) or read_bank(base_folder / BROUGHT / path.name)
-    if there is not None:
-        return there
+    found = read_bank(path) or read_bank(base_folder / BROUGHT / path.name)
+    if found is not None:
+        return found
     name, told = f"bank-{path.name}", False
     while (bank := read_bank(path)) is None:
         holder = claims.acquire(name)
         if holder is None:
             try:
-                # It may have been finished between the look and the claim.
+                # Another job may have finished the bank between read_bank and acquire.
                 bank = read_bank(path) or _build(path, base_folder, settings, photos, report)
             finally:
                 claims.release(name)
@@ -157,20 +149,15 @@ def _build(
     starts = [s for s in range(0, size, CHUNK) if not shard_path(path, s).is_file()]
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    # A thread a task, whatever the cluster: the threads' number would change the rounding.
+    # Every task uses one thread: the number of threads changes how sums are rounded.
     task = _shards.options(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_retries=3)
     count = max(1, min(gpus or cpus, len(starts)))
     arguments = (str(base_folder), str(path), settings.to_dict(), size, photos is not None)
-    # The last task has the fewest shards: it also tells what the bank spares.
-    waiting = [
-        task.remote(*arguments, starts[i::count], bool(gpus), i == count - 1) for i in range(count)
-    ]
-    draw_seconds = sum(ray.get(waiting))
+    ray.get([task.remote(*arguments, starts[i::count], bool(gpus)) for i in range(count)])
     seconds = time.perf_counter() - started
     info = {
         "contents": size,
         "seconds": round(seconds, 2),
-        "draw_seconds": round(draw_seconds, 4),
         "base": base_folder.name,
         "settings": {
             name: getattr(settings, name) for name in FIELDS + (SAMPLED if photos is None else ())
@@ -179,11 +166,11 @@ def _build(
     (path / PHOTOS).unlink(missing_ok=True)
     write_json(path / BANK_JSON, info)
     report(f"content bank: {size} contents encoded in {seconds:.1f} s")
-    return Bank(path, size, seconds, draw_seconds)
+    return Bank(path, size, seconds)
 
 
 def shard_path(path: Path, start: int) -> Path:
-    """The shard that begins with content number ``start``."""
+    """The shard whose first content has the number ``start``."""
     return path / f"shard-{start // CHUNK:05d}.safetensors"
 
 
@@ -196,10 +183,9 @@ def _shards(
     photos: bool,
     starts: list[int],
     gpu: bool,
-    measure: bool,
-) -> float:
-    """Compute shards; returns the seconds that sampling one content anew takes, where asked for."""
-    from osasis.contents import SampledContents, bank_chunk, save_contents
+) -> None:
+    """Compute and write the shards that begin with these content numbers."""
+    from osasis.contents import bank_chunk, save_contents
 
     prepare_worker(1)
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
@@ -208,14 +194,6 @@ def _shards(
     for start in starts:
         chunk = bank_chunk(loaded, wanted, start, own).take(slice(size - start))
         save_contents(shard_path(Path(path), start), chunk)
-    if not measure:
-        return 0.0
-    # As many as training draws: sampling z costs a batch hardly more than one content.
-    started = time.perf_counter()
-    source = SampledContents(loaded, wanted)
-    drawn = source.draw(wanted.batch_size, torch.Generator().manual_seed(0))
-    drawn.photo.sum().item()  # a GPU works on after the call
-    return (time.perf_counter() - started) / wanted.batch_size
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from factory.core.home import Home
 from factory.registry import Listing, Registry, list_versions, load_mlflow
 from factory.registry.gate import Condition, parse_gate
 from factory.reports.progress import Display, make_display
-from factory.reports.results import BankUse, StyleResult, TrainResult
+from factory.reports.results import BankResult, StyleResult, TrainResult
 from factory.training.content_banks import Bank, Photos, ensure_banks
 from factory.training.lease_queue import FAILED, RETRIES, RETRY_ON
 from factory.training.plan import Planned, make_plan
@@ -33,7 +33,6 @@ from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
 from osasis.images.tensors import load_square
-from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_file, sha256_text, write_atomic
 
 PREVIEW_COUNT = 6
@@ -109,7 +108,6 @@ class _Run:
         self.report = display.say
         self.started = time.perf_counter()
         self.results: dict[str, StyleResult] = {}
-        self.trained: list[tuple[Bank, TrainSettings, float]] = []
         self.banks: dict[Path, Bank] = {}
 
     def train(
@@ -158,9 +156,8 @@ class _Run:
 
         seconds = time.perf_counter() - self.started
         gallery = self.folder / "gallery.html"
-        result = TrainResult(
-            tuple(self.results.values()), gallery, self.folder, seconds, self._bank_uses()
-        )
+        banks = tuple(BankResult(b.contents, b.seconds) for b in self.banks.values())
+        result = TrainResult(tuple(self.results.values()), gallery, self.folder, seconds, banks)
         versions = list_versions(self.home)
         write_run_gallery(result, read.entries, self.base, photos, previews_key, versions)
         write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
@@ -299,20 +296,8 @@ class _Run:
             result = StyleResult(p.entry.id, "failed", reason=reason, kind="superseded")
         else:
             result = self.registrar.register(task)
-        if bank is not None and result.state == "registered" and result.seconds is not None:
-            self.trained.append((bank, p.settings, result.seconds))
         self.results[p.entry.id] = replace(result, attempts=attempts)
         claims.release(p.claim)
-
-    def _bank_uses(self) -> tuple[BankUse, ...]:
-        uses = []
-        for bank in self.banks.values():
-            of = [(s, t) for b, s, t in self.trained if b == bank and s.contents == "bank"]
-            mean = sum(t for _, t in of) / len(of) if of else None
-            spared = [saved for s, _ in of if (saved := bank.saves(s)) is not None]
-            without = mean + sum(spared) / len(of) if mean is not None and spared else None
-            uses.append(BankUse(bank.contents, bank.seconds, mean, without))
-        return tuple(uses)
 
 
 def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:

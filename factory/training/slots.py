@@ -13,11 +13,9 @@ from typing import Any, Protocol
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from factory.core import ray_cluster as cluster
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
 from factory.training.lease_queue import ASK_AGAIN, DONE, FAILED, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.workbench import OnIteration, StyleTask, Workbench
@@ -221,38 +219,17 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
     }
 
 
-class _SlotTrainer(TorchTrainer):
-    """A trainer of one worker, without what costs a slot seconds and is of no use to it.
-
-    No process group: a lone worker has nobody to talk to, and its controller need not import
-    torch. Not the process that hands out Ray Data sets: a slot reads none. Not the process that
-    frees what a killed controller held, where Ray is this machine's own and ends with the driver.
-    """
-
-    def __init__(
-        self, loop: Callable[[], None], scaling: ScalingConfig, run_config: RunConfig
-    ) -> None:
-        # Past TorchTrainer's own, whose backend is the process group.
-        super(TorchTrainer, self).__init__(
-            loop, backend_config=BackendConfig(), scaling_config=scaling, run_config=run_config
-        )
-
-    def _create_default_callbacks(self) -> list[Any]:
-        spare = ["DatasetsCallback"]
-        if cluster.is_own():
-            spare.append("PlacementGroupCleanerCallback")
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [c for c in callbacks if type(c).__name__ not in spare]
-
-
 def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> TorchTrainer:
     """One slot: a single-worker TorchTrainer, restarted by Ray Train where its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
-    return _SlotTrainer(
-        # Not as the loop's configuration, which the controller unpickles too.
+    return TorchTrainer(
         partial(drain_queue, {**config, "queue": queue}),
-        ScalingConfig(num_workers=1, use_gpu=slots.gpus > 0, resources_per_worker=resources),
-        RunConfig(
+        # The only worker of its group exchanges no tensors; gloo needs no GPU.
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=1, use_gpu=slots.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
             storage_path=str(Path(config["previews"]).parent / "ray-train"),
             # The queue gives up styles, and slots that never get as far as a style.

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents
-from osasis.errors import UserError
+from osasis.errors import DivergedError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.mix import Mix
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
 from osasis.stylize import decode, encode
-from osasis.train import DivergedError, StyleTrainer
+from osasis.train import StyleTrainer
 from osasis.validation import InvalidInputError, Problem
 
 Trainers = Callable[..., StyleTrainer]

@@ -10,9 +10,15 @@ import pytest
 import ray
 
 from factory.core.home import Home
-from factory.core.ray_cluster import KNOWN_RAY
 from pipelines import stylize
-from pipelines.ray_data import NAP_SECONDS, Patient, Silent, replacements, sparing_the_cpu
+from pipelines.ray_data import (
+    KNOWN_RAY,
+    NAP_SECONDS,
+    Patient,
+    Silent,
+    replacements,
+    sparing_the_cpu,
+)
 
 EXECUTION = "ray.data._internal.execution."
 EXPECTED = [

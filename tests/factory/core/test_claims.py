@@ -20,7 +20,7 @@ from osasis.storage import write_json
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from factory.claims import Claims
+from factory.core.claims import Claims
 assert Claims(Path(sys.argv[1]), "dead").acquire("oil") is None
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -47,7 +47,7 @@ def put(claims: Claims, holder: Holder, name: str = "oil") -> None:
 
 def test_a_claim_is_had_by_one_job_until_it_gives_it_back(mine: Claims, other: Claims) -> None:
     assert mine.acquire("oil") is None
-    assert other.acquire("oil") == mine.me
+    assert other.acquire("oil") == mine.holder
     assert other.acquire("ink") is None
     assert mine.acquire("oil") is None  # ours already
     assert (mine.held("oil"), other.held("oil"), other.held("ink")) == (True, False, True)
@@ -65,7 +65,7 @@ def test_of_many_jobs_at_once_one_gets_the_claim(tmp_path: Path) -> None:
 
     def ask(claims: Claims) -> None:
         start.wait(30)
-        told.append((claims.me.job, claims.acquire("oil")))
+        told.append((claims.holder.job, claims.acquire("oil")))
 
     threads = [threading.Thread(target=ask, args=(c,)) for c in jobs]
     for t in threads:
@@ -84,11 +84,11 @@ def test_the_claim_of_a_killed_process_is_taken_over(mine: Claims) -> None:
     left = read_claim(mine.path("oil"))
     assert left is not None and left.job == "dead"
     assert mine.acquire("oil") is None
-    assert read_claim(mine.path("oil")) == mine.me
+    assert read_claim(mine.path("oil")) == mine.holder
 
 
 def test_a_process_id_that_came_again_is_another_process(mine: Claims, other: Claims) -> None:
-    put(mine, replace(other.me, started="1"))
+    put(mine, replace(other.holder, started="1"))
     assert mine.acquire("oil") is None
 
 
@@ -107,7 +107,7 @@ def test_another_machines_job_is_gone_when_its_heart_stopped(mine: Claims) -> No
 
 
 def test_a_job_beats_while_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.core.claims.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("factory.core.claims.HEARTBEAT_SECONDS", 0.05)
     claims, beat = Claims(tmp_path, "mine"), tmp_path / "mine.alive"
     os.utime(beat, (1, 1))
     deadline = time.monotonic() + 10
@@ -123,7 +123,7 @@ def test_closing_gives_back_ones_own_claims_only(mine: Claims, other: Claims) ->
     assert other.acquire("ink") is None
     mine.close()
     assert read_claim(mine.path("oil")) is None
-    assert read_claim(mine.path("ink")) == other.me
+    assert read_claim(mine.path("ink")) == other.holder
 
 
 def test_a_claim_that_cannot_be_read_is_nobodys(mine: Claims) -> None:

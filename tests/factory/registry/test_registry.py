@@ -21,9 +21,7 @@ from factory.registry import (
     Registry,
     StyleVersion,
     list_versions,
-    local,
 )
-from factory.registry.local import read_local
 from osasis.bundles.base import read_base_info
 from osasis.bundles.style import load_style
 from osasis.errors import UserError
@@ -292,23 +290,17 @@ def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
     assert asked == ["search_registered_models", "search_model_versions"]
 
 
-def test_the_file_says_what_mlflow_says(shelf: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With models of others, a deleted version and aliases."""
+def test_a_listing_holds_styles_only_and_no_deleted_version(shelf: Registry) -> None:
     put(shelf, 6, CANDIDATE)
     shelf.client.create_registered_model("not-a-style")
     shelf.client.create_model_version("not-a-style", source="file:///nowhere")
     last = shelf.versions("oil")[0].version
     shelf.delete(f"oil:{last}")
-    expected = shelf.all_versions()
-    assert len(expected["oil"]) >= 2 and expected["oil"][-1].tags
-    assert read_local(shelf.home) == expected
-    # Of tables that are not known, and of a server, MLflow is asked.
-    monkeypatch.setattr(local, "REVISION", "another")
-    assert read_local(shelf.home) is None
-    assert list_versions(shelf.home) == expected
-    monkeypatch.undo()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert read_local(shelf.home) is None
+    listed = list_versions(shelf.home)
+    assert listed == shelf.all_versions()
+    assert "not-a-style" not in listed
+    assert last not in {v.version for v in listed["oil"]}
+    assert listed["oil"][-1].tags
 
 
 def test_a_home_without_a_registry_lists_nothing_and_gets_none(tmp_path: Path) -> None:
@@ -379,7 +371,7 @@ def test_a_style_is_an_mlflow_model_without_a_pickle(
 REGISTERING = """
 import sys
 from pathlib import Path
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
 home = Home(Path(sys.argv[1]))
 registry = Registry(home)

@@ -164,7 +164,7 @@ def test_styles_live_on_a_server(
 REGISTERING = """
 import sys
 from pathlib import Path
-from factory.home import Home
+from factory.core.home import Home
 from factory.registry import Registry
 version = Registry(Home(Path(sys.argv[1]))).register("ink", Path(sys.argv[2]), fingerprint="same",
     base="b", params={}, history=[], metrics={}, tags={})

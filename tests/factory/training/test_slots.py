@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from factory.training import slots as bulk
 from factory.training.fingerprint import fingerprint
 from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, plan_slots, run_job
 from factory.training.workbench import CHECKPOINT, Workbench
@@ -124,22 +121,6 @@ def test_slots_are_cpus_where_there_is_no_gpu(local_ray: None) -> None:
     assert plan_slots(3, 5) == SlotPlan(3)
     assert plan_slots(3, 0) == SlotPlan(1)
     assert (SlotPlan(1).device, SlotPlan(2, gpus=0.5).device) == ("cpu", "cuda")
-
-
-def test_a_slot_starts_no_process_that_it_has_no_use_for(
-    local_ray: None, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def callbacks(own: bool) -> set[str]:
-        monkeypatch.setattr(bulk.cluster, "is_own", lambda: own)
-        config = {"previews": str(tmp_path / "previews")}
-        trainer = bulk._slot_trainer(0, SlotPlan(1), config, None)
-        return {type(c).__name__ for c in trainer._create_default_callbacks()}
-
-    plain = TorchTrainer(print, scaling_config=ScalingConfig(num_workers=1))
-    usual = {type(c).__name__ for c in plain._create_default_callbacks()}
-    # An upgrade of Ray that renames them shows here.
-    assert usual - callbacks(own=True) == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-    assert usual - callbacks(own=False) == {"DatasetsCallback"}
 
 
 def test_fingerprints_tell_everything_that_matters_apart() -> None:

@@ -26,11 +26,10 @@ from factory.training.workbench import (
 )
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
-from osasis.errors import ImageError, UserError
+from osasis.errors import DivergedError, ImageError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.preview_encodings import save_previews
 from osasis.stylize import encode
-from osasis.train import DivergedError
 from tests.factory.conftest import SIZE, Shop, picture, truncated_jpeg
 
 # Dropout draws from the global generator: the hardest part to continue.
@@ -41,7 +40,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from factory.work import StyleTask, Workbench
+from factory.training.workbench import StyleTask, Workbench
 
 torch.set_num_threads(1)
 base, previews, task, killed_at = json.loads(sys.argv[1])
