@@ -1,175 +1,320 @@
-"""`style-factory base ...`."""
+"""`style-factory base ...`: train, import, evaluate and list bases."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from factory.cli import base_guide
-from factory.cli.output import assignments, out, positive, say, show
-from factory.core.home import Home
+import typer
+
+from factory.cli.base_guide import train_guide
+from factory.cli.calls import Command, Group
+from factory.cli.options import (
+    CLUSTER,
+    INPUTS,
+    OUTPUTS,
+    TRAINING,
+    HomeOption,
+    JsonOption,
+    LicenceOption,
+    ReplaceOption,
+    SettingsOption,
+    assignments,
+    find_home,
+)
+from factory.cli.output import print_fields, print_json, print_progress, print_result
 from osasis.errors import UserError
 
+GUIDE, PERCEPTUAL, MEASUREMENT = "Guide", "Perceptual net", "Measurement"
+# Photos that `base evaluate --output` shows.
+SHOWN_PHOTOS = 8
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    sub = commands.add_parser("base", help="bases: train, import, evaluate, list").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    p = sub.add_parser("import", parents=[common], help="convert official checkpoints")
-    p.add_argument("name")
-    p.add_argument("--config", required=True, help="ffhq256, horse128, portraits64 or a JSON file")
-    p.add_argument("--diffae", required=True, type=Path, help="DiffAE checkpoint with latent net")
-    p.add_argument("--latent-stats", type=Path, help="latent.pkl that came with it")
-    p.add_argument("--prior", type=Path, help="P2 checkpoint of the photo prior")
-    p.add_argument("--guide", default="statistics", choices=("statistics", "open_clip"))
-    p.add_argument("--guide-stages", default="0,1,2,3", help="statistics: stages of the net, 0-5")
-    p.add_argument("--guide-grid", type=int, default=1, help="statistics: cells a side")
-    p.add_argument("--guide-model", default="ViT-B-32", help="open_clip model name")
-    p.add_argument("--guide-weights", default="openai", help="open_clip tag or local checkpoint")
-    p.add_argument("--guide-config", type=Path, help="open_clip model configuration, MODEL.json")
-    p.add_argument("--perceptual", default="vgg", help="LPIPS net: vgg or alex")
-    p.add_argument("--perceptual-weights", type=Path, help="LPIPS weights (default: download)")
-    p.add_argument("--photos", type=Path, help="folder of photos of this domain to keep with it")
-    p.add_argument("--licence", default="", help="licence note")
-    p.add_argument("--replace", action="store_true", help="replace another base of this name")
-    p.set_defaults(run=_base_import)
-    p = sub.add_parser("train", parents=[common], help="train a base on photos of your own")
-    p.add_argument("name")
-    p.add_argument("--images", required=True, help="folder or URI of photos of one domain")
-    p.add_argument("--config", required=True, help="portraits64, ... or a JSON file")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training"
-    )
-    p.add_argument("--start", type=Path, help="DiffAE checkpoint to begin with")
-    p.add_argument("--workers", type=int, default=1, help="workers that share every batch")
-    p.add_argument("--minutes", type=float, help="stop after so long; the same command continues")
-    p.add_argument("--like", help="base whose guide and perceptual net it takes")
-    p.add_argument("--licence", default="", help="licence note")
-    p.add_argument("--replace", action="store_true", help="replace another base of this name")
-    p.set_defaults(run=_base_train)
-    p = sub.add_parser("evaluate", parents=[common], help="how good a base is, on photos")
-    p.add_argument("name", nargs="?")
-    p.add_argument("--images", required=True, help="photos that it was not trained on")
-    p.add_argument("--steps", type=int, default=100, help="steps of a full schedule")
-    p.add_argument("--samples", type=int, default=0, help="samples for the Frechet distance")
-    p.add_argument("--limit", type=int, help="use the first so many photos")
-    p.add_argument("--lpips", choices=("vgg", "alex"), help="measure with LPIPS of this net")
-    p.add_argument("--lpips-weights", type=Path, help="its weights (default: download)")
-    p.add_argument("--output", type=Path, help="folder for the pictures of it")
-    p.set_defaults(run=_base_evaluate)
-    base_guide.add(sub, common)
-    p = sub.add_parser("list", parents=[common], help="all bases")
-    p.set_defaults(run=_base_list)
-    p = sub.add_parser("info", parents=[common], help="what a base is made of")
-    p.add_argument("name", nargs="?")
-    p.set_defaults(run=_base_info)
+app = typer.Typer(cls=Group)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the base.")]
+OptionalNameArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Name of the base (default: the only one)."),
+]
+ConfigOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Configuration of the networks: ffhq256, horse128, portraits64 or a JSON file.",
+        rich_help_panel=INPUTS,
+    ),
+]
 
 
-def _base_import(args: argparse.Namespace) -> int:
+@app.command("import", cls=Command)
+def import_(
+    name: NameArgument,
+    config: ConfigOption,
+    diffae: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="DiffAE checkpoint with the latent net.", rich_help_panel=INPUTS
+        ),
+    ],
+    latent_stats: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="latent.pkl of the checkpoint.", rich_help_panel=INPUTS),
+    ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="P2 checkpoint of the photo prior.", rich_help_panel=INPUTS
+        ),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of photos of the base's domain to keep with the base.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    guide: Annotated[
+        Literal["statistics", "open_clip"],
+        typer.Option(help="Kind of the guide.", rich_help_panel=GUIDE),
+    ] = "statistics",
+    guide_stages: Annotated[
+        str,
+        typer.Option(
+            metavar="STAGES",
+            help="Stages of the perceptual net that a statistics guide reads, of 0 to 5.",
+            rich_help_panel=GUIDE,
+        ),
+    ] = "0,1,2,3",
+    guide_grid: Annotated[
+        int,
+        typer.Option(help="Cells a side of a statistics guide.", rich_help_panel=GUIDE),
+    ] = 1,
+    guide_model: Annotated[
+        str, typer.Option(metavar="NAME", help="open_clip model name.", rich_help_panel=GUIDE)
+    ] = "ViT-B-32",
+    guide_weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="open_clip tag or local checkpoint.", rich_help_panel=GUIDE
+        ),
+    ] = "openai",
+    guide_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL.json", help="open_clip model configuration.", rich_help_panel=GUIDE
+        ),
+    ] = None,
+    perceptual: Annotated[
+        Literal["vgg", "alex", "small"],
+        typer.Option(help="Net of the perceptual distance (LPIPS).", rich_help_panel=PERCEPTUAL),
+    ] = "vgg",
+    perceptual_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of the perceptual net (default: download).",
+            rich_help_panel=PERCEPTUAL,
+        ),
+    ] = None,
+    licence: LicenceOption = "",
+    replace: ReplaceOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert official checkpoints into a base."""
     from factory.core.bases import GuideChoice, import_base
 
-    stages = [s.strip() for s in args.guide_stages.split(",")]
+    stages = [s.strip() for s in guide_stages.split(",")]
     if not all(s.isdigit() for s in stages):
-        raise UserError(f"--guide-stages is {args.guide_stages!r}; give numbers such as 0,1,2,3")
-    guide = GuideChoice(
-        kind=args.guide,
-        stages=tuple(int(s) for s in stages),
-        grid=args.guide_grid,
-        model=args.guide_config.stem if args.guide_config else args.guide_model,
-        pretrained=args.guide_weights,
-        config=args.guide_config,
-    )
+        raise UserError(f"--guide-stages is {guide_stages!r}; give numbers such as 0,1,2,3")
     info = import_base(
-        Home.find(args.home),
-        args.name,
-        config=args.config,
-        diffae=args.diffae,
-        latent_stats=args.latent_stats,
-        prior=args.prior,
-        guide=guide,
-        perceptual_net=args.perceptual,
-        perceptual_weights=args.perceptual_weights,
-        photos=args.photos,
-        licence=args.licence,
-        replace=args.replace,
+        find_home(home),
+        name,
+        config=config,
+        diffae=diffae,
+        latent_stats=latent_stats,
+        prior=prior,
+        guide=GuideChoice(
+            kind=guide,
+            stages=tuple(int(s) for s in stages),
+            grid=guide_grid,
+            model=guide_config.stem if guide_config else guide_model,
+            pretrained=guide_weights,
+            config=guide_config,
+        ),
+        perceptual_net=perceptual,
+        perceptual_weights=perceptual_weights,
+        photos=photos,
+        licence=licence,
+        replace=replace,
     )
-    if args.json:
-        out(json.dumps(info, indent=2))
+    if as_json:
+        print_json(info)
     else:
-        out(f"base {info['name']} imported (fingerprint {info['fingerprint']})")
-    return 0
+        print_result(f"base {info['name']} imported (fingerprint {info['fingerprint']})")
 
 
-def _base_train(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def train(
+    name: NameArgument,
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Folder or URI of photos of one domain.", rich_help_panel=INPUTS
+        ),
+    ],
+    config: ConfigOption,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="DiffAE checkpoint to begin with.", rich_help_panel=INPUTS
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Base whose guide and perceptual net are used (default: the package's own).",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    set_: SettingsOption = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after this time; the same command continues.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Workers that share every batch.", rich_help_panel=CLUSTER),
+    ] = 1,
+    licence: LicenceOption = "",
+    replace: ReplaceOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a base on photos of your own."""
     from pipelines.base_training import train_base
 
     run = train_base(
-        args.name,
-        args.images,
-        config=args.config,
-        home=Home.find(args.home),
-        overrides=assignments(args.set, "--set"),
-        start=args.start,
-        workers=positive(args.workers, "--workers") or 1,
-        minutes=args.minutes,
-        like=args.like,
-        licence=args.licence,
-        replace=args.replace,
-        report=say,
+        name,
+        images,
+        config=config,
+        home=find_home(home),
+        overrides=assignments(set_, "--set"),
+        start=start,
+        workers=workers,
+        minutes=minutes,
+        like=like,
+        licence=licence,
+        replace=replace,
+        report=print_progress,
     )
-    if args.json:
-        out(json.dumps({"finished": run.finished, "left_out": run.left_out, "base": run.info}))
+    if as_json:
+        print_json({"finished": run.finished, "left_out": run.left_out, "base": run.info})
     elif run.info is not None:
-        out(f"base {args.name} trained (fingerprint {run.info['fingerprint']})")
+        print_result(f"base {name} trained (fingerprint {run.info['fingerprint']})")
     else:
-        out(f"stopped after {args.minutes:g} minute(s); the same command continues")
-    return 0 if run.finished else 1
+        print_result(f"stopped after {minutes:g} minute(s); the same command continues")
+    if not run.finished:
+        raise typer.Exit(1)
 
 
-def _base_evaluate(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def evaluate(
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Photos that the base was not trained on.", rich_help_panel=INPUTS
+        ),
+    ],
+    name: OptionalNameArgument = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Use only this many photos, the first ones.", rich_help_panel=INPUTS),
+    ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, help="Steps of a full schedule.", rich_help_panel=MEASUREMENT),
+    ] = 100,
+    samples: Annotated[
+        int,
+        typer.Option(help="Samples for the Frechet distance.", rich_help_panel=MEASUREMENT),
+    ] = 0,
+    lpips: Annotated[
+        Literal["vgg", "alex"] | None,
+        typer.Option(
+            help="Net of LPIPS to measure with (default: the base's own perceptual net).",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = None,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of LPIPS (default: download).",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for reconstructions and samples of the base.",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a base reconstructs and samples photos."""
     from osasis.bundles.base import load_base
     from osasis.guides.perceptual import PerceptualNet
     from osasis.pretraining.evaluate_base import evaluate_base, save_evaluation_grids
     from osasis.pretraining.photo_set import read_photo_set
 
-    base = load_base(Home.find(args.home).base_folder(args.name))
-    photos = read_photo_set(args.images, base.config.image_size, say).images(args.limit)
-    net = PerceptualNet(args.lpips, args.lpips_weights) if args.lpips else None
-    evaluation, samples = evaluate_base(
+    base = load_base(find_home(home).base_folder(name))
+    photos = read_photo_set(images, base.config.image_size, print_progress).images(limit)
+    evaluation, sampled = evaluate_base(
         base,
         photos,
-        steps=positive(args.steps, "--steps") or 1,
-        samples=args.samples,
-        perceptual=net,
-        report=say,
+        steps=steps,
+        samples=samples,
+        perceptual=PerceptualNet(lpips, lpips_weights) if lpips else None,
+        report=print_progress,
     )
-    if args.output is not None:
-        save_evaluation_grids(base, photos[:8], samples, args.steps, args.output)
-    show(args, {"base": base.name, **evaluation.to_dict()})
-    return 0
+    if output is not None:
+        save_evaluation_grids(base, photos[:SHOWN_PHOTOS], sampled, steps, output)
+    print_fields({"base": base.name, **evaluation.to_dict()}, as_json)
 
 
-def _base_list(args: argparse.Namespace) -> int:
-    from factory.core.bases import list_bases
+app.command("train-guide", cls=Command)(train_guide)
 
-    home = Home.find(args.home)
-    bases = list_bases(home)
-    if args.json:
-        out(json.dumps({"bases": bases}, indent=2))
-        return 0
-    for b in bases:
+
+@app.command("list", cls=Command)
+def list_bases(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List all bases."""
+    from factory.core import bases
+
+    place = find_home(home)
+    rows = bases.list_bases(place)
+    if as_json:
+        print_json({"bases": rows})
+        return
+    for b in rows:
         size = b["config"]["image_size"]
-        out(f"{b['name']:32} {size} px  {b['bytes'] / 1e6:7.1f} MB  {b['fingerprint']}")
-    if not bases:
-        print(f"no base in {home.bases}", file=sys.stderr)
-    return 0
+        print_result(f"{b['name']:32} {size} px  {b['bytes'] / 1e6:7.1f} MB  {b['fingerprint']}")
+    if not rows:
+        print_progress(f"no base in {place.bases}")
 
 
-def _base_info(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def info(
+    name: OptionalNameArgument = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Show the parts of a base."""
     from factory.core.bases import describe_base
 
-    show(args, describe_base(Home.find(args.home), args.name))
-    return 0
+    print_fields(describe_base(find_home(home), name), as_json)

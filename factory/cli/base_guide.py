@@ -2,46 +2,97 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from factory.cli.output import fail, out
+import typer
 
-
-def add(sub: Any, common: argparse.ArgumentParser) -> None:
-    """Register under ``style-factory base``. sub: its subparsers."""
-    p = sub.add_parser(
-        "train-guide",
-        parents=[common],
-        help="train a small open_clip guide on photos, painted looks and captions",
-    )
-    p.add_argument("--out", type=Path, required=True, help="folder for weights and configuration")
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="steps instead of minutes")
-    p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
-    p.add_argument("--batch", type=int, default=32, help="looks in a step")
-    p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
-    p.set_defaults(run=_train_guide)
+from factory.cli.options import INPUTS, OUTPUTS, TRAINING, HomeOption, JsonOption
+from factory.cli.output import print_error, print_json, print_result
 
 
-def _train_guide(args: argparse.Namespace) -> int:
-    from osasis.pretraining.budgeted_training import BudgetTooShortError
-    from osasis.pretraining.train_guide import from_arguments
+def train_guide(
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for weights and configuration.",
+            rich_help_panel=OUTPUTS,
+        ),
+    ],
+    images: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of photos.", rich_help_panel=INPUTS)
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL.json", help="open_clip model configuration.", rich_help_panel=INPUTS
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of other photos to measure the guide on.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Wall time of the training, all runs together.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of steps, instead of a time in minutes.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of every random draw.", rich_help_panel=TRAINING)
+    ] = 0,
+    paintings: Annotated[
+        int,
+        typer.Option(
+            help="Number of looks to paint, each on three people.", rich_help_panel=TRAINING
+        ),
+    ] = 1500,
+    batch: Annotated[
+        int, typer.Option(help="Number of looks in a step.", rich_help_panel=TRAINING)
+    ] = 32,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            help="Arithmetic of the training; auto chooses what the machine supports.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "auto",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a small open_clip guide on photos, procedural looks and captions."""
+    from osasis.pretraining import train_guide as guides
+    from osasis.pretraining.budgeted_training import BudgetTooShortError, TrainingBudget
 
     try:
-        report = from_arguments(args)
+        report = guides.train_guide(
+            images,
+            out,
+            TrainingBudget(minutes, steps),
+            config=config,
+            seed=seed,
+            paintings=paintings,
+            batch=batch,
+            precision=precision,
+            validation=validation,
+        )
     except BudgetTooShortError as e:
-        return fail(args, str(e), 1)
-    if args.json:
-        out(json.dumps(report, indent=2))
-        return 0
-    out(f"guide {report['model']} trained in {report['steps']} steps: {args.out}")
+        print_error(e, as_json)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(report)
+        return
+    print_result(f"guide {report['model']} trained in {report['steps']} steps: {out}")
     for name, value in report.get("validation", {}).items():
-        out(f"  {name:16} {value:.3f}")
-    return 0
+        print_result(f"  {name:16} {value:.3f}")

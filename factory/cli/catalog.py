@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from factory.cli.output import assignments, out
+import typer
 
+from factory.cli.calls import Command, Group
+from factory.cli.options import (
+    CatalogArgument,
+    HomeOption,
+    JsonOption,
+    PresetOption,
+    SettingsOption,
+    assignments,
+)
+from factory.cli.output import print_json, print_result
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    sub = commands.add_parser("catalog", help="catalogs: check, schema").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    p = sub.add_parser("check", parents=[common], help="everything that is wrong with a catalog")
-    p.add_argument("catalog", help="YAML or CSV file, folder of images, or one image")
-    p.add_argument("--preset", default="fast", help="reference, default or fast")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting"
-    )
-    p.set_defaults(run=_check)
-    p = sub.add_parser("schema", parents=[common], help="the JSON Schema of YAML catalogs")
-    p.set_defaults(run=_schema)
+app = typer.Typer(cls=Group)
 
 
-def _check(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def check(
+    catalog: CatalogArgument,
+    preset: PresetOption = "fast",
+    set_: SettingsOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find everything that is wrong with a catalog."""
     from factory.catalog import check_catalog
 
-    found = check_catalog(Path(args.catalog), args.preset, assignments(args.set, "--set"))
-    if args.json:
-        problems = [asdict(p) for p in found.problems]
-        data = {"catalog": found.path, "styles": len(found.entries), "problems": problems}
-        out(json.dumps(data, indent=2))
+    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"))
+    if as_json:
+        problems = [vars(p) for p in found.problems]
+        print_json({"catalog": found.path, "styles": len(found.entries), "problems": problems})
     else:
         for problem in found.problems:
-            out(str(problem))
-        out(f"{len(found.entries)} style(s), {len(found.problems)} problem(s)")
-    return 1 if found.problems else 0
+            print_result(str(problem))
+        print_result(f"{len(found.entries)} style(s), {len(found.problems)} problem(s)")
+    if found.problems:
+        raise typer.Exit(1)
 
 
-def _schema(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def schema(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Print the JSON Schema of YAML catalogs."""
     from factory.catalog.schema import shipped_schema
 
-    out(shipped_schema().rstrip())
-    return 0
+    print_result(shipped_schema().rstrip())

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from factory.cli.output import out
+import typer
+
+from factory.cli.options import HomeOption, JsonOption
+from factory.cli.output import print_json, print_result
 from osasis.errors import UserError
 
 # Mix fields at their defaults need not be said again.
 _USUAL: dict[str, Any] = {"blend": "weights", "strength": 1.0, "text_amount": 1.0, "seed": 0}
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("inspect", parents=[common], help="what made a stylized picture")
-    p.add_argument("image", type=Path, help="PNG, JPEG, WebP, or a Parquet output")
-    p.add_argument("--row", type=int, default=0, help="of a Parquet output (default: 0)")
-    p.set_defaults(run=_inspect)
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    found = _provenance(args.image, args.row)
-    command = remake_command(found, args.image.name)
-    if args.json:
-        mix = json.loads(found["mix"])
-        out(json.dumps({"provenance": {**found, "mix": mix}, "command": command}, indent=2))
-        return 0
+def inspect(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, or a Parquet output.")
+    ],
+    row: Annotated[int, typer.Option(min=0, help="Row of a Parquet output.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what made a stylized picture, and the command that makes the picture again."""
+    found = _provenance(image, row)
+    command = remake_command(found, image.name)
+    if as_json:
+        print_json({"provenance": {**found, "mix": json.loads(found["mix"])}, "command": command})
+        return
     for name, value in found.items():
-        out(f"{name}: {value}")
-    out(f"again: {command}")
-    return 0
+        print_result(f"{name}: {value}")
+    print_result(f"again: {command}")
 
 
 def _provenance(path: Path, row: int) -> dict[str, str]:

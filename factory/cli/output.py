@@ -1,8 +1,7 @@
-"""What commands print: results to standard output, progress to standard error."""
+"""What commands print: results to standard output, progress and errors to standard error."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -10,13 +9,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from osasis.errors import UserError
+# Standard output as it was before ``results_only_on_stdout`` redirected it.
+_results: TextIO | None = None
 
 
 @contextlib.contextmanager
 def results_only_on_stdout() -> Iterator[None]:
-    """Libraries and the processes that they start write notices to standard output; send those
-    to standard error, and keep standard output for ``_out``."""
+    """Redirect file descriptor 1 of this process to standard error, except for ``print_result``.
+
+    Libraries and the processes that they start print notices to standard output, where they would
+    make the document of ``--json`` invalid; replacing ``sys.stdout`` alone does not reach them.
+    """
     global _results
     sys.stdout.flush()
     kept = os.dup(1)
@@ -25,60 +28,51 @@ def results_only_on_stdout() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()  # what was printed meanwhile still waits in Python's buffer
+        sys.stdout.flush()  # what libraries printed still waits in Python's buffer
         _results.close()
         os.dup2(kept, 1)
         os.close(kept)
         _results = None
 
 
-_results: TextIO | None = None
-
-
-def out(text: str, flush: bool = False) -> None:
-    """A line of the result, to standard output."""
+def print_result(text: str, flush: bool = False) -> None:
+    """Print lines of the result to standard output."""
     print(text, file=_results or sys.stdout, flush=flush)
 
 
-def fail(args: argparse.Namespace, message: str, code: int) -> int:
-    if getattr(args, "json", False):
-        out(json.dumps({"error": message}))
-    print(f"error: {message}", file=sys.stderr)
-    return code
+def print_json(document: dict[str, Any]) -> None:
+    """Print the JSON document of ``--json`` to standard output."""
+    print_result(json.dumps(document, indent=2))
 
 
-def say(line: str) -> None:
+def print_fields(document: dict[str, Any], as_json: bool) -> None:
+    """Print a document as JSON, or as one ``name: value`` line a field."""
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        if isinstance(value, dict):
+            print_result(f"{key}:")
+            for k, v in value.items():
+                print_result(f"  {k}: {v}")
+        else:
+            print_result(f"{key}: {value}")
+
+
+def print_progress(line: str) -> None:
+    """Print a line to standard error at once."""
     print(line, file=sys.stderr, flush=True)
 
 
-def show(args: argparse.Namespace, data: dict[str, Any]) -> None:
-    if args.json:
-        out(json.dumps(data, indent=2))
-        return
-    for key, value in data.items():
-        if isinstance(value, dict):
-            out(f"{key}:")
-            for k, v in value.items():
-                out(f"  {k}: {v}")
-        else:
-            out(f"{key}: {value}")
-
-
-def assignments(items: list[str], option: str) -> dict[str, Any]:
-    """NAME=VALUE pairs; values are read as JSON where they are JSON, else as text."""
-    out: dict[str, Any] = {}
-    for item in items:
-        name, found, value = item.partition("=")
-        if not found or not name:
-            raise UserError(f"{option} {item!r}: write NAME=VALUE")
-        try:
-            out[name] = json.loads(value)
-        except json.JSONDecodeError:
-            out[name] = value
-    return out
-
-
-def positive(value: int | None, option: str) -> int | None:
-    if value is not None and value < 1:
-        raise UserError(f"{option} is {value}; it must be at least 1")
-    return value
+def print_error(error: Exception | str, as_json: bool) -> None:
+    """Print an error, each of its problems on a line of its own; with --json also as a document."""
+    subject = getattr(error, "subject", "")
+    problems = getattr(error, "problems", ())
+    prefix = f"{subject}: " if subject else ""
+    if as_json:
+        document: dict[str, Any] = {"error": str(error)}
+        if problems:
+            document["problems"] = [vars(p) for p in problems]
+        print_result(json.dumps(document, indent=2, default=str))
+    for line in [f"{prefix}{p}" for p in problems] or [str(error)]:
+        print_progress(f"error: {line}")

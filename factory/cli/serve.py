@@ -2,85 +2,129 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from factory.cli.output import assignments, out, say, show
-from factory.core.home import Home
+import typer
+
+from factory.cli.options import (
+    BaseOption,
+    HomeOption,
+    JsonOption,
+    assignments,
+    find_home,
+)
+from factory.cli.output import print_fields, print_progress, print_result
 from osasis.errors import UserError
 
+if TYPE_CHECKING:
+    from serving.config import ServeConfig
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("serve", parents=[common], help="serve registered styles over HTTP")
-    p.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
-    )
-    p.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
-    p.add_argument("--base", help="name of the base (default: the only one)")
-    p.add_argument("--replicas", type=int, help="engines (default: 1)")
-    p.add_argument("--config", type=Path, help="YAML or JSON file of settings (docs/serving.md)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting, such as queue=32 or limits.styles=2",
-    )  # fmt: skip
-    p.add_argument("--keys", help="file of API keys; without it everybody is served")
-    p.add_argument("--new-key", metavar="NAME", help="add a key to --keys, print it, and end")
-    p.add_argument("--check", action="store_true", help="check everything, and end")
-    p.set_defaults(run=_serve)
+NETWORK, SETTINGS, KEYS = "Network", "Settings", "API keys"
 
 
-def _serve(args: argparse.Namespace) -> int:
-    if args.new_key:
-        return _new_key(args)
-    if not 1 <= args.port <= 65535:
-        raise UserError(f"--port is {args.port}; it must lie in [1, 65535]")
-    from serving.launch import check, run
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK)
+    ] = 8000,
+    base: BaseOption = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="Number of engines (default: 1).", rich_help_panel=SETTINGS),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML or JSON file of the server's settings.",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the server, such as queue=32 or limits.styles=2; may be given "
+            "several times.",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check settings, base and styles, and end without serving.",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = False,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File of API keys; without it every client is served.",
+            rich_help_panel=KEYS,
+        ),
+    ] = None,
+    new_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Add a key of this name to the file of --keys, print the key, and end.",
+            rich_help_panel=KEYS,
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve registered styles over HTTP."""
+    if new_key:
+        _add_key(keys, new_key, as_json)
+        return
+    from serving import launch
 
-    config = _config(args)
-    if args.check:
-        show(args, check(config, args.host, args.port))
-        return 0
+    given = {"base": base, "replicas": replicas, "keys": keys}
+    settings = _settings(home, config, assignments(set_, "--set"), given)
+    if check:
+        print_fields(launch.check(settings, host, port), as_json)
+        return
 
     def ready(facts: dict[str, Any]) -> None:
-        if args.json:
-            out(json.dumps(facts), flush=True)
-        else:
-            out(f"serving {facts['styles']} style(s) at {facts['url']}", flush=True)
+        line = f"serving {facts['styles']} style(s) at {facts['url']}"
+        print_result(json.dumps(facts) if as_json else line, flush=True)
 
-    run(config, args.host, args.port, ready, say)
-    return 0
+    launch.run(settings, host, port, ready, print_progress)
 
 
-def _config(args: argparse.Namespace) -> Any:
+def _settings(
+    home: str | None, file: Path | None, assigned: dict[str, Any], given: dict[str, Any]
+) -> ServeConfig:
+    """The file's settings; ``--set`` takes precedence over it, options over both."""
     from serving.config import ServeConfig, load_config
 
-    data = load_config(args.config) if args.config else {}
-    for name, value in assignments(args.set, "--set").items():
+    data = load_config(file) if file else {}
+    for name, value in assigned.items():
         part, _, rest = name.partition(".")
         if rest:
             data[part] = {**(data.get(part) or {}), rest: value}
         else:
             data[name] = value
-    home = Home.find(args.home or data.get("home"))
-    given = {
-        "base": args.base,
-        "replicas": args.replicas,
-        "keys": args.keys,
-        "home": str(home.path),
-    }
+    place = find_home(home or data.get("home"))
     data |= {k: v for k, v in given.items() if v is not None}
-    data.setdefault("log", str(home.path / "logs" / "serve.jsonl"))
-    return ServeConfig.from_dict(data, str(args.config) if args.config else "serve")
+    data["home"] = str(place.path)
+    data.setdefault("log", str(place.path / "logs" / "serve.jsonl"))
+    return ServeConfig.from_dict(data, str(file) if file else "serve")
 
 
-def _new_key(args: argparse.Namespace) -> int:
+def _add_key(keys: str | None, name: str, as_json: bool) -> None:
     from serving.auth import new_key
 
-    if not args.keys:
+    if not keys:
         raise UserError("--new-key needs --keys FILE, where its hash is kept")
-    key = new_key(Path(args.keys), args.new_key)
-    say("this key is shown once; only its hash is kept")
-    show(args, {"name": args.new_key, "key": key})
-    return 0
+    key = new_key(Path(keys), name)
+    print_progress("this key is shown once; only its hash is kept")
+    print_fields({"name": name, "key": key}, as_json)

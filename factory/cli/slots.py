@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from factory.cli.output import positive, show
-from factory.core.home import Home
+import typer
+
+from factory.cli.calls import Command, Group
+from factory.cli.options import HomeOption, JsonOption, find_home
+from factory.cli.output import print_fields
 from osasis.errors import UserError, did_you_mean
 
+if TYPE_CHECKING:
+    from factory.core.home import Home
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    sub = commands.add_parser("slots", help="slots of a run: add, show").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    p = sub.add_parser("add", parents=[common], help="give a run that is training more slots")
-    p.add_argument("job", help="its name (train-...), or latest")
-    p.add_argument("count", type=int)
-    p.set_defaults(run=_add)
-    p = sub.add_parser("show", parents=[common], help="what a run's styles are at")
-    p.add_argument("job", help="its name (train-...), or latest")
-    p.set_defaults(run=_show)
+app = typer.Typer(cls=Group)
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="Name of the run (train-...), or latest.")
+]
 
 
-def _add(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def add(
+    job: JobArgument,
+    count: Annotated[int, typer.Argument(metavar="COUNT", min=1, help="Number of new slots.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a run that is training more slots."""
     from factory.training.slots import add_slots
 
-    count = positive(args.count, "count") or 1
-    job = _job(Home.find(args.home), args.job)
-    show(args, {"job": job.name, "slots": add_slots(job, count)})
-    return 0
+    folder = _job_folder(find_home(home), job)
+    print_fields({"job": folder.name, "slots": add_slots(folder, count)}, as_json)
 
 
-def _show(args: argparse.Namespace) -> int:
+@app.command(cls=Command)
+def show(job: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show the state of every style of a run."""
     from factory.training.slots import SLOTS
 
-    job = _job(Home.find(args.home), args.job)
-    queue = job / "queue.json"
+    folder = _job_folder(find_home(home), job)
+    queue, slots = folder / "queue.json", folder / SLOTS
     states = json.loads(queue.read_text()) if queue.is_file() else {}
-    slots = json.loads((job / SLOTS).read_text())["slots"] if (job / SLOTS).is_file() else 0
-    styles = {k: s["state"] for k, s in states.items()}
-    show(args, {"job": job.name, "slots": slots, "styles": styles})
-    return 0
+    document = {
+        "job": folder.name,
+        "slots": json.loads(slots.read_text())["slots"] if slots.is_file() else 0,
+        "styles": {k: s["state"] for k, s in states.items()},
+    }
+    print_fields(document, as_json)
 
 
-def _job(home: Home, name: str) -> Path:
+def _job_folder(home: Home, name: str) -> Path:
+    """The folder of a training job. Raises UserError naming the jobs that there are."""
     names = sorted(p.name for p in home.jobs.glob("train-*") if p.is_dir())
     if not names:
         raise UserError(f"no job in {home.jobs}; start one with `style-factory train CATALOG`")

@@ -2,102 +2,162 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from factory.cli.output import assignments, out, positive, show
-from factory.core.home import Home
+import typer
+
+from factory.cli.options import (
+    CLUSTER,
+    FAILURES,
+    INPUTS,
+    OUTPUTS,
+    TRAINING,
+    BaseOption,
+    CatalogArgument,
+    HomeOption,
+    JsonOption,
+    PresetOption,
+    SettingsOption,
+    assignments,
+    find_home,
+    names,
+)
+from factory.cli.output import print_fields, print_json, print_result
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("train", parents=[common], help="train a catalog of style images")
-    p.add_argument("catalog", help="YAML or CSV file, folder of images, or one image")
-    p.add_argument("--base", help="name of the base (default: the only one)")
-    p.add_argument("--preset", default="fast", help="reference, default or fast")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting"
+def train(
+    catalog: CatalogArgument,
+    base: BaseOption = None,
+    contents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of photos to train on instead of the base's own.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    previews: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of photos for the gallery (default: the base's own).",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    preset: PresetOption = "fast",
+    set_: SettingsOption = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC<=X",
+            help="A condition of champions: a style that misses it is registered as candidate.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Styles trained at once (default: one per GPU, else one per CPU).",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    gpus_per_slot: Annotated[
+        float | None,
+        typer.Option(help="GPUs that each slot takes, such as 0.5.", rich_help_panel=CLUSTER),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(min=0, help="How often a style is tried again.", rich_help_panel=FAILURES),
+    ] = 2,
+    retry_on: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Failures that are retried, of died, memory, error, diverged, image, input.",
+            rich_help_panel=FAILURES,
+        ),
+    ] = "died,memory,error",
+    progress: Annotated[
+        Literal["auto", "table", "lines", "json", "none"],
+        typer.Option(
+            help="How progress is shown; auto is a table in a terminal, else JSON lines.",
+            rich_help_panel=OUTPUTS,
+        ),
+    ] = "auto",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and register every style of a catalog.
+
+    Styles that are registered already are skipped; the same command continues a killed run.
+    """
+    from factory.training.run import train as train_catalog
+
+    result = train_catalog(
+        catalog,
+        home=find_home(home),
+        base=base,
+        preset=preset,
+        overrides=assignments(set_, "--set"),
+        slots=slots,
+        gpus_per_slot=gpus_per_slot,
+        retries=retries,
+        retry_on=names(retry_on),
+        gate=gate or (),
+        contents=contents,
+        previews=previews,
+        progress=progress,
     )
-    p.add_argument("--slots", type=int, help="styles trained at once (default: a GPU or CPU each)")
-    p.add_argument("--gpus-per-slot", type=float, help="GPUs each slot takes, such as 0.5")
-    p.add_argument("--retries", type=int, default=2, help="how often a style is tried again")
-    p.add_argument(
-        "--retry-on", default="died,memory,error", metavar="KINDS",
-        help="failures that are retried: died, memory, error, diverged, image, input",
-    )  # fmt: skip
-    p.add_argument(
-        "--gate", action="append", default=[], metavar="METRIC<=X",
-        help="a style that misses it is registered as candidate, not champion",
-    )  # fmt: skip
-    p.add_argument("--contents", help="folder of photos to train on instead of the base's own")
-    p.add_argument(
-        "--progress", default="auto",
-        help="auto (a table in a terminal, else JSON lines), table, lines, json or none",
-    )  # fmt: skip
-    p.add_argument("--previews", help="folder of photos for the gallery (default: the base's own)")
-    p.set_defaults(run=_train)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_result(result.summary())
+    if result.failed:
+        raise typer.Exit(1)
 
 
-def add_text_edit(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "text-edit",
-        parents=[common],
-        help="make a direction between two texts, for --mix text_edit",
-    )
-    p.add_argument("name")
-    p.add_argument("--source", required=True, help='what photos show, such as "a face"')
-    p.add_argument("--target", required=True, help='what they should show: "a smiling face"')
-    p.add_argument("--base", help="name of the base (default: the only one)")
-    p.add_argument("--photos", type=Path, help="folder of photos (default: the base's own)")
-    p.add_argument("--iterations", type=int, default=100)
-    p.set_defaults(run=_text_edit)
-
-
-def _train(args: argparse.Namespace) -> int:
-    from factory.training.run import train
-
-    result = train(
-        args.catalog,
-        home=Home.find(args.home),
-        base=args.base,
-        preset=args.preset,
-        overrides=assignments(args.set, "--set"),
-        slots=positive(args.slots, "--slots"),
-        gpus_per_slot=args.gpus_per_slot,
-        retries=args.retries,
-        retry_on=[k.strip() for k in args.retry_on.split(",") if k.strip()],
-        gate=args.gate,
-        contents=args.contents,
-        previews=args.previews,
-        progress=args.progress,
-    )
-    out(json.dumps(result.to_dict(), indent=2) if args.json else result.summary())
-    return 1 if result.failed else 0
-
-
-def _text_edit(args: argparse.Namespace) -> int:
+def text_edit(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the text edit to make.")],
+    source: Annotated[
+        str,
+        typer.Option(help='What the photos show, such as "a face".', rich_help_panel=INPUTS),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            help='What they should show, such as "a smiling face".', rich_help_panel=INPUTS
+        ),
+    ],
+    base: BaseOption = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of photos to optimise on (default: the base's own).",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Optimiser iterations.", rich_help_panel=TRAINING)
+    ] = 100,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a direction between two texts, for `--mix text_edit=NAME`."""
     from factory.text_edits import make_text_edit
 
-    home = Home.find(args.home)
+    place = find_home(home)
     edit = make_text_edit(
-        home,
-        args.name,
-        args.source,
-        args.target,
-        base=args.base,
-        photos=args.photos,
-        iterations=positive(args.iterations, "--iterations") or 1,
+        place, name, source, target, base=base, photos=photos, iterations=iterations
     )
-    show(
-        args,
-        {
-            "name": args.name,
-            "source": edit.source,
-            "target": edit.target,
-            "folder": str(home.text_edits / args.name),
-            "loss_first": edit.history[0],
-            "loss_last": edit.history[-1],
-        },
-    )
-    return 0
+    document = {
+        "name": name,
+        "source": edit.source,
+        "target": edit.target,
+        "folder": str(place.text_edits / name),
+        "loss_first": edit.history[0],
+        "loss_last": edit.history[-1],
+    }
+    print_fields(document, as_json)

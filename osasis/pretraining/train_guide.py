@@ -270,10 +270,19 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m osasis.pretraining.train_guide", description=__doc__
     )
     p.add_argument("--out", type=Path, required=True, help="folder for the guide")
-    add_arguments(p)
-    args = p.parse_args(argv)
+    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
+    p.add_argument("--steps", type=int, help="number of steps, instead of minutes")
+    p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
+    p.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
+    p.add_argument("--batch", type=int, default=32, help="looks in a step")
+    p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
+    p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
+    options = vars(p.parse_args(argv))
     try:
-        report = from_arguments(args)
+        budget = TrainingBudget(options.pop("minutes"), options.pop("steps"))
+        report = train_guide(budget=budget, **options)
     except BudgetTooShortError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
@@ -282,33 +291,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(json.dumps(report, indent=2))
     return 0
-
-
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    """Options shared with `style-factory base train-guide`."""
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="steps instead of minutes")
-    p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
-    p.add_argument("--batch", type=int, default=32, help="looks in a step")
-    p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
-
-
-def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    return train_guide(
-        args.images,
-        args.out,
-        TrainingBudget(args.minutes, args.steps),
-        config=args.config,
-        seed=args.seed,
-        paintings=args.paintings,
-        batch=args.batch,
-        precision=args.precision,
-        validation=args.validation,
-    )
 
 
 if __name__ == "__main__":

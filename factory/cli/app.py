@@ -1,0 +1,66 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from factory.cli import base, catalog, inspect, serve, slots, styles, stylize, train
+from factory.cli.calls import Command, Group
+from factory.cli.output import print_result
+
+TRAINING, STYLIZING, REGISTRY = "Training", "Stylizing", "Styles and bases"
+
+app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from factory import __version__
+
+        print_result(f"style-factory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def style_factory(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """One style image in, one registered style model out, for a whole catalog."""
+
+
+app.command(cls=Command, rich_help_panel=TRAINING)(train.train)
+app.add_typer(
+    catalog.app,
+    name="catalog",
+    help="Check catalogs, and print their JSON Schema.",
+    rich_help_panel=TRAINING,
+)
+app.add_typer(
+    slots.app,
+    name="slots",
+    help="Show and add slots of a run that is training.",
+    rich_help_panel=TRAINING,
+)
+app.command(cls=Command, rich_help_panel=STYLIZING)(stylize.stylize)
+app.command(cls=Command, rich_help_panel=STYLIZING)(inspect.inspect)
+app.command(cls=Command, rich_help_panel=STYLIZING)(serve.serve)
+app.add_typer(
+    styles.app,
+    name="styles",
+    help="List, compare, promote, export and import registered styles.",
+    rich_help_panel=REGISTRY,
+)
+app.add_typer(
+    base.app,
+    name="base",
+    help="Train, import, evaluate and list bases.",
+    rich_help_panel=REGISTRY,
+)
+app.command("text-edit", cls=Command, rich_help_panel=REGISTRY)(train.text_edit)
