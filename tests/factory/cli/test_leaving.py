@@ -1,56 +1,75 @@
-"""How the program ends."""
+"""How the program ends: exit codes, Ray's processes, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.conftest import alive
 
-PROGRAM = """
-import atexit, contextlib, os
-from pathlib import Path
-from factory import cli, cluster
+# A program whose command starts Ray and prints the ids of its processes.
+WITH_RAY = """
+from factory import cli
+from factory.core import ray_cluster
 
-if {ray}:
-    cluster.start_ray(1)
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # others end meanwhile
-            pid, _, rest = path.read_text().rpartition(")")
-            if int(rest.split()[1]) == os.getpid():
-                print(pid.split()[0])
-atexit.register(lambda: print("in order", flush=True))
-cli.main = lambda: print("said") or 3
+def main():
+    ray_cluster.start_ray(1)
+    import psutil  # Ray's import puts it in reach
+
+    print(*(p.pid for p in psutil.Process().children(recursive=True)))
+    return 3
+
+cli.main = main
 cli.run()
 """
+# The program with a `text-edit` that never ends.
+ENDLESS = """
+import sys, time
+from factory import cli, text_edits
+
+def wait(*args, **options):
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+text_edits.make_text_edit = wait
+sys.argv = ["style-factory", "text-edit", "smile", "--source", "a", "--target", "b", "--json"]
+cli.run()
+"""
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONUNBUFFERED")}
 
 
-def ended(ray: bool) -> list[str]:
-    """What a program prints whose command ends with code 3."""
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONUNBUFFERED")
-    }
+def test_the_exit_code_is_the_commands_and_ray_ends_with_it() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(ray=ray)],
-        capture_output=True, text=True, check=False, env=environment,
+        [sys.executable, "-c", WITH_RAY],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
     )  # fmt: skip
-    assert ran.returncode == 3, ran.stderr
-    return ran.stdout.splitlines()
-
-
-def test_without_ray_it_ends_in_order() -> None:
-    assert ended(ray=False) == ["said", "in order"]
-
-
-def test_with_a_ray_of_its_own_it_ends_at_once_and_ray_with_it() -> None:
-    *processes, said = ended(ray=True)
-    assert said == "said"
+    assert (ran.returncode, ran.stderr) == (3, "")
     # GCS, raylet, and what watches them.
-    pids = [int(pid) for pid in processes]
+    pids = [int(pid) for pid in ran.stdout.split()]
     assert len(pids) >= 3
     deadline = time.monotonic() + 20
     while left := [pid for pid in pids if alive(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm(number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    message = "stopped; the same command trains on where it can"
+    assert json.loads(out) == {"error": message}
+    assert err == f"error: {message}\n"

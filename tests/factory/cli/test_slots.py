@@ -91,7 +91,7 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     ("arguments", "says"),
     [
         (("add", "train-2", "1"), "unknown job 'train-2' (nearest: train-1)"),
-        (("add", "train-1", "0"), "count is 0; it must be at least 1"),
+        (("add", "train-1", "0"), "COUNT is 0; it must be a whole number from 1"),
         (("add", "train-1", "1"), "train-1: no job that is training"),
     ],
 )
