@@ -21,6 +21,7 @@ from factory.cli.options import (
     SettingsOption,
     assignments,
     find_home,
+    option,
 )
 from factory.cli.output import print_fields, print_json, print_progress, print_result
 from osasis.errors import UserError
@@ -33,15 +34,14 @@ app = typer.Typer(cls=Group)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the base.")]
 OptionalNameArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="NAME", help="Name of the base (default: the only one)."),
+    str | None, typer.Argument(metavar="NAME", help="Name of the base (default: the only one).")
 ]
 ConfigOption = Annotated[
     str,
-    typer.Option(
+    option(
+        INPUTS,
+        "Configuration of the networks: ffhq256, horse128, portraits64 or a JSON file.",
         metavar="NAME",
-        help="Configuration of the networks: ffhq256, horse128, portraits64 or a JSON file.",
-        rich_help_panel=INPUTS,
     ),
 ]
 
@@ -51,71 +51,48 @@ def import_(
     name: NameArgument,
     config: ConfigOption,
     diffae: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="DiffAE checkpoint with the latent net.", rich_help_panel=INPUTS
-        ),
+        Path, option(INPUTS, "DiffAE checkpoint with the latent net.", metavar="FILE")
     ],
     latent_stats: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="latent.pkl of the checkpoint.", rich_help_panel=INPUTS),
+        Path | None, option(INPUTS, "latent.pkl of the checkpoint.", metavar="FILE")
     ] = None,
     prior: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="P2 checkpoint of the photo prior.", rich_help_panel=INPUTS
-        ),
+        Path | None, option(INPUTS, "P2 checkpoint of the photo prior.", metavar="FILE")
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of photos of the base's domain to keep with the base.",
-            rich_help_panel=INPUTS,
+        option(
+            INPUTS, "Folder of photos of the base's domain to keep with the base.", metavar="DIR"
         ),
     ] = None,
     guide: Annotated[
-        Literal["statistics", "open_clip"],
-        typer.Option(help="Kind of the guide.", rich_help_panel=GUIDE),
+        Literal["statistics", "open_clip"], option(GUIDE, "Kind of the guide.")
     ] = "statistics",
     guide_stages: Annotated[
         str,
-        typer.Option(
+        option(
+            GUIDE,
+            "Stages of the perceptual net that a statistics guide reads, of 0 to 5.",
             metavar="STAGES",
-            help="Stages of the perceptual net that a statistics guide reads, of 0 to 5.",
-            rich_help_panel=GUIDE,
         ),
     ] = "0,1,2,3",
-    guide_grid: Annotated[
-        int,
-        typer.Option(help="Cells a side of a statistics guide.", rich_help_panel=GUIDE),
-    ] = 1,
+    guide_grid: Annotated[int, option(GUIDE, "Cells a side of a statistics guide.")] = 1,
     guide_model: Annotated[
-        str, typer.Option(metavar="NAME", help="open_clip model name.", rich_help_panel=GUIDE)
+        str, option(GUIDE, "open_clip model name.", metavar="NAME")
     ] = "ViT-B-32",
     guide_weights: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="open_clip tag or local checkpoint.", rich_help_panel=GUIDE
-        ),
+        str, option(GUIDE, "open_clip tag or local checkpoint.", metavar="NAME")
     ] = "openai",
     guide_config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL.json", help="open_clip model configuration.", rich_help_panel=GUIDE
-        ),
+        Path | None, option(GUIDE, "open_clip model configuration.", metavar="MODEL.json")
     ] = None,
     perceptual: Annotated[
         Literal["vgg", "alex", "small"],
-        typer.Option(help="Net of the perceptual distance (LPIPS).", rich_help_panel=PERCEPTUAL),
+        option(PERCEPTUAL, "Net of the perceptual distance (LPIPS)."),
     ] = "vgg",
     perceptual_weights: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weights of the perceptual net (default: download).",
-            rich_help_panel=PERCEPTUAL,
-        ),
+        option(PERCEPTUAL, "Weights of the perceptual net (default: download).", metavar="FILE"),
     ] = None,
     licence: LicenceOption = "",
     replace: ReplaceOption = False,
@@ -158,38 +135,24 @@ def import_(
 @app.command(cls=Command)
 def train(
     name: NameArgument,
-    images: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR", help="Folder or URI of photos of one domain.", rich_help_panel=INPUTS
-        ),
-    ],
+    images: Annotated[str, option(INPUTS, "Folder or URI of photos of one domain.", metavar="DIR")],
     config: ConfigOption,
     start: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="DiffAE checkpoint to begin with.", rich_help_panel=INPUTS
-        ),
+        Path | None, option(INPUTS, "DiffAE checkpoint to begin with.", metavar="FILE")
     ] = None,
     like: Annotated[
         str | None,
-        typer.Option(
+        option(
+            INPUTS,
+            "Base whose guide and perceptual net are used (default: the package's own).",
             metavar="NAME",
-            help="Base whose guide and perceptual net are used (default: the package's own).",
-            rich_help_panel=INPUTS,
         ),
     ] = None,
     set_: SettingsOption = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop after this time; the same command continues.", rich_help_panel=TRAINING
-        ),
+        float | None, option(TRAINING, "Stop after this time; the same command continues.")
     ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(min=1, help="Workers that share every batch.", rich_help_panel=CLUSTER),
-    ] = 1,
+    workers: Annotated[int, option(CLUSTER, "Workers that share every batch.", min=1)] = 1,
     licence: LicenceOption = "",
     replace: ReplaceOption = False,
     home: HomeOption = None,
@@ -225,46 +188,26 @@ def train(
 @app.command(cls=Command)
 def evaluate(
     images: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR", help="Photos that the base was not trained on.", rich_help_panel=INPUTS
-        ),
+        str, option(INPUTS, "Photos that the base was not trained on.", metavar="DIR")
     ],
     name: OptionalNameArgument = None,
     limit: Annotated[
-        int | None,
-        typer.Option(help="Use only this many photos, the first ones.", rich_help_panel=INPUTS),
+        int | None, option(INPUTS, "Use only this many photos, the first ones.")
     ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(min=1, help="Steps of a full schedule.", rich_help_panel=MEASUREMENT),
-    ] = 100,
-    samples: Annotated[
-        int,
-        typer.Option(help="Samples for the Frechet distance.", rich_help_panel=MEASUREMENT),
-    ] = 0,
+    steps: Annotated[int, option(MEASUREMENT, "Steps of a full schedule.", min=1)] = 100,
+    samples: Annotated[int, option(MEASUREMENT, "Samples for the Frechet distance.")] = 0,
     lpips: Annotated[
         Literal["vgg", "alex"] | None,
-        typer.Option(
-            help="Net of LPIPS to measure with (default: the base's own perceptual net).",
-            rich_help_panel=MEASUREMENT,
+        option(
+            MEASUREMENT, "Net of LPIPS to measure with (default: the base's own perceptual net)."
         ),
     ] = None,
     lpips_weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weights of LPIPS (default: download).",
-            rich_help_panel=MEASUREMENT,
-        ),
+        Path | None, option(MEASUREMENT, "Weights of LPIPS (default: download).", metavar="FILE")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for reconstructions and samples of the base.",
-            rich_help_panel=OUTPUTS,
-        ),
+        option(OUTPUTS, "Folder for reconstructions and samples of the base.", metavar="DIR"),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,

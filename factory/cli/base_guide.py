@@ -7,66 +7,34 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.cli.options import INPUTS, OUTPUTS, TRAINING, HomeOption, JsonOption
+from factory.cli.options import INPUTS, OUTPUTS, TRAINING, HomeOption, JsonOption, option
 from factory.cli.output import print_error, print_json, print_result
 
 
 def train_guide(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for weights and configuration.",
-            rich_help_panel=OUTPUTS,
-        ),
-    ],
-    images: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of photos.", rich_help_panel=INPUTS)
-    ],
+    out: Annotated[Path, option(OUTPUTS, "Folder for weights and configuration.", metavar="DIR")],
+    images: Annotated[Path, option(INPUTS, "Folder of photos.", metavar="DIR")],
     config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL.json", help="open_clip model configuration.", rich_help_panel=INPUTS
-        ),
+        Path | None, option(INPUTS, "open_clip model configuration.", metavar="MODEL.json")
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of other photos to measure the guide on.",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "Folder of other photos to measure the guide on.", metavar="DIR"),
     ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Wall time of the training, all runs together.", rich_help_panel=TRAINING
-        ),
+        float | None, option(TRAINING, "Wall time of the training, all runs together.")
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of steps, instead of a time in minutes.", rich_help_panel=TRAINING
-        ),
+        int | None, option(TRAINING, "Number of steps, instead of a time in minutes.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of every random draw.", rich_help_panel=TRAINING)
-    ] = 0,
+    seed: Annotated[int, option(TRAINING, "Seed of every random draw.")] = 0,
     paintings: Annotated[
-        int,
-        typer.Option(
-            help="Number of looks to paint, each on three people.", rich_help_panel=TRAINING
-        ),
+        int, option(TRAINING, "Number of looks to paint, each on three people.")
     ] = 1500,
-    batch: Annotated[
-        int, typer.Option(help="Number of looks in a step.", rich_help_panel=TRAINING)
-    ] = 32,
+    batch: Annotated[int, option(TRAINING, "Number of looks in a step.")] = 32,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(
-            help="Arithmetic of the training; auto chooses what the machine supports.",
-            rich_help_panel=TRAINING,
-        ),
+        option(TRAINING, "Arithmetic of the training; auto chooses what the machine supports."),
     ] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -18,32 +18,28 @@ TRAINING, CLUSTER, FAILURES = "Training", "Cluster", "Failures"
 
 Preset = Literal["reference", "default", "fast"]
 
+
+def option(panel: str, help: str, *names: str, **settings: Any) -> Any:
+    """An option in a panel of the help; settings: further arguments of ``typer.Option``."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
 HomeOption = Annotated[
     str | None,
-    typer.Option(
+    option(
+        INSTALLATION,
+        "Folder with all state of the installation (default: STYLE_FACTORY_HOME, else "
+        "./.style-factory).",
         "--home",
         metavar="DIR",
-        help="Folder with all state of the installation (default: STYLE_FACTORY_HOME, else "
-        "./.style-factory).",
-        rich_help_panel=INSTALLATION,
     ),
 ]
 JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print one JSON document to standard output.",
-        rich_help_panel=INSTALLATION,
-    ),
+    bool, option(INSTALLATION, "Print one JSON document to standard output.", "--json")
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option(
-        "--base",
-        metavar="NAME",
-        help="Name of the base (default: the only one).",
-        rich_help_panel=INPUTS,
-    ),
+    option(INPUTS, "Name of the base (default: the only one).", "--base", metavar="NAME"),
 ]
 CatalogArgument = Annotated[
     str,
@@ -51,25 +47,15 @@ CatalogArgument = Annotated[
         metavar="CATALOG", help="YAML or CSV file, folder of style images, or one style image."
     ),
 ]
-PresetOption = Annotated[
-    Preset, typer.Option(help="Preset of the training settings.", rich_help_panel=TRAINING)
-]
+PresetOption = Annotated[Preset, option(TRAINING, "Preset of the training settings.")]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="A training setting; may be given several times.",
-        rich_help_panel=TRAINING,
+    option(
+        TRAINING, "A training setting; may be given several times.", "--set", metavar="NAME=VALUE"
     ),
 ]
-LicenceOption = Annotated[
-    str, typer.Option(metavar="TEXT", help="Licence note to keep.", rich_help_panel=OUTPUTS)
-]
-ReplaceOption = Annotated[
-    bool,
-    typer.Option("--replace", help="Replace another base of this name.", rich_help_panel=OUTPUTS),
-]
+LicenceOption = Annotated[str, option(OUTPUTS, "Licence note to keep.", metavar="TEXT")]
+ReplaceOption = Annotated[bool, option(OUTPUTS, "Replace another base of this name.", "--replace")]
 
 
 def find_home(given: str | None) -> Home:
@@ -79,13 +65,13 @@ def find_home(given: str | None) -> Home:
     return Home.find(given)
 
 
-def assignments(items: list[str] | None, option: str) -> dict[str, Any]:
+def assignments(items: list[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE pairs; values are read as JSON where they are JSON, else as text."""
     values: dict[str, Any] = {}
     for item in items or ():
         name, found, value = item.partition("=")
         if not found or not name:
-            raise UserError(f"{option} {item!r}: write NAME=VALUE")
+            raise UserError(f"{flag} {item!r}: write NAME=VALUE")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -98,8 +84,8 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_above_zero(value: float | None, option: str) -> float | None:
+def check_above_zero(value: float | None, flag: str) -> float | None:
     """The value. Raises UserError where it is 0 or less."""
     if value is not None and not value > 0:
-        raise UserError(f"{option} is {value:g}; it must be above 0")
+        raise UserError(f"{flag} is {value:g}; it must be above 0")
     return value

@@ -29,10 +29,10 @@ def results_only_on_stdout() -> Iterator[None]:
         yield
     finally:
         sys.stdout.flush()  # what libraries printed still waits in Python's buffer
-        _results.close()
         os.dup2(kept, 1)
         os.close(kept)
-        _results = None
+        results, _results = _results, None
+        results.close()
 
 
 def print_result(text: str, flush: bool = False) -> None:
@@ -69,10 +69,11 @@ def print_error(error: Exception | str, as_json: bool) -> None:
     subject = getattr(error, "subject", "")
     problems = getattr(error, "problems", ())
     prefix = f"{subject}: " if subject else ""
+    for line in [f"{prefix}{p}" for p in problems] or [str(error)]:
+        print_progress(f"error: {line}")
     if as_json:
         document: dict[str, Any] = {"error": str(error)}
         if problems:
             document["problems"] = [vars(p) for p in problems]
-        print_result(json.dumps(document, indent=2, default=str))
-    for line in [f"{prefix}{p}" for p in problems] or [str(error)]:
-        print_progress(f"error: {line}")
+        with contextlib.suppress(OSError):  # the error may be that standard output is full
+            print_result(json.dumps(document, indent=2, default=str))

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from factory.cli.options import (
     BaseOption,
     HomeOption,
     JsonOption,
     assignments,
     find_home,
+    option,
 )
 from factory.cli.output import print_fields, print_progress, print_result
 from osasis.errors import UserError
@@ -25,57 +24,37 @@ NETWORK, SETTINGS, KEYS = "Network", "Settings", "API keys"
 
 
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK)
-    ] = 8000,
+    host: Annotated[str, option(NETWORK, "Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, option(NETWORK, "Port to listen on.", min=1, max=65535)] = 8000,
     base: BaseOption = None,
-    replicas: Annotated[
-        int | None,
-        typer.Option(help="Number of engines (default: 1).", rich_help_panel=SETTINGS),
-    ] = None,
+    replicas: Annotated[int | None, option(SETTINGS, "Number of engines (default: 1).")] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="YAML or JSON file of the server's settings.",
-            rich_help_panel=SETTINGS,
-        ),
+        Path | None, option(SETTINGS, "YAML or JSON file of the server's settings.", metavar="FILE")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            SETTINGS,
+            "A setting of the server, such as queue=32 or limits.styles=2; may be given "
+            "several times.",
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the server, such as queue=32 or limits.styles=2; may be given "
-            "several times.",
-            rich_help_panel=SETTINGS,
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check",
-            help="Check settings, base and styles, and end without serving.",
-            rich_help_panel=SETTINGS,
-        ),
+        option(SETTINGS, "Check settings, base and styles, and end without serving.", "--check"),
     ] = False,
     keys: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File of API keys; without it every client is served.",
-            rich_help_panel=KEYS,
-        ),
+        option(KEYS, "File of API keys; without it every client is served.", metavar="FILE"),
     ] = None,
     new_key: Annotated[
         str | None,
-        typer.Option(
+        option(
+            KEYS,
+            "Add a key of this name to the file of --keys, print the key, and end.",
             metavar="NAME",
-            help="Add a key of this name to the file of --keys, print the key, and end.",
-            rich_help_panel=KEYS,
         ),
     ] = None,
     home: HomeOption = None,

@@ -16,6 +16,7 @@ from factory.cli.options import (
     JsonOption,
     LicenceOption,
     find_home,
+    option,
 )
 from factory.cli.output import print_fields, print_json, print_progress, print_result
 from osasis.errors import UserError
@@ -125,8 +126,7 @@ def _print_table(columns: list[str], rows: dict[str, dict[str, Any]]) -> None:
 @app.command(cls=Command)
 def promote(
     style: Annotated[
-        str,
-        typer.Argument(metavar="STYLE", help="a:3 or a@alias; plain a promotes its candidate."),
+        str, typer.Argument(metavar="STYLE", help="a:3 or a@alias; plain a promotes its candidate.")
     ],
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -152,8 +152,7 @@ def rollback(
 @app.command(cls=Command)
 def delete(
     style: Annotated[
-        str,
-        typer.Argument(metavar="STYLE", help="a:3 for one version; a for all its versions."),
+        str, typer.Argument(metavar="STYLE", help="a:3 for one version; a for all its versions.")
     ],
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -190,37 +189,19 @@ def import_(
             help="Exported ZIP file or folder; with --checkpoint, the id of the new style.",
         ),
     ],
-    id: Annotated[
-        str | None,
-        typer.Option(help="Id to register an exported style under.", rich_help_panel=OUTPUTS),
-    ] = None,
+    id: Annotated[str | None, option(OUTPUTS, "Id to register an exported style under.")] = None,
     candidate: Annotated[
-        bool,
-        typer.Option(
-            "--candidate",
-            help="Register the style as candidate instead of champion.",
-            rich_help_panel=OUTPUTS,
-        ),
+        bool, option(OUTPUTS, "Register the style as candidate instead of champion.", "--candidate")
     ] = False,
     checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="iter_N.pt of the published code.", rich_help_panel=INPUTS
-        ),
+        Path | None, option(INPUTS, "iter_N.pt of the published code.", metavar="FILE")
     ] = None,
     image: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The style image, with --checkpoint.", rich_help_panel=INPUTS
-        ),
+        Path | None, option(INPUTS, "The style image, with --checkpoint.", metavar="FILE")
     ] = None,
     counterpart: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The style's photo counterpart, with --checkpoint.",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "The style's photo counterpart, with --checkpoint.", metavar="FILE"),
     ] = None,
     base: BaseOption = None,
     licence: LicenceOption = "",

@@ -20,6 +20,7 @@ from factory.cli.options import (
     check_above_zero,
     find_home,
     names,
+    option,
 )
 from factory.cli.output import print_json, print_progress, print_result
 
@@ -31,152 +32,92 @@ SHOWN_ERRORS = 50
 def stylize(
     source: Annotated[
         str,
-        typer.Option(
+        option(
+            INPUTS,
+            "Folder, glob, list (.txt), photo, Parquet, or a URI of one of these.",
             "--input",
             metavar="PHOTOS",
-            help="Folder, glob, list (.txt), photo, Parquet, or a URI of one of these.",
-            rich_help_panel=INPUTS,
         ),
     ],
     output: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for the images and the job's state.",
-            rich_help_panel=OUTPUTS,
-        ),
+        str, option(OUTPUTS, "Folder for the images and the job's state.", metavar="DIR")
     ],
     styles: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="Styles, comma-separated: a, b@champion, c:3.",
-            rich_help_panel=INPUTS,
-        ),
+        str, option(INPUTS, "Styles, comma-separated: a, b@champion, c:3.", metavar="NAMES")
     ] = "",
     image_column: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Column of a Parquet input that holds bytes or paths.",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "Column of a Parquet input that holds bytes or paths.", metavar="NAME"),
     ] = None,
     fit: Annotated[
         Literal["crop", "pad", "resize", "align"],
-        typer.Option(
-            help="How a photo is fitted to the base's square; align finds faces.",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "How a photo is fitted to the base's square; align finds faces."),
     ] = "crop",
     no_face: Annotated[
         Literal["error", "crop", "keep"],
-        typer.Option(
-            help="What --fit align does with a photo without a face: list it as an error, crop "
+        option(
+            INPUTS,
+            "What --fit align does with a photo without a face: list it as an error, crop "
             "it, or keep it as it is.",
-            rich_help_panel=INPUTS,
         ),
     ] = "error",
     mix: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A mix parameter: strength, content_cutoff, structure, decode_steps, ...; may be "
+        option(
+            MIX,
+            "A mix parameter: strength, content_cutoff, structure, decode_steps, ...; may be "
             "given several times.",
-            rich_help_panel=MIX,
+            metavar="NAME=VALUE",
         ),
     ] = None,
     mix_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="JSON file of mix parameters; --mix takes precedence over it.",
-            rich_help_panel=MIX,
+        option(
+            MIX, "JSON file of mix parameters; --mix takes precedence over it.", metavar="FILE.json"
         ),
     ] = None,
     size: Annotated[
         Literal["photo", "base"],
-        typer.Option(
-            help="Size of the outputs: the photo's own, or the base's square.",
-            rich_help_panel=OUTPUTS,
-        ),
+        option(OUTPUTS, "Size of the outputs: the photo's own, or the base's square."),
     ] = "photo",
     detail: Annotated[
-        bool,
-        typer.Option(
-            "--detail",
-            help="Carry the style up to the photo's resolution.",
-            rich_help_panel=OUTPUTS,
-        ),
+        bool, option(OUTPUTS, "Carry the style up to the photo's resolution.", "--detail")
     ] = False,
     format: Annotated[
-        Literal["png", "jpeg", "jpg", "webp", "parquet"],
-        typer.Option(help="Format of the outputs.", rich_help_panel=OUTPUTS),
+        Literal["png", "jpeg", "jpg", "webp", "parquet"], option(OUTPUTS, "Format of the outputs.")
     ] = "png",
     encoding: Annotated[
         Literal["png", "jpeg", "webp"] | None,
-        typer.Option(
-            help="Encoding of the images in Parquet (default: png).", rich_help_panel=OUTPUTS
-        ),
+        option(OUTPUTS, "Encoding of the images in Parquet (default: png)."),
     ] = None,
-    quality: Annotated[
-        int,
-        typer.Option(min=1, max=100, help="Quality of JPEG and WebP.", rich_help_panel=OUTPUTS),
-    ] = 90,
+    quality: Annotated[int, option(OUTPUTS, "Quality of JPEG and WebP.", min=1, max=100)] = 90,
     metadata: Annotated[
-        Literal["strip", "keep"],
-        typer.Option(help="What happens to the photo's EXIF.", rich_help_panel=OUTPUTS),
+        Literal["strip", "keep"], option(OUTPUTS, "What happens to the photo's EXIF.")
     ] = "strip",
     no_contact_sheet: Annotated[
-        bool,
-        typer.Option("--no-contact-sheet", help="Write no contact.html.", rich_help_panel=OUTPUTS),
+        bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Model actors (default: one per GPU, else one per CPU).",
-            rich_help_panel=CLUSTER,
-        ),
+        int | None, option(CLUSTER, "Model actors (default: one per GPU, else one per CPU).", min=1)
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            help="GPUs that each model actor takes; 0.5 puts two on a GPU.",
-            rich_help_panel=CLUSTER,
-        ),
+        float | None, option(CLUSTER, "GPUs that each model actor takes; 0.5 puts two on a GPU.")
     ] = None,
     readers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Photos read at the same time (default: half the CPUs).",
-            rich_help_panel=CLUSTER,
-        ),
+        int | None, option(CLUSTER, "Photos read at the same time (default: half the CPUs).", min=1)
     ] = None,
     max_errors: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Stop the job after more than this many errors.",
-            rich_help_panel=FAILURES,
-        ),
+        int | None, option(FAILURES, "Stop the job after more than this many errors.", min=0)
     ] = None,
     timeout_per_image: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Seconds for reading a photo, and for writing its outputs.",
-            rich_help_panel=FAILURES,
+        option(
+            FAILURES, "Seconds for reading a photo, and for writing its outputs.", metavar="SECONDS"
         ),
     ] = None,
     retry_errors: Annotated[
         bool,
-        typer.Option(
-            "--retry-errors",
-            help="Try again the photos that failed in an earlier run.",
-            rich_help_panel=FAILURES,
-        ),
+        option(FAILURES, "Try again the photos that failed in an earlier run.", "--retry-errors"),
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -22,6 +22,7 @@ from factory.cli.options import (
     assignments,
     find_home,
     names,
+    option,
 )
 from factory.cli.output import print_fields, print_json, print_result
 
@@ -31,60 +32,43 @@ def train(
     base: BaseOption = None,
     contents: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of photos to train on instead of the base's own.",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "Folder of photos to train on instead of the base's own.", metavar="DIR"),
     ] = None,
     previews: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of photos for the gallery (default: the base's own).",
-            rich_help_panel=INPUTS,
+        option(
+            INPUTS, "Folder of photos for the gallery (default: the base's own).", metavar="DIR"
         ),
     ] = None,
     preset: PresetOption = "fast",
     set_: SettingsOption = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            TRAINING,
+            "A condition of champions: a style that misses it is registered as candidate.",
             metavar="METRIC<=X",
-            help="A condition of champions: a style that misses it is registered as candidate.",
-            rich_help_panel=TRAINING,
         ),
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Styles trained at once (default: one per GPU, else one per CPU).",
-            rich_help_panel=CLUSTER,
-        ),
+        option(CLUSTER, "Styles trained at once (default: one per GPU, else one per CPU).", min=1),
     ] = None,
     gpus_per_slot: Annotated[
-        float | None,
-        typer.Option(help="GPUs that each slot takes, such as 0.5.", rich_help_panel=CLUSTER),
+        float | None, option(CLUSTER, "GPUs that each slot takes, such as 0.5.")
     ] = None,
-    retries: Annotated[
-        int,
-        typer.Option(min=0, help="How often a style is tried again.", rich_help_panel=FAILURES),
-    ] = 2,
+    retries: Annotated[int, option(FAILURES, "How often a style is tried again.", min=0)] = 2,
     retry_on: Annotated[
         str,
-        typer.Option(
+        option(
+            FAILURES,
+            "Failures that are retried, of died, memory, error, diverged, image, input.",
             metavar="KINDS",
-            help="Failures that are retried, of died, memory, error, diverged, image, input.",
-            rich_help_panel=FAILURES,
         ),
     ] = "died,memory,error",
     progress: Annotated[
         Literal["auto", "table", "lines", "json", "none"],
-        typer.Option(
-            help="How progress is shown; auto is a table in a terminal, else JSON lines.",
-            rich_help_panel=OUTPUTS,
-        ),
+        option(OUTPUTS, "How progress is shown; auto is a table in a terminal, else JSON lines."),
     ] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -120,28 +104,14 @@ def train(
 
 def text_edit(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the text edit to make.")],
-    source: Annotated[
-        str,
-        typer.Option(help='What the photos show, such as "a face".', rich_help_panel=INPUTS),
-    ],
-    target: Annotated[
-        str,
-        typer.Option(
-            help='What they should show, such as "a smiling face".', rich_help_panel=INPUTS
-        ),
-    ],
+    source: Annotated[str, option(INPUTS, 'What the photos show, such as "a face".')],
+    target: Annotated[str, option(INPUTS, 'What they should show, such as "a smiling face".')],
     base: BaseOption = None,
     photos: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of photos to optimise on (default: the base's own).",
-            rich_help_panel=INPUTS,
-        ),
+        option(INPUTS, "Folder of photos to optimise on (default: the base's own).", metavar="DIR"),
     ] = None,
-    iterations: Annotated[
-        int, typer.Option(min=1, help="Optimiser iterations.", rich_help_panel=TRAINING)
-    ] = 100,
+    iterations: Annotated[int, option(TRAINING, "Optimiser iterations.", min=1)] = 100,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
