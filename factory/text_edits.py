@@ -12,7 +12,7 @@ from osasis.bundles.base import load_base, photo_tensor
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
 from osasis.images.tensors import load_square
-from osasis.stylize import encode
+from osasis.stylize import EncodePlan, encode
 from osasis.text_edit import TextEdit, optimise_text_edit, save_text_edit
 
 PHOTOS = 8
@@ -42,7 +42,7 @@ def make_text_edit(
         batch = photo_tensor(loaded.photos[:PHOTOS])
     else:
         raise UserError(f"base {loaded.name!r} has no photos of its own: give a folder (--photos)")
-    encodings = encode(loaded, batch, steps=20)
+    encodings = encode(loaded, batch, EncodePlan(t0=0.5, steps=20))
     edit = optimise_text_edit(loaded, encodings, source, target, iterations=iterations, seed=seed)
     save_text_edit(home.text_edits / name, edit)
     return edit

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic, autocast
 from osasis.bundles.base import Base, photo_tensor, read_base_info
 from osasis.diffusion import (
     Progress,
@@ -22,7 +23,6 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.errors import UserError
-from osasis.precision import autocast
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_json
@@ -32,6 +32,8 @@ HELD_OUT = 6
 # Contents that a bank computes in one forward pass.
 CHUNK = 8
 PARTS = ("photo", "z", "x_t0", "guide")
+# A bank serves styles of every precision on machines of every kind.
+BANK_ARITHMETIC: Arithmetic = "float32"
 # What a bank's folder says of itself, and the folder of banks that come with a base.
 BANK_JSON, BROUGHT = "bank.json", "banks"
 
@@ -63,9 +65,11 @@ class ContentSource(Protocol):
 
 
 @torch.no_grad()
-def encode_contents(base: Base, photos: Tensor, settings: TrainSettings) -> Contents:
-    """What frozen networks say about photos (B, 3, H, W); x_t0 by inversion to t0 (Eq. 7)."""
-    with autocast(base.device, settings.precision):
+def encode_contents(
+    base: Base, photos: Tensor, settings: TrainSettings, arithmetic: Arithmetic = BANK_ARITHMETIC
+) -> Contents:
+    """Encode photos (B, 3, H, W) as contents; x_t0 by inversion to t0 (Eq. 7)."""
+    with autocast(base.device, arithmetic):
         z = base.encode_z(photos).float()
         schedule = image_schedule(settings.encode_steps)
         x_t0 = ddim_invert(base.eps_a(z), photos, schedule, steps_to(schedule, settings.t0))
@@ -75,13 +79,17 @@ def encode_contents(base: Base, photos: Tensor, settings: TrainSettings) -> Cont
 
 @torch.no_grad()
 def sample_photos(
-    base: Base, settings: TrainSettings, noise: Tensor, latent_noise: Tensor
+    base: Base,
+    settings: TrainSettings,
+    noise: Tensor,
+    latent_noise: Tensor,
+    arithmetic: Arithmetic = BANK_ARITHMETIC,
 ) -> Tensor:
     """Photos from the base itself: latent DDIM to z, then DDIM with epsilon_A.
 
     noise: (B, 3, H, W). latent_noise: (B, D). Returns (B, 3, H, W).
     """
-    with autocast(base.device, settings.precision):
+    with autocast(base.device, arithmetic):
         z = ddim_sample(
             base.diffae.latent_net, latent_noise, latent_schedule(settings.latent_steps), clip=False
         )
@@ -94,15 +102,17 @@ def sample_photos(
 class SampledContents:
     """New contents at every draw, as published."""
 
-    def __init__(self, base: Base, settings: TrainSettings) -> None:
-        self.base, self.settings = base, settings
+    def __init__(
+        self, base: Base, settings: TrainSettings, arithmetic: Arithmetic = BANK_ARITHMETIC
+    ) -> None:
+        self.base, self.settings, self.arithmetic = base, settings, arithmetic
 
     def draw(self, count: int, generator: torch.Generator) -> Contents:
         size, device = self.base.config.image_size, self.base.device
         noise = torch.randn(count, 3, size, size, generator=generator).to(device)
         latent = torch.randn(count, self.base.config.z_channels, generator=generator).to(device)
-        photos = sample_photos(self.base, self.settings, noise, latent)
-        return encode_contents(self.base, photos, self.settings)
+        photos = sample_photos(self.base, self.settings, noise, latent, self.arithmetic)
+        return encode_contents(self.base, photos, self.settings, self.arithmetic)
 
 
 def bank_chunk(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osasis.arithmetic import autocast, resolve
 from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents
 from osasis.diffusion import (
@@ -17,7 +18,6 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.errors import UserError
-from osasis.precision import autocast
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 
@@ -58,7 +58,7 @@ def prior_candidates(base: Base, style_image: Tensor, settings: TrainSettings) -
 
     # The published code noises to index start, then takes steps start - 1 to 0.
     x = q_sample(schedule, start, style_image, draw())
-    with autocast(base.device, settings.precision):
+    with autocast(base.device, resolve(settings.precision, base.device)):
         for i in range(start - 1, -1, -1):
             output = base.prior(x, schedule.timestep(i, x)).float()
             x, _ = ancestral_step(schedule, i, x, output, draw())
@@ -89,7 +89,7 @@ def diffae_candidates(
     shape = (settings.counterpart_candidates, *style_image.shape[1:])
     noise = torch.randn(shape, generator=generator).to(style_image)
     z = near.z.mean(dim=0, keepdim=True).expand(len(noise), -1)
-    with autocast(base.device, settings.precision):
+    with autocast(base.device, resolve(settings.precision, base.device)):
         x = q_sample(schedule, start, recoloured, noise)
         candidates = ddim_sample(base.eps_a(z), x, schedule, start=start).float()
     return candidates.clamp(-1, 1), recoloured

@@ -1,11 +1,13 @@
 """Encodings that a base brings along of the photos that every style is shown and measured on.
 
-They do not depend on a style, and encoding them takes a CPU longer than decoding them.
+They do not depend on a style, and encoding them takes a CPU longer than decoding them. They are
+computed in float32, so that a style's previews and metrics are the same on every kind of machine.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.stylize import Encodings, encode
+from osasis.stylize import EncodePlan, Encodings, encode
 
 FILE = "previews.safetensors"
 PARTS = ("photo", "z", "x_t0")
@@ -32,37 +34,38 @@ def ship_previews(folder: Path, settings: TrainSettings) -> Path:
     if base.photos is None:
         raise UserError(f"base {base.name!r} has no photos of its own")
     photos = photo_tensor(base.photos[-HELD_OUT:])
-    steps, precision = settings.stylize_encode_steps, settings.precision
-    made = encode(base, photos, t0=settings.t0, steps=steps, precision=precision)
-    return save_previews(folder, base, made, precision)
+    return save_previews(folder, base, encode(base, photos, preview_plan(settings)))
 
 
-def save_previews(folder: Path, base: Base, made: Encodings, precision: str) -> Path:
-    """Write encodings into a base's folder. precision: that they were computed in."""
+def preview_plan(settings: TrainSettings) -> EncodePlan:
+    """How the preview photos of a style with these settings are encoded."""
+    return EncodePlan(settings.t0, settings.stylize_encode_steps, "float32")
+
+
+def save_previews(folder: Path, base: Base, made: Encodings) -> Path:
+    """Write encodings into a base's folder."""
     tensors = {name: getattr(made, name) for name in PARTS}
-    save_tensors(folder / FILE, tensors, _key(base, made.t0, made.steps, precision))
+    save_tensors(folder / FILE, tensors, _key(base, made.plan))
     return folder / FILE
 
 
 def shipped_previews(
-    folder: Path, base: Base, photos: Tensor, *, t0: float, steps: int, precision: str
+    folder: Path, base: Base, photos: Tensor, plan: EncodePlan
 ) -> Encodings | None:
-    """The encodings in a base's folder, where they are of this base and just these photos
-    (N, 3, H, W), encoded just so; else None."""
+    """The encodings in a base's folder, where they are of this base and exactly these photos
+    (N, 3, H, W) and were made by this plan; else None."""
     path = folder / FILE
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as f:
-        if f.metadata() != _key(base, t0, steps, precision):
+        if f.metadata() != _key(base, plan):
             return None
         photo, z, x_t0 = (f.get_tensor(name).to(photos.device) for name in PARTS)
-    return Encodings(photos, z, x_t0, t0, steps) if torch.equal(photo, photos) else None
+    return Encodings(photos, z, x_t0, plan) if torch.equal(photo, photos) else None
 
 
-def _key(base: Base, t0: float, steps: int, precision: str) -> dict[str, str]:
-    return {
-        "base": base.fingerprint, "t0": str(t0), "steps": str(steps), "precision": precision,
-    }  # fmt: skip
+def _key(base: Base, plan: EncodePlan) -> dict[str, str]:
+    return {"base": base.fingerprint, **{k: str(v) for k, v in asdict(plan).items()}}
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from osasis.arithmetic import Precision
 from osasis.diffusion import TRAIN_STEPS, stride_timesteps
 from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, InvalidInputError, Problem
 
-# Images that one forward pass takes, by device. On two cores 1, 2, 4 and 8 take as long an image; a
-# short pass is filled up.
-PASS_IMAGES = {"cpu": 2, "cuda": 16}
+# Images of one forward pass when photos are encoded and decoded, by device.
+PASS_IMAGES = {"cpu": 1, "cuda": 16}
 
 STEP_FIELDS = (
     "encode_steps",
@@ -138,8 +138,10 @@ class TrainSettings(InputModel):
     bank_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         256, description="contents of a bank"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="arithmetic of the forward passes"
+    precision: Precision = Field(
+        "float32",
+        description="arithmetic of the forward passes; `auto`: bfloat16 where the device has "
+        "instructions for it, else float32; a CPU without them emulates `bfloat16`, which is slow",
     )
     content_cutoff: Cutoff | None = Field(
         None,
@@ -223,7 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 4,
         "stylize_encode_steps": 20,
         "stylize_decode_steps": 10,
-        "precision": "bfloat16",
+        "precision": "auto",
     },
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.diffusion import (
@@ -22,24 +23,42 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.mix import Mix, cutoff_weights
-from osasis.precision import autocast
 from osasis.settings import PASS_IMAGES, TrainSettings, whole_steps
 from osasis.train import spn_step
 from osasis.validation import InvalidInputError, Problem
 
 
 @dataclass(frozen=True)
-class Encodings:
-    """What ``decode`` needs of photos; it does not depend on the style.
+class EncodePlan:
+    """How photos are encoded. t0: how far into the schedule; steps: of a full schedule."""
 
-    photo, x_t0: (B, 3, H, W); z: (B, D). t0 and steps say how x_t0 was reached.
+    t0: float
+    steps: int
+    arithmetic: Arithmetic = "float32"
+
+
+def encode_plan(mix: Mix | None, settings: TrainSettings, device: torch.device) -> EncodePlan:
+    """How photos are encoded for a mix; None is the mix that leaves everything open.
+
+    settings: of the mix's first style, which decide where the mix leaves something open.
+    """
+    t0 = settings.t0 if mix is None or mix.t0 is None else mix.t0
+    asked = None if mix is None else mix.encode_steps
+    steps = settings.stylize_encode_steps if asked is None else asked
+    return EncodePlan(t0, steps, resolve(settings.precision, device))
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What ``decode`` needs of photos; independent of the style.
+
+    photo, x_t0: (B, 3, H, W); z: (B, D). plan: how they were made.
     """
 
     photo: Tensor
     z: Tensor
     x_t0: Tensor
-    t0: float
-    steps: int
+    plan: EncodePlan
 
     def take(self, index: slice | Tensor) -> Encodings:
         return replace(self, photo=self.photo[index], z=self.z[index], x_t0=self.x_t0[index])
@@ -49,22 +68,16 @@ class Encodings:
 def encode(
     base: Base,
     photos: Tensor,
+    plan: EncodePlan,
     *,
-    t0: float = 0.5,
-    steps: int = 100,
-    precision: str = "float32",
     progress: Progress | None = None,
-    chunk: int | None = None,
 ) -> Encodings:
-    """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7).
-
-    chunk: images a forward pass, always exactly; None is ``chunk_size``.
-    """
-    size = chunk or chunk_size(base.device)
-    schedule = image_schedule(steps)
-    count = steps_to(schedule, t0)
+    """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7)."""
+    size = chunk_size(base.device)
+    schedule = image_schedule(plan.steps)
+    count = steps_to(schedule, plan.t0)
     codes, inverted = [], []
-    with autocast(base.device, precision):
+    with autocast(base.device, plan.arithmetic):
         for k, rows in enumerate(chunks(len(photos), size)):
             x = photos[rows]
             z = base.encode_z(x).float()
@@ -72,7 +85,7 @@ def encode(
             codes.append(z)
             inverted.append(ddim_invert(base.eps_a(z), x, schedule, count, part).float())
     z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
-    return Encodings(photos, z, x_t0, t0, steps)
+    return Encodings(photos, z, x_t0, plan)
 
 
 @torch.no_grad()
@@ -84,30 +97,27 @@ def decode(
     *,
     masks: Mapping[str, Tensor] | None = None,
     text_edits: Mapping[str, Tensor] | None = None,
-    precision: str = "float32",
     progress: Progress | None = None,
-    chunk: int | None = None,
 ) -> Tensor:
     """Decode encodings with a mix of styles (Eq. 8, 12-14, f_ch of Sec. 3.4).
 
-    styles: every style that the mix names; the first one's settings decide where the mix leaves
-    something open. masks: (H, W) in [0, 1], by the names in the mix.
-    text_edits: (D,) directions of z_in by name. chunk: images a forward pass, always exactly;
-    None is ``chunk_size``. Returns (B, 3, H, W) in [-1, 1].
-    Raises UserError naming every problem of the mix.
+    Computes in the arithmetic of the encodings' plan. styles: every style that the mix names; the
+    first one's settings decide where the mix leaves something open. masks: (H, W) in [0, 1], by
+    the names in the mix. text_edits: (D,) directions of z_in by name.
+    Returns (B, 3, H, W) in [-1, 1]. Raises InvalidInputError naming every problem of the mix.
     """
     _check(base, encodings, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
     schedule = image_schedule(
         mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
     )
-    t0, size = encodings.t0, chunk or chunk_size(base.device)
+    t0, size = encodings.plan.t0, chunk_size(base.device)
     count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
     structure = _structure(base, mix, chosen, networks, schedule, t0)
     out = []
-    with autocast(base.device, precision):
+    with autocast(base.device, encodings.plan.arithmetic):
         for k, rows in enumerate(chunks(len(encodings.photo), size)):
             part = _part(progress, k, count, -(-len(encodings.photo) // size))
             photo, x = encodings.photo[rows], encodings.x_t0[rows]
@@ -328,8 +338,8 @@ def _check(
             shape = tuple(masks[name].shape)
             message, allowed = f"mask {name!r} is {shape}", f"({size}, {size})"
             problems.append(Problem(field, shape, message, allowed))
-    if mix.t0 is not None and abs(mix.t0 - encodings.t0) > ROUNDING:
-        message = f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.t0}"
+    if mix.t0 is not None and abs(mix.t0 - encodings.plan.t0) > ROUNDING:
+        message = f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.plan.t0}"
         problems.append(Problem("t0", mix.t0, message))
     for share in mix.styles:
         settings = styles[share.style].settings if share.style in styles else None
@@ -347,9 +357,9 @@ def _check(
 
 def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[Problem]:
     """Numbers of steps of which t0 is no whole number; the field that the mix gives is named."""
-    t0 = encodings.t0
+    t0 = encodings.plan.t0
     asked = {
-        "encode_steps": encodings.steps,
+        "encode_steps": encodings.plan.steps,
         "decode_steps": mix.decode_steps or settings.stylize_decode_steps,
     }
     found = []

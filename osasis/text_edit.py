@@ -88,7 +88,7 @@ def optimise_text_edit(
     if float(wanted.norm()) < 1e-6:
         raise UserError(f"the texts {source!r} and {target!r} are the same to the guide")
     schedule = image_schedule(steps)
-    count = steps_from(schedule, encodings.t0)
+    count = steps_from(schedule, encodings.plan.t0)
     generator = torch.Generator().manual_seed(derived_seed(seed, "text edit"))
     # Not from zero: there the directional loss has no direction and Adam's first step swamps the
     # following ones.
@@ -119,7 +119,7 @@ def optimise_text_edit(
 def _walk(base: Base, encodings: Encodings, steps: int) -> tuple[list[Tensor], list[Tensor]]:
     """x_t of the plain walk back at each index, and the guide's embedding of its x_0."""
     schedule = image_schedule(steps)
-    count = steps_from(schedule, encodings.t0)
+    count = steps_from(schedule, encodings.plan.t0)
     x, eps_a = encodings.x_t0, base.eps_a(encodings.z)
     guide = text_guide(base.guide)
     noisy: dict[int, Tensor] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.contents import Contents, ContentSource
@@ -16,7 +17,6 @@ from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
-from osasis.precision import autocast
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
 
@@ -35,9 +35,14 @@ class StyleTrainer:
         counterpart: Tensor,
         contents: ContentSource,
         settings: TrainSettings,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
-        """style_image, counterpart: (1, 3, H, W) in [-1, 1], at the base's size."""
+        """style_image, counterpart: (1, 3, H, W) in [-1, 1], at the base's size.
+
+        arithmetic: of the forward passes; None is what the settings' precision means here.
+        """
         self.base, self.contents, self.settings = base, contents, settings
+        self.arithmetic = arithmetic or resolve(settings.precision, base.device)
         self.style_image, self.counterpart = style_image, counterpart
         self.iteration = 0
         self.history: list[dict[str, float]] = []
@@ -53,7 +58,7 @@ class StyleTrainer:
         }
         self.back = image_schedule(settings.decode_steps, settings.spacing)
         self.back_steps = steps_from(self.back, settings.t0)
-        with torch.no_grad(), autocast(base.device, settings.precision):
+        with torch.no_grad(), autocast(base.device, self.arithmetic):
             source = counterpart if settings.style_condition == "counterpart" else style_image
             self.z_style = base.encode_z(source).float()
             z_counterpart = base.encode_z(counterpart).float()
@@ -84,7 +89,7 @@ class StyleTrainer:
         rows = []
         for i in range(self.back_steps - 1, -1, -1):
             self._set_learning_rates(i)
-            with autocast(self.base.device, self.settings.precision):
+            with autocast(self.base.device, self.arithmetic):
                 x_next, x0 = self._predict(i, x, x_style, contents)
                 n = len(contents)
                 total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
@@ -144,7 +149,7 @@ class StyleTrainer:
         with torch.no_grad():
             z_style = self.base.encode_z(self.style_image)
             z_counterpart = self.base.encode_z(self.counterpart)
-        info = {"base": self.base.fingerprint}
+        info = {"base": self.base.fingerprint, "arithmetic": self.arithmetic}
         return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info)
 
     def weights(self) -> dict[str, Tensor]:
@@ -173,7 +178,11 @@ class StyleTrainer:
 
     def state_info(self) -> dict[str, Any]:
         """The rest of the state, for JSON."""
-        return {"iteration": self.iteration, "history": list(self.history)}
+        return {
+            "iteration": self.iteration,
+            "history": list(self.history),
+            "arithmetic": self.arithmetic,
+        }
 
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Continue from ``state_tensors`` and ``state_info``, bit for bit."""

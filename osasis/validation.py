@@ -113,7 +113,8 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
             found.append(Problem(field, None, f"{field} is missing", allowed_at(model, loc)))
         else:
             found.append(_value_problem(model, loc, field, e))
-    return found
+    # A list with a wrong item is also too short for pydantic: its good items are too few.
+    return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 
 
 def _value_problem(

@@ -181,13 +181,11 @@ def _work(job: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from osasis.worker import prepare_worker
-
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device() if job["gpu"] else torch.device("cpu")
     if not job["gpu"]:
-        prepare_worker(1)
+        torch.set_num_threads(1)
     folder = Path(job["folder"])
     config = load_config_dict(job["config"])
     photos = PhotoSet(torch.from_numpy(np.load(folder / PHOTOS, mmap_mode="c")))

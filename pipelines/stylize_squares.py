@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from osasis.bundles.style import Style
+    from osasis.stylize import EncodePlan, Encodings
 
 # Styles in an actor's memory at a time; the one longest unused makes room.
 LOADED_STYLES = 16
@@ -45,12 +46,13 @@ class StylizeSquares:
     """Encodes each square once and decodes it for each target that its row still lacks."""
 
     def __init__(self, job: dict[str, Any], device: str) -> None:
+        import torch
+
         from osasis.bundles.base import load_base
         from osasis.text_edit import load_text_edit
-        from osasis.worker import prepare_worker
 
         if device == "cpu":
-            prepare_worker(1)
+            torch.set_num_threads(1)
         self.job, self.device = job, device
         self.name, self.computed, self.told = uuid.uuid4().hex, 0, 0.0
         self.since: float | None = None
@@ -141,7 +143,7 @@ class _Work:
             tensors += [image_to_tensor(decode_png(s)) for s in row["squares"]]
             self.spans.append(range(start, len(tensors)))
         self.photos = torch.stack(tensors).to(actor.device) if tensors else None
-        self.encodings: dict[tuple[Any, ...], tuple[Any, dict[int, int]]] = {}
+        self.encodings: dict[EncodePlan, tuple[Encodings, dict[int, int]]] = {}
         self.pictures: dict[tuple[int, int], list[bytes | None]] = {}
         self.failed: dict[tuple[int, int], str] = {}
         self.images = self.passes = 0
@@ -179,45 +181,33 @@ class _Work:
 
         actor, mix = self.actor, self.actor.targets[target]
         styles = {s.style: actor.style(s.style) for s in mix.styles}
-        settings = styles[mix.styles[0].style].settings
-        t0 = mix.t0 if mix.t0 is not None else settings.t0
-        steps = mix.encode_steps or settings.stylize_encode_steps
-        encodings, at = self._encoded(t0, steps, settings.precision)
+        encodings, at = self._encoded(self._plan(target))
         device = actor.base.device
         index = torch.tensor([at[i] for i in squares], device=device)
-        images = decode(
-            actor.base,
-            encodings.take(index),
-            mix,
-            styles,
-            text_edits=actor.text_edits,
-            precision=settings.precision,
-        )
+        images = decode(actor.base, encodings.take(index), mix, styles, text_edits=actor.text_edits)
         self.images += len(squares)
         self.passes += -(-len(squares) // chunk_size(device))
         return images.cpu()
 
-    def _encoded(self, t0: float, steps: int, precision: str) -> tuple[Any, dict[int, int]]:
-        """Encodings of all squares whose targets want them so, and where each square is there."""
+    def _encoded(self, plan: EncodePlan) -> tuple[Encodings, dict[int, int]]:
+        """Encodings by a plan of all squares whose targets need it, and each square's row."""
         from osasis.stylize import encode
 
-        key = (t0, steps, precision)
-        if key not in self.encodings:
+        if plan not in self.encodings:
             wanted = [
                 i
                 for row, span in zip(self.rows, self.spans, strict=True)
-                if any(self._key(t) == key for t in row["todo"])
+                if any(self._plan(t) == plan for t in row["todo"])
                 for i in span
             ]
             assert self.photos is not None
-            made = encode(
-                self.actor.base, self.photos[wanted], t0=t0, steps=steps, precision=precision
-            )
-            self.encodings[key] = made, {i: n for n, i in enumerate(wanted)}
-        return self.encodings[key]
+            made = encode(self.actor.base, self.photos[wanted], plan)
+            self.encodings[plan] = made, {i: n for n, i in enumerate(wanted)}
+        return self.encodings[plan]
 
-    def _key(self, target: int) -> tuple[Any, ...]:
+    def _plan(self, target: int) -> EncodePlan:
+        from osasis.stylize import encode_plan
+
         mix = self.actor.targets[target]
         settings = self.actor.style(mix.styles[0].style).settings
-        t0 = mix.t0 if mix.t0 is not None else settings.t0
-        return (t0, mix.encode_steps or settings.stylize_encode_steps, settings.precision)
+        return encode_plan(mix, settings, self.actor.base.device)

@@ -136,12 +136,11 @@ class EngineDeployment:
         import torch
 
         from osasis.bundles.base import load_base
-        from osasis.worker import prepare_worker
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.from_dict(settings)
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        prepare_worker(config.threads or max(1, (os.cpu_count() or 1) // config.replicas))
+        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.replicas))
         home = Home.find(config.home)
         base = load_base(home.base_folder(config.base), device)
         self.engine = Engine(

@@ -2,8 +2,7 @@
 
 Requests of different styles share a batch: all photos without a cached encoding are encoded in
 one call; what has the same mix is decoded in one call, since one call takes one set of weights.
-On a CPU a forward pass takes one image: it costs as much an image as a larger one, and a moved
-slider does not wait for padding. Results do not depend on the company.
+Results do not depend on the company.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.stylize import Encodings, decode, encode
+from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
 from serving.caches import ByteLru, StyleCache, encoding_bytes
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoads, when_all
@@ -44,8 +43,7 @@ class Work:
 
     photo: normalised PNG. mix: as JSON. versions: for each style of the mix, its key (unique to
     a version) and where its folder comes from. masks: grey PNGs. text_edit: (D,) or None.
-    No mix asks for the encoding alone, as the first of ``versions`` wants it, else at ``t0`` and
-    ``encode_steps``.
+    Without a mix the photo is only encoded, as the first of ``versions`` asks.
     """
 
     photo: bytes
@@ -53,9 +51,6 @@ class Work:
     versions: dict[str, tuple[str, Callable[[], Path]]] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
-    t0: float = 0.5
-    encode_steps: int = 100
-    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,7 @@ class _Item:
     styles: dict[str, Style]
     future: Future[Result]
     photo: str
-    t0: float
-    steps: int
-    precision: str
+    plan: EncodePlan
     pixels: Tensor
     masks: dict[str, Tensor]
     load_seconds: float
@@ -95,7 +88,8 @@ class _Item:
 
     @property
     def encoding_key(self) -> str:
-        return f"{self.photo}/{self.t0:g}/{self.steps}/{self.precision}"
+        plan = self.plan
+        return f"{self.photo}/{plan.t0:g}/{plan.steps}/{plan.arithmetic}"
 
     @property
     def decode_key(self) -> str:
@@ -103,7 +97,7 @@ class _Item:
         masks = sorted((name, photo_id(data)) for name, data in self.work.masks.items())
         edit = None if self.work.text_edit is None else self.work.text_edit.tolist()
         mix = self.work.mix
-        return json.dumps([mix, versions, masks, edit, self.t0, self.precision], sort_keys=True)
+        return json.dumps([mix, versions, masks, edit, asdict(self.plan)], sort_keys=True)
 
 
 class _AbandonedError(Exception):
@@ -128,7 +122,6 @@ class Engine:
         self.styles = StyleCache(styles_host, styles_device, base.device)
         self.loads = StyleLoads(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, encoding_bytes)
-        self.chunk = 1 if base.device.type == "cpu" else None
         self.batches = self.images = self.encoded = self.cancelled = 0
         self.busy_since: float | None = None
         self._beat = time.monotonic()
@@ -176,15 +169,8 @@ class Engine:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
             mix = None if work.mix is None else Mix.parse(work.mix)
-            t0, steps, precision = work.t0, work.encode_steps, work.precision
-            if styles:
-                name = mix.styles[0].style if mix is not None else next(iter(styles))
-                first = styles[name].settings
-                t0, steps = first.t0, first.stylize_encode_steps
-                precision = first.precision
-            if mix is not None:
-                t0 = mix.t0 if mix.t0 is not None else t0
-                steps = mix.encode_steps or steps
+            name = mix.styles[0].style if mix is not None else next(iter(styles))
+            plan = encode_plan(mix, styles[name].settings, self.base.device)
             pixels = torch.from_numpy(to_pixels(work.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
@@ -192,7 +178,7 @@ class Engine:
             }
             now = time.monotonic()
             self._queue.put(
-                _Item(work, mix, styles, future, photo_id(work.photo), t0, steps, precision,
+                _Item(work, mix, styles, future, photo_id(work.photo), plan,
                       pixels / 127.5 - 1, masks, load_seconds, now)
             )  # fmt: skip
         except BaseException as e:
@@ -254,7 +240,7 @@ class Engine:
     def _encode(self, items: list[_Item]) -> tuple[dict[str, Encodings], dict[str, float]]:
         """Encodings by key; cached ones, and the others in one call for each way of encoding."""
         found: dict[str, Encodings] = {}
-        wanted: dict[tuple[float, int, str], dict[str, _Item]] = {}
+        wanted: dict[EncodePlan, dict[str, _Item]] = {}
         for item in items:
             key = item.encoding_key
             cached = found.get(key) or self.encodings.get(key)
@@ -262,15 +248,13 @@ class Engine:
             if cached is not None:
                 found[key] = cached
             else:
-                way = (item.t0, item.steps, item.precision)
-                wanted.setdefault(way, {}).setdefault(key, item)
+                wanted.setdefault(item.plan, {}).setdefault(key, item)
         seconds: dict[str, float] = {}
-        for (t0, steps, precision), new in wanted.items():
+        for plan, new in wanted.items():
             start = time.monotonic()
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)
             try:
-                done = encode(self.base, photos, t0=t0, steps=steps, precision=precision,
-                              progress=self._progress(None), chunk=self.chunk)  # fmt: skip
+                done = encode(self.base, photos, plan, progress=self._progress(None))
             except Exception as e:
                 for item in items:
                     if item.encoding_key in new:
@@ -300,8 +284,7 @@ class Engine:
             torch.cat([p.photo for p in parts]),
             torch.cat([p.z for p in parts]),
             torch.cat([p.x_t0 for p in parts]),
-            first.t0,
-            first.steps,
+            first.plan,
         )
         keys = {name: key for name, (key, _) in first.work.versions.items()}
         styles = {name: self.styles.place(keys[name], s) for name, s in first.styles.items()}
@@ -312,8 +295,7 @@ class Engine:
         images = decode(
             self.base, together, first.mix, styles,
             masks={k: v.to(device) for k, v in first.masks.items()},
-            text_edits=edits, precision=first.precision,
-            progress=self._progress(group), chunk=self.chunk,
+            text_edits=edits, progress=self._progress(group),
         )  # fmt: skip
         took = time.monotonic() - start
         if not bool(torch.isfinite(images).all()):
@@ -374,4 +356,4 @@ def abandon(future: Future[Result]) -> None:
 
 def _own(e: Encodings) -> Encodings:
     """A copy that does not keep its whole batch in memory."""
-    return Encodings(e.photo.clone(), e.z.clone(), e.x_t0.clone(), e.t0, e.steps)
+    return Encodings(e.photo.clone(), e.z.clone(), e.x_t0.clone(), e.plan)

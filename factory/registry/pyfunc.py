@@ -114,19 +114,12 @@ class StylePredictor:
         import torch
 
         from osasis.mix import Mix
-        from osasis.stylize import decode, encode
+        from osasis.stylize import decode, encode, encode_plan
 
-        settings = self.style.settings
         wanted = Mix.parse({"styles": [{"style": self.style.id}], **mix})
-        encodings = encode(
-            self.base,
-            torch.stack(photos).to(self.base.device),
-            t0=wanted.t0 or settings.t0,
-            steps=wanted.encode_steps or settings.stylize_encode_steps,
-            precision=settings.precision,
-        )
-        styles = {self.style.id: self.style}
-        images = decode(self.base, encodings, wanted, styles, precision=settings.precision)
+        plan = encode_plan(wanted, self.style.settings, self.base.device)
+        encodings = encode(self.base, torch.stack(photos).to(self.base.device), plan)
+        images = decode(self.base, encodings, wanted, {self.style.id: self.style})
         return [tensor_to_image(i) for i in images]
 
 

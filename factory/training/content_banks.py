@@ -23,13 +23,12 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims
 from osasis.bundles.base import Base
-from osasis.contents import BANK_JSON, BROUGHT, CHUNK, bank_photos
+from osasis.contents import BANK_ARITHMETIC, BANK_JSON, BROUGHT, CHUNK, bank_photos
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
-from osasis.worker import prepare_worker
 
 # Settings that every bank depends on, and those that only a bank of sampled contents depends on.
-FIELDS = ("encode_steps", "t0", "precision", "bank_size", "guide_input")
+FIELDS = ("encode_steps", "t0", "bank_size", "guide_input")
 SAMPLED = ("decode_steps", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0
@@ -159,6 +158,7 @@ def _build(
         "contents": size,
         "seconds": round(seconds, 2),
         "base": base_folder.name,
+        "arithmetic": BANK_ARITHMETIC,
         "settings": {
             name: getattr(settings, name) for name in FIELDS + (SAMPLED if photos is None else ())
         },
@@ -187,7 +187,7 @@ def _shards(
     """Compute and write the shards that begin with these content numbers."""
     from osasis.contents import bank_chunk, save_contents
 
-    prepare_worker(1)
+    torch.set_num_threads(1)
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     loaded, wanted = _base(base, device), TrainSettings.parse(settings)
     own = load_file(Path(path) / PHOTOS)["photos"] if photos else None

@@ -21,7 +21,6 @@ from factory.training.lease_queue import ASK_AGAIN, DONE, FAILED, RETRIES, RETRY
 from factory.training.workbench import OnIteration, StyleTask, Workbench
 from osasis.errors import UserError
 from osasis.storage import write_json
-from osasis.worker import prepare_worker
 
 POLL_SECONDS = 0.5
 # How long a run waits for its slots to end when all styles are settled.
@@ -242,7 +241,7 @@ def drain_queue(config: dict[str, Any]) -> None:
     """The training loop of a slot's worker."""
     import torch
 
-    prepare_worker(config["threads"])
+    torch.set_num_threads(config["threads"])
     queue, slot = config["queue"], config["slot"]
     if not ray.get(queue.hello.remote(slot)):
         return

@@ -6,7 +6,6 @@ every few iterations, its bundle at the end.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from factory.core.claims import read_claim
 from factory.core.uris import base_name
 from factory.registry.versions import TRAINING
+from osasis.arithmetic import resolve
 from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
+from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
 from osasis.early_stopping import Watch
@@ -30,10 +30,10 @@ from osasis.images.geometry import fit_square
 from osasis.images.tensors import image_to_tensor, tensor_to_image
 from osasis.metrics import style_metrics
 from osasis.mix import Mix
-from osasis.preview_encodings import shipped_previews
+from osasis.preview_encodings import preview_plan, shipped_previews
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_atomic, write_json
-from osasis.stylize import Encodings, decode, encode
+from osasis.stylize import EncodePlan, Encodings, decode, encode
 from osasis.train import StyleTrainer
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -87,7 +87,7 @@ class Workbench:
     device: torch.device
     folder: Path
     banks: dict[str, ContentBank] = field(default_factory=dict)
-    encodings: dict[tuple[float, int, str], Encodings] = field(default_factory=dict)
+    encodings: dict[EncodePlan, Encodings] = field(default_factory=dict)
 
     @classmethod
     def open(cls, base: Path, previews: Path, device: str) -> Workbench:
@@ -114,14 +114,18 @@ class Workbench:
         image = self._picture(task.image, task.source)
         bank = self.bank(task.bank)
         counterpart = self._counterpart(task, image, settings, bank)
+        kept_state = read_state(folder)
+        # A resumed training goes on in the arithmetic that it began in, whatever machine this is.
+        begun_in = kept_state[1].get("arithmetic") if kept_state else None
+        arithmetic = begun_in or resolve(settings.precision, self.device)
         contents: ContentSource = (
             bank
             if settings.contents == "bank" and bank is not None
-            else SampledContents(self.base, settings)
+            else SampledContents(self.base, settings, arithmetic)
         )
-        trainer = StyleTrainer(self.base, image, counterpart, contents, settings)
+        trainer = StyleTrainer(self.base, image, counterpart, contents, settings, arithmetic)
         watch = Watch(settings)
-        before = restore(trainer, watch, folder)
+        before = restore(trainer, watch, kept_state)
         while trainer.iteration < settings.iterations and not watch.stop:
             trainer.step()
             on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
@@ -193,28 +197,18 @@ class Workbench:
         self, trainer: StyleTrainer, style: Style
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The preview photos in a style (N, 3, H, W), and its metrics on them."""
-        settings = trainer.settings
-        images = decode(
-            self.base,
-            self._encodings(settings),
-            Mix.of(style.id),
-            {style.id: style},
-            precision=settings.precision,
-        )
+        encodings = self._encodings(preview_plan(trainer.settings))
+        images = decode(self.base, encodings, Mix.of(style.id), {style.id: style})
         return images, style_metrics(
             self.base, self.preview_photos, images, trainer.style_image, trainer.counterpart
         )
 
-    def _encodings(self, settings: TrainSettings) -> Encodings:
-        """Those of the preview photos: as the base brings them, or computed once."""
-        t0, steps, precision = settings.t0, settings.stylize_encode_steps, settings.precision
-        if (t0, steps, precision) not in self.encodings:
-            given: dict[str, Any] = {"t0": t0, "steps": steps, "precision": precision}
-            made = shipped_previews(self.folder, self.base, self.preview_photos, **given)
-            if made is None:
-                made = encode(self.base, self.preview_photos, **given)
-            self.encodings[t0, steps, precision] = made
-        return self.encodings[t0, steps, precision]
+    def _encodings(self, plan: EncodePlan) -> Encodings:
+        """Encodings of the preview photos, read from the base's folder or computed once."""
+        if plan not in self.encodings:
+            made = shipped_previews(self.folder, self.base, self.preview_photos, plan)
+            self.encodings[plan] = made or encode(self.base, self.preview_photos, plan)
+        return self.encodings[plan]
 
 
 def is_finished(folder: Path) -> bool:
@@ -232,21 +226,27 @@ def check_claim(task: StyleTask) -> None:
 
 
 def checkpoint(trainer: StyleTrainer, watch: Watch, folder: Path, seconds: float) -> None:
-    """Write a style's training state; the JSON rides in the tensors' file, so that both or
-    neither are there."""
+    """Write a style's training state."""
     info = {**trainer.state_info(), "watch": watch.state_info(), "seconds": seconds}
     tensors = {**trainer.state_tensors(), **watch.state_tensors()}
-    save_tensors(folder / CHECKPOINT, tensors, {"info": json.dumps(info)})
+    save_checkpoint(folder / CHECKPOINT, tensors, info)
 
 
-def restore(trainer: StyleTrainer, watch: Watch, folder: Path) -> float:
-    """Continue from a style's checkpoint where there is one; returns the seconds spent before."""
+def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """A style's training state as ``checkpoint`` wrote it; None where there is none."""
     path = folder / CHECKPOINT
-    if not path.is_file():
+    return load_checkpoint(path) if path.is_file() else None
+
+
+def restore(
+    trainer: StyleTrainer,
+    watch: Watch,
+    state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
+) -> float:
+    """Continue from a training state; returns the seconds spent before it was written."""
+    if state is None:
         return 0.0
-    with safe_open(path, framework="pt") as f:
-        info = json.loads(f.metadata()["info"])
-    tensors = load_file(path)
+    tensors, info = state
     trainer.load_state(tensors, info)
     watch.load_state(tensors, info["watch"])
     return float(info["seconds"])

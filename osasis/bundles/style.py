@@ -147,10 +147,18 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             spn[name] = value
     if ranks:
         info["ranks"] = ranks
-    settings = TrainSettings.parse(info["settings"])
+    settings = _read_settings(info)
     return Style(
         info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
     )
+
+
+def _read_settings(info: dict[str, Any]) -> TrainSettings:
+    settings = dict(info["settings"])
+    # Before style.json recorded the arithmetic, bfloat16 meant what auto means now.
+    if "arithmetic" not in info and settings.get("precision") == "bfloat16":
+        settings["precision"] = "auto"
+    return TrainSettings.parse(settings)
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ schedule. With a budget in steps, a resumed run equals an uninterrupted one bit 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.errors import UserError
-from osasis.storage import save_tensors
 
 # Fewer steps than this in the given minutes train nothing worth keeping.
 FEWEST_STEPS = 100
@@ -125,8 +123,7 @@ def _save(
     for i, slots in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
     info = {"steps": trainer.steps_done, "seconds": seconds, "identity": identity, "curve": curve}
-    # One file, so that weights and counters are always of the same moment.
-    save_tensors(path, tensors, {"info": json.dumps(info)})
+    save_checkpoint(path, tensors, info)
 
 
 def _resume(
@@ -134,16 +131,12 @@ def _resume(
 ) -> tuple[float, list[dict[str, float]]]:
     if not path.is_file():
         return 0.0, []
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as f:
-        info = json.loads(f.metadata()["info"])
+    tensors, info = load_checkpoint(path)
     if info["identity"] != identity:
         raise UserError(
             f"{path}: the state of another training ({info['identity']}, now {identity}); "
             "remove it to begin anew"
         )
-    tensors = load_file(path)
     trainer.model.load_state_dict(
         {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from osasis.arithmetic import Precision
 from osasis.settings import LearningRate, Seed
 from osasis.validation import InputModel
 
@@ -43,8 +44,10 @@ class PretrainSettings(InputModel):
         description="losses of timesteps: all alike, as published, or weighted by min(SNR, 5) "
         "(Hang et al., 2023)",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="arithmetic of the forward passes"
+    precision: Precision = Field(
+        "auto",
+        description="arithmetic of the forward passes; `auto`: bfloat16 where the device has "
+        "instructions for it, else float32; a CPU without them emulates `bfloat16`, which is slow",
     )
     latent_iterations: Iterations = Field(
         20_000, description="iterations of the latent DDIM, on the encoded z"

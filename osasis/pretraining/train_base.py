@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from osasis.bundles.importers import read_diffae
+from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.errors import UserError
 from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
@@ -193,9 +193,8 @@ class BaseTraining:
         )
         state = self.folder / f"{stage}.state.safetensors"
         if state.is_file():
-            with safe_open(state, "pt") as f:
-                metadata = f.metadata()
-            loop.load_state(load_file(state), int(metadata["iteration"]))
+            tensors, info = load_checkpoint(state)
+            loop.load_state(tensors, info["iteration"])
         # After the state is loaded: the workers' weights are compared when they are wrapped.
         loop.wrapped = w.wrap(objective)
         return loop
@@ -228,7 +227,7 @@ class BaseTraining:
     def _keep(self, loop: TrainingLoop, stage: str) -> None:
         if self.worker.leads:
             path = self.folder / f"{stage}.state.safetensors"
-            save_tensors(path, loop.state_tensors(), {"iteration": str(loop.iteration)})
+            save_checkpoint(path, loop.state_tensors(), {"iteration": loop.iteration})
 
     def _tell(self, **event: Any) -> None:
         if self.worker.leads:

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
-from osasis.precision import autocast, cpu_has_bfloat16
 from osasis.pretraining.budgeted_training import (
     BudgetTooShortError,
     TrainingBudget,
@@ -84,12 +84,12 @@ class GuideTrainer:
         data: CaptionedLooks,
         seed: int = 0,
         batch: int = 32,
-        precision: str = "float32",
+        arithmetic: Arithmetic = "float32",
     ) -> None:
         from open_clip.loss import ClipLoss
 
         self.guide, self.data, self.seed, self.batch = guide, data, seed, batch
-        self.precision, self.steps_done = precision, 0
+        self.arithmetic, self.steps_done = arithmetic, 0
         self.model: Any = guide.model.requires_grad_(True).train()
         self.clip_loss = ClipLoss()
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -108,7 +108,7 @@ class GuideTrainer:
         flip = torch.rand(len(painted), 1, 1, 1, generator=g) < 0.5
         images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
         texts = self._captions(rows, two, who, g)
-        with autocast(torch.device("cpu"), self.precision):
+        with autocast(torch.device("cpu"), self.arithmetic):
             image, text = self._embed(images), self._embed_text(texts)
             losses = self._losses(image.float(), text.float())
         total = torch.stack(list(losses.values())).sum()
@@ -208,7 +208,7 @@ def train_guide(
     seed: int = 0,
     paintings: int = 1500,
     batch: int = 32,
-    precision: str = "auto",
+    precision: Precision = "auto",
     validation: Path | None = None,
 ) -> dict[str, Any]:
     """Train; write OUT/guide.safetensors (float16), its open_clip configuration and guide.json.
@@ -229,9 +229,7 @@ def train_guide(
     guide = new_guide(own, seed)
     photos = read_photos(images)
     data = describe(make_look_dataset(photos, paintings, 3, guide.size, seed))
-    arithmetic = precision
-    if precision == "auto":
-        arithmetic = "bfloat16" if cpu_has_bfloat16() else "float32"
+    arithmetic = resolve(precision, torch.device("cpu"))
     trainer = GuideTrainer(guide, data, seed, min(batch, paintings), arithmetic)
     identity = {
         "seed": seed,

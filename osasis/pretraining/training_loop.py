@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from osasis.arithmetic import Precision, autocast, resolve
 from osasis.errors import UserError
-from osasis.precision import autocast
 from osasis.pretraining.objectives import draw_timesteps_and_noise
 from osasis.seeds import derived_seed
 
@@ -36,7 +36,7 @@ class TrainingLoop:
         ema: float = 0.9999,
         grad_clip: float = 1.0,
         seed: int = 0,
-        precision: str = "float32",
+        precision: Precision = "float32",
         wrapped: nn.Module | None = None,
         rank: int = 0,
         world: int = 1,
@@ -44,11 +44,12 @@ class TrainingLoop:
         self.objective, self.wrapped = objective, wrapped or objective
         self.iterations, self.lr, self.warmup = iterations, lr, warmup
         self.ema_decay, self.grad_clip = ema, grad_clip
-        self.seed, self.precision = seed, precision
+        self.seed = seed
         self.rank, self.world = rank, world
         self.iteration = 0
         self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trained.values())).device
+        self.arithmetic = resolve(precision, self.device)
         self.ema = AveragedModel(objective, multi_avg_fn=self._average)
         # The first update copies the weights: the average starts from the initial weights.
         self.ema.update_parameters(objective)
@@ -70,7 +71,7 @@ class TrainingLoop:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * self._rate()
         self.optimiser.zero_grad()
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.arithmetic):
             loss = self.wrapped(rows, t, noise).mean()
         if not torch.isfinite(loss):
             raise UserError(

@@ -55,23 +55,22 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
     from osasis.bundles.style import load_style
     from osasis.images.tensors import load_square
     from osasis.mix import Mix
-    from osasis.stylize import decode, encode
-    from osasis.worker import prepare_worker
+    from osasis.stylize import decode, encode, encode_plan
 
-    prepare_worker(1)
+    torch.set_num_threads(1)
     base = load_base(base_folder)
     styles = {f.name: load_style(f, base) for f in folders}
     batch = torch.stack([load_square(p, base.config.image_size) for p in photos])
     settings = next(iter(styles.values())).settings
-    steps, precision = settings.stylize_encode_steps, settings.precision
+    plan = encode_plan(None, settings, base.device)
     queue.put("ready")
     start = time.perf_counter()
     for part in batch.split(16):
         encodings = None
         for name, style in styles.items():
             if encodings is None or encodes == "each":
-                encodings = encode(base, part, t0=settings.t0, steps=steps, precision=precision)
-            decode(base, encodings, Mix.of(name), {name: style}, precision=precision)
+                encodings = encode(base, part, plan)
+            decode(base, encodings, Mix.of(name), {name: style})
     queue.put(time.perf_counter() - start)
 
 

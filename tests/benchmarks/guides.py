@@ -40,7 +40,7 @@ from osasis.losses import edge_loss
 from osasis.mix import Mix
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, write_atomic, write_json
-from osasis.stylize import Encodings, decode, encode
+from osasis.stylize import Encodings, decode, encode, encode_plan
 from osasis.train import StyleTrainer
 
 GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -116,9 +116,7 @@ def train_and_look(
             trainer.step()
         seconds += time.perf_counter() - started
         style = trainer.style("look")
-        pictures = decode(
-            base, encodings, Mix.of("look"), {"look": style}, precision=settings.precision
-        )
+        pictures = decode(base, encodings, Mix.of("look"), {"look": style})
         out[count] = (pictures, seconds)
     return out
 
@@ -146,12 +144,7 @@ def main() -> None:
     crowd = torch.stack([load_square(p, size) for p in dict.fromkeys(order)])
     judge = Judge(args.lpips, crowd)
     bank = build_bank(base, settings)
-    encodings = encode(
-        base,
-        crowd[: args.count],
-        steps=settings.stylize_encode_steps,
-        precision=settings.precision,
-    )
+    encodings = encode(base, crowd[: args.count], encode_plan(None, settings, base.device))
     results: dict[str, Any] = {}
     for path in args.styles:
         image = load_square(path, size)[None]

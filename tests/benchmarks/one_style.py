@@ -22,7 +22,7 @@ from osasis.images.decoding import find_images
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.settings import make_settings
-from osasis.stylize import decode, encode
+from osasis.stylize import decode, encode, encode_plan
 from osasis.train import StyleTrainer
 
 
@@ -63,12 +63,10 @@ def main() -> None:
 
     photos = torch.stack([load_square(p, size) for p in find_images(args.photos)])
     start = time.perf_counter()
-    encodings = encode(
-        base, photos, steps=settings.stylize_encode_steps, precision=settings.precision
-    )
+    encodings = encode(base, photos, encode_plan(None, settings, base.device))
     timed("encode", start)
     start = time.perf_counter()
-    decode(base, encodings, Mix.of("benchmark"), {"benchmark": style}, precision=settings.precision)
+    decode(base, encodings, Mix.of("benchmark"), {"benchmark": style})
     timed("decode", start)
 
     print(

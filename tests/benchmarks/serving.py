@@ -67,13 +67,14 @@ _bare: dict[str, Any] = {}
 
 def open_bare(home: str, threads: int) -> None:
     """An engine in this process, without Ray, for ``bare_round``."""
+    import torch
+
     from factory.core.home import Home
     from factory.registry import Registry
     from osasis.bundles.base import load_base
-    from osasis.worker import prepare_worker
     from serving.engine import Engine
 
-    prepare_worker(threads)
+    torch.set_num_threads(threads)
     place = Home(Path(home))
     registry = Registry(place)
     _bare["known"] = {s: registry.current(s) for s in STYLES}

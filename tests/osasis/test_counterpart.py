@@ -35,7 +35,13 @@ def prior_base(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Base:
     """The tiny base with a random photo prior, through its bundle."""
-    prior = PriorConfig(8, (1, 2), 1, (16,), 8)
+    prior = PriorConfig(
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(16,),
+        head_channels=8,
+    )
     config = tiny_base.config.replace(prior=prior)
     folder = tmp_path_factory.mktemp("base") / "with-prior"
     save_base(

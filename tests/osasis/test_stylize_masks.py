@@ -16,7 +16,7 @@ from osasis.bundles.style import Style
 from osasis.diffusion import image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
-from osasis.stylize import Encodings, decode, encode
+from osasis.stylize import EncodePlan, Encodings, decode, encode
 from tests.osasis.conftest import far
 
 Images = Callable[..., Tensor]
@@ -41,7 +41,7 @@ def ones(style: Style) -> Style:
 
 def blank(base: Base) -> Encodings:
     nothing = torch.zeros(1, 3, 32, 32)
-    return Encodings(nothing, base.z_mean, nothing, 0.5, STEPS)
+    return Encodings(nothing, base.z_mean, nothing, EncodePlan(0.5, STEPS))
 
 
 @pytest.mark.parametrize("spn_time", ["timestep", "index"])
@@ -82,7 +82,7 @@ class TestMasks:
 
     @pytest.fixture(scope="class")
     def one_step(self, tiny_base: Base, images: Images) -> Encodings:
-        return encode(tiny_base, images(2, 50), steps=2)
+        return encode(tiny_base, images(2, 50), EncodePlan(0.5, 2))
 
     @pytest.fixture(scope="class")
     def left(self) -> Tensor:
@@ -194,7 +194,7 @@ def test_what_no_mask_covers_is_the_photo_itself(
     tiny_base: Base, tiny_style: Styles, images: Images
 ) -> None:
     """After any number of steps, structure network included; not epsilon_A's reconstruction."""
-    encodings = encode(tiny_base, images(2, 50), steps=STEPS)
+    encodings = encode(tiny_base, images(2, 50), EncodePlan(0.5, STEPS))
     left = torch.zeros(32, 32)
     left[:, :16] = 1
     mix = Mix(styles=(StyleShare(style="a", weight=1.0, mask="left"),), decode_steps=STEPS)

@@ -13,7 +13,7 @@ from torch import Tensor
 from osasis.bundles.base import Base
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide
-from osasis.stylize import Encodings, encode
+from osasis.stylize import EncodePlan, Encodings, encode
 from osasis.text_edit import TextEdit, load_text_edit, optimise_text_edit, save_text_edit
 
 PAIR = ("a photo of a face", "an ink drawing of a smiling face")
@@ -26,7 +26,7 @@ def text_base(tiny_base: Base, clip_guide: OpenClipGuide) -> Base:
 
 @pytest.fixture(scope="module")
 def encodings(text_base: Base, images: Callable[..., Tensor]) -> Encodings:
-    return encode(text_base, images(1, 80), steps=10)
+    return encode(text_base, images(1, 80), EncodePlan(0.5, 10))
 
 
 @pytest.fixture(scope="module")

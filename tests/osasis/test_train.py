@@ -19,7 +19,7 @@ from osasis.losses import LOSS_NAMES
 from osasis.mix import Mix
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.stylize import decode, encode
+from osasis.stylize import EncodePlan, decode, encode
 from osasis.train import StyleTrainer
 from osasis.validation import InvalidInputError, Problem
 
@@ -161,7 +161,7 @@ def test_what_was_trained_becomes_a_style(tiny_base: Base, tiny_trainer: Trainer
     before = {k: v.clone() for k, v in style.spn.items()}
     run(trainer, 1)
     assert same(before, style.spn)
-    e = encode(tiny_base, trainer.style_image, steps=4)
+    e = encode(tiny_base, trainer.style_image, EncodePlan(0.5, 4))
     out = decode(tiny_base, e, Mix.of("mine", decode_steps=4), {"mine": style})
     assert out.isfinite().all()
 

@@ -24,7 +24,7 @@ from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.images.tensors import load_square, tensor_to_image
 from osasis.mix import Mix
-from osasis.stylize import decode, encode
+from osasis.stylize import EncodePlan, decode, encode
 from pipelines import StylizeResult, stylize
 from tests.factory.conftest import SIZE, cli, import_tiny, picture, truncated_jpeg
 from tests.pipelines.conftest import OUTPUTS, register, times_done, written
@@ -74,7 +74,7 @@ def test_a_photos_picture_is_the_methods_own(
         ("a.png", "a.png.png"),
         ("sub/B.JPG", "sub/B.png"),
     ):
-        encodings = encode(base, load_square(photos / name, SIZE)[None], steps=10)
+        encodings = encode(base, load_square(photos / name, SIZE)[None], EncodePlan(0.5, 10))
         (image,) = decode(base, encodings, Mix.of("oil"), {"oil": style})
         with Image.open(output / "oil" / stylized) as got:
             assert got.tobytes() == tensor_to_image(image).tobytes()

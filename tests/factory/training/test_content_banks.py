@@ -82,7 +82,7 @@ def test_a_bank_is_named_by_what_it_depends_on(
     # How a style is trained makes no other contents, and photos need no seed.
     assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
     others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
-    others += [path(t0=0.8), path(guide_input="nearest224"), path(photos)]
+    others += [path(t0=1.0), path(guide_input="nearest224"), path(photos)]
     others.append(path(Photos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
     # Contents that are sampled depend on how, and on the seed.
@@ -147,12 +147,15 @@ def test_a_bank_that_came_with_the_base_is_taken(
     assert bank is not None and bank.folder == shipped and told == []
     assert (bank.contents, bank.seconds) == (4, None)
     # Another bank is asked for: this one is not it.
-    other = bank_path(tmp_path / "banks", base, settings.replace(t0=0.8))
+    other = bank_path(tmp_path / "banks", base, settings.replace(t0=1.0))
     assert other is not None and read_bank(own / BROUGHT / other.name) is None
 
 
 def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None:
-    """A base that is packed anew, or other settings of the preset, need their bank anew."""
+    """A base that is packed anew, or other settings of the preset, need their bank anew.
+
+    The shipped bank is stored in float16; float32 differs between CPUs by less than that.
+    """
     torch.set_num_threads(1)
     folder = shipped_bases()["portraits64"]
     shipped, fast = load_base(folder), make_settings("fast")
@@ -164,7 +167,7 @@ def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None
     made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)
     for name in PARTS:
         was, now = getattr(stored, name), getattr(made, name)
-        assert (was - now).abs().mean() < 0.01 * now.abs().mean(), name
+        assert (was - now).abs().mean() < 0.001 * now.abs().mean(), name
 
 
 def test_a_job_waits_for_a_bank_that_another_builds(

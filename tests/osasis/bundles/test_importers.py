@@ -289,7 +289,13 @@ def test_a_prior(
     tiny_base: Base, random_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:
     path = tmp_path / "p2.pt"
-    prior = PriorConfig(8, (1, 2), 1, (16,), 8)
+    prior = PriorConfig(
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(16,),
+        head_channels=8,
+    )
     config = tiny_base.config.replace(prior=prior)
     state = random_weights(UNet(prior.unet(32)), seed=13)
     torch.save({k: v.half() for k, v in state.items()}, path)

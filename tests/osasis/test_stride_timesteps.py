@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -42,10 +39,3 @@ def test_impossible_step_counts_name_the_nearest(steps: int, nearest: int) -> No
     with pytest.raises(UserError, match=f"{steps} steps.*nearest possible number is {nearest}$"):
         stride_timesteps(steps)
     assert len(stride_timesteps(nearest)) == nearest
-
-
-def test_settings_mixes_and_homes_need_no_torch() -> None:
-    """Commands that only look something up would wait seconds for it."""
-    code = "import sys, factory.cli, osasis.mix, osasis.bundles.base; print('torch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"

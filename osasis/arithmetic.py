@@ -1,0 +1,59 @@
+"""Arithmetic of the forward passes: float32, or bfloat16 by autocast.
+
+A setting asks for a precision, a device computes in an arithmetic. Only precision ``auto`` depends
+on the device, so whatever is stored names the arithmetic that it was computed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Literal, get_args
+
+import torch
+
+from osasis.errors import UserError
+
+# What a setting asks for.
+Precision = Literal["auto", "float32", "bfloat16"]
+# What is computed.
+Arithmetic = Literal["float32", "bfloat16"]
+
+ENVIRONMENT = "STYLE_FACTORY_ARITHMETIC"
+# Instructions for bfloat16 products, as torch.cpu.get_capabilities names them.
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16")
+
+
+def resolve(precision: Precision, device: torch.device) -> Arithmetic:
+    """The arithmetic that a precision means on a device.
+
+    ``float32`` and ``bfloat16`` mean themselves; a CPU without bfloat16 instructions emulates
+    bfloat16, which takes many times as long. ``auto`` is what STYLE_FACTORY_ARITHMETIC says, else
+    bfloat16 where the device has instructions for it, else float32.
+    Raises UserError where STYLE_FACTORY_ARITHMETIC has another value.
+    """
+    if precision != "auto":
+        return precision
+    if asked := os.environ.get(ENVIRONMENT):
+        for arithmetic in get_args(Arithmetic):
+            if asked == arithmetic:
+                return arithmetic
+        raise UserError(f"{ENVIRONMENT} is {asked!r}; set it to float32 or bfloat16, or unset it")
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a CPU or GPU has instructions for bfloat16 products; False for other devices."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(bool(capabilities.get(name)) for name in CPU_BFLOAT16)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(
+    device: torch.device, arithmetic: Arithmetic
+) -> contextlib.AbstractContextManager[object]:
+    """The context in which forward passes compute in an arithmetic."""
+    if arithmetic == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

@@ -1,0 +1,37 @@
+"""Training checkpoints: tensors and a JSON object in one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from osasis.errors import UserError
+from osasis.storage import save_tensors
+
+# The key of the file's metadata that holds the JSON.
+INFO = "info"
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write a checkpoint. A reader sees the old file or the whole new one."""
+    save_tensors(path, tensors, {INFO: json.dumps(info)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint: its tensors on the CPU, and its JSON object.
+
+    Raises FileNotFoundError where there is no file, UserError where the file is no checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        info = json.loads(metadata[INFO])
+    except (SafetensorError, KeyError, ValueError) as e:
+        raise UserError(f"{path}: not a checkpoint ({e}); delete it to start again") from None
+    return tensors, info

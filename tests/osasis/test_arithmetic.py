@@ -1,0 +1,42 @@
+"""What a precision means on a device, and the arithmetic that a context computes in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from osasis.arithmetic import ENVIRONMENT, Arithmetic, autocast, has_bfloat16, resolve
+from osasis.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_forward_passes_compute_in_what_was_asked_for(arithmetic: Arithmetic) -> None:
+    """Also on a CPU that has to emulate bfloat16."""
+    with autocast(CPU, arithmetic):
+        product = torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+    assert product.dtype == getattr(torch, arithmetic)
+    assert resolve(arithmetic, CPU) == arithmetic
+
+
+def test_auto_is_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    assert resolve("auto", CPU) == ("bfloat16" if has_bfloat16(CPU) else "float32")
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_auto_is_what_the_environment_says(
+    arithmetic: Arithmetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, arithmetic)
+    assert resolve("auto", CPU) == arithmetic
+    other: Arithmetic = "float32" if arithmetic == "bfloat16" else "bfloat16"
+    assert resolve(other, CPU) == other
+
+
+def test_a_wrong_value_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "float16")
+    with pytest.raises(UserError, match=f"{ENVIRONMENT} is 'float16'; set it to float32"):
+        resolve("auto", CPU)
+    assert resolve("float32", CPU) == "float32"
