@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from factory.catalog.entries import CatalogEntry, CatalogError, Problem, run_settings
 from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
 from factory.core.bases import NAME
+from factory.core.uris import read_bytes
 from osasis.errors import ImageError, UserError, did_you_mean
 from osasis.images.decoding import IMAGE_SUFFIXES, load_image
 from osasis.settings import make_settings
@@ -19,6 +21,9 @@ from osasis.validation import InvalidInputError
 
 # Images are read this many at a time: those behind URIs mostly wait.
 READERS = 8
+
+# Returns the bytes of a path or URI; raises UserError.
+ReadBytes = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,32 @@ class Catalog:
     gate: tuple[str, ...] = ()
 
 
-def load_catalog(path: Path, preset: str, overrides: dict[str, Any]) -> Catalog:
+def load_catalog(
+    path: Path, preset: str, overrides: dict[str, Any], read: ReadBytes = read_bytes
+) -> Catalog:
     """Read a catalog that is to be run. Raises CatalogError with every problem.
 
     Whether an image can be decoded is found out when its style is trained: one broken image
     fails one style.
     """
-    catalog = check_catalog(path, preset, overrides, decode=False)
+    catalog = check_catalog(path, preset, overrides, decode=False, read=read)
     if catalog.problems:
         raise CatalogError(catalog.path, catalog.problems)
     return catalog
 
 
 def check_catalog(
-    path: Path, preset: str, overrides: dict[str, Any], *, decode: bool = True
+    path: Path,
+    preset: str,
+    overrides: dict[str, Any],
+    *,
+    decode: bool = True,
+    read: ReadBytes = read_bytes,
 ) -> Catalog:
     """Read a catalog and find everything that is wrong with it.
 
-    decode: decode every image too. Raises UserError where the catalog itself is missing, or the
-    run's own settings are wrong.
+    decode: decode every image too. read: reads images; a run keeps the bytes. Raises UserError
+    where the catalog itself is missing, or the run's own settings are wrong.
     """
     run_settings(preset, overrides)  # what is wrong for the whole run is said once
     suffix = path.suffix.lower()
@@ -68,7 +80,7 @@ def check_catalog(
         )
     problems += _id_problems(entries)
     problems += [p for e in entries for p in _setting_problems(e, preset, overrides)]
-    problems += _image_problems(entries, decode)
+    problems += _image_problems(entries, decode, read)
     if not entries and not problems:
         problems.append(Problem(str(path), None, "the catalog is empty", "name a style image"))
     problems.sort(key=lambda p: (p.file, p.line or 0))
@@ -124,12 +136,12 @@ def _alone(preset: str, name: str, value: Any) -> str | None:
     return None
 
 
-def _image_problems(entries: list[CatalogEntry], decode: bool) -> list[Problem]:
+def _image_problems(entries: list[CatalogEntry], decode: bool, read: ReadBytes) -> list[Problem]:
     """Files that cannot be read, and images that would train one style twice."""
     problems: list[Problem] = []
     seen: dict[str, CatalogEntry] = {}
     with ThreadPoolExecutor(READERS) as pool:
-        looked = list(pool.map(lambda e: _look(e, decode), entries))
+        looked = list(pool.map(lambda e: _look(e, decode, read), entries))
     for entry, (found, content) in zip(entries, looked, strict=True):
         problems += found
         if content is None:
@@ -142,14 +154,14 @@ def _image_problems(entries: list[CatalogEntry], decode: bool) -> list[Problem]:
     return problems
 
 
-def _look(entry: CatalogEntry, decode: bool) -> tuple[list[Problem], str | None]:
+def _look(entry: CatalogEntry, decode: bool, read: ReadBytes) -> tuple[list[Problem], str | None]:
     """Problems of an entry's files, and what tells its training from another's."""
     problems, hashes = [], []
     for name, location in (("image", entry.image), ("counterpart", entry.counterpart)):
         if location is None:
             continue
         try:
-            data = entry.read_image() if name == "image" else entry.read_counterpart() or b""
+            data = read(location)
         except UserError as e:
             remedy = "correct the path or URI, or remove the entry"
             problems.append(entry.problem(name, f"{name} {e}", remedy))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.core.uris import base_name, read_bytes
+from factory.core.uris import base_name
 from osasis.errors import UserError
 from osasis.settings import TrainSettings, make_settings
 
@@ -38,14 +38,6 @@ class CatalogEntry:
     def settings(self, preset: str, overrides: dict[str, Any]) -> TrainSettings:
         """The settings of this style in a run. Raises UserError."""
         return run_settings(preset, {**overrides, **self.overrides})
-
-    def read_image(self) -> bytes:
-        """The style image's bytes. Raises UserError."""
-        return read_bytes(self.image)
-
-    def read_counterpart(self) -> bytes | None:
-        """The counterpart's bytes where the entry names one. Raises UserError."""
-        return read_bytes(self.counterpart) if self.counterpart is not None else None
 
     def problem(self, name: str, message: str, remedy: str) -> Problem:
         """A problem of this entry's field of that name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,11 @@ def write_run_gallery(
     photos: torch.Tensor,
     photos_hash: str,
     registered: Mapping[str, Sequence[StyleVersion]],
+    read: Callable[[str], bytes],
 ) -> None:
     """Write ``run.gallery``: every style of the run on the same photos, with its figures.
 
-    registered: the versions of each style.
+    registered: the versions of each style. read: returns the bytes of a style image's location.
     """
     by_id = {e.id: e for e in entries}
     versions = {(v.style, v.version): v for vs in registered.values() for v in vs}
@@ -48,7 +49,7 @@ def write_run_gallery(
     for result in run.styles:
         entry, version = by_id[result.id], versions.get((result.id, result.version or 0))
         if version is None:
-            styles.append(_failed(result, entry, base, len(photos)))
+            styles.append(_failed(result, entry, base, len(photos), read))
         else:
             styles.append(_style(result, entry, version, base, len(photos), photos_hash))
             strip = [styles[-1].style_png, *filter(None, styles[-1].stylized[:3])]
@@ -69,13 +70,19 @@ def write_run_gallery(
     )
 
 
-def _failed(result: StyleResult, entry: CatalogEntry, base: Base, photos: int) -> GalleryStyle:
+def _failed(
+    result: StyleResult,
+    entry: CatalogEntry,
+    base: Base,
+    photos: int,
+    read: Callable[[str], bytes],
+) -> GalleryStyle:
     return GalleryStyle(
         id=result.id,
         state="failed",
         version=None,
         champion=False,
-        style_png=_picture(entry, base.config.image_size),
+        style_png=_picture(entry, base.config.image_size, read),
         counterpart_png=None,
         stylized=(None,) * photos,
         losses={},
@@ -142,10 +149,10 @@ def _training(folder: Path) -> dict[str, Any]:
     return data
 
 
-def _picture(entry: CatalogEntry, size: int) -> bytes:
+def _picture(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> bytes:
     """The style image where it can be shown, else nothing."""
     try:
-        data = entry.read_image()
+        data = read(entry.image)
         return png_bytes(fit_square(load_image(data, name=entry.image, target=size), size))
     except UserError:
         return b""

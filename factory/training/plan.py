@@ -1,4 +1,4 @@
-"""What a run of training is to do: every style with its fingerprint, and what is there already."""
+"""The plan of a training run: the fingerprint of every style, and which are registered."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from factory.core.failures import describe_failure, failure_kind
 from factory.registry import CHAMPION, StyleVersion
 from factory.reports.results import StyleResult
 from factory.training.fingerprint import fingerprint
+from factory.training.staged_images import StagedImages
 from osasis.bundles.base import Base
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
@@ -19,8 +20,11 @@ from osasis.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Planned:
-    """A style of a run. registered: the version that has its fingerprint; reason: why it cannot
-    be trained; kind: what sort of failure that is."""
+    """A style of a run.
+
+    registered: the version with the same fingerprint. reason, kind: why the style cannot be
+    trained, and the kind of that failure.
+    """
 
     entry: CatalogEntry
     settings: TrainSettings
@@ -31,16 +35,16 @@ class Planned:
 
     @property
     def claim(self) -> str:
-        """The name of its claim, and of its folder while it trains."""
+        """Name of the style's claim and of its folder in ``Home.training``."""
         return f"{self.entry.id}-{self.fingerprint}"
 
     @property
     def waits(self) -> bool:
-        """Whether it is to be trained."""
+        """Whether the style must be trained."""
         return self.registered is None and self.reason is None
 
     def settled(self) -> StyleResult:
-        """How it ends where there is nothing to train."""
+        """The result of a style that is registered or cannot be trained."""
         if self.registered is None:
             return StyleResult(self.entry.id, "failed", reason=self.reason, kind=self.kind)
         aliases = self.registered.aliases
@@ -55,18 +59,21 @@ def make_plan(
     base: Base,
     photos: str | None,
     there: Mapping[str, list[StyleVersion]],
+    images: StagedImages,
 ) -> list[Planned]:
-    """Every entry with its fingerprint and the version that has it.
+    """Every entry with its fingerprint, and the registered version with the same fingerprint.
 
-    photos: fingerprint of photos that the run brings along. there: what is registered, by style.
-    What would be trained is decoded: a broken image needs no Ray to be found.
+    photos: fingerprint of the photos that replace the base's own. there: registered versions by
+    style. images: as the catalog check has read them. The images of styles to train are decoded
+    here, so that a broken one is reported before Ray starts.
     """
     plan = []
     for entry in entries:
         settings = entry.settings(preset, dict(overrides))
         key = ""
         try:
-            image, counterpart = entry.read_image(), entry.read_counterpart()
+            image = images.read(entry.image)
+            counterpart = images.read(entry.counterpart) if entry.counterpart else None
             key = fingerprint(image, counterpart, base.fingerprint, settings.to_dict(), photos)
             found = next((v for v in there.get(entry.id, []) if v.fingerprint == key), None)
             if found is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,18 +28,18 @@ from factory.training.content_banks import Bank, Photos, ensure_banks
 from factory.training.lease_queue import FAILED, RETRIES, RETRY_ON
 from factory.training.plan import Planned, make_plan
 from factory.training.registrar import Registrar
+from factory.training.staged_images import StagedImages
 from factory.training.workbench import CHECKPOINT, StyleTask
 from osasis.bundles.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
 from osasis.images.tensors import load_square
-from osasis.storage import save_tensors, sha256_file, sha256_text, write_atomic
+from osasis.storage import save_tensors, sha256_file, write_atomic
 
 PREVIEW_COUNT = 6
 # How often a run looks whether another job has finished a style that both want.
 LOOK_SECONDS = 2.0
-IMAGE, COUNTERPART = "image.bin", "photo.bin"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,10 @@ class _Run:
         self.started = time.perf_counter()
         self.results: dict[str, StyleResult] = {}
         self.banks: dict[Path, Bank] = {}
+        # Two runs of the same second and catalog are two jobs.
+        self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self.folder = self.home.jobs / self.job
+        self.images = StagedImages(self.folder / "images")
 
     def train(
         self,
@@ -117,8 +122,22 @@ class _Run:
         contents: str | Path | None,
         previews: str | Path | None,
     ) -> TrainResult:
+        try:
+            return self._train(catalog, base, contents, previews)
+        finally:
+            self.images.delete()
+            with contextlib.suppress(OSError):  # a run that fails early has no other file
+                self.folder.rmdir()
+
+    def _train(
+        self,
+        catalog: Path,
+        base: str | None,
+        contents: str | Path | None,
+        previews: str | Path | None,
+    ) -> TrainResult:
         options = self.options
-        read = load_catalog(catalog, options.preset, options.overrides)
+        read = load_catalog(catalog, options.preset, options.overrides, self.images.read)
         gate = (*options.gate, *parse_gate(read.gate))
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
@@ -132,9 +151,8 @@ class _Run:
             self.base,
             self.photos.fingerprint if self.photos is not None else None,
             list_versions(self.home),
+            self.images,
         )
-        self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{_job_key(plan)}"
-        self.folder = self.home.jobs / self.job
         self.previews = self.folder / "previews.safetensors"
         save_tensors(self.previews, {"photos": photos})
         previews_key = sha256_file(self.previews)
@@ -158,8 +176,15 @@ class _Run:
         gallery = self.folder / "gallery.html"
         banks = tuple(BankResult(b.contents, b.seconds) for b in self.banks.values())
         result = TrainResult(tuple(self.results.values()), gallery, self.folder, seconds, banks)
-        versions = list_versions(self.home)
-        write_run_gallery(result, read.entries, self.base, photos, previews_key, versions)
+        write_run_gallery(
+            result,
+            read.entries,
+            self.base,
+            photos,
+            previews_key,
+            list_versions(self.home),
+            self.images.read,
+        )
         write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
         return result
 
@@ -253,17 +278,13 @@ class _Run:
         bulk.run_job(job, slots, on_progress)
 
     def _task(self, p: Planned, bank: Bank | None, claims: Claims) -> StyleTask:
-        """The style's folder, with the very bytes that its fingerprint is of."""
-        # Named by fingerprint below the home: the next run finds the checkpoint.
+        # Named by fingerprint, so that a later run finds the checkpoint.
         folder = self.home.training / p.claim
-        write_atomic(folder / IMAGE, p.entry.read_image())
-        counterpart = p.entry.read_counterpart()
-        if counterpart is not None:
-            write_atomic(folder / COUNTERPART, counterpart)
+        counterpart = p.entry.counterpart
         return StyleTask(
             id=p.entry.id,
-            image=str(folder / IMAGE),
-            counterpart=str(folder / COUNTERPART) if counterpart is not None else None,
+            image=str(self.images.path(p.entry.image)),
+            counterpart=str(self.images.path(counterpart)) if counterpart else None,
             fingerprint=p.fingerprint,
             settings=p.settings.to_dict(),
             folder=str(folder),
@@ -311,8 +332,3 @@ def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
         )
     # Training draws from the others (see osasis.contents).
     return photo_tensor(base.photos[-HELD_OUT:])
-
-
-def _job_key(plan: list[Planned]) -> str:
-    # Two runs of one second and catalog are still two jobs.
-    return sha256_text(json.dumps([*(p.fingerprint for p in plan), os.getpid(), time.time()]))[:6]

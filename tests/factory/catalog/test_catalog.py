@@ -11,6 +11,7 @@ import pytest
 
 from factory.catalog import CatalogEntry, CatalogError, check_catalog, load_catalog
 from factory.catalog.schema import schema_text, shipped_schema
+from factory.core.uris import read_bytes
 from osasis.errors import UserError
 from osasis.settings import TrainSettings
 from tests.factory.conftest import cli, picture, truncated_jpeg
@@ -96,10 +97,10 @@ def test_files_name_paths_and_uris(
     path.write_text(text)
     first, second = load(path, batch_size=3, iterations=5)
     assert Path(first.image).resolve() == (folder / "pictures" / "oil.png").resolve()
-    assert first.read_counterpart() == (folder / "photo.png").read_bytes()
+    assert read_bytes(first.counterpart or "") == (folder / "photo.png").read_bytes()
     assert (first.id, first.tags, first.licence) == ("dark-oil", ("oil", "dark"), "CC0")
     assert (second.id, second.counterpart, second.tags) == ("ink", None, ())
-    assert second.read_image() == (folder / "ink.png").read_bytes()
+    assert read_bytes(second.image) == (folder / "ink.png").read_bytes()
     assert [e.line for e in (first, second)] == lines
     settings = first.settings("default", {"batch_size": 3, "iterations": 5})
     # The entry's own overrides win over the run's.

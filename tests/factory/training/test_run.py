@@ -1,0 +1,57 @@
+"""A whole run of training on a real Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.core.home import Home
+from factory.registry import Registry
+from factory.training.fingerprint import fingerprint
+from factory.training.run import train
+from factory.training.staged_images import StagedImages
+from osasis.bundles.base import read_base_info
+from osasis.errors import UserError
+from osasis.images.decoding import png_bytes
+from osasis.settings import make_settings
+from tests.factory.conftest import FEW, SIZE, picture
+
+
+def test_the_checked_bytes_are_trained_although_the_file_changes(
+    fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
+) -> None:
+    home, image = Home(fresh_home()), tmp_path / "oil.png"
+    picture(100, (SIZE, SIZE)).save(image)
+    checked = image.read_bytes()
+
+    def change_the_file(line: str) -> None:
+        """The run reports its first line between planning and training."""
+        picture(101, (SIZE, SIZE)).save(image)
+
+    result = train(image, home=home, preset="default", overrides=FEW, report=change_the_file)
+    assert image.read_bytes() != checked
+    assert [s.state for s in result.styles] == ["registered"]
+    version = Registry(home).resolve("oil")
+    # The stored image has the pixels that were checked, and the fingerprint is theirs.
+    assert (version.folder() / "style.png").read_bytes() == png_bytes(picture(100, (SIZE, SIZE)))
+    base = read_base_info(home.bases / "tiny")["fingerprint"]
+    settings = make_settings("default", **FEW).to_dict()
+    assert version.fingerprint == fingerprint(checked, None, base, settings)
+    assert not (result.folder / "images").exists()
+    (bank,) = json.loads((result.folder / "result.json").read_text())["content_banks"]
+    assert set(bank) == {"contents", "build_seconds"} and bank["contents"] > 0
+
+
+def test_a_location_is_read_once(tmp_path: Path) -> None:
+    images, file = StagedImages(tmp_path / "images"), tmp_path / "oil.png"
+    file.write_bytes(b"first")
+    assert images.read(str(file)) == b"first"
+    file.write_bytes(b"second")
+    assert images.read(str(file)) == images.path(str(file)).read_bytes() == b"first"
+    with pytest.raises(UserError, match="no such file"):
+        images.read(str(tmp_path / "ink.png"))
+    images.delete()
+    assert not (tmp_path / "images").exists()
