@@ -1,4 +1,4 @@
-"""The fingerprint of a trained style: what it is skipped by when a catalog is run again."""
+"""The fingerprint of a training: a registered fingerprint is skipped when a catalog runs again."""
 
 from __future__ import annotations
 

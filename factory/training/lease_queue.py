@@ -1,4 +1,4 @@
-"""The lease queue: which styles wait, run, are done or failed. Its state survives a crash."""
+"""The lease queue: states of a job's styles, kept in a file that survives a crash."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from factory.core.failures import DIED, ERROR, MEMORY
 from osasis.storage import write_json
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-# What a slot gets where nothing waits but other slots still train: it may be needed again.
+# Answer to a slot while no style waits but others train: a failure may return one.
 ASK_AGAIN = ""
 RETRIES = 2
 RETRY_ON = (DIED, MEMORY, ERROR)
-# A slot whose worker dies this often before it leases anything is given up.
+# Starts of a slot's worker without a lease after which the slot is given up.
 MAX_STARTS = 4
 
 
 class LeaseQueue:
     """State of one job's styles, written to ``path`` at every change of state.
 
-    Runs as a Ray actor. A slot that asks again after a crash gets the style that it held, so a
-    style in flight continues from its checkpoint on the same slot; where the slot's node is gone,
-    another slot gets it. A queue that starts again on its file knows what is done, failed and
-    held: the slots live on.
+    Runs as a Ray actor. A slot that asks again after a crash gets the style that it held, which
+    continues from its checkpoint; where the slot's node is lost, another slot gets the style. A
+    restarted queue reads its file and keeps done, failed and leased styles.
     """
 
     def __init__(
@@ -48,25 +47,25 @@ class LeaseQueue:
                     self.states[style] = state
         self._save()
 
-    def hello(self, slot: int) -> bool:
-        """A slot's worker starts; False where it died too often before it leased anything."""
+    def worker_started(self, slot: int) -> bool:
+        """Count a start of a slot's worker; False after ``MAX_STARTS`` starts without a lease."""
         self.starts[slot] = self.starts.get(slot, 0) + 1
         return self.starts[slot] <= MAX_STARTS
 
-    def broken(self, slot: int, reason: str) -> None:
-        """A slot's worker could not set itself up, and ends."""
+    def worker_failed(self, slot: int, reason: str) -> None:
+        """Note why a slot's worker could not load its base or photos."""
         self.slot_errors.append(f"slot {slot} could not start: {reason}")
 
-    def broken_slots(self) -> list[str]:
-        """What kept slots from starting."""
+    def worker_errors(self) -> list[str]:
+        """The reasons noted by ``worker_failed``."""
         return self.slot_errors
 
     def lease(self, slot: int, node: str = "") -> str | None:
-        """The next style for a slot on a node, ``ASK_AGAIN``, or None where all are settled."""
+        """The next style for a slot, or ``ASK_AGAIN``; None when all are done or failed."""
         self.starts[slot] = 0
         for style, now in self.states.items():
             if now["state"] == RUNNING and now["slot"] == slot:
-                # The slot would not ask if its worker had not died.
+                # Only a new worker of the slot asks while the style runs: the old worker has died.
                 self._failed(style, "its worker died (out of memory?)", DIED)
                 if now["attempts"] <= self.retries and DIED in self.retry_on:
                     return self._run(style, slot, node)
@@ -91,20 +90,20 @@ class LeaseQueue:
     def progress(
         self, style: str, iteration: int, of: int, losses: dict[str, float], slot: int
     ) -> None:
-        """Note a style's iteration and its losses; kept in memory only."""
+        """Note a style's iteration and losses, in memory only."""
         now = self.states[style]
         if now["state"] == RUNNING and now["slot"] == slot:
             now.setdefault("first", (time.time(), iteration))
             now |= {"iteration": iteration, "of": of, "losses": losses, "loss": losses["total"]}
 
     def done(self, style: str, seconds: float) -> None:
-        """A style's bundle is on disk. seconds: of training, all attempts together."""
+        """Note that a style's bundle is on disk. seconds: duration of the last attempt."""
         attempts = self.states[style].get("attempts", 1)
         self.states[style] = {"state": DONE, "seconds": seconds, "attempts": attempts}
         self._save()
 
     def failed(self, style: str, reason: str, kind: str = ERROR, slot: int | None = None) -> None:
-        """A style failed on a slot: it waits again, or is given up."""
+        """Return a failed style to the queue, or give it up after its last attempt."""
         now = self.states[style]
         if slot is None or (now["state"] == RUNNING and now["slot"] == slot):
             self._failed(style, reason, kind)
@@ -125,7 +124,7 @@ class LeaseQueue:
         }
 
     def release(self, nodes: Collection[str] = (), slot: int | None = None) -> list[str]:
-        """Take back the leases of lost nodes or of a slot that has ended; returns their styles."""
+        """Return the leases of lost nodes and of an ended slot; gives the styles' ids."""
         lost = [
             style
             for style, now in self.states.items()

@@ -1,4 +1,4 @@
-"""From a trained style's folder to a version in the registry."""
+"""Registers the folder of a trained style as a version."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Regist
 from factory.registry.bundles import check_finite
 from factory.registry.gate import Condition, gate_failures
 from factory.reports.results import StyleResult
-from factory.training.workbench import PREVIEWS, RESULT, StyleTask
+from factory.training.style_worker import PREVIEWS, RESULT, StyleTask
 from osasis.bundles.base import Base
 
 
 @dataclass(frozen=True)
 class Registrar:
-    """Registers what slots have trained. previews_key: hash of the photos that previews show."""
+    """Registers trained styles. previews_key: hash of the photos that the previews show."""
 
     registry: Registry
     base: Base
@@ -28,8 +28,10 @@ class Registrar:
     report: Callable[[str], None]
 
     def register(self, task: StyleTask) -> StyleResult:
-        """Register a trained style after reading its bundle back; whatever goes wrong is its
-        own."""
+        """Register a trained style after reading its bundle back.
+
+        Any error becomes a failed result of this style.
+        """
         folder = Path(task.folder)
         try:
             done = json.loads((folder / RESULT).read_text())

@@ -29,7 +29,7 @@ from factory.training.lease_queue import FAILED, RETRIES, RETRY_ON
 from factory.training.plan import Planned, make_plan
 from factory.training.registrar import Registrar
 from factory.training.staged_images import StagedImages
-from factory.training.workbench import CHECKPOINT, StyleTask
+from factory.training.style_worker import CHECKPOINT, StyleTask
 from osasis.bundles.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
@@ -98,10 +98,10 @@ def train(
         preset, overrides or {}, slots, gpus_per_slot, retries, tuple(retry_on), parse_gate(gate)
     )
     with make_display(progress, report) as display:
-        return _Run(home, options, display).train(Path(catalog), base, contents, previews)
+        return TrainingRun(home, options, display).train(Path(catalog), base, contents, previews)
 
 
-class _Run:
+class TrainingRun:
     """One run of ``train``: its job folder, claims and results."""
 
     def __init__(self, home: Home, options: TrainOptions, display: Display) -> None:

@@ -18,14 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
 from factory.training.lease_queue import ASK_AGAIN, DONE, FAILED, RETRIES, RETRY_ON, LeaseQueue
-from factory.training.workbench import OnIteration, StyleTask, Workbench
+from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
 from osasis.errors import UserError
 from osasis.storage import write_json
 
 POLL_SECONDS = 0.5
-# How long a run waits for its slots to end when all styles are settled.
+# How long a run waits for its slots to end after the last style is done or failed.
 JOIN_SECONDS = 15.0
-# In a job's folder while it trains: how many slots it is to have.
+# File in the folder of a running job with the wanted number of slots.
 SLOTS = "slots.json"
 ENDED = "its slot ended early"
 
@@ -34,7 +34,7 @@ Snapshot = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """The slots of a run: how many, and what each takes of the cluster."""
+    """Number of slots of a run, and the CPUs and GPUs that each takes."""
 
     count: int
     cpus: float = 1.0
@@ -45,19 +45,19 @@ class SlotPlan:
         return "cuda" if self.gpus > 0 else "cpu"
 
 
-class Bench(Protocol):
-    """What a slot does with a style: ``Workbench`` trains it."""
+class SlotWorker(Protocol):
+    """Trains the styles that a slot leases; the product's is ``StyleWorker``."""
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None: ...
 
 
-# Makes a slot's bench of base folder, preview photos and device.
-OpenBench = Callable[[Path, Path, str], Bench]
+# Opens a slot's worker from base folder, file of preview photos, and device.
+OpenWorker = Callable[[Path, Path, str], SlotWorker]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything that the slots of one run need, as paths on storage that they share."""
+    """The input of all slots of one run; paths are on storage that every node reads."""
 
     folder: Path
     base: Path
@@ -65,7 +65,7 @@ class TrainingJob:
     tasks: list[StyleTask]
     retries: int = RETRIES
     retry_on: tuple[str, ...] = RETRY_ON
-    open_bench: OpenBench = Workbench.open
+    open_worker: OpenWorker = StyleWorker.open
 
 
 @dataclass
@@ -77,10 +77,10 @@ class JobResult:
 
 
 def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:
-    """One slot a GPU, or a CPU where there is none; never more than there are styles.
+    """One slot per GPU, or per CPU without GPUs; at most one per waiting style.
 
-    gpus_per_slot: what each slot takes, such as 0.25; None shares the GPUs among the slots.
-    Raises UserError where GPUs are asked for and there are none.
+    requested: number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25;
+    None shares the GPUs among the slots. Raises UserError where the cluster lacks the GPUs.
     """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -105,9 +105,9 @@ def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None 
 
 
 def add_slots(job: Path, count: int) -> int:
-    """Ask the run of a job folder for more slots; returns how many it is to have.
+    """Ask the run of a job folder for ``count`` more slots; returns the new number.
 
-    The run starts them where the cluster has room, now or when a node joins.
+    Slots start when the cluster has free resources. Raises UserError where no run trains there.
     """
     path = job / SLOTS
     if not path.is_file():
@@ -120,31 +120,32 @@ def add_slots(job: Path, count: int) -> int:
 def run_job(
     job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]
 ) -> JobResult:
-    """Train every task of a job; returns when every style is done or given up.
+    """Train every task of a job; returns when every style is done or failed.
 
-    A failed style is in the result with its reason; the others go on.
+    on_progress: called with all states about twice a second. A failed style keeps its reason in
+    the result and does not stop the others.
     """
     started = time.perf_counter()
     queue = _start_queue(job)
-    crew = _Crew(job, slots, queue)
+    pool = SlotPool(job, slots, queue)
     write_json(job.folder / SLOTS, {"slots": slots.count})
-    crew.grow_to(slots.count)
+    pool.grow_to(slots.count)
     states: Snapshot = {}
     while not _settled(states):
         time.sleep(POLL_SECONDS)
         dead = [n["NodeID"] for n in ray.nodes() if not n["Alive"]]
         if dead:
             ray.get(queue.release.remote(dead))
-        crew.look_after()
-        crew.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
+        pool.release_ended_slots()
+        pool.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
         states = ray.get(queue.snapshot.remote())
-        if not crew.alive and not _settled(states):
+        if not pool.alive and not _settled(states):
             for state in (s for s in states.values() if s["state"] not in (DONE, FAILED)):
-                reason = (crew.errors + ray.get(queue.broken_slots.remote()) + [ENDED])[0]
+                reason = (pool.errors + ray.get(queue.worker_errors.remote()) + [ENDED])[0]
                 state |= {"state": FAILED, "reason": reason, "kind": DIED}
         on_progress(states)
     (job.folder / SLOTS).unlink(missing_ok=True)
-    crew.join()
+    pool.join()
     return JobResult(states, time.perf_counter() - started)
 
 
@@ -153,8 +154,8 @@ def _settled(states: Snapshot) -> bool:
 
 
 def _start_queue(job: TrainingJob) -> Any:
-    # A queue that dies starts again from its file; calls that it did not answer are repeated.
-    # It lives beside the driver: another node may be the one that is lost.
+    # Ray restarts a dead queue, which reads its file again, and repeats unanswered calls. The
+    # queue runs on the driver's node, because the loss of any other node must not end it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(LeaseQueue).options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
@@ -163,11 +164,11 @@ def _start_queue(job: TrainingJob) -> Any:
     return actor.remote(job.folder / "queue.json", ids, job.retries, job.retry_on)
 
 
-class _Crew:
-    """The slots of a run, a thread each.
+class SlotPool:
+    """The slots of a run: one thread of the driver runs one slot's trainer.
 
-    Threads of this process: a process a slot would import everything once more. Daemons, so
-    that an interrupted driver ends, and one whose slot waits for room that never comes.
+    A process per slot would need the memory of another import of Ray Train and torch. The threads
+    are daemons, so that the driver can end while a slot still runs or waits for resources.
     """
 
     def __init__(self, job: TrainingJob, slots: SlotPlan, queue: Any) -> None:
@@ -190,8 +191,8 @@ class _Crew:
         except Exception as e:
             self.errors.append(describe_failure(e))
 
-    def look_after(self) -> None:
-        """Take back what slots held that have ended."""
+    def release_ended_slots(self) -> None:
+        """Return the leases of slots whose thread has ended."""
         for slot in [s for s, t in self.threads.items() if not t.is_alive()]:
             del self.threads[slot]
             ray.get(self.queue.release.remote([], slot))
@@ -214,12 +215,12 @@ def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]
         "base": str(job.base),
         "previews": str(job.previews),
         "tasks": {t.id: t.to_dict() for t in job.tasks},
-        "open_bench": job.open_bench,
+        "open_worker": job.open_worker,
     }
 
 
 def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> TorchTrainer:
-    """One slot: a single-worker TorchTrainer, restarted by Ray Train where its worker dies."""
+    """A single-worker TorchTrainer, which Ray Train restarts when its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
     return TorchTrainer(
         partial(drain_queue, {**config, "queue": queue}),
@@ -231,7 +232,7 @@ def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any
         run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
             storage_path=str(Path(config["previews"]).parent / "ray-train"),
-            # The queue gives up styles, and slots that never get as far as a style.
+            # The lease queue limits the attempts of a style and the starts of a slot.
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
@@ -243,13 +244,13 @@ def drain_queue(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(config["threads"])
     queue, slot = config["queue"], config["slot"]
-    if not ray.get(queue.hello.remote(slot)):
+    if not ray.get(queue.worker_started.remote(slot)):
         return
     device = config["device"] if torch.cuda.is_available() else "cpu"
     try:
-        bench = config["open_bench"](Path(config["base"]), Path(config["previews"]), device)
+        worker = config["open_worker"](Path(config["base"]), Path(config["previews"]), device)
     except Exception as e:  # a restart would find the same
-        ray.get(queue.broken.remote(slot, describe_failure(e)))
+        ray.get(queue.worker_failed.remote(slot, describe_failure(e)))
         return
     node = ray.get_runtime_context().get_node_id()
     while (style := ray.get(queue.lease.remote(slot, node))) is not None:
@@ -265,7 +266,7 @@ def drain_queue(config: dict[str, Any]) -> None:
             queue.progress.remote(style, iteration, of, losses, slot)
 
         try:
-            bench.train(task, on_iteration)
+            worker.train(task, on_iteration)
         except Exception as e:  # whatever is wrong with one style, the others go on
             kind = failure_kind(e)
             ray.get(queue.failed.remote(style, describe_failure(e), kind, slot))

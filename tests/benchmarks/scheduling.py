@@ -20,7 +20,7 @@ from typing import Any
 
 from factory.core.ray_cluster import start_ray
 from factory.training import slots as bulk
-from factory.training.workbench import OnIteration, StyleTask
+from factory.training.style_worker import OnIteration, StyleTask
 
 
 class Waiting:
@@ -48,7 +48,7 @@ def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any
     """One run of a job of that many styles."""
     tasks = [StyleTask(f"s{i}", "", None, "", {"wait": wait}, "") for i in range(styles)]
     job = bulk.TrainingJob(
-        folder, folder / "base", folder / "previews", tasks, open_bench=open_waiting
+        folder, folder / "base", folder / "previews", tasks, open_worker=open_waiting
     )
     started = time.time()
     # Fractions of a CPU: waiting needs none.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from factory.cli import main
 from factory.core.home import ENVIRONMENT
-from factory.training.workbench import StyleTask
+from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
 from osasis.bundles.style import Style, save_style
 from osasis.contents import build_bank

@@ -11,7 +11,7 @@ import pytest
 
 from factory.core.home import Home
 from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, run_job
-from factory.training.workbench import OnIteration, StyleTask
+from factory.training.style_worker import OnIteration, StyleTask
 from tests.factory.conftest import cli
 
 STYLES = 4
@@ -41,7 +41,7 @@ class Run:
         settings = {"until": str(self.go)}
         tasks = [StyleTask(f"s{i}", "", None, "", settings, "") for i in range(STYLES)]
         self.job = TrainingJob(
-            folder, folder / "base", folder / "previews", tasks, open_bench=open_waiting
+            folder, folder / "base", folder / "previews", tasks, open_worker=open_waiting
         )
         self.slots: dict[str, int] = {}
         self.snapshot: Snapshot = {}

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from factory.core.home import Home
 from factory.registry import Registry
-from factory.training.workbench import CHECKPOINT, StyleTask, Workbench
+from factory.training.style_worker import CHECKPOINT, StyleTask, StyleWorker
 from osasis.bundles.style import load_style
 from osasis.images.tensors import image_to_tensor
 from osasis.storage import save_tensors
@@ -113,8 +113,8 @@ def undisturbed(
         folder=str(folder / style),
         bank=str(bank),
     )
-    bench = Workbench.open(base, folder / "previews.safetensors", "cpu")
-    bench.train(task, lambda iteration, of, losses: None)
+    worker = StyleWorker.open(base, folder / "previews.safetensors", "cpu")
+    worker.train(task, lambda iteration, of, losses: None)
     return (folder / style / "style" / "style.safetensors").read_bytes()
 
 

@@ -91,10 +91,10 @@ def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> No
 
 def test_a_slot_that_dies_before_it_leases_is_given_up(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["a"])
-    assert [queue.hello(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]
-    assert queue.hello(1)
+    assert [queue.worker_started(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]
+    assert queue.worker_started(1)
     queue.lease(1)
-    assert [queue.hello(1) for _ in range(MAX_STARTS)] == [True] * MAX_STARTS
+    assert [queue.worker_started(1) for _ in range(MAX_STARTS)] == [True] * MAX_STARTS
 
 
 def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:

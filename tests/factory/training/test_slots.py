@@ -14,7 +14,7 @@ import torch
 
 from factory.training.fingerprint import fingerprint
 from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, plan_slots, run_job
-from factory.training.workbench import CHECKPOINT, Workbench
+from factory.training.style_worker import CHECKPOINT, StyleWorker
 from tests.factory.conftest import Shop, picture, ray_processes
 
 ITERATIONS = 20
@@ -99,10 +99,10 @@ def test_styles_are_the_same_as_without_any_death(
     finished: Finished, shop: Shop, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
-    bench = Workbench.open(shop.base, shop.previews, "cpu")
+    worker = StyleWorker.open(shop.base, shop.previews, "cpu")
     image = finished.folder / "a.png"
     task = shop.task("a", image, tmp_path / "a", iterations=ITERATIONS)
-    bench.train(task, lambda iteration, of, losses: None)
+    worker.train(task, lambda iteration, of, losses: None)
     weights = [f / "a/style/style.safetensors" for f in (finished.folder, tmp_path)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     history = json.loads((finished.folder / "a/result.json").read_text())["history"]

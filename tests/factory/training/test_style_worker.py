@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims
 from factory.core.failures import describe_failure, failure_kind
-from factory.training.workbench import (
+from factory.training.style_worker import (
     CHECKPOINT,
     COUNTERPART,
     StyleTask,
+    StyleWorker,
     SupersededError,
-    Workbench,
 )
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
@@ -40,7 +40,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from factory.training.workbench import StyleTask, Workbench
+from factory.training.style_worker import StyleTask, StyleWorker
 
 torch.set_num_threads(1)
 base, previews, task, killed_at = json.loads(sys.argv[1])
@@ -49,14 +49,14 @@ def on_iteration(iteration, of, total):
     if iteration == killed_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Workbench.open(Path(base), Path(previews), "cpu").train(StyleTask(**task), on_iteration)
+StyleWorker.open(Path(base), Path(previews), "cpu").train(StyleTask(**task), on_iteration)
 """
 
 
 @pytest.fixture
-def bench(shop: Shop) -> Workbench:
+def worker(shop: Shop) -> StyleWorker:
     torch.set_num_threads(1)
-    return Workbench.open(shop.base, shop.previews, "cpu")
+    return StyleWorker.open(shop.base, shop.previews, "cpu")
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def ignore(iteration: int, of: int, losses: dict[str, float]) -> None:
 
 
 def test_a_killed_training_continues_bit_for_bit(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     whole, killed = (shop.task("oil", image, tmp_path / n, **SETTINGS) for n in ("whole", "killed"))
-    bench.train(whole, ignore)
+    worker.train(whole, ignore)
 
     arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
     ran = subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
@@ -85,7 +85,7 @@ def test_a_killed_training_continues_bit_for_bit(
         assert json.loads(f.metadata()["info"])["iteration"] == 2
 
     seen: list[int] = []
-    bench.train(killed, lambda iteration, of, losses: seen.append(iteration))
+    worker.train(killed, lambda iteration, of, losses: seen.append(iteration))
     assert seen == [3, 4, 5]
     for name in ("style/style.safetensors", "style/style.png", "style/counterpart.png"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -95,12 +95,12 @@ def test_a_killed_training_continues_bit_for_bit(
 
 
 def test_a_trained_style_is_more_than_its_start(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     """Guards the test above: bytes that are equal because nothing was trained prove nothing."""
     told: list[tuple[int, int, dict[str, float]]] = []
     task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
-    bench.train(task, lambda *now: told.append(now))
+    worker.train(task, lambda *now: told.append(now))
     assert [t[:2] for t in told] == [(i, 5) for i in range(1, 6)]
 
     style = load_style(tmp_path / "work" / "style", load_base(shop.base))
@@ -135,8 +135,8 @@ def test_previews_use_the_encodings_that_came_with_the_base(
     def previews(name: str, x_t0: torch.Tensor | None) -> list[bytes]:
         if x_t0 is not None:
             save_previews(own, base, replace(made, x_t0=x_t0))
-        bench = Workbench.open(own, shop.previews, "cpu")
-        bench.train(shop.task("oil", image, tmp_path / name, iterations=1), ignore)
+        worker = StyleWorker.open(own, shop.previews, "cpu")
+        worker.train(shop.task("oil", image, tmp_path / name, iterations=1), ignore)
         return [p.read_bytes() for p in sorted((tmp_path / name / "previews").iterdir())]
 
     computed = previews("computed", None)
@@ -146,12 +146,12 @@ def test_previews_use_the_encodings_that_came_with_the_base(
 
 
 def test_a_given_counterpart_is_used(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     picture(55, (SIZE, SIZE)).save(tmp_path / "photo.png")
     task = shop.task("oil", image, tmp_path / "work", iterations=1)
     task = type(task)(**{**task.to_dict(), "counterpart": str(tmp_path / "photo.png")})
-    bench.train(task, ignore)
+    worker.train(task, ignore)
     # The same pixels: already RGB at the base's size.
     assert (tmp_path / "work/style/counterpart.png").read_bytes() == (
         tmp_path / "photo.png"
@@ -159,29 +159,29 @@ def test_a_given_counterpart_is_used(
 
 
 def test_a_bad_image_fails_before_anything_is_written(
-    shop: Shop, bench: Workbench, tmp_path: Path
+    shop: Shop, worker: StyleWorker, tmp_path: Path
 ) -> None:
     path = truncated_jpeg(tmp_path / "cut.jpg")
     with pytest.raises(ImageError) as error:
-        bench.train(shop.task("cut", path, tmp_path / "work"), ignore)
+        worker.train(shop.task("cut", path, tmp_path / "work"), ignore)
     assert describe_failure(error.value) == f"{path}: the JPEG data is truncated"
     assert not (tmp_path / "work").exists()
 
 
 def test_divergence_names_its_iteration_and_leaves_no_style(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     task = shop.task("wild", image, tmp_path / "work", iterations=9, lr_unet=1.0, adam_beta2=0.0)
     seen: list[int] = []
     with pytest.raises(DivergedError, match=r"^training diverged at iteration 2, step \d: ") as e:
-        bench.train(task, lambda iteration, of, losses: seen.append(iteration))
+        worker.train(task, lambda iteration, of, losses: seen.append(iteration))
     assert seen == [1]
     assert describe_failure(e.value) == str(e.value)
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
 
 
 def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     claims = [Claims(tmp_path / "claims", job) for job in ("mine", "successor")]
     claims[0].acquire("oil")
@@ -194,7 +194,7 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
             claims[1].acquire("oil")
 
     with pytest.raises(SupersededError, match="job successor has taken oil over"):
-        bench.train(task, taken_over)
+        worker.train(task, taken_over)
     # The checkpoint of iteration 2 is the last that it wrote.
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
     with safe_open(tmp_path / "work" / CHECKPOINT, framework="pt") as f:
@@ -204,14 +204,14 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
 
 
 def test_the_best_iteration_is_kept_although_the_training_was_killed(
-    shop: Shop, bench: Workbench, image: Path, tmp_path: Path
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     # The first step is so big that the loss rises by a tenth or more for two iterations, in
     # float32 and bfloat16 alike: the first iteration is the best.
     wild = {**SETTINGS, "lr_unet": 0.3, "iterations": 8, "keep_best": True, "watch_every": 1}
     wild["early_stop_patience"] = 2
     whole, killed = (shop.task("oil", image, tmp_path / n, **wild) for n in ("whole", "killed"))
-    bench.train(whole, ignore)
+    worker.train(whole, ignore)
     info = load_style(tmp_path / "whole" / "style", load_base(shop.base)).info
     totals = [
         r["total"] for r in json.loads((tmp_path / "whole/result.json").read_text())["history"]
@@ -224,7 +224,7 @@ def test_the_best_iteration_is_kept_although_the_training_was_killed(
     arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
     subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
     assert (tmp_path / "killed" / CHECKPOINT).is_file()
-    bench.train(killed, ignore)
+    worker.train(killed, ignore)
     weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "killed")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

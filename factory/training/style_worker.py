@@ -1,7 +1,7 @@
-"""What a training slot does: train styles from the queue until none waits.
+"""The worker of a training slot: trains one style after another.
 
-Every step leaves its result on disk, so that a killed slot continues: the style's checkpoint
-every few iterations, its bundle at the end.
+A worker writes a checkpoint every few iterations and the style's bundle at the end, so that
+another worker continues a style whose worker was killed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SupersededError(Exception):
 
 
 @dataclass
-class Workbench:
+class StyleWorker:
     """What a slot loads once: the base, the photos for previews, content banks by path.
 
     encodings: of the preview photos, which do not depend on the style. folder: the base's, which
@@ -90,7 +90,7 @@ class Workbench:
     encodings: dict[EncodePlan, Encodings] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, base: Path, previews: Path, device: str) -> Workbench:
+    def open(cls, base: Path, previews: Path, device: str) -> StyleWorker:
         photos = load_file(previews)["photos"].to(device)
         return cls(load_base(base, device), photos, torch.device(device), base)
 
