@@ -110,14 +110,14 @@ def _write_file(
                 {
                     "stylized": data,
                     "stylized_id": row_id(row, json.dumps(job["targets"][target]["mix"])),
-                    "stylized_key": about["source"],
-                    "stylized_style": about["style"],
-                    "stylized_style_fingerprint": about["style_fingerprint"],
-                    "stylized_base": about["base"],
-                    "stylized_mix": about["mix"],
-                    "stylized_seed": about["seed"],
-                    "stylized_code": about["code"],
-                    "stylized_provenance": json.dumps(about),
+                    "stylized_key": about.source,
+                    "stylized_style": "+".join(s.reference for s in about.styles),
+                    "stylized_style_fingerprint": "+".join(s.fingerprint for s in about.styles),
+                    "stylized_base": about.base,
+                    "stylized_mix": json.dumps(about.mix.to_dict()),
+                    "stylized_seed": str(about.mix.seed),
+                    "stylized_code": about.code,
+                    "stylized_provenance": json.dumps(about.to_text()),
                 }
             )
             source.append(span[0] + i)

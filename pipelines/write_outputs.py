@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from osasis.bundles.provenance import FORMATS, encode_image
+from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, encode_image
 from osasis.errors import ImageError
 from osasis.images.compositing import put_back
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
+from osasis.mix import Mix
 from osasis.storage import write_atomic
 from pipelines.job_folder import superseded, write_records
 from pipelines.manifest import manifest_rows, shown
@@ -145,35 +146,33 @@ def _encoded(
     try:
         return encode_image(
             _canvas[key].put_back(stylized),
-            job["encoding"],
             provenance(job, target, listing),
-            quality=job["quality"],
             exif=row["exif"],
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
         return _described(e)
 
 
-def provenance(job: dict[str, Any], target: int, listing: dict[str, Any]) -> dict[str, str]:
-    """What an output says about itself."""
-    mix = job["targets"][target]["mix"]
-    styles = [job["styles"][s["style"]] for s in mix["styles"]]
-    return {
-        "Software": f"style-factory {job['code']}",
-        "style": "+".join(s["reference"] for s in styles),
-        "style_fingerprint": "+".join(s["fingerprint"] for s in styles),
-        "base": job["base_fingerprint"],
-        "mix": json.dumps(mix),
-        "seed": str(mix["seed"]),
-        "fit": job["fit"],
-        "detail": "yes" if job["detail"] else "no",
-        "size": job["size"],
-        "metadata": job["metadata"],
-        **({} if job["encoding"] == "png" else {"quality": str(job["quality"])}),
-        **({"no_face": job["no_face"]} if job["fit"] == "align" else {}),
-        "code": job["code"],
-        "source": shown(listing["key"]),
-    }
+def provenance(job: dict[str, Any], target: int, listing: dict[str, Any]) -> Provenance:
+    """What made an output."""
+    mix = Mix.parse(job["targets"][target]["mix"])
+    styles = [job["styles"][s.style] for s in mix.styles]
+    return Provenance(
+        code=job["code"],
+        styles=tuple(
+            UsedStyle(reference=s["reference"], fingerprint=s["fingerprint"]) for s in styles
+        ),
+        base=job["base_fingerprint"],
+        mix=mix,
+        fit=job["fit"],
+        no_face=job["no_face"] if job["fit"] == "align" else None,
+        size=job["size"],
+        detail=job["detail"],
+        format=job["encoding"],
+        quality=None if job["encoding"] == "png" else job["quality"],
+        metadata=job["metadata"],
+        source=shown(listing["key"]),
+    )
 
 
 def output_path(job: dict[str, Any], name: bytes, target: int) -> Path:

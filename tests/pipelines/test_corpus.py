@@ -277,7 +277,10 @@ def test_parquet_in_and_out_with_columns_for_the_mix(
     assert [r["stylized_style"] for r in rows] == ["oil:1", "ink:1"]
     assert [json.loads(r["stylized_mix"])["strength"] for r in rows] == [1.0, 0.5]
     for row in rows:
-        assert read_provenance(row["stylized"])["style"] == row["stylized_style"]
+        told = read_provenance(row["stylized"])
+        assert told is not None
+        assert told.to_text() == json.loads(row["stylized_provenance"])
+        assert [s.reference for s in told.styles] == [row["stylized_style"]]
     first = (output / "part-00000.parquet").read_bytes()
     again = stylize(["oil"], tmp_path / "in.parquet", output, **call)  # type: ignore[arg-type]
     assert again.done_now == 0

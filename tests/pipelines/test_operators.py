@@ -93,7 +93,9 @@ def test_formats_with_metadata_kept(format: str, suffix: str, run: Run, tmp_path
     _, output = run(tmp_path / "in", format=format, encoding=format, metadata="keep", detail=True)
     (data,) = written(output).values()
     told = read_provenance(data)
-    assert (told["style"], told["source"], told["detail"]) == ("good:1", "photo.jpg", "yes")
+    assert told is not None
+    assert (told.styles[0].reference, told.source, told.detail) == ("good:1", "photo.jpg", True)
+    assert (told.format, told.quality, told.metadata) == (format, 90, "keep")
     with Image.open(output / "good" / f"photo.{suffix}") as image:
         assert image.size == (40, 60)
         assert image.getexif()[0x010F] == "Maker"

@@ -1,0 +1,105 @@
+"""The provenance of an output file, and the command that makes the output again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from osasis.bundles.provenance import Provenance, read_provenance
+from osasis.errors import UserError
+from osasis.images.decoding import read_image_file
+from osasis.mix import Mix, StyleShare
+
+MAX_BYTES = 1 << 30
+# Stands in the command for what the provenance does not know.
+UNKNOWN_PHOTO = "PHOTO"
+
+
+def provenance_of(path: Path, row: int = 0) -> Provenance:
+    """The provenance of a picture, or of a row of a Parquet output.
+
+    Raises UserError where the file cannot be read or holds no provenance.
+    """
+    if path.suffix.lower() == ".parquet":
+        found = _of_row(path, row)
+    else:
+        found = read_provenance(read_image_file(path, MAX_BYTES), str(path))
+    if found is None:
+        raise UserError(f"{path}: no provenance; style-factory did not write it, or it was removed")
+    return found
+
+
+def _of_row(path: Path, row: int) -> Provenance | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(path, columns=["stylized"]).column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not 0 <= row < len(column):
+        raise UserError(f"{path}: no row {row}; there are {len(column)}, from 0")
+    return read_provenance(column[row].as_py(), f"{path}, row {row}")
+
+
+def remake_command(provenance: Provenance) -> str:
+    """The `style-factory stylize` call that makes the same bytes from the same photo.
+
+    Masks stand as NAME=NAME.png; a photo whose name is unknown stands as PHOTO.
+    """
+    parts = ["style-factory", "stylize", *_mix_options(provenance)]
+    for name in sorted(provenance.masks):
+        parts += ["--mask", f"{name}={name}.png"]
+    named = {
+        "--fit": provenance.fit,
+        "--no-face": provenance.no_face,
+        "--size": provenance.size,
+        "--metadata": provenance.metadata,
+        "--precision": provenance.arithmetic,
+    }
+    parts += [part for option, value in named.items() if value for part in (option, value)]
+    if provenance.detail:
+        parts.append("--detail")
+    if provenance.format != "png":
+        parts += ["--format", provenance.format]
+        if provenance.quality is not None:
+            parts += ["--quality", str(provenance.quality)]
+    parts += ["--input", provenance.source or UNKNOWN_PHOTO, "--output", "OUTPUT"]
+    return shlex.join(parts)
+
+
+def _mix_options(provenance: Provenance) -> list[str]:
+    """The mix with its styles' versions; fields at their defaults are left out."""
+    mix = provenance.mix
+    fields = {
+        name: value
+        for name, value in mix.to_dict().items()
+        if name != "styles" and value != Mix.model_fields[name].default
+    }
+    shares = [
+        share.replace(style=used.reference)
+        for share, used in zip(mix.styles, provenance.styles, strict=True)
+    ]
+    options = []
+    if shares == [StyleShare(style=shares[0].style)]:
+        options = ["--styles", shares[0].style]
+    else:
+        fields["styles"] = [
+            {name: value for name, value in share.to_dict().items() if value is not None}
+            for share in shares
+        ]
+    for name, value in fields.items():
+        options += ["--mix", f"{name}={_option_text(value)}"]
+    return options
+
+
+def _option_text(value: Any) -> str:
+    """A value as `--mix` reads it: as JSON, or as text where it is not JSON."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value)
