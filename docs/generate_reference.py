@@ -63,9 +63,9 @@ def mix() -> str:
     return (
         "# Mix\n\n"
         "The parameters of one stylization. The same fields are used by `style-factory stylize` "
-        "(`--mix NAME=VALUE`, `--mix-file FILE.json`), by HTTP (`mix` in the body), by the page and "
-        "by `osasis.mix.Mix`. A field that is left out or `null` takes the value that the style was "
-        "trained to be used with.\n\n"
+        "(`--mix NAME=VALUE`, `--mix-file FILE.json`), by HTTP (`mix` in the body), by the page "
+        "and by `osasis.mix.Mix`. A field that is left out or `null` takes the value that the "
+        "style was trained to be used with.\n\n"
         f"```json\n{json.dumps(example, indent=2)}\n```\n\n"
         + fields_table(Mix, "field")
         + "\n## A style's share\n\n"

@@ -1,8 +1,8 @@
-"""The stream: orders -> squares -> stylized squares -> outputs, on Ray Data.
+"""The stream of a corpus on Ray Data: orders -> squares -> stylized squares -> outputs.
 
-Bytes travel between the operators, never pixels. Readers leave out what failed and hand on full
-batches of the model's size; only the last one of an order may be short, and is then joined with
-the next order's. What is in flight is bounded by the settings here and not by the corpus.
+Encoded images travel between the operators. A reader drops the photos that it cannot read and
+yields tables of one model batch each; only the last table of an order may be shorter, and Ray Data
+joins short tables. The settings below bound the memory in flight, whatever the corpus' size.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,27 +22,32 @@ from osasis.errors import UserError
 from osasis.settings import PASS_IMAGES
 from pipelines.read_squares import ORDER
 
-# Forward passes a batch, at most: more of them share a style's set-up, fewer spread better.
-PASSES = {"cpu": 8, "cuda": 4}
-# Of the time that the model must take: what a larger batch may leave actors idle at the end.
-IDLE = 0.02
-# Photos an order to a reader, in batches, at most. Ray Data hands what a task yields to one actor,
-# as one block: an order is an actor's at least.
-BATCHES_AN_ORDER = 4
-# A row group that holds much of the corpus is read so often an actor.
-READS_AN_ACTOR = 8
-# Batches an actor up to which each holds one at a time.
-FEW = 2
+# Most forward passes in a batch. Larger batches set a style up less often; smaller ones spread
+# more evenly over the actors.
+MAX_PASSES = {"cpu": 8, "cuda": 4}
+# Share of the model's time that actors may idle at the end for the sake of larger batches.
+MAX_IDLE_SHARE = 0.02
+# Most batches in an order. Ray Data hands all tables of an order to one actor.
+MAX_BATCHES_PER_ORDER = 4
+# A large Parquet row group is read by at most this many orders per actor.
+READS_PER_ACTOR = 8
+# Up to this many batches per actor, an actor queues one batch at a time instead of two; with two,
+# the actor that starts first would take all batches.
+SMALL_CORPUS_BATCHES = 2
 POLL_SECONDS = 1.0
-# How soon it is seen that a batch has ended. On the CPU one takes many seconds, and the model wants
-# the core that looks; nothing waits for it where an actor has its next batch already.
-LOOK_SECONDS = {"few": 0.5, "many": 1.0}
-BLOCK_BYTES = 16 * 1024 * 1024
+MAX_BLOCK_BYTES = 16 * 1024 * 1024
+# CPUs that Ray reserves for a model actor and for a reading or writing task, without and with a
+# GPU. Without, an actor uses its core fully and leaves a fraction to the tasks that feed it.
+CPUS = {"cpu": (0.8, 0.1), "cuda": (0.0, 0.5)}
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How the cluster is shared: model actors, reading and writing tasks at a time."""
+    """How a corpus uses the cluster.
+
+    models: model actors. readers: reading tasks at a time, and writing tasks at a time. gpus: GPUs
+    per actor. batch: photos per model batch.
+    """
 
     models: int
     readers: int
@@ -59,9 +62,9 @@ class Workers:
 def plan_workers(
     photos: int, workers: int | None, readers: int | None, gpus_per_worker: float | None
 ) -> Workers:
-    """Actors: one a GPU, or as many as fractions of GPUs allow, or one a CPU.
+    """One actor per GPU (or fraction of a GPU), or one per CPU where there is no GPU.
 
-    Raises UserError where the cluster cannot hold them.
+    Raises UserError where the cluster has too few GPUs.
     """
     import ray
 
@@ -80,19 +83,19 @@ def plan_workers(
     device = "cuda" if gpus else "cpu"
     chunk = PASS_IMAGES[device]
     models = max(1, min(workers or room, -(-photos // chunk)))
-    batch = chunk * _passes(-(-photos // chunk), models, PASSES[device])
+    batch = chunk * _passes(-(-photos // chunk), models, MAX_PASSES[device])
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
 
 
 def _passes(chunks: int, models: int, most: int) -> int:
-    """Forward passes a batch: as many as still let all actors end at about the same time."""
+    """Most forward passes per batch with which all actors still end at about the same time."""
 
     def longest(passes: int) -> int:
-        """Passes of the actor that has most to do."""
+        """Passes of the busiest actor."""
         return math.ceil(math.ceil(chunks / passes) / models) * passes
 
     best = min(longest(p) for p in range(1, most + 1))
-    return max(p for p in range(1, most + 1) if longest(p) <= best * (1 + IDLE))
+    return max(p for p in range(1, most + 1) if longest(p) <= best * (1 + MAX_IDLE_SHARE))
 
 
 def stream(
@@ -101,25 +104,17 @@ def stream(
     workers: Workers,
     watch: Callable[[], bool],
 ) -> None:
-    """Run all orders; returns when their outputs are on disk and recorded.
+    """Run all orders. Returns when their outputs are on disk and recorded.
 
-    watch: called every now and then and at the end; False asks for an early end, after what is in
-    flight. Raises what the stream raises.
+    watch: called every POLL_SECONDS and at the end; returns False to end the stream early, after
+    the batches in flight. Raises the stream's first error.
     """
-    from factory.core.ray_cluster import is_own
-    from pipelines.ray_data import sparing_the_cpu
-
     failure: list[BaseException] = []
-    # The actor that is there first would take two of few batches, and leave another none.
-    few = sum(map(len, orders)) <= FEW * workers.models * workers.batch
 
     def consume() -> None:
         try:
-            with sparing_the_cpu(is_own()) if not workers.gpus else nullcontext() as look_every:
-                # Outputs are on disk; of the rows that say so nothing is brought here.
-                for _ in _dataset(orders, job, workers, few).iter_internal_ref_bundles():
-                    if look_every:  # a batch is done: the actors have begun
-                        look_every(LOOK_SECONDS["few" if few else "many"])
+            for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
+                pass  # a row only says that its outputs are on disk
         except BaseException as e:
             failure.append(e)
 
@@ -134,25 +129,20 @@ def stream(
         raise failure[0]
 
 
-def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers, few: bool) -> Any:
-    import ray.data  # it sets its loggers' levels when it is first imported
+def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
+    import ray.data
 
     from pipelines.read_squares import read_squares
     from pipelines.stylize_squares import StylizeSquares
     from pipelines.write_outputs import write_outputs
 
+    # After the import of ray.data, which sets the levels of its loggers.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
-    kept = ray.data.DataContext.get_current()
-    # Actors leave a little of each CPU to the tasks that feed them; where there are GPUs the
-    # CPUs are the tasks' own.
-    model_cpus, task_cpus = (0.0, 0.5) if workers.gpus else (0.8, 0.1)
-    ray.data.DataContext._set_current(context)
-    try:
-        dataset: Any = ray.data.from_arrow(orders)
-        dataset = dataset.map_batches(
+    small = sum(map(len, orders)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
+    model_cpus, task_cpus = CPUS[workers.device]
+    return (
+        _from_orders(orders)
+        .map_batches(
             read_squares,
             batch_size=None,
             batch_format="pyarrow",
@@ -160,7 +150,7 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers, few:
             compute=ray.data.TaskPoolStrategy(size=workers.readers),
             num_cpus=task_cpus,
         )
-        dataset = dataset.map_batches(
+        .map_batches(
             StylizeSquares,
             fn_constructor_kwargs={"job": job, "device": workers.device},
             batch_size=workers.batch,
@@ -168,40 +158,57 @@ def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers, few:
             compute=ray.data.ActorPoolStrategy(
                 min_size=workers.models,
                 max_size=workers.models,
-                max_tasks_in_flight_per_actor=1 if few else 2,
+                max_tasks_in_flight_per_actor=1 if small else 2,
             ),
             num_cpus=model_cpus,
             num_gpus=workers.gpus,
         )
-        return dataset.map_batches(
+        .map_batches(
             write_outputs,
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"job": job},
             compute=ray.data.TaskPoolStrategy(size=workers.readers),
-            num_cpus=task_cpus * 1.01,  # not the readers' number: equal ones would be fused
+            num_cpus=task_cpus,
         )
+    )
+
+
+def _from_orders(orders: list[pa.Table]) -> Any:
+    """A dataset with settings of its own; the process's settings for other datasets stay."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    settings = {"enable_progress_bars": False, "target_max_block_size": MAX_BLOCK_BYTES}
+    before = {name: getattr(context, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(context, name, value)
+        return ray.data.from_arrow(orders)  # copies the current settings
     finally:
-        ray.data.DataContext._set_current(kept)
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 def make_orders(
     missing: list[tuple[int, list[int]]], groups: list[tuple[str, int]] | None, workers: Workers
 ) -> list[pa.Table]:
-    """Photos with the targets they lack, as orders to readers (schema ORDER).
+    """Orders to readers (schema ORDER) for photos with the targets that they lack.
 
-    groups: for photos inside Parquet, their file and row group; an order then is one group, which
-    is read in one pass, or a part of a large one. Photos with the same targets stand together, so
-    that passes are full.
+    groups: file and row group of each photo inside Parquet; an order then is one row group, which
+    is read in one pass, or a part of a large row group. Photos that lack the same targets stand
+    together, so that forward passes are full.
     """
     batches = math.ceil(len(missing) / workers.batch)
-    # Larger orders are fewer tasks, but let actors end further apart.
-    size = workers.batch * min(BATCHES_AN_ORDER, max(1, int(IDLE * batches / workers.models)))
+    # Larger orders need fewer tasks, but make the actors' ends less even.
+    size = workers.batch * min(
+        MAX_BATCHES_PER_ORDER, max(1, int(MAX_IDLE_SHARE * batches / workers.models))
+    )
     if groups is None:
         ordered = sorted(missing, key=lambda m: (m[1] != missing[0][1], m[1]))
         spans = _split(ordered, size)
     else:
-        size = max(size, math.ceil(len(missing) / (workers.models * READS_AN_ACTOR)))
+        size = max(size, math.ceil(len(missing) / (workers.models * READS_PER_ACTOR)))
         by_group: dict[tuple[str, int], list[tuple[int, list[int]]]] = {}
         for row in missing:
             by_group.setdefault(groups[row[0]], []).append(row)
@@ -223,29 +230,11 @@ def _split(rows: list[tuple[int, list[int]]], size: int) -> list[list[tuple[int,
 
 
 def connect() -> None:
-    """Ray, quiet: its bars and notices would stand between the lines of ours."""
-    # An order becomes several batches; that there are fewer orders than actors says nothing.
+    """Start or join Ray, without its progress bars and notices on the terminal."""
+    # One order becomes several batches, so a corpus may have fewer orders than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from factory.core.ray_cluster import start_ray
 
-    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
-        start_ray(keep_idle=True)
-        return
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    # Ray's core tells standard error itself, past Python, that it has read this.
-    with _no_standard_error():
-        start_ray(keep_idle=True)
-
-
-@contextmanager
-def _no_standard_error() -> Iterator[None]:
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+    start_ray(keep_idle=True)
