@@ -79,6 +79,11 @@ class Mix(InputModel):
         """A mix of styles of equal weight. Raises InvalidInputError."""
         return cls.parse({"styles": list(styles), **fields})
 
+    def changes(self) -> dict[str, Any]:
+        """Fields other than ``styles`` that are not at their defaults, as plain data."""
+        usual = {name: field.default for name, field in type(self).model_fields.items()}
+        return {k: v for k, v in self.to_dict().items() if k != "styles" and v != usual[k]}
+
     def problems_on(self, config: DiffAEConfig) -> list[Problem]:
         """What of this mix does not fit a base of these sizes."""
         levels = self.level_weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from osasis.arithmetic import Arithmetic, autocast, resolve
+from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.diffusion import (
@@ -37,15 +37,21 @@ class EncodePlan:
     arithmetic: Arithmetic = "float32"
 
 
-def encode_plan(mix: Mix | None, settings: TrainSettings, device: torch.device) -> EncodePlan:
+def encode_plan(
+    mix: Mix | None,
+    settings: TrainSettings,
+    device: torch.device,
+    precision: Precision | None = None,
+) -> EncodePlan:
     """How photos are encoded for a mix; None is the mix that leaves everything open.
 
-    settings: of the mix's first style, which decide where the mix leaves something open.
+    settings: of the mix's first style, which decide where the mix leaves something open. precision:
+    takes the place of the settings' own.
     """
     t0 = settings.t0 if mix is None or mix.t0 is None else mix.t0
     asked = None if mix is None else mix.encode_steps
     steps = settings.stylize_encode_steps if asked is None else asked
-    return EncodePlan(t0, steps, resolve(settings.precision, device))
+    return EncodePlan(t0, steps, resolve(precision or settings.precision, device))
 
 
 @dataclass(frozen=True)

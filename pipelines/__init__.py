@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Options", "StylizeResult", "stylize"]
+__all__ = ["OutputOptions", "StylizeResult", "stylize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,8 +16,12 @@ def __getattr__(name: str) -> Any:
         from pipelines.result import StylizeResult
 
         return StylizeResult
-    if name in ("Options", "stylize"):
+    if name == "OutputOptions":
+        from pipelines.options import OutputOptions
+
+        return OutputOptions
+    if name == "stylize":
         import importlib
 
-        return getattr(importlib.import_module("pipelines.corpus"), name)
+        return importlib.import_module("pipelines.corpus").stylize
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,25 +16,24 @@ from PIL import Image
 
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
+from osasis.mix import Mix
 from osasis.storage import write_atomic
 from pipelines.job_folder import JobFolder
+from pipelines.job_spec import JobSpec
 from pipelines.manifest import shown
 from pipelines.result import StylizeResult
 from pipelines.source import read_group, read_photo
-from pipelines.write_outputs import output_path
 
 PHOTOS, TARGETS, REASONS = 24, 12, 20
 SIDE = 220
 TEMPLATE = Path(__file__).parent / "templates" / "contact.html"
 
 
-def write_contact(
-    path: Path, result: StylizeResult, job: dict[str, Any], folder: JobFolder
-) -> None:
+def write_contact(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
     """Write the sheet: up to PHOTOS photos, evenly spread, in up to TARGETS targets."""
-    targets = list(range(len(job["targets"])))[:TARGETS]
-    tables = _table_outputs(folder) if job["format"] == "parquet" else {}
-    labels = [t["label"] for t in job["targets"]]
+    targets = list(range(len(job.targets)))[:TARGETS]
+    tables = _table_outputs(folder) if job.options.format == "parquet" else {}
+    labels = [t.label for t in job.targets]
     rows = []
     for index in _chosen(folder):
         listing = {n: folder.manifest[n][index].as_py() for n in folder.manifest.column_names}
@@ -52,7 +51,7 @@ def write_contact(
         broken = re.sub(r"([/_.-]+)", r"\1<wbr>", name)
         rows.append(f'<tr><th scope="row" title="{name}">{broken}</th>{"".join(cells)}</tr>')
     heads = "".join(
-        f'<th scope="col">{html.escape(labels[t])}{_small(job["targets"][t]["mix"])}</th>'
+        f'<th scope="col">{html.escape(labels[t])}{_small(job.targets[t].mix)}</th>'
         for t in targets
     )
     page = Template(TEMPLATE.read_text()).substitute(
@@ -80,21 +79,21 @@ def _chosen(folder: JobFolder) -> list[int]:
     return sorted(set(picked))
 
 
-def _photo(listing: dict[str, Any], job: dict[str, Any]) -> bytes | None:
+def _photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
     place = os.fsdecode(listing["path"])
     try:
         if listing["row"] < 0:
             return read_photo(place)
-        for _, data in read_group(place, listing["group"], job["image"], [listing["row"]]):
+        for _, data in read_group(place, listing["group"], job.image, [listing["row"]]):
             return data
     except (UserError, OSError):
         pass
     return None
 
 
-def _output(job: dict[str, Any], listing: dict[str, Any], target: int) -> bytes | None:
+def _output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | None:
     try:
-        return output_path(job, listing["name"], target).read_bytes()
+        return job.output_path(listing["name"], target).read_bytes()
     except OSError:
         return None
 
@@ -135,12 +134,9 @@ def _thumbnail(data: bytes | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _small(mix: dict[str, Any]) -> str:
+def _small(mix: Mix) -> str:
     """What a mix changes, below its name."""
-    usual: dict[str, Any] = {"blend": "weights", "strength": 1.0, "text_amount": 1.0, "seed": 0}
-    told = [
-        f"{k} {v}" for k, v in mix.items() if k != "styles" and v is not None and v != usual.get(k)
-    ]
+    told = [f"{name} {value}" for name, value in mix.changes().items()]
     return f"<small>{html.escape(', '.join(told))}</small>" if told else ""
 
 

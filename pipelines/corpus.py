@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from factory.core.home import Home
 from factory.core.uris import locate
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
-from osasis.errors import UserError, did_you_mean
-from osasis.images.geometry import FITS
+from osasis.errors import UserError
 from pipelines.job_folder import DONE, FAILED, JobFolder
+from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
 from pipelines.manifest import build_manifest, listing_digest
+from pipelines.masks import read_masks
+from pipelines.options import OutputOptions
 from pipelines.parquet_output import check_columns, write_tables
 from pipelines.progress import Progress
 from pipelines.result import StylizeResult, write_result
@@ -32,65 +33,6 @@ from pipelines.source import Source, open_source
 from pipelines.stream import connect, make_orders, plan_workers, stream
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
 from pipelines.uris import is_uri, public
-
-ALL_FITS = (*FITS, "align")
-CHOICES = {
-    "fit": ALL_FITS,
-    "size": ("photo", "base"),
-    "format": ("png", "jpeg", "webp", "parquet"),
-    "encoding": tuple(FORMATS),
-    "metadata": ("strip", "keep"),
-    "no_face": ("error", "crop", "keep"),
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides an output's bytes, beside photo, style and mix.
-
-    fit: how a photo meets the base's square. size: an output has the photo's size, or is the
-    base's square. detail: carry the stylization up to the photo's own resolution. format: of the
-    outputs; parquet holds files of ``encoding``. quality: of JPEG and WebP, 1 to 100.
-    metadata: EXIF of the photo. no_face: with fit align, a photo without a face is an error row,
-    is cropped, or is kept as it is.
-    """
-
-    fit: str = "crop"
-    size: str = "photo"
-    detail: bool = False
-    format: str = "png"
-    encoding: str = "png"
-    quality: int = 90
-    metadata: str = "strip"
-    no_face: str = "error"
-
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise UserError(
-                    f"unknown {name} {value!r}: choose one of {', '.join(allowed)}"
-                    f"{did_you_mean(str(value), allowed)}"
-                )
-        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
-            raise UserError(f"quality is {self.quality!r}; it must lie in [1, 100]")
-        if self.fit == "align" and self.size == "base":
-            raise UserError(
-                "size base is one square a photo, and fit align may find several faces; "
-                "choose size photo, or another fit"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Only what decides something here: the quality of a PNG does not."""
-        out: dict[str, Any] = {"fit": self.fit, "size": self.size, "detail": self.detail}
-        out |= {"format": self.format, "metadata": self.metadata}
-        if self.format == "parquet":
-            out["encoding"] = self.encoding
-        if self.encoding != "png":
-            out["quality"] = self.quality
-        if self.fit == "align":
-            out["no_face"] = self.no_face
-        return out
 
 
 def stylize(
@@ -109,6 +51,8 @@ def stylize(
     quality: int = 90,
     metadata: str = "strip",
     no_face: str = "error",
+    precision: str | None = None,
+    masks: Mapping[str, str | os.PathLike[str]] | None = None,
     image_column: str | None = None,
     workers: int | None = None,
     readers: int | None = None,
@@ -127,7 +71,8 @@ def stylize(
     output: a folder on storage that all nodes share. mix, mix_file: fields of ``osasis.mix.Mix``;
     with ``styles`` among them, one blend of several. Columns of a Parquet input named like fields
     of the mix (and ``style``, ``weight``) replace them row by row.
-    fit, size, detail, format, encoding, quality, metadata, no_face: see ``Options``.
+    fit, size, detail, format, encoding, quality, metadata, no_face, precision: see
+    ``OutputOptions``. masks: a grey picture for each mask that the mix names, for every photo.
     workers, gpus_per_worker: model actors and what each takes of a GPU. readers: photos read (and
     written) at a time. max_errors: end early after more error rows. timeout_per_image: seconds
     for reading and fitting, and for writing, a photo. retry_errors: try again what failed in an
@@ -139,8 +84,20 @@ def stylize(
     home = home or Home.find()
     if format == "jpg":
         format = "jpeg"
-    chosen = encoding or ("png" if format == "parquet" else format)
-    options = Options(fit, size, detail, format, chosen, quality, metadata, no_face)
+    options = OutputOptions.parse(
+        {
+            "fit": fit,
+            "size": size,
+            "detail": detail,
+            "format": format,
+            # An unknown format is one problem, not two.
+            "encoding": encoding or (format if format in FORMATS else "png"),
+            "quality": quality,
+            "metadata": metadata,
+            "no_face": no_face,
+            "precision": precision,
+        }
+    )
     if options.fit == "align":
         from osasis.images.faces import require_detector
 
@@ -160,9 +117,11 @@ def stylize(
     if targets.base is None:
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
+    square = read_base_info(targets.base)["config"]["image_size"]
+    mask_specs = read_masks(masks or {}, targets.targets, options.fit, square)
     folder = JobFolder(target_folder)
     with folder.locked():
-        job = _Job(home, options, listed, targets, folder, timeout_per_image)
+        job = CorpusRun(home, options, listed, targets, mask_specs, folder, timeout_per_image)
         progress = Progress(report, terminal)
         return job.run(
             build_manifest(listed, rows, problems),
@@ -191,51 +150,48 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
     return output
 
 
-class _Job:
+class CorpusRun:
     """One run of a job, from its manifest to its summary."""
 
     def __init__(
-        self, home: Home, options: Options, source: Source, targets: Targets,
-        folder: JobFolder, timeout: float | None,
+        self, home: Home, options: OutputOptions, source: Source, targets: Targets,
+        masks: dict[str, MaskSpec], folder: JobFolder, timeout: float | None,
     ) -> None:  # fmt: skip
         assert targets.base is not None
         info = read_base_info(targets.base)
-        self.source, self.folder, self.options = source, folder, options
-        self.base_fingerprint: str = info["fingerprint"]
-        self.styles = {
-            name: {
-                "reference": v.reference,
-                "fingerprint": v.fingerprint,
-                "folder": str(v.folder()),
-            }
-            for name, v in targets.versions.items()
-        }
-        self.targets = [{**t.to_dict(), "folder": t.label} for t in targets.targets]
-        # What the workers need; plain values, for they travel with every task.
-        self.plan: dict[str, Any] = {
-            "folder": str(folder.path.resolve()),
-            "output": str(folder.output.resolve()),
-            "run": folder.run,
-            "base": str(targets.base),
-            "base_fingerprint": self.base_fingerprint,
-            "square": info["config"]["image_size"],
-            "styles": self.styles,
-            "targets": self.targets,
-            "text_edits": str(home.text_edits),
-            "code": __version__,
-            "image": source.image,
-            "timeout": timeout,
-            **{n: getattr(options, n) for n in Options.__dataclass_fields__},
-        }
+        self.source, self.folder = source, folder
+        self.spec = JobSpec(
+            code=__version__,
+            folder=str(folder.path.resolve()),
+            output=str(folder.output.resolve()),
+            run=folder.run,
+            base=str(targets.base),
+            base_fingerprint=info["fingerprint"],
+            square=info["config"]["image_size"],
+            styles={
+                name: StyleSpec(
+                    reference=v.reference, fingerprint=v.fingerprint, folder=str(v.folder())
+                )
+                for name, v in targets.versions.items()
+            },
+            targets=tuple(targets.targets),
+            text_edits=str(home.text_edits),
+            options=options,
+            masks=masks,
+            image=source.image,
+            timeout=timeout,
+        )
 
     def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
-        """What makes it this job and no other, each field to be named where it differs."""
+        """What tells this job from others; a field that differs is named to the user."""
+        spec = self.spec
         return {
-            "code": __version__,
-            "base": self.base_fingerprint,
-            "styles": {n: f"{s['reference']} ({s['fingerprint']})" for n, s in self.styles.items()},
-            "options": self.options.to_dict(),
-            "targets": [t["mix"] for t in self.targets],
+            "code": spec.code,
+            "base": spec.base_fingerprint,
+            "styles": {n: f"{s.reference} ({s.fingerprint})" for n, s in spec.styles.items()},
+            "options": spec.options.fingerprint(),
+            "targets": [t.mix.to_dict() for t in spec.targets],
+            **({"masks": {n: m.sha256 for n, m in spec.masks.items()}} if spec.masks else {}),
             "input": f"{manifest.num_rows} photo(s), {listing_digest(manifest)}",
         }
 
@@ -251,18 +207,18 @@ class _Job:
             folder.forget_errors()
         self._note_problems()
         before = folder.count(DONE)
-        text = f"{manifest.num_rows} photo(s) in {len(self.targets)} way(s) to {folder.output}"
+        text = f"{manifest.num_rows} photo(s) in {len(self.spec.targets)} way(s) to {folder.output}"
         if resumed:
             text += f"; {before} of {len(folder.state)} image(s) are there already"
         progress.start(text, len(folder.state), before + folder.count(FAILED))
         self.early = ""
         models = self._stream(progress, workers, max_errors)
-        if self.options.format == "parquet" and not self.early and folder.parts:
+        if self.spec.options.format == "parquet" and not self.early and folder.parts:
             connect()
-            write_tables(folder, self.plan, self.source.table)
+            write_tables(folder, self.spec, self.source.table)
         seconds = time.perf_counter() - started
         result = self._result(seconds, before, models)
-        write_result(result, self.plan, folder, contact_sheet)
+        write_result(result, self.spec, folder, contact_sheet)
         said = f"{result.done_now} image(s) in {seconds:.1f} s"
         if result.done_now:
             said += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
@@ -283,7 +239,7 @@ class _Job:
             if problem is not None and self.folder.state[self.folder.first[i]] == 0
         ]
         if records:
-            write_records(self.plan["folder"], self.folder.run, records)
+            write_records(self.spec.folder, self.folder.run, records)
             self.folder.gather()
 
     def _stream(
@@ -297,7 +253,7 @@ class _Job:
             return 0
         connect()
         plan = plan_workers(len(missing), *workers)
-        self.plan["batch"] = plan.batch
+        self.spec = self.spec.replace(batch=plan.batch)
         groups = None
         if self.source.image is not None:
             listing = self.source.listing
@@ -315,7 +271,7 @@ class _Job:
             return not self.early
 
         try:
-            stream(make_orders(missing, groups, plan), self.plan, plan, watch)
+            stream(make_orders(missing, groups, plan), self.spec, plan, watch)
         except KeyboardInterrupt:
             folder.stop()
             progress.say("stopping: what is in flight is finished first", "stopping")
@@ -324,7 +280,7 @@ class _Job:
 
     def _result(self, seconds: float, before: int, models: int) -> StylizeResult:
         folder = self.folder
-        errors = folder.error_rows(self.targets)
+        errors = folder.error_rows(self.spec.targets)
         folder.write_errors(errors)
         facts = [f for f in folder.facts if f.get("run") == folder.run]
         busy = sum(f["busy"] for f in facts)
@@ -338,7 +294,7 @@ class _Job:
             reasons[reason] = reasons.get(reason, 0) + 1
         return StylizeResult(
             photos=folder.manifest.num_rows,
-            styles=tuple(s["reference"] for s in self.styles.values()),
+            styles=tuple(s.reference for s in self.spec.styles.values()),
             images=folder.count(DONE),
             errors=tuple(errors),
             output=folder.output,

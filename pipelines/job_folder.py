@@ -13,11 +13,10 @@ exactly what is missing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
+from pipelines.job_spec import TargetSpec
 from pipelines.manifest import LISTING, first_difference, row_id, shown, write_manifest
 from pipelines.uris import public
 
@@ -106,17 +107,23 @@ class JobFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for one driver; freed when its process ends, however it ends."""
+        """Hold the directory for one driver; the lock ends with its process, however it ends.
+
+        Raises UserError where another driver holds it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.output}: another `stylize` is writing there; wait for it, or choose "
-                    "another --output"
-                ) from None
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"{self.output}: another `stylize` is writing there; wait for it, or choose "
+                "another --output"
+            ) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def open(self, fingerprint: dict[str, Any], manifest: pa.Table) -> bool:
         """Begin a job, or take up the one that is there; True where it is taken up.
@@ -253,7 +260,7 @@ class JobFolder:
         mine = [t for t in told if t["run"] == self.run]
         return sum(t["outputs"] for t in mine), min((t["since"] for t in mine), default=None)
 
-    def error_rows(self, targets: list[dict[str, Any]]) -> list[dict[str, str]]:
+    def error_rows(self, targets: Sequence[TargetSpec]) -> list[dict[str, str]]:
         """All failures, in the manifest's order."""
         out = []
         for key in sorted(self.failures):
@@ -263,9 +270,9 @@ class JobFolder:
             path = public(shown(row["path"])) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
             out.append(
                 {
-                    "id": row_id(row, json.dumps(target["mix"]) if target else ""),
+                    "id": row_id(row, json.dumps(target.mix.to_dict()) if target else ""),
                     "path": path,
-                    "style": target["label"] if target else "",
+                    "style": target.label if target else "",
                     "stage": failure.stage,
                     "reason": failure.reason,
                 }

@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from osasis.bundles.provenance import read_provenance
 from osasis.errors import UserError
 from osasis.storage import write_atomic
 from pipelines.job_folder import FAILED, JobFolder
+from pipelines.job_spec import JobSpec
 from pipelines.manifest import row_id
 from pipelines.source import open_parquet
-from pipelines.write_outputs import provenance
 
 # Photos an output file. Those of one file are in memory together, encoded.
 PHOTOS_A_FILE = 256
@@ -62,7 +63,7 @@ def check_columns(tables: Sequence[str]) -> None:
         first = schema
 
 
-def write_tables(folder: JobFolder, job: dict[str, Any], tables: Sequence[str]) -> None:
+def write_tables(folder: JobFolder, job: JobSpec, tables: Sequence[str]) -> None:
     """Write OUTPUT/part-*.parquet from the parts, in parallel, and drop the parts."""
     import ray
 
@@ -92,24 +93,25 @@ def _spans(manifest: pa.Table) -> Iterator[range]:
 
 
 def _write_file(
-    job: dict[str, Any],
+    job: JobSpec,
     number: int,
     span: tuple[int, int],
     parts: dict[tuple[int, int], str],
     tables: list[str],
 ) -> None:
     pixels = _pixels(job, parts)
-    manifest = pq.read_table(f"{job['folder']}/manifest.parquet").slice(span[0], span[1] - span[0])
+    manifest = pq.read_table(f"{job.folder}/manifest.parquet").slice(span[0], span[1] - span[0])
     rows, source = [], []
     for i, row in enumerate(manifest.to_pylist()):
         for target in row["targets"]:
             if (data := pixels.get((span[0] + i, target))) is None:
                 continue
-            about = provenance(job, target, row)
+            about = read_provenance(data)
+            assert about is not None
             rows.append(
                 {
                     "stylized": data,
-                    "stylized_id": row_id(row, json.dumps(job["targets"][target]["mix"])),
+                    "stylized_id": row_id(row, json.dumps(job.targets[target].mix.to_dict())),
                     "stylized_key": about.source,
                     "stylized_style": "+".join(s.reference for s in about.styles),
                     "stylized_style_fingerprint": "+".join(s.fingerprint for s in about.styles),
@@ -124,17 +126,17 @@ def _write_file(
     table = pa.Table.from_pylist(rows, schema=own_schema())
     if tables:
         table = _beside(_input_rows(tables, span), [s - span[0] for s in source], table)
-    path = Path(job["output"]) / f"part-{number:05d}.parquet"
+    path = Path(job.output) / f"part-{number:05d}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=64)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def _pixels(job: dict[str, Any], parts: dict[tuple[int, int], str]) -> dict[tuple[int, int], bytes]:
+def _pixels(job: JobSpec, parts: dict[tuple[int, int], str]) -> dict[tuple[int, int], bytes]:
     """The encoded outputs, from the part files that hold them."""
     found: dict[tuple[int, int], bytes] = {}
     for name in sorted(set(parts.values())):
-        table = pq.read_table(os.path.join(job["folder"], "parts", name[:2], name))  # noqa: PTH118
+        table = pq.read_table(os.path.join(job.folder, "parts", name[:2], name))  # noqa: PTH118
         for index, target, data in zip(*(c.to_pylist() for c in table.columns), strict=True):
             if parts.get((index, target)) == name:
                 found[index, target] = data

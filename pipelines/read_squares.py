@@ -18,6 +18,7 @@ from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
 from pipelines.job_folder import stopped, write_records
+from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
 from pipelines.source import read_group, read_photo
 from pipelines.subprocess_timeout import DiedError, TookTooLongError, within
@@ -41,18 +42,18 @@ SQUARES = pa.schema(
 Fetch = Callable[[], bytes]
 
 
-def read_squares(orders: pa.Table, job: dict[str, Any]) -> Iterator[pa.Table]:
+def read_squares(orders: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     """Rows of the manifest (schema ORDER) to squares (schema SQUARES), a few at a time.
 
     A photo that cannot be read is recorded with its reason and goes no further.
     """
     todo = dict(zip(orders["index"].to_pylist(), orders["todo"].to_pylist(), strict=True))
-    rows = manifest_rows(f"{job['folder']}/manifest.parquet", list(todo))
+    rows = manifest_rows(f"{job.folder}/manifest.parquet", list(todo))
     ready: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     held = 0
     for row, fetch in _fetched(rows, job):
-        if stopped(job["folder"], job["run"]):
+        if stopped(job.folder, job.run):
             break
         found = _row(fetch, job)
         if isinstance(found, dict):
@@ -65,11 +66,11 @@ def read_squares(orders: pa.Table, job: dict[str, Any]) -> Iterator[pa.Table]:
                  "reason": reason}
                 for t in todo[row["index"]]
             ]  # fmt: skip
-        if len(ready) >= job["batch"] or held >= TABLE_BYTES:
+        if len(ready) >= job.batch or held >= TABLE_BYTES:
             yield pa.Table.from_pylist(ready, schema=SQUARES)
             ready, held = [], 0
     if errors:
-        write_records(job["folder"], job["run"], errors)
+        write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
 
 
@@ -77,9 +78,7 @@ def _weight(row: dict[str, Any]) -> int:
     return len(row["photo"] or b"") + sum(map(len, row["squares"]))
 
 
-def _fetched(
-    rows: list[dict[str, Any]], job: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], Fetch]]:
+def _fetched(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:
     """Each row with what brings its bytes; rows of a Parquet group are read in one pass."""
     for row in (r for r in rows if r["row"] < 0):
         yield row, partial(read_photo, os.fsdecode(row["path"]))
@@ -90,7 +89,7 @@ def _fetched(
     for (path, group), members in inside.items():
         by_row = {r["row"]: r for r in members}
         try:
-            for number, data in read_group(os.fsdecode(path), group, job["image"], list(by_row)):
+            for number, data in read_group(os.fsdecode(path), group, job.image, list(by_row)):
                 yield by_row.pop(number), partial(_present, data)
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
@@ -106,20 +105,20 @@ def _raise(name: str, reason: str) -> bytes:
     raise ImageError(name, reason)
 
 
-def _row(fetch: Fetch, job: dict[str, Any]) -> dict[str, Any] | tuple[str, str]:
+def _row(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     """A row of SQUARES, or the stage that failed and why."""
     try:
-        return within(job["timeout"], _read, fetch, job)
+        return within(job.timeout, _read, fetch, job)
     except (TookTooLongError, DiedError) as e:
         return "read", str(e)
 
 
-def _read(fetch: Fetch, job: dict[str, Any]) -> dict[str, Any] | tuple[str, str]:
+def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     stage = "read"
     try:
         data = fetch()
         stage = "decode"
-        image, size = load_sized(data, target=None if _whole(job) else job["square"])
+        image, size = load_sized(data, target=None if _whole(job) else job.square)
         stage = "fit"
         return {**_fitted(image, size, data, job), "exif": _exif(data, job)}
     except ImageError as e:
@@ -130,19 +129,17 @@ def _read(fetch: Fetch, job: dict[str, Any]) -> dict[str, Any] | tuple[str, str]
         return stage, f"{type(e).__name__}: {e}"
 
 
-def _whole(job: dict[str, Any]) -> bool:
-    return bool(job["fit"] == "align" or (job["detail"] and job["size"] == "photo"))
+def _whole(job: JobSpec) -> bool:
+    return bool(job.options.fit == "align" or (job.options.detail and job.options.size == "photo"))
 
 
-def _exif(data: bytes, job: dict[str, Any]) -> bytes | None:
-    return kept_exif(data) if job["metadata"] == "keep" else None
+def _exif(data: bytes, job: JobSpec) -> bytes | None:
+    return kept_exif(data) if job.options.metadata == "keep" else None
 
 
-def _fitted(
-    image: Image.Image, size: tuple[int, int], data: bytes, job: dict[str, Any]
-) -> dict[str, Any]:
+def _fitted(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -> dict[str, Any]:
     """The squares of a photo, their places, and what the way back needs of it."""
-    square, fit = job["square"], job["fit"]
+    square, fit = job.square, job.options.fit
     places: list[SquarePlacement] = []
     if fit == "align":
         from osasis.images.faces import cut_square, find_faces
@@ -150,13 +147,13 @@ def _fitted(
         places = find_faces(image)
         squares = [cut_square(image, p, square) for p in places]
         if not places:
-            if job["no_face"] == "error":
+            if job.options.no_face == "error":
                 raise ImageError("image", "no face is found")
-            fit = "align" if job["no_face"] == "keep" else "crop"
+            fit = "align" if job.options.no_face == "keep" else "crop"
     if fit != "align":
         places = [placement_for_fit(size, square, fit)]
         squares = [fit_square(image, square, fit)]
-    need = photo_needed(size, fit, job["detail"]) if job["size"] == "photo" else ""
+    need = photo_needed(size, fit, job.options.detail) if job.options.size == "photo" else ""
     photo = None
     if need == "whole":
         photo = data

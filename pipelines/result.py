@@ -9,6 +9,7 @@ from typing import Any
 
 from osasis.storage import write_json
 from pipelines.job_folder import JobFolder
+from pipelines.job_spec import JobSpec
 
 SUMMARY = "summary.json"
 CONTACT = "contact.html"
@@ -88,7 +89,7 @@ class StylizeResult:
 
 
 def write_result(
-    result: StylizeResult, job: dict[str, Any], folder: JobFolder, contact_sheet: bool
+    result: StylizeResult, job: JobSpec, folder: JobFolder, contact_sheet: bool
 ) -> None:
     """``summary.json``, and ``contact.html`` where it is wanted."""
     from pipelines.contact_sheet import write_contact

@@ -354,7 +354,7 @@ def read_photo(place: str) -> bytes:
 
 
 def read_group(
-    place: str, group: int, column: str, wanted: Sequence[int], batch: int = 16
+    place: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
 ) -> Iterator[tuple[int, bytes | None]]:
     """(row, bytes) of some rows of a row group, in order; a few rows in memory at a time."""
     rows, last = set(wanted), max(wanted)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from osasis.errors import UserError
 from osasis.settings import PASS_IMAGES
+from pipelines.job_spec import JobSpec
 from pipelines.read_squares import ORDER
 
 # Most forward passes in a batch. Larger batches set a style up less often; smaller ones spread
@@ -100,7 +101,7 @@ def _passes(chunks: int, models: int, most: int) -> int:
 
 def stream(
     orders: list[pa.Table],
-    job: dict[str, Any],
+    job: JobSpec,
     workers: Workers,
     watch: Callable[[], bool],
 ) -> None:
@@ -129,7 +130,7 @@ def stream(
         raise failure[0]
 
 
-def _dataset(orders: list[pa.Table], job: dict[str, Any], workers: Workers) -> Any:
+def _dataset(orders: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     import ray.data
 
     from pipelines.read_squares import read_squares

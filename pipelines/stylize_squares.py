@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from osasis.mix import Mix
 from pipelines.job_folder import stopped, tell_computed
+from pipelines.job_spec import JobSpec
 from pipelines.read_squares import SQUARES, decode_png
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ STYLIZED = pa.schema(
         ("stylized", pa.list_(pa.large_binary())),
         # One reason a target; "" where there is none.
         ("failed", pa.list_(pa.string())),
+        # One arithmetic a target.
+        ("arithmetic", pa.list_(pa.string())),
         ("busy", pa.float64()),
         ("ended", pa.float64()),
         ("images", pa.int32()),
@@ -45,7 +50,7 @@ STYLIZED = pa.schema(
 class StylizeSquares:
     """Encodes each square once and decodes it for each target that its row still lacks."""
 
-    def __init__(self, job: dict[str, Any], device: str) -> None:
+    def __init__(self, job: JobSpec, device: str) -> None:
         import torch
 
         from osasis.bundles.base import load_base
@@ -56,16 +61,17 @@ class StylizeSquares:
         self.job, self.device = job, device
         self.name, self.computed, self.told = uuid.uuid4().hex, 0, 0.0
         self.since: float | None = None
-        self.base = load_base(Path(job["base"]), device)
-        self.targets = [Mix.parse(t["mix"]) for t in job["targets"]]
+        self.base = load_base(Path(job.base), device)
+        self.targets = [t.mix for t in job.targets]
         self.loaded: OrderedDict[str, Style] = OrderedDict()
         self.text_edits = {}
         for name in {m.text_edit for m in self.targets} - {None}:
-            edit = load_text_edit(Path(job["text_edits"]) / str(name), self.base.fingerprint)
+            edit = load_text_edit(Path(job.text_edits) / str(name), self.base.fingerprint)
             self.text_edits[str(name)] = edit.direction.to(device)
+        self.masks = {name: _mask(m.png).to(device) for name, m in job.masks.items()}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if stopped(self.job["folder"], self.job["run"]):
+        if stopped(self.job.folder, self.job.run):
             return STYLIZED.empty_table()
         rows = batch.to_pylist()
         work = _Work(self, rows)
@@ -86,8 +92,13 @@ class StylizeSquares:
         for k, row in enumerate(rows):
             stylized = [p for t in row["todo"] for p in work.pictures[k, t]]
             failed = [work.failed.get((k, t), "") for t in row["todo"]]
-            own = facts if k == 0 else nothing
-            out.append({**row, "stylized": stylized, "failed": failed, "node": node, **own})
+            row |= {
+                "stylized": stylized,
+                "failed": failed,
+                "arithmetic": [self.plan(t).arithmetic for t in row["todo"]],
+                "node": node,
+            }
+            out.append({**row, **(facts if k == 0 else nothing)})
         return pa.Table.from_pylist(out, schema=STYLIZED)
 
     def _tell(self, outputs: int) -> None:
@@ -97,22 +108,38 @@ class StylizeSquares:
         if now - self.told >= TELL_SECONDS:
             self.told = now
             job, since = self.job, self.since or now
-            tell_computed(job["folder"], job["run"], self.name, self.computed, since)
+            tell_computed(job.folder, job.run, self.name, self.computed, since)
 
     def style(self, name: str) -> Style:
         """A style, from memory where it is there."""
         from osasis.bundles.style import load_style
 
         if name not in self.loaded:
-            folder = Path(self.job["styles"][name]["folder"])
+            folder = Path(self.job.styles[name].folder)
             self.loaded[name] = load_style(folder, self.base).to(self.device)
             while len(self.loaded) > max(LOADED_STYLES, self._widest()):
                 self.loaded.popitem(last=False)
         self.loaded.move_to_end(name)
         return self.loaded[name]
 
+    def plan(self, target: int) -> EncodePlan:
+        """How squares are encoded for a target."""
+        from osasis.stylize import encode_plan
+
+        mix, device = self.targets[target], self.base.device
+        settings = self.style(mix.styles[0].style).settings
+        return encode_plan(mix, settings, device, self.job.options.precision)
+
     def _widest(self) -> int:
         return max(len(m.styles) for m in self.targets)
+
+
+def _mask(png: bytes) -> Tensor:
+    """A grey PNG as (H, W) in [0, 1]."""
+    import torch
+
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return torch.from_numpy(np.array(image)).float() / 255
 
 
 def _node() -> str:
@@ -181,10 +208,17 @@ class _Work:
 
         actor, mix = self.actor, self.actor.targets[target]
         styles = {s.style: actor.style(s.style) for s in mix.styles}
-        encodings, at = self._encoded(self._plan(target))
+        encodings, at = self._encoded(self.actor.plan(target))
         device = actor.base.device
         index = torch.tensor([at[i] for i in squares], device=device)
-        images = decode(actor.base, encodings.take(index), mix, styles, text_edits=actor.text_edits)
+        images = decode(
+            actor.base,
+            encodings.take(index),
+            mix,
+            styles,
+            masks=actor.masks,
+            text_edits=actor.text_edits,
+        )
         self.images += len(squares)
         self.passes += -(-len(squares) // chunk_size(device))
         return images.cpu()
@@ -197,17 +231,10 @@ class _Work:
             wanted = [
                 i
                 for row, span in zip(self.rows, self.spans, strict=True)
-                if any(self._plan(t) == plan for t in row["todo"])
+                if any(self.actor.plan(t) == plan for t in row["todo"])
                 for i in span
             ]
             assert self.photos is not None
             made = encode(self.actor.base, self.photos[wanted], plan)
             self.encodings[plan] = made, {i: n for n, i in enumerate(wanted)}
         return self.encodings[plan]
-
-    def _plan(self, target: int) -> EncodePlan:
-        from osasis.stylize import encode_plan
-
-        mix = self.actor.targets[target]
-        settings = self.actor.style(mix.styles[0].style).settings
-        return encode_plan(mix, settings, self.actor.base.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,11 @@ from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.networks.sizes import DiffAEConfig
+from pipelines.job_spec import TargetSpec
 
 MIX_FIELDS = tuple(name for name in Mix.model_fields if name != "styles")
 # Columns of an input that are read for each row.
 ROW_FIELDS = ("style", "styles", "weight", "weights", *MIX_FIELDS)
-
-
-@dataclass(frozen=True)
-class Target:
-    """One output of a photo: its mix, and the folder it goes to."""
-
-    mix: Mix
-    label: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"label": self.label, "mix": self.mix.to_dict()}
 
 
 class Targets:
@@ -38,7 +27,7 @@ class Targets:
         self.home = home
         self.registry = Listing(home)
         self.versions: dict[str, StyleVersion] = {}
-        self.targets: list[Target] = []
+        self.targets: list[TargetSpec] = []
         self._index: dict[str, int] = {}
         self._references: dict[str, str] = {}
         self.base: Path | None = None
@@ -63,8 +52,6 @@ class Targets:
         """The index of a target; equal ones are one. Raises UserError for a bad mix."""
         named = [s.replace(style=self.style(s.style)) for s in shares]
         styles = [s.to_dict() for s in named]
-        if any(s.mask for s in named):
-            raise UserError("mix: masks are made for one photo; a corpus cannot use them")
         mix = Mix.parse({"styles": styles, **fields})
         mix.check_on(DiffAEConfig.parse(self._info["config"]))
         if mix.text_edit is not None:
@@ -74,7 +61,7 @@ class Targets:
         key = json.dumps(mix.to_dict())
         if key not in self._index:
             self._index[key] = len(self.targets)
-            self.targets.append(Target(mix, "+".join(s.style for s in named)))
+            self.targets.append(TargetSpec(label="+".join(s.style for s in named), mix=mix))
         return self._index[key]
 
     def _check_base(self, version: StyleVersion) -> None:

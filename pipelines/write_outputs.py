@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, encode_image
+from osasis.arithmetic import Arithmetic
+from osasis.bundles.provenance import encode_image
 from osasis.errors import ImageError
 from osasis.images.compositing import put_back
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
-from osasis.mix import Mix
 from osasis.storage import write_atomic
 from pipelines.job_folder import superseded, write_records
+from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, shown
 from pipelines.read_squares import decode_png
 from pipelines.subprocess_timeout import DiedError, TookTooLongError, within
@@ -29,13 +29,13 @@ WRITTEN = pa.schema([("index", pa.int64()), ("done", pa.int32())])
 PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa.large_binary())])
 
 
-def write_outputs(batch: pa.Table, job: dict[str, Any]) -> pa.Table:
+def write_outputs(batch: pa.Table, job: JobSpec) -> pa.Table:
     """Write a batch (schema STYLIZED) and record it; returns schema WRITTEN."""
     # What the model has made is written, unless another driver has taken over.
-    if not batch.num_rows or superseded(job["folder"], job["run"]):
+    if not batch.num_rows or superseded(job.folder, job.run):
         return WRITTEN.empty_table()
     rows = batch.to_pylist()
-    listed = manifest_rows(f"{job['folder']}/manifest.parquet", [r["index"] for r in rows])
+    listed = manifest_rows(f"{job.folder}/manifest.parquet", [r["index"] for r in rows])
     records: list[dict[str, Any]] = []
     part: list[dict[str, Any]] = []
     done = []
@@ -50,13 +50,13 @@ def write_outputs(batch: pa.Table, job: dict[str, Any]) -> pa.Table:
         name: (max if name == "ended" else sum)(row[name] for row in rows)
         for name in ("busy", "ended", "images", "passes")
     }
-    facts |= {"run": job["run"], "node": rows[0]["node"]}
-    write_records(job["folder"], job["run"], records, facts)
+    facts |= {"run": job.run, "node": rows[0]["node"]}
+    write_records(job.folder, job.run, records, facts)
     return pa.table([[r["index"] for r in rows], done], schema=WRITTEN)
 
 
 def _outputs(
-    row: dict[str, Any], listing: dict[str, Any], job: dict[str, Any], part: list[dict[str, Any]]
+    row: dict[str, Any], listing: dict[str, Any], job: JobSpec, part: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Write all outputs of a photo; one record a target."""
     records = []
@@ -67,13 +67,14 @@ def _outputs(
             if row["failed"][k]:
                 raise _FailedError("model", row["failed"][k])
             stylized = row["stylized"][k * count : (k + 1) * count]
-            data = within(job["timeout"], _encoded, row, stylized, listing, target, job)
+            arithmetic = row["arithmetic"][k]
+            data = within(job.timeout, _encoded, row, stylized, listing, target, arithmetic, job)
             if isinstance(data, str):
                 raise _FailedError("write", data)
-            if job["format"] == "parquet":
+            if job.options.format == "parquet":
                 part.append({**_part_key(row, target), "stylized": data})
             else:
-                write_atomic(output_path(job, listing["name"], target), data)
+                write_atomic(job.output_path(listing["name"], target), data)
             records.append({**record, "status": "done"})
         except _FailedError as e:
             records.append({**record, "status": "error", "stage": e.stage, "reason": e.reason})
@@ -103,7 +104,7 @@ class _FailedError(Exception):
 class _Canvas:
     """A photo's part of the way back, decoded once for all its targets."""
 
-    def __init__(self, row: dict[str, Any], job: dict[str, Any]) -> None:
+    def __init__(self, row: dict[str, Any], job: JobSpec) -> None:
         self.row, self.job = row, job
         told = json.loads(row["places"])
         self.fit: str = told["fit"]
@@ -114,7 +115,7 @@ class _Canvas:
     def put_back(self, stylized: list[bytes]) -> Image.Image:
         """The output's pixels."""
         after = [decode_png(s) for s in stylized]
-        if self.job["size"] == "base":
+        if self.job.options.size == "base":
             return after[0]
         if self._squares is None:
             self._squares = [decode_png(s) for s in self.row["squares"]]
@@ -123,7 +124,7 @@ class _Canvas:
         size = (self.row["width"], self.row["height"])
         return put_back(
             size, self.fit, self.places, self._squares, after,
-            photo=self._photo, detail=self.job["detail"],
+            photo=self._photo, detail=self.job.options.detail,
         )  # fmt: skip
 
 
@@ -136,60 +137,31 @@ def _encoded(
     stylized: list[bytes],
     listing: dict[str, Any],
     target: int,
-    job: dict[str, Any],
+    arithmetic: Arithmetic,
+    job: JobSpec,
 ) -> bytes | str:
     """An output's file, or why there is none."""
-    key = (job["run"], row["index"])
+    key = (job.run, row["index"])
     if key not in _canvas:
         _canvas.clear()
         _canvas[key] = _Canvas(row, job)
     try:
         return encode_image(
             _canvas[key].put_back(stylized),
-            provenance(job, target, listing),
+            job.provenance(target, shown(listing["key"]), arithmetic),
             exif=row["exif"],
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
         return _described(e)
 
 
-def provenance(job: dict[str, Any], target: int, listing: dict[str, Any]) -> Provenance:
-    """What made an output."""
-    mix = Mix.parse(job["targets"][target]["mix"])
-    styles = [job["styles"][s.style] for s in mix.styles]
-    return Provenance(
-        code=job["code"],
-        styles=tuple(
-            UsedStyle(reference=s["reference"], fingerprint=s["fingerprint"]) for s in styles
-        ),
-        base=job["base_fingerprint"],
-        mix=mix,
-        fit=job["fit"],
-        no_face=job["no_face"] if job["fit"] == "align" else None,
-        size=job["size"],
-        detail=job["detail"],
-        format=job["encoding"],
-        quality=None if job["encoding"] == "png" else job["quality"],
-        metadata=job["metadata"],
-        source=shown(listing["key"]),
-    )
-
-
-def output_path(job: dict[str, Any], name: bytes, target: int) -> Path:
-    """Where an output goes: OUTPUT/LABEL/NAME.SUFFIX."""
-    label = job["targets"][target]["folder"]
-    return Path(job["output"]) / label / (os.fsdecode(name) + FORMATS[job["encoding"]])
-
-
-def _write_part(
-    part: list[dict[str, Any]], records: list[dict[str, Any]], job: dict[str, Any]
-) -> None:
+def _write_part(part: list[dict[str, Any]], records: list[dict[str, Any]], job: JobSpec) -> None:
     """Outputs of a batch as one file among the parts; the job's end puts them in order."""
     name = f"{uuid.uuid4().hex}.parquet"
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(part, schema=PART), sink, compression="none")
     try:
-        write_atomic(Path(job["folder"]) / "parts" / name[:2] / name, sink.getvalue())
+        write_atomic(Path(job.folder) / "parts" / name[:2] / name, sink.getvalue())
     except OSError as e:
         reason = _described(e)
         for record in records:

@@ -23,6 +23,7 @@ from factory.cli.options import (
     option,
 )
 from factory.cli.output import print_json, print_progress, print_result
+from osasis.errors import UserError
 
 MIX = "Mix"
 # Bad photos that the terminal lists; the table of errors has all.
@@ -76,6 +77,15 @@ def stylize(
             MIX, "JSON file of mix parameters; --mix takes precedence over it.", metavar="FILE.json"
         ),
     ] = None,
+    mask: Annotated[
+        list[str] | None,
+        option(
+            MIX,
+            "A grey picture for a mask that the mix names, laid over every photo; may be given "
+            "several times.",
+            metavar="NAME=FILE",
+        ),
+    ] = None,
     size: Annotated[
         Literal["photo", "base"],
         option(OUTPUTS, "Size of the outputs: the photo's own, or the base's square."),
@@ -97,6 +107,10 @@ def stylize(
     no_contact_sheet: Annotated[
         bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        option(OUTPUTS, "Arithmetic of the model (default: as each style's settings say)."),
+    ] = None,
     workers: Annotated[
         int | None, option(CLUSTER, "Model actors (default: one per GPU, else one per CPU).", min=1)
     ] = None,
@@ -148,6 +162,8 @@ def stylize(
             quality=quality,
             metadata=metadata,
             no_face=no_face,
+            precision=precision,
+            masks=_mask_files(mask or []),
             image_column=image_column,
             workers=workers,
             readers=readers,
@@ -168,6 +184,19 @@ def stylize(
         _print_summary(result)
     if result.errors or result.stopped:
         raise typer.Exit(1)
+
+
+def _mask_files(given: list[str]) -> dict[str, str]:
+    """Files by mask name. Raises UserError."""
+    files: dict[str, str] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not equals or not name or not file:
+            raise UserError(f"--mask is {text!r}; it must be NAME=FILE")
+        if name in files:
+            raise UserError(f"--mask names {name!r} twice; give one file for each mask")
+        files[name] = file
+    return files
 
 
 def _print_summary(result: Any) -> None:

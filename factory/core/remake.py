@@ -10,7 +10,7 @@ from typing import Any
 from osasis.bundles.provenance import Provenance, read_provenance
 from osasis.errors import UserError
 from osasis.images.decoding import read_image_file
-from osasis.mix import Mix, StyleShare
+from osasis.mix import StyleShare
 
 MAX_BYTES = 1 << 30
 # Stands in the command for what the provenance does not know.
@@ -73,11 +73,7 @@ def remake_command(provenance: Provenance) -> str:
 def _mix_options(provenance: Provenance) -> list[str]:
     """The mix with its styles' versions; fields at their defaults are left out."""
     mix = provenance.mix
-    fields = {
-        name: value
-        for name, value in mix.to_dict().items()
-        if name != "styles" and value != Mix.model_fields[name].default
-    }
+    fields = mix.changes()
     shares = [
         share.replace(style=used.reference)
         for share, used in zip(mix.styles, provenance.styles, strict=True)

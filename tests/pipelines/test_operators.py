@@ -16,9 +16,11 @@ from factory.core.home import Home
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.bundles.style import save_style
-from pipelines.corpus import Options
+from osasis.mix import Mix
 from pipelines.job_folder import JobFolder
+from pipelines.job_spec import JobSpec, StyleSpec, TargetSpec
 from pipelines.manifest import build_manifest
+from pipelines.options import OutputOptions
 from pipelines.read_squares import ORDER, read_squares
 from pipelines.source import open_source
 from pipelines.stream import Workers, _passes, make_orders
@@ -45,25 +47,30 @@ def run(home: Path, tmp_path: Path) -> Run:
                 style.delta[key] = torch.full_like(style.delta[key], float("nan"))
                 empty = torch.zeros(3, SIZE, SIZE)
                 save_style(tmp_path / "bad", style, empty, empty)
-            styles[name] = {
-                "reference": f"{name}:1", "fingerprint": name, "folder": str(tmp_path / name),
-            }  # fmt: skip
-        targets = [
-            {"label": n, "folder": n, "mix": {"styles": [{"style": n}], "seed": 0}} for n in styles
-        ]
+            styles[name] = StyleSpec(
+                reference=f"{name}:1", fingerprint=name, folder=str(tmp_path / name)
+            )
+        targets = tuple(TargetSpec(label=n, mix=Mix.of(n)) for n in styles)
         output = tmp_path / "out"
         folder = JobFolder(output)
         folder.path.mkdir(parents=True)
         manifest = build_manifest(open_source(source), [[0, 1]] * open_source(source).count, {})
         folder.open({"input": ""}, manifest)
-        chosen = Options(**options)
-        job = {
-            "folder": str(folder.path), "output": str(output), "run": folder.run,
-            "base": str(tiny), "base_fingerprint": load_base(tiny).fingerprint, "square": SIZE,
-            "styles": styles, "targets": targets, "text_edits": str(Home(home).text_edits),
-            "code": "0", "image": None, "timeout": timeout, "batch": 4,
-            **{n: getattr(chosen, n) for n in Options.__dataclass_fields__},
-        }  # fmt: skip
+        job = JobSpec(
+            folder=str(folder.path),
+            output=str(output),
+            run=folder.run,
+            base=str(tiny),
+            base_fingerprint=load_base(tiny).fingerprint,
+            square=SIZE,
+            styles=styles,
+            targets=targets,
+            text_edits=str(Home(home).text_edits),
+            code="0",
+            timeout=timeout,
+            batch=4,
+            options=OutputOptions(**options),
+        )
         actor = StylizeSquares(job, "cpu")
         rows = [{"index": i, "todo": [0, 1]} for i in range(manifest.num_rows)]
         for squares in read_squares(pa.Table.from_pylist(rows, schema=ORDER), job):
