@@ -29,7 +29,7 @@ def _share(value: Any) -> Any:
     return {"style": value} if isinstance(value, str) else value
 
 
-Share = Annotated[StyleShare, BeforeValidator(_share)]
+Share = Annotated[StyleShare, BeforeValidator(_share, json_schema_input_type=StyleShare | str)]
 Level = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -27,7 +27,6 @@ from serving.errors import ApiError, shown
 from serving.keeper import Keeper
 from serving.schemas import component_schemas, document_keys
 from serving.service import Service, current, install, log_line
-from serving.style_loader import StyleFailedError
 
 
 def make_app() -> FastAPI:
@@ -138,7 +137,7 @@ class EngineDeployment:
         from osasis.bundles.base import load_base
         from serving.served_styles import StyleCatalog
 
-        config = ServeConfig.from_dict(settings)
+        config = ServeConfig.parse(settings)
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.replicas))
         home = Home.find(config.home)
@@ -167,8 +166,8 @@ class EngineDeployment:
                     keys.append(version.reference)
         self.engine.styles.pin(keys)
 
-    async def run(self, work: Work) -> Result | tuple[int, str]:
-        """The result, or a status and what was wrong."""
+    async def run(self, work: Work) -> Result | UserError:
+        """The result, or what was wrong with the work or its styles."""
         self._begin()
         future = self.engine.submit(work)
         try:
@@ -176,10 +175,8 @@ class EngineDeployment:
         except asyncio.CancelledError:
             abandon(future)
             raise
-        except StyleFailedError as e:
-            return 503, str(e)
         except UserError as e:
-            return 422, str(e)
+            return e
 
     async def problem(self) -> str | None:
         self._begin()
@@ -210,7 +207,7 @@ class Ingress:
     """HTTP and routing."""
 
     def __init__(self, settings: dict[str, Any], engines: Any, keeper: Any) -> None:
-        install(Service(ServeConfig.from_dict(settings), engines, keeper))
+        install(Service(ServeConfig.parse(settings), engines, keeper))
 
     def check_health(self) -> None:
         current()
@@ -221,7 +218,7 @@ def build(args: dict[str, Any]) -> Application:
 
     args: fields of ``ServeConfig``. Raises UserError.
     """
-    config = ServeConfig.from_dict(args)
+    config = ServeConfig.parse(args)
     settings = config.to_dict()
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:

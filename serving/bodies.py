@@ -6,21 +6,21 @@ import asyncio
 import base64
 import binascii
 import json
-import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
 
-from osasis.errors import UserError
 from osasis.mix import Mix
+from osasis.validation import InputModel, InvalidInputError
 from serving.config import Limits
-from serving.errors import ApiError, shown
-from serving.schemas import EncodingsBody, MixBody, StylizeBody
+from serving.errors import ApiError, invalid
+from serving.schemas import EncodingsBody, StylizeBody
 
-B = TypeVar("B", bound=BaseModel)
+M = TypeVar("M", bound=InputModel)
 TYPES = ("application/json", "multipart/form-data")
 
 
@@ -53,7 +53,8 @@ async def read_stylize(request: Request, limits: Limits, most_images: int) -> St
     if not 1 <= count <= most_images:
         raise ApiError(422, f"{count} images", field="images", value=count,
                        allowed=f"1 to {most_images}, photos and encodings together")  # fmt: skip
-    mix = checked_mix(body.mix, limits)
+    mix = body.mix
+    check_limits(mix, limits)
     named = {s.mask for s in mix.styles if s.mask}
     if missing := sorted(named - set(masks)):
         raise ApiError(422, f"mask {missing[0]!r} is named in the mix, but was not sent",
@@ -84,40 +85,20 @@ async def read_encodings(
     return photos, body.fit, body.style
 
 
-def checked_mix(body: MixBody, limits: Limits) -> Mix:
-    """The mix as the method takes it, within the limits. Raises ApiError."""
-    if len(body.styles) > limits.styles:
-        raise ApiError(422, f"{len(body.styles)} styles in one mix", field="mix.styles",
-                       value=len(body.styles), allowed=f"at most {limits.styles}")  # fmt: skip
+def check_limits(mix: Mix, limits: Limits) -> None:
+    """Raise ApiError where a mix asks for more than a request may."""
+    if len(mix.styles) > limits.styles:
+        raise ApiError(422, f"{len(mix.styles)} styles in one mix", field="mix.styles",
+                       value=len(mix.styles), allowed=f"at most {limits.styles}")  # fmt: skip
     for name in ("encode_steps", "decode_steps"):
-        value, most = getattr(body, name), getattr(limits, name)
+        value, most = getattr(mix, name), getattr(limits, name)
         if value is not None and value > most:
             raise ApiError(422, f"mix.{name} is {value}", field=f"mix.{name}", value=value,
                            allowed=f"at most {most}")  # fmt: skip
-    names = [s if isinstance(s, str) else s.style for s in body.styles]
+    names = [s.style for s in mix.styles]
     if len(set(names)) < len(names):
         raise ApiError(422, "the same style is named twice in the mix", field="mix.styles",
                        value=", ".join(names))  # fmt: skip
-    try:
-        return Mix.parse(body.model_dump())
-    except UserError as e:
-        raise mix_error(e) from None
-
-
-def mix_error(e: UserError) -> ApiError:
-    """The method's own words about a mix, one entry a problem."""
-    text = str(e).removeprefix("mix: ")
-    errors = []
-    for part in text.split("; "):
-        if found := re.match(
-            r"([a-z_0-9]+(?:\[\d+\])?(?:\.[a-z_]+)?)(?: is |: | has | [0-9])", part
-        ):
-            errors.append({"field": f"mix.{found[1]}", "message": part})
-        elif errors:
-            errors[-1]["message"] += f"; {part}"
-        else:
-            errors.append({"field": "mix", "message": part})
-    return ApiError(422, text, field=errors[0]["field"], errors=errors)
 
 
 async def _read(
@@ -129,15 +110,16 @@ async def _read(
         raise ApiError(415, f"bodies of type {kind or '(none)'} are not read",
                        field="Content-Type", value=kind, allowed=list(TYPES))  # fmt: skip
     # Read before any of it is parsed, so that its size is known to be allowed.
-    request._body = await _bytes(request, limits)
+    body = await _bytes(request, limits)
     if kind == "application/json":
-        data = await asyncio.to_thread(_json, request._body.decode("utf-8", "replace"), "body")
+        data = await asyncio.to_thread(_json, body.decode("utf-8", "replace"), "body")
         if not isinstance(data, dict):
             raise ApiError(422, "the body must be a JSON object", field="body")
         return data, {}
     try:
-        form = await request.form(max_files=256, max_fields=256,
-                                  max_part_size=limits.body_bytes)  # fmt: skip
+        parser = MultiPartParser(request.headers, _stream(body), max_files=256, max_fields=256,
+                                 max_part_size=limits.body_bytes)  # fmt: skip
+        form = await parser.parse()
     except Exception as e:  # the parser's own errors, of several types
         message = " ".join(str(getattr(e, "detail", e)).split())
         raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
@@ -154,6 +136,11 @@ async def _read(
         else:
             data[name] = value
     return data, files
+
+
+async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:
+    """A body that is there, as a form parser reads it."""
+    yield body
 
 
 async def _bytes(request: Request, limits: Limits) -> bytes:
@@ -199,32 +186,11 @@ def _base64(text: str, name: str) -> bytes:
                        ) from None  # fmt: skip
 
 
-def _validated(model: type[B], data: dict[str, Any]) -> B:
+def _validated(model: type[M], data: dict[str, Any]) -> M:
     try:
-        return model.model_validate(data)
-    except ValidationError as e:
-        errors = [_problem(p) for p in e.errors(include_url=False)]
-    first = errors[0]
-    raise ApiError(422, first["message"], field=first["field"], value=first.get("value"),
-                   allowed=first.get("allowed"), errors=errors)  # fmt: skip
-
-
-def _problem(problem: Any) -> dict[str, Any]:
-    where = "".join(
-        f"[{p}]" if isinstance(p, int) else f".{p}"
-        for p in problem["loc"]
-        if p not in ("StyleShareBody", "str")
-    ).removeprefix(".")
-    limits = problem.get("ctx", {})
-    out = {"field": where, "message": f"{where}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"}
-    if problem["type"] != "missing":
-        out["value"] = shown(problem["input"])
-    allowed = [f"{sign} {limits[k]}" for k, sign in
-               (("gt", "above"), ("ge", "from"), ("lt", "below"), ("le", "to"),
-                ("expected", "one of")) if k in limits]  # fmt: skip
-    if allowed:
-        out["allowed"] = " ".join(allowed)
-    return out
+        return model.parse(data)
+    except InvalidInputError as e:
+        raise invalid(e) from None
 
 
 def _no_other_files(files: dict[str, Any], allowed: str) -> None:

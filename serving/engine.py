@@ -15,12 +15,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.errors import UserError
@@ -38,19 +38,31 @@ class EngineClosedError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class ServedVersion:
+    """The version of a style that a request uses. reference: unique to the version, such as
+    ``oil:3``. folder: finds the style's bundle, which may have to be downloaded."""
+
+    reference: str
+    fingerprint: str
+    folder: Callable[[], Path]
+
+
+@dataclass(frozen=True)
 class Work:
     """One photo through one mix.
 
-    photo: normalised PNG. mix: as JSON. versions: for each style of the mix, its key (unique to
-    a version) and where its folder comes from. masks: grey PNGs. text_edit: (D,) or None.
-    Without a mix the photo is only encoded, as the first of ``versions`` asks.
+    photo: normalised PNG. versions: by the styles of the mix. masks: grey PNGs. text_edit: (D,) or
+    None. Without a mix the photo is only encoded, as the first of ``versions`` asks. fit: how the
+    photo became a square, where that is known. mask_hashes: SHA-256 of the masks as they were sent.
     """
 
     photo: bytes
-    mix: dict[str, Any] | None
-    versions: dict[str, tuple[str, Callable[[], Path]]] = field(default_factory=dict)
+    mix: Mix | None
+    versions: dict[str, ServedVersion] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
+    fit: str | None = None
+    mask_hashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Result:
     """pixels: uint8 (H, W, 3), None for an encoding alone. seconds: of each part."""
 
     pixels: np.ndarray | None
+    arithmetic: Arithmetic
     cached: bool
     batch: int
     queue_seconds: float
@@ -93,10 +106,10 @@ class _Item:
 
     @property
     def decode_key(self) -> str:
-        versions = sorted((name, key) for name, (key, _) in self.work.versions.items())
+        versions = sorted((name, v.reference) for name, v in self.work.versions.items())
         masks = sorted((name, photo_id(data)) for name, data in self.work.masks.items())
         edit = None if self.work.text_edit is None else self.work.text_edit.tolist()
-        mix = self.work.mix
+        mix = None if self.mix is None else self.mix.to_dict()
         return json.dumps([mix, versions, masks, edit, asdict(self.plan)], sort_keys=True)
 
 
@@ -138,7 +151,7 @@ class Engine:
             raise EngineClosedError("the engine has stopped")
         future: Future[Result] = Future()
         start = time.monotonic()
-        loads = {name: self.loads.soon(key, f) for name, (key, f) in work.versions.items()}
+        loads = {n: self.loads.soon(v.reference, v.folder) for n, v in work.versions.items()}
         when_all(
             loads.values(),
             lambda: self._preparers.submit(self._prepare, work, loads, start, future),
@@ -168,7 +181,7 @@ class Engine:
         try:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
-            mix = None if work.mix is None else Mix.parse(work.mix)
+            mix = work.mix
             name = mix.styles[0].style if mix is not None else next(iter(styles))
             plan = encode_plan(mix, styles[name].settings, self.base.device)
             pixels = torch.from_numpy(to_pixels(work.photo)).permute(2, 0, 1).float()
@@ -286,8 +299,8 @@ class Engine:
             torch.cat([p.x_t0 for p in parts]),
             first.plan,
         )
-        keys = {name: key for name, (key, _) in first.work.versions.items()}
-        styles = {name: self.styles.place(keys[name], s) for name, s in first.styles.items()}
+        keys = first.work.versions
+        styles = {n: self.styles.place(keys[n].reference, s) for n, s in first.styles.items()}
         device = self.base.device
         edits = {}
         if first.mix.text_edit is not None and first.work.text_edit is not None:
@@ -317,8 +330,8 @@ class Engine:
             return
         seconds = 0.0 if item.cached else encode_seconds.get(item.encoding_key, 0.0)
         item.future.set_result(
-            Result(pixels, item.cached, batch, started - item.queued, item.load_seconds, seconds,
-                   decode_seconds)
+            Result(pixels, item.plan.arithmetic, item.cached, batch, started - item.queued,
+                   item.load_seconds, seconds, decode_seconds)
         )  # fmt: skip
 
     def _progress(self, group: list[_Item] | None) -> Callable[[int, int], None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from osasis.validation import InvalidInputError
+
 
 class ApiError(Exception):
     """An answer other than success.
@@ -38,6 +40,23 @@ class ApiError(Exception):
             if (value := getattr(self, name)) is not None:
                 error[name] = value if name != "value" else shown(value)
         return {"error": error}
+
+
+def invalid(error: InvalidInputError, prefix: str = "") -> ApiError:
+    """422 with every problem of an input. prefix: the field that the input is in the request."""
+    problems = [p.below(prefix) for p in error.problems]
+    rows = [
+        {
+            "field": p.field,
+            "message": str(p),
+            **({"value": shown(p.value)} if p.value is not None else {}),
+            **({"allowed": p.allowed} if p.allowed else {}),
+        }
+        for p in problems
+    ]
+    first = problems[0]
+    return ApiError(422, str(first), field=first.field, value=first.value,
+                    allowed=first.allowed or None, errors=rows)  # fmt: skip
 
 
 def shown(value: Any) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import warnings
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from osasis.bundles.provenance import Provenance, encode_image
 from osasis.errors import ImageError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
@@ -90,14 +89,6 @@ def to_pixels(png: bytes) -> np.ndarray:
         return np.array(image)
 
 
-def encoded(pixels: np.ndarray, kind: str, provenance: dict[str, Any]) -> bytes:
-    """uint8 (H, W, 3) as PNG, JPEG or WebP with what made it inside."""
-    image = Image.fromarray(pixels)
-    if kind == "PNG":
-        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
-        return png_bytes(image, text)
-    exif = Image.Exif()
-    exif[0x010E] = json.dumps(provenance)  # ImageDescription
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=95, exif=exif.tobytes())
-    return buffer.getvalue()
+def encoded(pixels: np.ndarray, provenance: Provenance) -> bytes:
+    """uint8 (H, W, 3) as a file of the format that its provenance names."""
+    return encode_image(Image.fromarray(pixels), provenance)

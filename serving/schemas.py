@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Body(BaseModel):
-    # Strict: a text is no number, and true is no weight.
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class StyleShareBody(Body):
-    style: str = Field(min_length=1, max_length=200, description="a style: `a`, `a@alias` or `a:3`")
-    weight: Number = Field(1.0, gt=0, le=1000, description="relative to the other styles'")
-    mask: str | None = Field(
-        None, max_length=100, description="name of an uploaded mask that confines the style"
-    )
-
-
-class MixBody(Body):
-    """Parameters of one stylization; what is left open is as the style was trained."""
-
-    styles: list[StyleShareBody | str] = Field(min_length=1, max_length=64)
-    blend: Literal["weights", "noise"] = "weights"
-    content_cutoff: int | None = Field(
-        None, ge=1, le=4096, description="resolution levels from this size on take the style"
-    )
-    level_weights: list[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] | None = Field(
-        None, max_length=16, description="the style's share at each level, finest first"
-    )
-    structure: Number | None = Field(None, ge=0, le=10)
-    t0: Number | None = Field(None, ge=0.05, le=1, description="how much is noised away")
-    strength: Number = Field(1.0, ge=0, le=4)
-    encode_steps: int | None = Field(None, ge=1, le=1000)
-    decode_steps: int | None = Field(None, ge=1, le=1000)
-    text_edit: str | None = Field(None, max_length=100)
-    text_amount: Number = Field(1.0, ge=-10, le=10)
-    seed: int = Field(0, ge=0, le=2**63 - 1)
-
+from osasis.mix import Mix
+from osasis.validation import InputModel
 
 Fit = Literal["crop", "pad", "resize"]
 
 
-class StylizeBody(Body):
+class StylizeBody(InputModel):
     images: list[str] = Field(default_factory=list, description="photos, base64", max_length=1024)
     encodings: list[str] = Field(
         default_factory=list, description="ids that POST /v1/encodings gave", max_length=1024
     )
     masks: dict[str, str] = Field(default_factory=dict, description="grey pictures, base64")
-    mix: MixBody
+    mix: Mix
     fit: Fit = "crop"
 
 
-class EncodingsBody(Body):
+class EncodingsBody(InputModel):
     images: list[str] = Field(min_length=1, max_length=1024, description="photos, base64")
     fit: Fit = "crop"
     style: str | None = Field(

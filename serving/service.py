@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -21,19 +22,22 @@ from fastapi import Request
 
 from factory.core.home import Home
 from factory.core.text_edits import find_text_edit
+from factory.registry import StyleVersion
 from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix
 from osasis.networks.sizes import DiffAEConfig
+from osasis.validation import InvalidInputError
 from serving.admission import Admission
 from serving.auth import Keys
-from serving.bodies import StylizeRequest, mix_error
+from serving.bodies import StylizeRequest
 from serving.config import ServeConfig
-from serving.engine import Result, Work
-from serving.errors import ApiError
+from serving.engine import Result, ServedVersion, Work
+from serving.errors import ApiError, invalid
 from serving.metrics import Counters
 from serving.request_images import arm, mask_png, photo_id, square_png
 from serving.served_styles import StyleCatalog
+from serving.style_loader import StyleFailedError
 
 T = TypeVar("T")
 TRIES = 4
@@ -113,7 +117,9 @@ class Service:
 
     async def works(self, asked: StylizeRequest) -> list[Work]:
         """One piece of work a photo, everything resolved. Raises ApiError."""
-        photos = [await self.normalised(name, data, asked.fit) for name, data in asked.photos]
+        photos: list[tuple[bytes, str]] = [
+            (await self.normalised(name, data, asked.fit), asked.fit) for name, data in asked.photos
+        ]
         photos += [await self.kept_photo(key, i) for i, key in enumerate(asked.encodings)]
         masks = {
             name: await asyncio.to_thread(
@@ -122,19 +128,18 @@ class Service:
             for name, data in asked.masks.items()
         }
         versions, edit = await asyncio.to_thread(self._resolve, asked.mix)
-        return [
-            Work(photo, asked.mix.to_dict(), versions, masks, text_edit=edit) for photo in photos
-        ]
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in asked.masks.items()}
+        return [Work(photo, asked.mix, versions, masks, edit, fit, hashes) for photo, fit in photos]
 
     @property
     def size(self) -> int:
         return self.sizes.image_size
 
-    def _resolve(self, mix: Mix) -> tuple[dict[str, Any], Any]:
+    def _resolve(self, mix: Mix) -> tuple[dict[str, ServedVersion], Any]:
         try:
             mix.check_on(self.sizes)
-        except UserError as e:
-            raise mix_error(e) from None
+        except InvalidInputError as e:
+            raise invalid(e, "mix") from None
         versions = {}
         for i, share in enumerate(mix.styles):
             try:
@@ -142,7 +147,7 @@ class Service:
             except UserError as e:
                 raise ApiError(422, str(e), field=f"mix.styles[{i}].style",
                                value=share.style) from None  # fmt: skip
-            versions[share.style] = (version.reference, version.folder)
+            versions[share.style] = served_version(version)
         if mix.text_edit is None:
             return versions, None
         try:
@@ -154,17 +159,18 @@ class Service:
     async def normalised(self, name: str, data: bytes, fit: str) -> bytes:
         return await asyncio.to_thread(square_png, data, name, self.size, fit, self.config.limits)
 
-    async def kept_photo(self, key: str, index: int) -> bytes:
-        photo: bytes | None = await self.keeper.get_photo.remote(key)
+    async def kept_photo(self, key: str, index: int) -> tuple[bytes, str]:
+        """A photo that was sent before, and how it became a square. Raises ApiError 404."""
+        photo: tuple[bytes, str] | None = await self.keeper.get_photo.remote(key)
         if photo is None:
             raise ApiError(404, f"encoding {key[:64]!r} is not known (any more); send the photo "
                            "to /v1/encodings again", field=f"encodings[{index}]",
                            value=key)  # fmt: skip
         return photo
 
-    async def keep_photo(self, photo: bytes) -> str:
+    async def keep_photo(self, photo: bytes, fit: str) -> str:
         key = photo_id(photo)
-        await self.keeper.put_photo.remote(key, photo)
+        await self.keeper.put_photo.remote(key, photo, fit)
         return key
 
     async def run_all(self, works: list[Work]) -> list[Result]:
@@ -201,12 +207,17 @@ class Service:
                 self.admission.pace.done()
                 self.counters.add("images_total")
                 return outcome
-            status, message = outcome
-            if status == 422:
-                raise mix_error(UserError(message))
-            raise ApiError(status, message, retry_after=10 if status == 503 else None,
-                           field="mix.styles" if status == 503 else None)  # fmt: skip
+            if isinstance(outcome, StyleFailedError):
+                raise ApiError(503, str(outcome), field="mix.styles", retry_after=10)
+            if isinstance(outcome, InvalidInputError):
+                raise invalid(outcome, "mix")
+            raise ApiError(422, str(outcome), field="mix")
         raise AssertionError("unreachable")
+
+
+def served_version(version: StyleVersion) -> ServedVersion:
+    """A registered version as the engines load it."""
+    return ServedVersion(version.reference, version.fingerprint, version.folder)
 
 
 def current() -> Service:

@@ -96,7 +96,7 @@ def _settings(
     data |= {k: v for k, v in given.items() if v is not None}
     data["home"] = str(place.path)
     data.setdefault("log", str(place.path / "logs" / "serve.jsonl"))
-    return ServeConfig.from_dict(data, str(file) if file else "serve")
+    return ServeConfig.parse(data, str(file) if file else "serve")
 
 
 def _add_key(keys: str | None, name: str, as_json: bool) -> None:

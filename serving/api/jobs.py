@@ -76,7 +76,6 @@ async def _work_off(service: Service, job: str, works: list[Work]) -> None:
     keeper: Any = service.keeper
     try:
         await keeper.job_running.remote(job)
-        facts = provenance(service, works[0])
         # Behind the interactive requests, which may fill the queue; half of it stays theirs.
         half = service.config.queue // 2
         size = max(1, min(service.config.batch, half))
@@ -87,8 +86,9 @@ async def _work_off(service: Service, job: str, works: list[Work]) -> None:
                     await asyncio.sleep(0.1)
                 with service.admission.room(len(part)):
                     results = await service.run_all(part)
-            for result in results:
-                data = await asyncio.to_thread(encoded, result.picture, "PNG", facts)
+            for work, result in zip(part, results, strict=True):
+                facts = provenance(service, work, result, "PNG")
+                data = await asyncio.to_thread(encoded, result.picture, facts)
                 await keeper.job_result.remote(job, data)
     except Exception as e:
         message = e.message if isinstance(e, ApiError) else "it failed; see the server's log"

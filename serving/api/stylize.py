@@ -6,11 +6,13 @@ import asyncio
 import base64
 import json
 import time
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from factory import __version__
+from osasis.bundles.provenance import Provenance, UsedStyle
 from osasis.errors import UserError
+from osasis.mix import Mix
 from serving.api.common import authorised, choose
 from serving.bodies import StylizeRequest, read_encodings, read_stylize
 from serving.engine import Result, Work
@@ -25,9 +27,11 @@ from serving.schemas import (
     StylizeBody,
     body_docs,
 )
-from serving.service import Service, current
+from serving.service import Service, current, served_version
 
 router = APIRouter(tags=["stylize"])
+# Of JPEG and WebP.
+QUALITY = 95
 PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA.values()}
 
 
@@ -57,16 +61,18 @@ async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Resp
     started = time.monotonic()
     works = await service.works(asked)
     results = await service.run_all(works)
-    for photo in {photo_id(w.photo): w.photo for w in works}.values():
-        await service.keep_photo(photo)
-    facts = provenance(service, works[0])
+    for work in {photo_id(w.photo): w for w in works}.values():
+        await service.keep_photo(work.photo, work.fit or "crop")
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
     images = await asyncio.gather(
-        *(asyncio.to_thread(encoded, r.picture, kind, facts) for r in results)
+        *(
+            asyncio.to_thread(encoded, r.picture, provenance(service, w, r, kind))
+            for w, r in zip(works, results, strict=True)
+        )
     )
     timing = timings(results, time.monotonic() - started)
     if media != "application/json":
-        return Response(images[0], media_type=media, headers=_headers(works[0], facts, timing))
+        return Response(images[0], media_type=media, headers=_headers(service, works[0], timing))
     rows = [
         {
             "image": base64.b64encode(image).decode(),
@@ -77,12 +83,12 @@ async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Resp
     ]
     body = {
         "images": rows,
-        "styles": [v for v, _ in works[0].versions.values()],
-        "base": facts["base"],
-        "mix": works[0].mix,
+        "styles": [v.reference for v in works[0].versions.values()],
+        "base": service.info["fingerprint"],
+        "mix": _mix(works[0]).to_dict(),
         "timing": timing,
     }
-    headers = _headers(works[0], facts, timing)
+    headers = _headers(service, works[0], timing)
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
@@ -110,7 +116,7 @@ async def _kept(
     service: Service, photos: list[tuple[str, bytes]], fit: str, style: str | None
 ) -> list[str]:
     kept = [await service.normalised(name, data, fit) for name, data in photos]
-    ids = [await service.keep_photo(photo) for photo in kept]
+    ids = [await service.keep_photo(photo, fit) for photo in kept]
     if style is not None:
         await _encode_now(service, kept, style)
     return ids
@@ -121,18 +127,31 @@ async def _encode_now(service: Service, photos: list[bytes], style: str) -> None
         version = await asyncio.to_thread(service.catalog.resolve, style)
     except UserError as e:
         raise ApiError(422, str(e), field="style", value=style) from None
-    works = [Work(p, None, {style: (version.reference, version.folder)}) for p in photos]
+    works = [Work(p, None, {style: served_version(version)}) for p in photos]
     await service.run_all(works)
 
 
-def provenance(service: Service, work: Work) -> dict[str, Any]:
-    """What made an image; it goes into the file and the headers."""
-    return {
-        "Software": "style-factory",
-        "style": ",".join(v for v, _ in work.versions.values()),
-        "base": service.info["fingerprint"],
-        "mix": work.mix,
-    }
+def provenance(service: Service, work: Work, result: Result, kind: str) -> Provenance:
+    """What made an image. kind: of MEDIA."""
+    mix = _mix(work)
+    used = [work.versions[s.style] for s in mix.styles]
+    return Provenance(
+        code=__version__,
+        styles=tuple(UsedStyle(reference=v.reference, fingerprint=v.fingerprint) for v in used),
+        base=service.info["fingerprint"],
+        mix=mix,
+        arithmetic=result.arithmetic,
+        fit=work.fit,  # type: ignore[arg-type]
+        size="base",
+        format=kind.lower(),  # type: ignore[arg-type]
+        quality=None if kind == "PNG" else QUALITY,
+        masks=work.mask_hashes,
+    )
+
+
+def _mix(work: Work) -> Mix:
+    assert work.mix is not None
+    return work.mix
 
 
 def timings(results: list[Result], total: float) -> dict[str, float]:
@@ -146,11 +165,11 @@ def timings(results: list[Result], total: float) -> dict[str, float]:
             "cached": cached}  # fmt: skip
 
 
-def _headers(work: Work, facts: dict[str, Any], timing: dict[str, float]) -> dict[str, str]:
+def _headers(service: Service, work: Work, timing: dict[str, float]) -> dict[str, str]:
     return {
-        "X-Style-Version": facts["style"],
-        "X-Base": facts["base"],
-        "X-Mix": json.dumps(work.mix),
+        "X-Style-Version": ",".join(v.reference for v in work.versions.values()),
+        "X-Base": service.info["fingerprint"],
+        "X-Mix": json.dumps(_mix(work).to_dict()),
         "X-Encoding": photo_id(work.photo),
         "X-Encoding-Cached": str(int(timing["cached"])),
         "X-Batch-Size": str(int(timing["batch"])),

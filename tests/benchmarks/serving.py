@@ -88,15 +88,16 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     from serving.config import Limits
     from serving.engine import Work
     from serving.request_images import square_png
+    from serving.service import served_version
 
     engine, known = _bare["engine"], _bare["known"]
 
     def work(number: int) -> Work:
         mix = Mix.parse(mix_of(number, steps))
-        versions = {s.style: (known[s.style].reference, known[s.style].folder) for s in mix.styles}
+        versions = {s.style: served_version(known[s.style]) for s in mix.styles}
         size = engine.base.config.image_size
         png = square_png(photo(number), "photo", size, "crop", Limits())
-        return Work(png, mix.to_dict(), versions)
+        return Work(png, mix, versions)
 
     rows = []
     for at_once, numbers in plan:

@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
-from factory import cli
+from factory.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
@@ -31,11 +32,12 @@ def pinned(package: str) -> str:
     return version
 
 
-def check_command(command: str | list[str]) -> Any:
-    """The parsed arguments of a `style-factory` command; fails where the parser refuses it."""
+def check_command(command: str | list[str]) -> dict[str, Any]:
+    """The parameters of a `style-factory` command; fails where the command line refuses it."""
     program, *arguments = shlex.split(command) if isinstance(command, str) else command
     assert program == "style-factory", command
-    try:
-        return cli._parser().parse_args(arguments)
-    except SystemExit:
-        raise AssertionError(f"the command line knows no such call: {command}") from None
+    found = typer.main.get_command(app)
+    while hasattr(found, "commands"):
+        found = found.commands[arguments.pop(0)]
+    parameters: dict[str, Any] = found.make_context(found.name, arguments).params
+    return parameters

@@ -81,8 +81,8 @@ def test_it_runs_as_a_user_and_serves() -> None:
     made = next(r for r in of("RUN") if "useradd" in r)
     assert "--uid 1000 ray" in made
     command = check_command(json.loads(of("CMD")[-1]))
-    assert command.host == "0.0.0.0"
-    assert str(command.port) in of("EXPOSE")
+    assert command["host"] == "0.0.0.0"
+    assert str(command["port"]) in of("EXPOSE")
 
 
 def test_the_health_check_asks_a_route_that_is_there() -> None:

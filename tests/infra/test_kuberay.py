@@ -86,7 +86,7 @@ def test_the_job_runs_a_command_that_there_is() -> None:
     spec = document("kuberay/rayjob.yaml")["spec"]
     asked = check_command(spec["entrypoint"])
     (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-    assert asked.catalog.startswith(container["volumeMounts"][0]["mountPath"] + "/")
+    assert str(asked["catalog"]).startswith(container["volumeMounts"][0]["mountPath"] + "/")
     assert spec["shutdownAfterJobFinishes"] is True
 
 
@@ -100,7 +100,7 @@ def test_the_service_deploys_what_serve_yaml_says() -> None:
 def test_the_service_has_room_for_its_engines() -> None:
     from serving.config import ServeConfig
 
-    config = ServeConfig.from_dict(document("serve.yaml")["applications"][0]["args"])
+    config = ServeConfig.parse(document("serve.yaml")["applications"][0]["args"])
     places = 0
     for group in cluster("rayservice")["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]

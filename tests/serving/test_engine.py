@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from osasis.bundles.base import Base, load_base
+from osasis.mix import Mix
 from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
-from serving.engine import Engine, Work, abandon
+from serving.engine import Engine, ServedVersion, Work, abandon
 from serving.request_images import square_png
 from serving.style_loader import LOADERS, StyleFailedError
 from tests.factory.conftest import write_style
@@ -35,8 +36,8 @@ def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 def work(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> Work:
     photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
-    paths = {s: (f"{s}:1", lambda s=s: folders[s]) for s in styles}
-    return Work(photo, {"styles": list(styles), **mix}, paths)
+    versions = {s: ServedVersion(f"{s}:1", s, lambda s=s: folders[s]) for s in styles}
+    return Work(photo, Mix.of(*styles, **mix), versions)
 
 
 def test_company_changes_nothing(base: Base, folders: dict[str, Path]) -> None:
@@ -78,7 +79,7 @@ def test_a_store_that_does_not_answer_holds_up_nobody_else(
 
     engine.submit(work(folders, "a")).result(120)
     stuck = [
-        engine.submit(Work(w.photo, w.mix, {"b": ("b:1", slow)}))
+        engine.submit(Work(w.photo, w.mix, {"b": ServedVersion("b:1", "b", slow)}))
         for w in [work(folders, "b", seed=i) for i in range(2 * LOADERS)]
     ]
     # A style in memory, and one that is not.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from osasis.bundles.provenance import read_provenance
 from tests.serving.conftest import Server, photo_bytes, pixels, wait_until
 
 INK: dict[str, Any] = {"styles": ["ink"]}
@@ -32,7 +33,10 @@ def test_a_photo_through_a_style(server: Server) -> None:
     assert float(answer.headers["x-decode-seconds"]) > 0
     assert json.loads(answer.headers["x-mix"])["strength"] == 1.0
     image = Image.open(io.BytesIO(answer.content))
-    assert image.size == (32, 32) and image.text["style"] == "ink:1"
+    assert image.size == (32, 32)
+    told = read_provenance(answer.content)
+    assert told is not None and [s.reference for s in told.styles] == ["ink:1"]
+    assert (told.size, told.fit, told.format) == ("base", "crop", "png")
     other = server.stylize(photo_bytes(), {"styles": ["ink"], "strength": 0.2})
     assert np.abs(pixels(other.content) - pixels(answer.content)).max() > 0.02
 
@@ -42,6 +46,8 @@ def test_accept_chooses_the_type(server: Server, media: str, kind: str) -> None:
     answer = server.stylize(photo_bytes(), INK, headers={"Accept": f"{media}, */*;q=0.1"})
     assert answer.headers["content-type"] == media
     assert Image.open(io.BytesIO(answer.content)).format == kind
+    told = read_provenance(answer.content)
+    assert told is not None and (told.format, told.quality) == (kind.lower(), 95)
 
 
 def test_encodings_stand_for_photos_and_json_for_forms(server: Server) -> None:

@@ -64,6 +64,6 @@ def test_jobs_are_their_owners_and_bounded() -> None:
 
 def test_photos_keep_to_their_bytes() -> None:
     keeper = make(photos=10)
-    keeper.put_photo("a", b"123456")
-    keeper.put_photo("b", b"123456")
-    assert keeper.get_photo("a") is None and keeper.get_photo("b") == b"123456"
+    keeper.put_photo("a", b"123456", "crop")
+    keeper.put_photo("b", b"123456", "pad")
+    assert keeper.get_photo("a") is None and keeper.get_photo("b") == (b"123456", "pad")
