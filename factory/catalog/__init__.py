@@ -5,13 +5,13 @@ found at once, each with its file, its line and what to do.
 """
 
 from factory.catalog.check import Catalog, check_catalog, load_catalog
-from factory.catalog.entries import CatalogEntry, CatalogError, Problem
+from factory.catalog.entries import CatalogEntry, CatalogError, CatalogProblem
 
 __all__ = [
     "Catalog",
     "CatalogEntry",
     "CatalogError",
-    "Problem",
+    "CatalogProblem",
     "check_catalog",
     "load_catalog",
 ]

@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.catalog.entries import CatalogEntry, CatalogError, Problem, run_settings
+from factory.catalog.entries import CatalogEntry, CatalogError, CatalogProblem, run_settings
 from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
 from factory.core.bases import NAME
 from factory.core.uris import read_bytes
-from osasis.errors import ImageError, UserError, did_you_mean
+from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, load_image
-from osasis.settings import make_settings
 from osasis.validation import InvalidInputError
-
-# Images are read this many at a time: those behind URIs mostly wait.
-READERS = 8
 
 # Returns the bytes of a path or URI; raises UserError.
 ReadBytes = Callable[[str], bytes]
+# Images are read this many at a time: those behind URIs mostly wait.
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Catalog:
 
     path: str
     entries: tuple[CatalogEntry, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[CatalogProblem, ...]
     gate: tuple[str, ...] = ()
 
 
@@ -43,7 +41,7 @@ def load_catalog(
     """Read a catalog that is to be run. Raises CatalogError with every problem.
 
     Whether an image can be decoded is found out when its style is trained: one broken image
-    fails one style.
+    fails one style. read: reads images; a run keeps the bytes.
     """
     catalog = check_catalog(path, preset, overrides, decode=False, read=read)
     if catalog.problems:
@@ -61,8 +59,8 @@ def check_catalog(
 ) -> Catalog:
     """Read a catalog and find everything that is wrong with it.
 
-    decode: decode every image too. read: reads images; a run keeps the bytes. Raises UserError
-    where the catalog itself is missing, or the run's own settings are wrong.
+    decode: decode every image too. Raises UserError where the catalog itself is missing, or the
+    run's own settings are wrong.
     """
     run_settings(preset, overrides)  # what is wrong for the whole run is said once
     suffix = path.suffix.lower()
@@ -82,12 +80,14 @@ def check_catalog(
     problems += [p for e in entries for p in _setting_problems(e, preset, overrides)]
     problems += _image_problems(entries, decode, read)
     if not entries and not problems:
-        problems.append(Problem(str(path), None, "the catalog is empty", "name a style image"))
+        problems.append(
+            CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
+        )
     problems.sort(key=lambda p: (p.file, p.line or 0))
     return Catalog(str(path), tuple(entries), tuple(problems), tuple(gate))
 
 
-def _id_problems(entries: list[CatalogEntry]) -> list[Problem]:
+def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
     problems = []
     seen: dict[str, CatalogEntry] = {}
     for entry in entries:
@@ -101,44 +101,31 @@ def _id_problems(entries: list[CatalogEntry]) -> list[Problem]:
     return problems
 
 
-def _setting_problems(entry: CatalogEntry, preset: str, overrides: dict[str, Any]) -> list[Problem]:
+def _setting_problems(
+    entry: CatalogEntry, preset: str, overrides: dict[str, Any]
+) -> list[CatalogProblem]:
     """What is wrong with an entry's overrides, each at its own line."""
-    known = tuple(make_settings().to_dict())
-    problems, usable = [], {}
-    for key, value in entry.overrides.items():
-        name, field = str(key), f"overrides.{key}"
-        if name == "preset":
-            what, remedy = "'preset' is not a setting", "choose one for the run (--preset)"
-        elif name not in known:
-            what = f"unknown setting {name!r}{did_you_mean(name, known)}"
-            remedy = "see docs/method.md for the settings"
-        elif alone := _alone(preset, name, value):
-            what, _, remedy = alone.partition("; ")
-        else:
-            usable[name] = value
-            continue
-        problems.append(entry.problem(field, what, remedy))
-    try:  # values that are good alone may not go together
-        run_settings(preset, {**overrides, **usable})
-    except UserError as e:
-        text = str(e).removeprefix("settings: ")
-        what, _, remedy = text.partition("; ")
-        problems.append(entry.problem("overrides", what, remedy or "change one of them"))
-    return problems
-
-
-def _alone(preset: str, name: str, value: Any) -> str | None:
-    """The problem that a setting has by itself: its type, its range, its choices."""
     try:
-        make_settings(preset, **{name: value})
+        entry.settings(preset, overrides)
     except InvalidInputError as e:
-        return next((str(p) for p in e.problems if p.field.startswith(name)), None)
-    return None
+        return [
+            CatalogProblem.of(
+                p.below("overrides"),
+                entry.file,
+                entry.lines.get(f"overrides.{p.field}", entry.lines.get("overrides", entry.line)),
+                "see the reference of training settings",
+                entry.id,
+            )
+            for p in e.problems
+        ]
+    return []
 
 
-def _image_problems(entries: list[CatalogEntry], decode: bool, read: ReadBytes) -> list[Problem]:
+def _image_problems(
+    entries: list[CatalogEntry], decode: bool, read: ReadBytes
+) -> list[CatalogProblem]:
     """Files that cannot be read, and images that would train one style twice."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     seen: dict[str, CatalogEntry] = {}
     with ThreadPoolExecutor(READERS) as pool:
         looked = list(pool.map(lambda e: _look(e, decode, read), entries))
@@ -154,7 +141,9 @@ def _image_problems(entries: list[CatalogEntry], decode: bool, read: ReadBytes) 
     return problems
 
 
-def _look(entry: CatalogEntry, decode: bool, read: ReadBytes) -> tuple[list[Problem], str | None]:
+def _look(
+    entry: CatalogEntry, decode: bool, read: ReadBytes
+) -> tuple[list[CatalogProblem], str | None]:
     """Problems of an entry's files, and what tells its training from another's."""
     problems, hashes = [], []
     for name, location in (("image", entry.image), ("counterpart", entry.counterpart)):
@@ -164,14 +153,14 @@ def _look(entry: CatalogEntry, decode: bool, read: ReadBytes) -> tuple[list[Prob
             data = read(location)
         except UserError as e:
             remedy = "correct the path or URI, or remove the entry"
-            problems.append(entry.problem(name, f"{name} {e}", remedy))
+            problems.append(entry.problem(name, f"{name} {e}", remedy, location))
             continue
         hashes.append(hashlib.sha256(data).hexdigest())
         if decode:
             try:
                 load_image(data, name=location)
             except ImageError as e:
-                problems.append(entry.problem(name, f"{name} {e}", "replace the file"))
+                problems.append(entry.problem(name, f"{name} {e}", "replace the file", location))
     if problems:
         return problems, None
     return problems, json.dumps([hashes, entry.overrides], sort_keys=True, default=str)

@@ -7,14 +7,62 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from factory.core.bases import NAME
 from factory.core.uris import base_name
 from osasis.errors import UserError
 from osasis.settings import TrainSettings, make_settings
+from osasis.validation import InputModel, InvalidInputError, Problem
+
+
+def _id_text(value: Any) -> Any:
+    """YAML reads an id of digits as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def overrides_schema() -> dict[str, Any]:
+    """The JSON Schema of training settings."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": TrainSettings.model_json_schema()["properties"],
+    }
+
+
+Location = Annotated[str, Field(min_length=1)]
+
+
+class EntryInput(InputModel):
+    """One style of a catalog, as its file names it."""
+
+    subject: ClassVar[str] = "entry"
+
+    id: Annotated[
+        str | None,
+        BeforeValidator(_id_text),
+        WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"}),
+    ] = Field(None, description="Name in the registry; the image's file name where it is left out.")
+    image: Location = Field(
+        description="The style image: a path relative to the catalog, or a URI."
+    )
+    counterpart: Location | None = Field(
+        None, description="Its photo counterpart; made by the base where it is left out."
+    )
+    overrides: Annotated[dict[str, Any], WithJsonSchema(overrides_schema())] = Field(
+        default_factory=dict,
+        description="Training settings of this style that differ from the run's.",
+    )
+    tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="Words to find the style by."
+    )
+    licence: str = Field("", description="Licence note, kept with the style.")
+
 
 # Fields of an entry in a file, in the order in which people write them.
-FIELDS = ("id", "image", "counterpart", "overrides", "tags", "licence")
+FIELDS = tuple(EntryInput.model_fields)
 
 
 @dataclass(frozen=True)
@@ -22,7 +70,7 @@ class CatalogEntry:
     """One style to train.
 
     image, counterpart: paths or URIs. overrides: training settings that differ from the run's.
-    file, line: where it stands; line is None in a folder. lines: those of its single fields.
+    file, line: where the entry stands; line is None in a folder. lines: those of its fields.
     """
 
     id: str
@@ -36,12 +84,13 @@ class CatalogEntry:
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def settings(self, preset: str, overrides: dict[str, Any]) -> TrainSettings:
-        """The settings of this style in a run. Raises UserError."""
+        """The settings of this style in a run. Raises InvalidInputError."""
         return run_settings(preset, {**overrides, **self.overrides})
 
-    def problem(self, name: str, message: str, remedy: str) -> Problem:
+    def problem(self, name: str, message: str, remedy: str, value: Any = None) -> CatalogProblem:
         """A problem of this entry's field of that name."""
-        return Problem(self.file, self.lines.get(name, self.line), message, remedy, self.id)
+        line = self.lines.get(name, self.line)
+        return CatalogProblem(self.file, line, message, remedy, self.id, name, value)
 
     @property
     def where(self) -> str:
@@ -52,25 +101,43 @@ class CatalogEntry:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something wrong with a catalog: where (line is None for the file as a whole), what, and
-    what to do about it. style: the entry's id where it has one."""
+class CatalogProblem:
+    """Something wrong with a catalog.
+
+    file, line: where; line is None for the file as a whole. message: what is wrong; remedy: what to
+    do. style: the entry's id where it has one. field, value, allowed: as in ``Problem``.
+    """
 
     file: str
     line: int | None
     message: str
     remedy: str
     style: str | None = None
+    field: str = ""
+    value: Any = None
+    allowed: str = ""
+
+    @classmethod
+    def of(
+        cls, problem: Problem, file: str, line: int | None, remedy: str, style: str | None
+    ) -> CatalogProblem:
+        """A problem of an input at a place of a catalog. remedy: where the problem itself does not
+        say what is allowed."""
+        return cls(
+            file, line, problem.message,
+            f"it must be {problem.allowed}" if problem.allowed else remedy,
+            style, problem.field, problem.value, problem.allowed,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         at = f"{self.file}:{self.line}" if self.line is not None else self.file
-        return f"{at}: {self.message}; {self.remedy}"
+        return f"{at}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 class CatalogError(UserError):
     """A catalog that cannot be run. ``problems`` has every one."""
 
-    def __init__(self, catalog: str, problems: Iterable[Problem]) -> None:
+    def __init__(self, catalog: str, problems: Iterable[CatalogProblem]) -> None:
         self.catalog, self.problems = catalog, tuple(problems)
         super().__init__(catalog, self.problems)
 
@@ -80,9 +147,10 @@ class CatalogError(UserError):
 
 
 def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
-    """Settings of a preset with overrides. Raises UserError with everything that is wrong."""
+    """Settings of a preset with overrides. Raises InvalidInputError with every problem."""
     if "preset" in overrides:
-        raise UserError("settings: 'preset' is not a setting; choose one for the run (--preset)")
+        message = "'preset' is no setting; choose one for the run (--preset)"
+        raise InvalidInputError("settings", [Problem("preset", overrides["preset"], message)])
     # YAML's keys need not be words.
     return make_settings(preset, **{str(k): v for k, v in overrides.items()})
 

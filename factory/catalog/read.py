@@ -5,24 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from factory.catalog.entries import FIELDS, CatalogEntry, Problem, id_from
+from factory.catalog.entries import FIELDS, CatalogEntry, CatalogProblem, EntryInput, id_from
 from factory.core.uris import locate
 from factory.registry.gate import parse_gate
 from osasis.errors import UserError, did_you_mean
 from osasis.images.decoding import find_images
 from osasis.settings import TrainSettings
+from osasis.validation import InvalidInputError
 
 TOP_LEVEL = ("styles", "gate")
 SETTINGS = tuple(TrainSettings.model_fields)
 
 # Entries, problems, the quality gate's conditions.
-Read = tuple[list[CatalogEntry], list[Problem], list[str]]
+Read = tuple[list[CatalogEntry], list[CatalogProblem], list[str]]
 
 
 def read_folder(path: Path) -> Read:
@@ -55,7 +57,7 @@ def read_yaml(path: Path) -> Read:
     top = _key_lines(node)
     problems = _repeated_keys(path, node)
     problems += [
-        Problem(
+        CatalogProblem(
             str(path),
             top.get(str(key)),
             f"unknown field {key!r}{did_you_mean(str(key), TOP_LEVEL)}",
@@ -88,7 +90,7 @@ def read_csv(path: Path) -> Read:
     separator = next((c for c in ",;\t" if c in head), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     entries: list[CatalogEntry] = []
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     columns: list[str] = []
     line = 1
     try:
@@ -103,16 +105,18 @@ def read_csv(path: Path) -> Read:
                     entries.append(entry)
             line = reader.line_num + 1
     except csv.Error as e:
-        problems.append(Problem(str(path), line, f"not valid CSV ({e})", "correct this line"))
+        problems.append(
+            CatalogProblem(str(path), line, f"not valid CSV ({e})", "correct this line")
+        )
     if not columns:
         return _broken(path, 1, "the file is empty", "begin with a header line: id,image")
     return entries, problems, []
 
 
-def _header(path: Path, columns: list[str]) -> list[Problem]:
+def _header(path: Path, columns: list[str]) -> list[CatalogProblem]:
     known = [f for f in FIELDS if f != "overrides"] + list(SETTINGS)
     problems = [
-        Problem(
+        CatalogProblem(
             str(path),
             1,
             f"unknown column {name!r}{did_you_mean(name, known)}",
@@ -122,19 +126,21 @@ def _header(path: Path, columns: list[str]) -> list[Problem]:
         if name not in known
     ]
     if "image" not in columns:
-        problems.append(Problem(str(path), 1, "column 'image' is missing", "add it"))
+        problems.append(CatalogProblem(str(path), 1, "column 'image' is missing", "add it"))
     for name in sorted({c for c in columns if columns.count(c) > 1}):
-        problems.append(Problem(str(path), 1, f"column {name!r} is there twice", "remove one"))
+        problems.append(
+            CatalogProblem(str(path), 1, f"column {name!r} is there twice", "remove one")
+        )
     return problems
 
 
 def _row(
     path: Path, columns: list[str], row: list[str], line: int
-) -> tuple[CatalogEntry | None, list[Problem]]:
+) -> tuple[CatalogEntry | None, list[CatalogProblem]]:
     if len(row) != len(columns):
         what = f"{len(row)} cells where the header has {len(columns)} columns"
         remedy = "write one cell a column; put text with separators in quotes"
-        return None, [Problem(str(path), line, what, remedy)]
+        return None, [CatalogProblem(str(path), line, what, remedy)]
     cells = {k: v.strip() for k, v in zip(columns, row, strict=True) if v.strip()}
     item: dict[str, Any] = {k: v for k, v in cells.items() if k in FIELDS and k != "overrides"}
     item["overrides"] = {k: _value(v) for k, v in cells.items() if k in SETTINGS}
@@ -152,45 +158,35 @@ def _value(text: str) -> Any:
 
 def _entry(
     path: Path, item: Any, line: int, lines: Mapping[str, int]
-) -> tuple[CatalogEntry | None, list[Problem]]:
+) -> tuple[CatalogEntry | None, list[CatalogProblem]]:
     """An entry from its mapping, and what is wrong with its form."""
-    problems: list[Problem] = []
-
-    def wrong(name: str, message: str, remedy: str) -> None:
-        problems.append(Problem(str(path), lines.get(name, line), message, remedy, style))
-
-    style: str | None = None
     if not isinstance(item, dict):
-        wrong("", f"an entry is {item!r}, not a mapping", "write at least `image: FILE`")
-        return None, problems
-    if isinstance(item.get("id"), (str, int)):
-        style = str(item["id"])
-    for key in item:
-        if key not in FIELDS:
-            near = did_you_mean(str(key), FIELDS)
-            wrong(str(key), f"unknown field {key!r}{near}", f"an entry has {', '.join(FIELDS)}")
-    image, counterpart = item.get("image"), item.get("counterpart")
-    if not isinstance(image, str) or not image:
-        wrong("image", "image is missing", "name the style image's file or URI")
-        return None, problems
-    if not isinstance(counterpart, (str, type(None))):
-        wrong("counterpart", "counterpart must be a path", "name the photo's file or URI")
-        counterpart = None
-    overrides, tags = item.get("overrides") or {}, item.get("tags") or []
-    if not isinstance(overrides, dict):
-        remedy = "write `overrides: {iterations: 30}`"
-        wrong("overrides", "overrides must be a mapping of training settings", remedy)
-        overrides = {}
-    if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
-        wrong("tags", "tags must be a list of words", "write `tags: [oil, portrait]`")
-        tags = []
+        message = f"an entry is {item!r}, not a mapping"
+        return None, [CatalogProblem(str(path), line, message, "write at least `image: FILE`")]
+    style = str(item["id"]) if isinstance(item.get("id"), (str, int)) else None
+    # Empty values of YAML are left out.
+    given = {str(k): v for k, v in item.items() if v is not None}
+    if isinstance(given.get("overrides"), dict):  # YAML's keys need not be words
+        given["overrides"] = {str(k): v for k, v in given["overrides"].items()}
+    try:
+        checked, problems = EntryInput.parse(given), []
+    except InvalidInputError as e:
+        problems = [
+            CatalogProblem.of(p, str(path), _line_of(p.field, line, lines), _HELP, style)
+            for p in e.problems
+        ]
+        # The good fields are checked further, so that every problem is found at once.
+        wrong = {_top(p.field) for p in e.problems}
+        if "image" in wrong:
+            return None, problems
+        checked = EntryInput.parse({k: v for k, v in given.items() if k not in wrong})
     entry = CatalogEntry(
-        id=style if style is not None else id_from(image),
-        image=locate(image, path.parent),
-        counterpart=locate(counterpart, path.parent) if counterpart else None,
-        overrides=overrides,
-        tags=tuple(tags),
-        licence=str(item.get("licence") or ""),
+        id=checked.id if checked.id is not None else id_from(checked.image),
+        image=locate(checked.image, path.parent),
+        counterpart=locate(checked.counterpart, path.parent) if checked.counterpart else None,
+        overrides=checked.overrides,
+        tags=checked.tags,
+        licence=checked.licence,
         file=str(path),
         line=line,
         lines=dict(lines),
@@ -198,19 +194,28 @@ def _entry(
     return entry, problems
 
 
-def _gate(path: Path, value: Any, line: int | None) -> tuple[list[str], list[Problem]]:
+_HELP = f"an entry has {', '.join(FIELDS)}"
+
+
+def _top(field: str) -> str:
+    """The field of an entry that a path such as ``tags[0]`` lies in."""
+    return re.split(r"[.\[]", field, maxsplit=1)[0]
+
+
+def _line_of(field: str, line: int, lines: Mapping[str, int]) -> int:
+    return lines.get(field, lines.get(_top(field), line))
+
+
+def _gate(path: Path, value: Any, line: int | None) -> tuple[list[str], list[CatalogProblem]]:
     conditions = [value] if isinstance(value, str) else value or []
     if not isinstance(conditions, list):
         what = "gate must be a list of conditions"
-        return [], [Problem(str(path), line, what, "write `gate: [style_distance<=0.8]`")]
-    problems = []
-    for condition in conditions:
-        try:
-            parse_gate([str(condition)])
-        except UserError as e:
-            what, _, remedy = str(e).partition("; ")
-            problems.append(Problem(str(path), line, what, remedy))
-    return [str(c) for c in conditions] if not problems else [], problems
+        return [], [CatalogProblem(str(path), line, what, "write `gate: [style_distance<=0.8]`")]
+    try:
+        parse_gate(map(str, conditions))
+    except InvalidInputError as e:
+        return [], [CatalogProblem.of(p, str(path), line, "", None) for p in e.problems]
+    return [str(c) for c in conditions], []
 
 
 def _key_lines(node: Any) -> dict[str, int]:
@@ -223,16 +228,16 @@ def _key_lines(node: Any) -> dict[str, int]:
     return lines
 
 
-def _repeated_keys(path: Path, node: Any) -> list[Problem]:
+def _repeated_keys(path: Path, node: Any) -> list[CatalogProblem]:
     """Keys that stand twice in one mapping: YAML would take the last one silently."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
                 what = f"field {name!r} is there twice (first in line {seen[name]})"
-                problems.append(Problem(str(path), line, what, "remove one"))
+                problems.append(CatalogProblem(str(path), line, what, "remove one"))
             seen.setdefault(name, line)
             problems += _repeated_keys(path, value)
     elif isinstance(node, yaml.SequenceNode):
@@ -251,4 +256,4 @@ def _text(path: Path) -> str:
 
 
 def _broken(path: Path, line: int | None, message: str, remedy: str) -> Read:
-    return [], [Problem(str(path), line, message, remedy)], []
+    return [], [CatalogProblem(str(path), line, message, remedy)], []

@@ -1,4 +1,4 @@
-"""The JSON Schema of YAML catalogs, for editors; made from the settings themselves."""
+"""The JSON Schema of YAML catalogs, for editors; made from the models themselves."""
 
 from __future__ import annotations
 
@@ -6,43 +6,13 @@ import json
 from importlib import resources
 from typing import Any
 
-from factory.core.bases import NAME
-from osasis.settings import TrainSettings
+from factory.catalog.entries import EntryInput
 
 FILE = "schemas/catalog.schema.json"
 
 
 def catalog_schema() -> dict[str, Any]:
     """The schema (draft 2020-12)."""
-    location = {"type": "string", "minLength": 1}
-    entry = {
-        "type": "object",
-        "required": ["image"],
-        "additionalProperties": False,
-        "properties": {
-            "id": {
-                "type": "string",
-                "pattern": f"^{NAME.pattern}$",
-                "description": "Name in the registry; the image's file name where it is left out.",
-            },
-            "image": {
-                **location,
-                "description": "The style image: a path relative to this file, or a URI.",
-            },
-            "counterpart": {
-                **location,
-                "description": "Its photo counterpart; made by the base where it is left out.",
-            },
-            "overrides": {
-                "type": "object",
-                "description": "Training settings of this style that differ from the run's.",
-                "additionalProperties": False,
-                "properties": settings_schema(),
-            },
-            "tags": {"type": "array", "items": {"type": "string"}},
-            "licence": {"type": "string", "description": "Licence note, kept with the style."},
-        },
-    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Catalog of style images",
@@ -50,7 +20,7 @@ def catalog_schema() -> dict[str, Any]:
         "required": ["styles"],
         "additionalProperties": False,
         "properties": {
-            "styles": {"type": "array", "minItems": 1, "items": entry},
+            "styles": {"type": "array", "minItems": 1, "items": EntryInput.model_json_schema()},
             "gate": {
                 "type": "array",
                 "description": "Conditions on a style's metrics for it to become champion.",
@@ -58,12 +28,6 @@ def catalog_schema() -> dict[str, Any]:
             },
         },
     }
-
-
-def settings_schema() -> dict[str, Any]:
-    """A schema of each training setting: type, range or choices, default."""
-    properties: dict[str, Any] = TrainSettings.model_json_schema()["properties"]
-    return properties
 
 
 def schema_text() -> str:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from osasis.errors import UserError, did_you_mean
+from osasis.errors import did_you_mean
 from osasis.metrics import METRICS
+from osasis.validation import InvalidInputError, Problem
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -44,27 +45,30 @@ class Condition:
 def parse_gate(conditions: Iterable[str]) -> tuple[Condition, ...]:
     """Conditions from text such as ``style_distance<=0.8``; commas separate several.
 
-    Raises UserError naming the condition and the metrics that there are.
+    Raises InvalidInputError naming each text that is no condition.
     """
-    out = []
-    for text in (part for c in conditions for part in c.split(",") if part.strip()):
-        found = CONDITION.fullmatch(text)
-        if found is None:
-            raise UserError(f"gate {text!r} is no condition; write METRIC<=NUMBER")
-        metric, sign, limit = found.groups()
-        if metric not in METRICS:
-            raise UserError(
-                f"gate {text!r} names an unknown metric {metric!r}{did_you_mean(metric, METRICS)}; "
-                f"choose one of {', '.join(METRICS)}"
-            )
-        try:
-            number = float(limit)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(f"gate {text!r} has the limit {limit!r}; it must be a number")
-        out.append(Condition(metric, sign, number))
-    return tuple(out)
+    parsed = [_parse(part) for c in conditions for part in c.split(",") if part.strip()]
+    if problems := [p for p in parsed if isinstance(p, Problem)]:
+        raise InvalidInputError("gate", problems)
+    return tuple(c for c in parsed if isinstance(c, Condition))
+
+
+def _parse(text: str) -> Condition | Problem:
+    found = CONDITION.fullmatch(text)
+    if found is None:
+        return Problem("gate", text, f"gate {text!r} is no condition", "METRIC<=NUMBER")
+    metric, sign, limit = found.groups()
+    if metric not in METRICS:
+        near = did_you_mean(metric, METRICS)
+        message = f"gate {text!r} names an unknown metric {metric!r}{near}"
+        return Problem("gate", text, message, f"one of {', '.join(METRICS)}")
+    try:
+        number = float(limit)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        return Problem("gate", text, f"gate {text!r} has the limit {limit!r}", "a number")
+    return Condition(metric, sign, number)
 
 
 def gate_failures(gate: Iterable[Condition], metrics: Mapping[str, float]) -> tuple[str, ...]:

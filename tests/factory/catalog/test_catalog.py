@@ -146,13 +146,13 @@ gate: [styledistance<1]
         "7: id 'oil' is already used by line 3; give one of them another id",
         "8: the same image as line 3 ('oil'); remove one, or give them different overrides",
         f"9: image {folder / 'missing.png'}: no such file; correct the path or URI",
-        "10: image is missing; name the style image's file or URI",
+        "10: image is missing; it must be text of at least 1 characters",
         "11: an entry is 'just a word', not a mapping; write at least `image: FILE`",
         "14: unknown field 'overides' (nearest: overrides",
-        "16: unknown setting 'iteration' (nearest: iterations",
-        "17: batch_size is 0; it must lie in [1, 1024]",
-        "18: t0 is 'half'; it must be a number",
-        "19: tags must be a list of words; write `tags: [oil, portrait]`",
+        "16: unknown field 'iteration' (nearest: iterations",
+        "17: overrides.batch_size is 0; it must be a whole number in [1, 1024]",
+        "18: overrides.t0 is 'half'; it must be a number in [0.05, 1]",
+        "19: tags is 'oil'; it must be a list, each text",
         "21: field 'id' is there twice (first in line 20); remove one",
         f"23: counterpart {folder / 'gone.png'}: no such file; correct",
         "24: image memory://nowhere/x.png: no such file; correct",
@@ -172,7 +172,7 @@ def test_all_problems_of_a_csv_are_reported_at_once(images: Callable[..., Path])
     found = problems(path)
     assert found[0].startswith("1: unknown column 'iteration' (nearest: iterations")
     # The cell with a line break makes the second style begin in line 4.
-    assert found[1].startswith("4: batch_size is 'zero'; it must be a whole number")
+    assert found[1].startswith("4: overrides.batch_size is 'zero'; it must be a whole number")
     assert found[2].startswith("5: 2 cells where the header has 5 columns; ")
     assert len(found) == 3
 
@@ -197,7 +197,7 @@ def test_a_setting_that_is_wrong_for_the_run_is_reported_once(images: Callable[.
     folder = images("a.png", "b.png", "c.png")
     with pytest.raises(UserError) as refused:
         load(folder, iteration=3)
-    assert str(refused.value).count("unknown setting 'iteration'") == 1
+    assert str(refused.value).count("unknown field 'iteration'") == 1
 
 
 @pytest.mark.parametrize("number", ["1", "2.5", "null", "true"])
@@ -205,7 +205,7 @@ def test_setting_names_in_yaml_need_not_be_words(images: Callable[..., Path], nu
     path = images("a.png") / "catalog.yaml"
     path.write_text(f"styles:\n  - image: a.png\n    overrides: {{{number}: 2}}\n")
     (line,) = problems(path)
-    assert "unknown setting" in line
+    assert "unknown field" in line
 
 
 def test_an_image_that_does_not_decode_is_found_by_check_only(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -277,15 +276,13 @@ def test_stylized_images_say_where_they_come_from(
     stylized: tuple[Ran, Path], registered: Path
 ) -> None:
     _, output = stylized
-    with Image.open(output / "oil" / "deep" / "er" / "x.png") as image:
-        text: dict[str, Any] = image.text  # type: ignore[attr-defined]
-    assert text["style"] == "oil:1"
-    assert text["Software"].startswith("style-factory ")
+    picture = output / "oil" / "deep" / "er" / "x.png"
+    told = cli("inspect", picture, "--json").document["provenance"]
+    assert [s["reference"] for s in told["styles"]] == ["oil:1"]
     base = cli("base", "info", "--home", registered, "--json").document
-    assert text["base"] == base["fingerprint"]
-    mix = json.loads(text["mix"])
-    assert [s["style"] for s in mix["styles"]] == ["oil"]
-    assert mix["strength"] == 0.5
+    assert told["base"] == base["fingerprint"]
+    assert [s["style"] for s in told["mix"]["styles"]] == ["oil"]
+    assert told["mix"]["strength"] == 0.5
 
 
 def test_stylize_of_one_good_photo_is_all_done(

@@ -48,9 +48,9 @@ def test_what_is_no_number_meets_no_condition() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("lpips=0.5", "gate 'lpips=0.5' is no condition; write METRIC<=NUMBER"),
+        ("lpips=0.5", "gate 'lpips=0.5' is no condition; it must be METRIC<=NUMBER"),
         ("lpips", "gate 'lpips' is no condition"),
-        ("lpip<1", "names an unknown metric 'lpip' (nearest: lpips); choose one of style_distance"),
+        ("lpip<1", "names an unknown metric 'lpip' (nearest: lpips); it must be one of style_dist"),
         ("lpips<one", "has the limit 'one'; it must be a number"),
         ("lpips<nan", "has the limit 'nan'; it must be a number"),
         ("lpips<inf", "has the limit 'inf'; it must be a number"),
