@@ -12,7 +12,7 @@ FACTORY := $(BIN)/style-factory
 # On small machines idle OpenMP threads spin and starve the others.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-slow test-ci lint format clean
+.PHONY: install demo test test-slow test-ci docs lint format clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,11 @@ test-slow: install
 # The slow tests that CI runs every time: a job killed and resumed, a server drained, the page.
 test-ci: install
 	$(PYTEST) -m "slow and ci"
+
+# The site lies in build/docs.
+docs: install
+	$(BIN)/python docs/generate_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: install
 	$(BIN)/ruff check .

@@ -74,10 +74,151 @@ def mix() -> str:
     )
 
 
+def corpus_options() -> str:
+    """The options that decide the bytes of a corpus' outputs."""
+    from pipelines.options import OutputOptions
+
+    return (
+        "# Corpus options\n\n"
+        "What decides the bytes of an output beside photo, styles and [mix](mix.md). Each is an "
+        "option of `style-factory stylize` ([commands](cli.md)) and a keyword of "
+        "`pipelines.stylize`; together with input, styles and mix they are the identity of a job, "
+        "which a resumed run must repeat.\n\n" + fields_table(OutputOptions, "option")
+    )
+
+
+def serve_settings() -> str:
+    """The settings of serving and its limits."""
+    from serving.config import Limits, ServeConfig
+
+    return (
+        "# Serve settings\n\n"
+        "Settings of `style-factory serve`: in a YAML or JSON file (`--config FILE`), or one by "
+        "one (`--set NAME=VALUE`, `--set limits.NAME=VALUE`).\n\n"
+        + fields_table(ServeConfig, "setting")
+        + "\n## Limits\n\nWhat one request may ask for.\n\n"
+        + fields_table(Limits, "setting", "limits.")
+    )
+
+
+def catalog() -> str:
+    """The fields of a catalog's entries."""
+    from factory.catalog.entries import EntryInput
+
+    rows = [
+        (f"`{name}`", "yes" if field.is_required() else "", field.description or "")
+        for name, field in EntryInput.model_fields.items()
+    ]
+    return (
+        "# Catalog\n\n"
+        "A catalog is a YAML file with a list `styles` and optionally a list `gate` of conditions "
+        "such as `style_distance<=0.8`, a CSV file with a header line, a folder of images, or one "
+        "image. [Write a catalog](../how-to/catalog.md) shows examples; `style-factory catalog "
+        "schema` prints the JSON Schema for editors.\n\nFields of a style:\n\n"
+        + table(("field", "required", "meaning"), rows)
+        + "\n`overrides` takes any of the [training settings](training-settings.md). In CSV every "
+        "training setting may be a column; tags are separated by spaces or `;`.\n"
+    )
+
+
+def cli() -> str:
+    """Every command with its arguments and options."""
+    import typer
+
+    from factory.cli.app import app
+
+    parts = [
+        "# Commands\n\nEvery command takes `--home DIR` and `--json`. Exit codes: 0 where all that "
+        "was asked is done, 1 where a part failed, 2 for a mistake in the call or the environment, "
+        "130 after Ctrl-C.\n"
+    ]
+    for words, command in _commands(typer.main.get_command(app), "style-factory"):
+        shown = [p for p in command.params if not getattr(p, "hidden", False)]
+        arguments = [p for p in shown if p.param_type_name == "argument"]
+        usage = " ".join([words, *(_argument(p) for p in arguments), "[OPTIONS]"])
+        parts.append(f"\n## {words}\n\n{_sentences(command.help)}\n\n```sh\n{usage}\n```\n")
+        rows = [(f"`{_argument(p)}`", "", _sentences(p.help)) for p in arguments]
+        rows += [
+            (f"`{'`, `'.join(p.opts)}`", _usual(p), _sentences(p.help))
+            for p in shown
+            if p.param_type_name == "option" and not {"--home", "--json", "--help"} & set(p.opts)
+        ]
+        if rows:
+            parts.append("\n" + table(("argument or option", "default", "meaning"), rows))
+    return "".join(parts)
+
+
+def _commands(command: Any, words: str) -> Iterable[tuple[str, Any]]:
+    """Commands with their words, depth first; groups themselves are left out."""
+    if not hasattr(command, "commands"):
+        yield words, command
+        return
+    for name, child in command.commands.items():
+        yield from _commands(child, f"{words} {name}")
+
+
+def _argument(parameter: Any) -> str:
+    name = parameter.metavar or parameter.name.upper()
+    return name if parameter.required else f"[{name}]"
+
+
+def _usual(parameter: Any) -> str:
+    """An option's default as code; nothing for flags and options without one."""
+    value = parameter.default
+    if parameter.required:
+        return "required"
+    plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return f"`{value}`" if plain and value != "" else ""
+
+
+def _sentences(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def http() -> str:
+    """Every operation of the HTTP interface."""
+    from fastapi.openapi.utils import get_openapi
+
+    from serving.app import make_app
+    from serving.schemas import component_schemas
+
+    document = get_openapi(title="", version="", routes=make_app().routes)
+    rows = [
+        (
+            f"`{method.upper()} {path}`",
+            _sentences(operation.get("description") or operation["summary"]),
+            ", ".join(sorted(operation["responses"])),
+        )
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+    names = ", ".join(f"`{name}`" for name in sorted(component_schemas()))
+    return (
+        "# HTTP\n\n"
+        "A running server shows this interface with examples at `/docs`, and as OpenAPI at "
+        "`/openapi.json`.\n\n"
+        + table(("operation", "what it does", "status codes"), sorted(rows))
+        + f"""
+Bodies are JSON, with pictures as base64, or forms, with pictures as files: `image` for photos,
+`mask.NAME` for masks, `mix` as JSON text, `encoding` for ids of photos that were sent before.
+Models of the bodies: {names}; a [mix](mix.md) is the same as in a corpus.
+
+An error is `{{"error": {{"status", "message", "field", "value", "allowed", "errors"}}}}`; `errors`
+lists every problem with its field, value and what is allowed. 429 and 503 carry `Retry-After`, in
+seconds.
+"""
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
-    "training-settings.md": training_settings,
     "base-settings.md": base_settings,
+    "catalog.md": catalog,
+    "cli.md": cli,
+    "corpus-options.md": corpus_options,
+    "http.md": http,
     "mix.md": mix,
+    "serve-settings.md": serve_settings,
+    "training-settings.md": training_settings,
 }
 
 
