@@ -1,4 +1,7 @@
-"""Early stop and the best iteration, by the loss or by a metric. Both are off unless asked for."""
+"""Early stopping and keeping the best iteration, by the loss or by a metric.
+
+Neither is in the paper; both are off unless the settings ask for them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ PREFIX = "best."
 RISING = ("direction",)
 
 
-class Watch:
-    """Looks at a training every ``watch_every`` iterations; remembers the best look.
+class EarlyStopping:
+    """Evaluates a training every ``watch_every`` iterations and remembers the best evaluation.
 
-    Its state goes with the checkpoint, so that a resumed training ends as the uninterrupted one.
+    The state is part of a training checkpoint, so that a resumed training ends as an uninterrupted
+    one.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -29,16 +33,16 @@ class Watch:
         self.weights: dict[str, Tensor] = {}
 
     @property
-    def active(self) -> bool:
+    def enabled(self) -> bool:
         return self.settings.keep_best or self.settings.early_stop_patience is not None
 
-    def due(self, iteration: int) -> bool:
-        """Whether this iteration is one to look at."""
+    def is_due(self, iteration: int) -> bool:
+        """Whether this iteration is to be evaluated."""
         last = iteration == self.settings.iterations
-        return self.active and (last or iteration % self.settings.watch_every == 0)
+        return self.enabled and (last or iteration % self.settings.watch_every == 0)
 
-    def look(self, trainer: StyleTrainer, metrics: dict[str, float] | None = None) -> None:
-        """Judge the iteration that was just trained. metrics: needed unless the loss is watched."""
+    def evaluate(self, trainer: StyleTrainer, metrics: dict[str, float] | None = None) -> None:
+        """Evaluate the current iteration. metrics: needed unless ``watch`` is ``total``."""
         value = recent_loss(trainer, self.settings.watch_every)
         if self.settings.watch != "total":
             value = (metrics or {}).get(self.settings.watch, math.nan)
@@ -51,13 +55,13 @@ class Watch:
             self.waited += 1
 
     @property
-    def stop(self) -> bool:
-        """Whether so many looks brought nothing better that training should end."""
+    def should_stop(self) -> bool:
+        """Whether ``early_stop_patience`` evaluations in a row brought no better value."""
         patience = self.settings.early_stop_patience
         return patience is not None and self.waited >= patience
 
-    def settle(self, trainer: StyleTrainer) -> int:
-        """Put the best weights back where they are to be kept; returns their iteration."""
+    def restore_best(self, trainer: StyleTrainer) -> int:
+        """Restore the best weights where ``keep_best`` is set; returns the kept iteration."""
         if not self.settings.keep_best or not self.weights:
             return trainer.iteration
         trainer.load_weights(self.weights)

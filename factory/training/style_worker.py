@@ -24,7 +24,7 @@ from osasis.bundles.style import Style, save_style
 from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
-from osasis.early_stopping import Watch
+from osasis.early_stopping import EarlyStopping
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
 from osasis.images.tensors import image_to_tensor, tensor_to_image
@@ -124,18 +124,20 @@ class StyleWorker:
             else SampledContents(self.base, settings, arithmetic)
         )
         trainer = StyleTrainer(self.base, image, counterpart, contents, settings, arithmetic)
-        watch = Watch(settings)
-        before = restore(trainer, watch, kept_state)
-        while trainer.iteration < settings.iterations and not watch.stop:
+        stopping = EarlyStopping(settings)
+        before = restore(trainer, stopping, kept_state)
+        while trainer.iteration < settings.iterations and not stopping.should_stop:
             trainer.step()
             on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
-            if watch.due(trainer.iteration):
-                watch.look(trainer, self._watched(trainer) if settings.watch != "total" else None)
+            if stopping.is_due(trainer.iteration):
+                stopping.evaluate(
+                    trainer, self._watched(trainer) if settings.watch != "total" else None
+                )
             if trainer.iteration % settings.checkpoint_every == 0:
                 seconds = before + time.perf_counter() - started
                 check_claim(task)
-                checkpoint(trainer, watch, folder, seconds)
-        kept = watch.settle(trainer)
+                checkpoint(trainer, stopping, folder, seconds)
+        kept = stopping.restore_best(trainer)
         check_claim(task)
         self._finish(task, trainer, kept, before + time.perf_counter() - started)
 
@@ -225,10 +227,12 @@ def check_claim(task: StyleTask) -> None:
         raise SupersededError(f"job {holder.job} has taken {task.id} over")
 
 
-def checkpoint(trainer: StyleTrainer, watch: Watch, folder: Path, seconds: float) -> None:
+def checkpoint(
+    trainer: StyleTrainer, stopping: EarlyStopping, folder: Path, seconds: float
+) -> None:
     """Write a style's training state."""
-    info = {**trainer.state_info(), "watch": watch.state_info(), "seconds": seconds}
-    tensors = {**trainer.state_tensors(), **watch.state_tensors()}
+    info = {**trainer.state_info(), "watch": stopping.state_info(), "seconds": seconds}
+    tensors = {**trainer.state_tensors(), **stopping.state_tensors()}
     save_checkpoint(folder / CHECKPOINT, tensors, info)
 
 
@@ -240,7 +244,7 @@ def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] |
 
 def restore(
     trainer: StyleTrainer,
-    watch: Watch,
+    stopping: EarlyStopping,
     state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
 ) -> float:
     """Continue from a training state; returns the seconds spent before it was written."""
@@ -248,5 +252,5 @@ def restore(
         return 0.0
     tensors, info = state
     trainer.load_state(tensors, info)
-    watch.load_state(tensors, info["watch"])
+    stopping.load_state(tensors, info["watch"])
     return float(info["seconds"])

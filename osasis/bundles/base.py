@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -35,50 +35,79 @@ from osasis.storage import save_tensors, sha256_file, write_json
 
 FORMAT = 1
 JSON_NAME = "base.json"
+P = TypeVar("P")
 SHIPPED = Path(__file__).parents[1] / "bases"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Deferred(Generic[P]):
+    """A part of a base that is loaded when it is used first."""
+
+    load: Callable[[], P]
+
+
 class Base:
     """A loaded base.
 
+    guide, perceptual, prior: the parts, or ``Deferred`` ones. Stylization needs none of the three,
+    and their packages take longer to import than everything else takes to load.
     photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
     on, and the photos that a counterpart leans on where there is no prior. info: base.json.
-
-    Of a base from a folder, guide, perceptual net and prior are loaded when they are first asked
-    for: what only stylizes needs none of them, nor the packages under them, which take longer to
-    import than all the rest to load.
     """
 
-    config: DiffAEConfig
-    diffae: DiffAE
-    z_mean: Tensor
-    z_std: Tensor
-    guide: Guide
-    perceptual: PerceptualNet
-    # A factory: a plain default would be an attribute of the class, found before ``__getattr__``.
-    prior: UNet | None = field(default_factory=lambda: None)
-    photos: Tensor | None = None
-    info: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        config: DiffAEConfig,
+        diffae: DiffAE,
+        z_mean: Tensor,
+        z_std: Tensor,
+        guide: Guide | Deferred[Guide],
+        perceptual: PerceptualNet | Deferred[PerceptualNet],
+        prior: UNet | Deferred[UNet | None] | None = None,
+        photos: Tensor | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.diffae = config, diffae
+        self.z_mean, self.z_std = z_mean, z_std
+        self._guide, self._perceptual, self._prior = guide, perceptual, prior
+        self.photos, self.info = photos, info or {}
 
-    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+    def replace(self, **changes: Any) -> Base:
+        """The same base with other parts, by the names of the constructor."""
+        parts: dict[str, Any] = {
+            "config": self.config,
+            "diffae": self.diffae,
+            "z_mean": self.z_mean,
+            "z_std": self.z_std,
+            "guide": self._guide,
+            "perceptual": self._perceptual,
+            "prior": self._prior,
+            "photos": self.photos,
+            "info": self.info,
+        }
+        return Base(**(parts | changes))
 
-        def __getattr__(self, name: str) -> Any:
-            """Load a part that is asked for the first time."""
-            loader = self.__dict__.get("loaders", {}).get(name)
-            if loader is None:
-                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-            part = loader()
-            if isinstance(part, torch.nn.Module):
-                part.to(self.device)
-            setattr(self, name, part)
-            return part
+    @property
+    def guide(self) -> Guide:
+        if isinstance(self._guide, Deferred):
+            self._guide = self._placed(self._guide.load())
+        return self._guide
 
-    def load_later(self, loaders: dict[str, Callable[[], Any]]) -> None:
-        """Forget these parts until they are asked for; the loaders make them."""
-        self.loaders = loaders
-        for name in loaders:
-            delattr(self, name)
+    @property
+    def perceptual(self) -> PerceptualNet:
+        if isinstance(self._perceptual, Deferred):
+            self._perceptual = self._placed(self._perceptual.load())
+        return self._perceptual
+
+    @property
+    def prior(self) -> UNet | None:
+        if isinstance(self._prior, Deferred):
+            self._prior = self._placed(self._prior.load())
+        return self._prior
+
+    def _placed(self, part: P) -> P:
+        """A part on the base's device."""
+        return part.to(self.device) if isinstance(part, torch.nn.Module) else part
 
     @property
     def name(self) -> str:
@@ -93,8 +122,8 @@ class Base:
         return self.z_mean.device
 
     def to(self, device: str | torch.device) -> Base:
-        # What is there: a part that is loaded later goes to where the rest is by then.
-        for part in self.__dict__.values():
+        """Move what is loaded; a deferred part goes to the base's device when it is loaded."""
+        for part in (self.diffae, self._guide, self._perceptual, self._prior):
             if isinstance(part, torch.nn.Module):
                 part.to(device)
         self.z_mean, self.z_std = self.z_mean.to(device), self.z_std.to(device)
@@ -238,14 +267,17 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     photos = None
     if "photos.safetensors" in info["files"]:
         photos = load_file(folder / "photos.safetensors")["photos"]
-    later: Any = None
-    base = Base(config, diffae, z_mean, z_std, later, later, None, photos, info)
-    base.load_later(
-        {
-            "guide": lambda: _load_guide(folder, info["guide"], base.perceptual),
-            "perceptual": lambda: _load_perceptual(folder, info),
-            "prior": lambda: _load_prior(folder, config),
-        }
+    base = Base(
+        config,
+        diffae,
+        z_mean,
+        z_std,
+        # The guide may be made of the base's own perceptual net.
+        Deferred(lambda: _load_guide(folder, info["guide"], base.perceptual)),
+        Deferred(lambda: _load_perceptual(folder, info)),
+        Deferred(lambda: _load_prior(folder, config)),
+        photos,
+        info,
     )
     return base.to(device)
 

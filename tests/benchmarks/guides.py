@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,11 @@ def with_guide(base: Base, name: str, weights: Path) -> Base:
     if name == "D":
         return base
     if name in parts:
-        return replace(base, guide=parts[name])
+        return base.replace(guide=parts[name])
     statistics = parts["B"]
     assert isinstance(statistics, StatisticsGuide)
     vgg = PerceptualNet("vgg", weights / "lpips_vgg.safetensors")
-    return replace(base, perceptual=vgg, guide=StatisticsGuide(vgg, statistics.stages))
+    return base.replace(perceptual=vgg, guide=StatisticsGuide(vgg, statistics.stages))
 
 
 class Judge:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,7 +169,7 @@ def test_a_bank_of_the_bases_photos(
 ) -> None:
     photos = ((images(10 + HELD_OUT, 2) + 1) * 127.5).round().to(torch.uint8)
     assert (photo_tensor(photos).min(), photo_tensor(photos).max()) == (-1, 1)
-    base = replace(tiny_base, photos=photos)
+    base = tiny_base.replace(photos=photos)
     bank = build_bank(base, tiny_settings(bank_size=300))
     # The last photos are for showing and measuring, not for training.
     assert torch.equal(bank.contents.photo, photo_tensor(photos[:10]))

@@ -11,24 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.early_stopping import Watch, recent_loss
+from osasis.early_stopping import EarlyStopping, recent_loss
 from osasis.train import StyleTrainer
 
 Trainers = Callable[..., StyleTrainer]
 FALLING_THEN_RISING = (0.9, 0.5, 0.7, 0.6, 0.4)
 
 
-def looked(trainer: StyleTrainer, values: tuple[float, ...]) -> tuple[Watch, list[int]]:
+def looked(trainer: StyleTrainer, values: tuple[float, ...]) -> tuple[EarlyStopping, list[int]]:
     """A watch after a look at each iteration, and the iterations trained: it may end early."""
-    watch = Watch(trainer.settings)
+    stopping = EarlyStopping(trainer.settings)
     seen = []
     for value in values:
         trainer.step()
         seen.append(trainer.iteration)
-        watch.look(trainer, {trainer.settings.watch: value})
-        if watch.stop:
+        stopping.evaluate(trainer, {trainer.settings.watch: value})
+        if stopping.should_stop:
             break
-    return watch, seen
+    return stopping, seen
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -37,20 +37,20 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_both_are_off_unless_asked_for(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer()
-    watch = Watch(trainer.settings)
-    assert not watch.active
-    assert not any(watch.due(i) for i in range(1, 30))
+    stopping = EarlyStopping(trainer.settings)
+    assert not stopping.enabled
+    assert not any(stopping.is_due(i) for i in range(1, 30))
     trainer.step()
     last = trainer.weights()
-    assert watch.settle(trainer) == 1
+    assert stopping.restore_best(trainer) == 1
     assert same(trainer.weights(), last)
     for asked in ({"keep_best": True}, {"early_stop_patience": 1}):
-        assert Watch(tiny_trainer(**asked).settings).active
+        assert EarlyStopping(tiny_trainer(**asked).settings).active
 
 
 def test_looks_come_every_few_iterations_and_at_the_last(tiny_trainer: Trainers) -> None:
-    watch = Watch(tiny_trainer(keep_best=True, watch_every=3, iterations=8).settings)
-    assert [i for i in range(1, 9) if watch.due(i)] == [3, 6, 8]
+    stopping = EarlyStopping(tiny_trainer(keep_best=True, watch_every=3, iterations=8).settings)
+    assert [i for i in range(1, 9) if stopping.is_due(i)] == [3, 6, 8]
 
 
 def test_training_ends_when_patience_does(tiny_trainer: Trainers) -> None:
@@ -69,21 +69,21 @@ def test_the_best_iterations_weights_are_put_back(tiny_trainer: Trainers) -> Non
     for _ in range(2):
         plain.step()
     assert not same(trainer.weights(), plain.weights())
-    assert watch.settle(trainer) == 2
+    assert stopping.restore_best(trainer) == 2
     assert same(trainer.weights(), plain.weights())
 
 
 def test_a_metric_that_rises_is_better_when_larger(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(keep_best=True, watch="direction", iterations=3)
     watch, _ = looked(trainer, (0.1, 0.3, 0.2))
-    assert watch.settle(trainer) == 2
+    assert stopping.restore_best(trainer) == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_never_best(tiny_trainer: Trainers, value: float) -> None:
     trainer = tiny_trainer(keep_best=True, watch="style_distance", iterations=3)
     watch, _ = looked(trainer, (value, 0.5, value))
-    assert (watch.best, watch.best_iteration, watch.waited) == (0.5, 2, 1)
+    assert (stopping.best, watch.best_iteration, watch.waited) == (0.5, 2, 1)
 
 
 def test_the_loss_is_a_mean_since_the_look_before(tiny_trainer: Trainers) -> None:
@@ -92,9 +92,9 @@ def test_the_loss_is_a_mean_since_the_look_before(tiny_trainer: Trainers) -> Non
         trainer.step()
     totals = [row["total"] for row in trainer.history]
     assert recent_loss(trainer, 2) == pytest.approx((totals[1] + totals[2]) / 2)
-    watch = Watch(trainer.settings)
-    watch.look(trainer)
-    assert watch.best == recent_loss(trainer, 2)
+    stopping = EarlyStopping(trainer.settings)
+    stopping.evaluate(trainer)
+    assert stopping.best == recent_loss(trainer, 2)
 
 
 def test_a_resumed_watch_ends_as_the_uninterrupted_one(tiny_trainer: Trainers) -> None:
@@ -102,9 +102,9 @@ def test_a_resumed_watch_ends_as_the_uninterrupted_one(tiny_trainer: Trainers) -
     settings["early_stop_patience"] = 2
     trainer = tiny_trainer(**settings)
     watch, _ = looked(trainer, FALLING_THEN_RISING[:3])
-    info = json.loads(json.dumps(watch.state_info()))
-    again = Watch(trainer.settings)
-    again.load_state({**trainer.state_tensors(), **watch.state_tensors()}, info)
+    info = json.loads(json.dumps(stopping.state_info()))
+    again = EarlyStopping(trainer.settings)
+    again.load_state({**trainer.state_tensors(), **stopping.state_tensors()}, info)
     assert (again.best, again.best_iteration, again.waited) == (0.5, 2, 1)
     assert same(again.weights, watch.weights)
     again.look(trainer, {"style_distance": 0.6})

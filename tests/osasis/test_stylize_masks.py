@@ -30,7 +30,7 @@ def silent_base(tiny_base: Base) -> Base:
     diffae = copy.deepcopy(tiny_base.diffae)
     for name in ("weight", "bias"):
         getattr(diffae.unet.out[2], name).zero_()
-    return replace(tiny_base, diffae=diffae)
+    return tiny_base.replace(diffae=diffae)
 
 
 def ones(style: Style) -> Style:

@@ -21,7 +21,7 @@ PAIR = ("a photo of a face", "an ink drawing of a smiling face")
 
 @pytest.fixture(scope="module")
 def text_base(tiny_base: Base, clip_guide: OpenClipGuide) -> Base:
-    return replace(tiny_base, guide=clip_guide)
+    return tiny_base.replace(guide=clip_guide)
 
 
 @pytest.fixture(scope="module")

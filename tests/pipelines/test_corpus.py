@@ -336,9 +336,9 @@ def test_styles_of_different_bases_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"fit": "corp"}, "unknown fit 'corp': choose one of crop, pad, resize, align"),
-        ({"format": "bmp"}, "unknown format 'bmp'"),
-        ({"quality": 0}, "quality is 0; it must lie in [1, 100]"),
+        ({"fit": "corp"}, "fit is 'corp'; it must be one of crop, pad, resize, align"),
+        ({"format": "bmp"}, "format is 'bmp'; it must be one of png"),
+        ({"quality": 0}, "quality is 0; it must be a whole number in [1, 100]"),
         ({"styles": []}, "no style is named"),
         ({"styles": ["oil", "oil:1"]}, "the same style is named twice"),
         ({"source": "nowhere/"}, "nowhere/: no such folder"),

@@ -317,7 +317,7 @@ TRAIN_MISTAKES = [
     (["--base", "tinny"], "unknown base 'tinny': there are tiny, portraits64 (nearest: tiny)"),
     (["--set", "decode_steps=600"], "a schedule of 600 steps is not possible"),
     (["--set", "iterations"], "--set 'iterations': write NAME=VALUE"),
-    (["--set", "preset=fast"], "'preset' is not a setting; choose one for the run (--preset)"),
+    (["--set", "preset=fast"], "'preset' is no setting; choose one for the run (--preset)"),
     (["--previews", "nowhere"], "nowhere: no such folder"),
 ]
 

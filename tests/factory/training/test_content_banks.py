@@ -7,7 +7,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def test_a_bank_is_named_by_what_it_depends_on(
     others.append(path(Photos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
     # Contents that are sampled depend on how, and on the seed.
-    blind = replace(base, photos=None)
+    blind = base.replace(photos=None)
     ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
     sampled = {bank_path(tmp_path, blind, settings.replace(**w)) for w in ways}
     assert len(sampled) == 4
@@ -105,7 +104,7 @@ def test_a_bank_holds_what_a_plain_loop_computes(
     assert bank.seconds is not None and bank.seconds > 0
     # The base's own photos replaced by these: all but those that are held out are its bank.
     held_out = photos.tensor[:1].expand(6, -1, -1, -1)
-    plain = build_bank(replace(base, photos=torch.cat([photos.tensor, held_out])), settings)
+    plain = build_bank(base.replace(photos=torch.cat([photos.tensor, held_out])), settings)
     stored = ContentBank.load(folder).contents
     for name in PARTS:
         assert torch.equal(getattr(stored, name), getattr(plain.contents, name)), name
