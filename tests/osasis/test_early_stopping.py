@@ -19,7 +19,7 @@ FALLING_THEN_RISING = (0.9, 0.5, 0.7, 0.6, 0.4)
 
 
 def looked(trainer: StyleTrainer, values: tuple[float, ...]) -> tuple[EarlyStopping, list[int]]:
-    """A watch after a look at each iteration, and the iterations trained: it may end early."""
+    """Early stopping after an evaluation of each iteration, and the iterations trained: it may end early."""
     stopping = EarlyStopping(trainer.settings)
     seen = []
     for value in values:
@@ -64,7 +64,7 @@ def test_training_ends_when_patience_does(tiny_trainer: Trainers) -> None:
 def test_the_best_iterations_weights_are_put_back(tiny_trainer: Trainers) -> None:
     settings = {"watch": "style_distance", "iterations": 5}
     trainer = tiny_trainer(keep_best=True, early_stop_patience=2, **settings)
-    watch, _ = looked(trainer, FALLING_THEN_RISING)
+    stopping, _ = looked(trainer, FALLING_THEN_RISING)
     plain = tiny_trainer(**settings)
     for _ in range(2):
         plain.step()
@@ -75,15 +75,15 @@ def test_the_best_iterations_weights_are_put_back(tiny_trainer: Trainers) -> Non
 
 def test_a_metric_that_rises_is_better_when_larger(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(keep_best=True, watch="direction", iterations=3)
-    watch, _ = looked(trainer, (0.1, 0.3, 0.2))
+    stopping, _ = looked(trainer, (0.1, 0.3, 0.2))
     assert stopping.restore_best(trainer) == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_never_best(tiny_trainer: Trainers, value: float) -> None:
     trainer = tiny_trainer(keep_best=True, watch="style_distance", iterations=3)
-    watch, _ = looked(trainer, (value, 0.5, value))
-    assert (stopping.best, watch.best_iteration, watch.waited) == (0.5, 2, 1)
+    stopping, _ = looked(trainer, (value, 0.5, value))
+    assert (stopping.best, stopping.best_iteration, stopping.waited) == (0.5, 2, 1)
 
 
 def test_the_loss_is_a_mean_since_the_look_before(tiny_trainer: Trainers) -> None:
@@ -101,12 +101,12 @@ def test_a_resumed_watch_ends_as_the_uninterrupted_one(tiny_trainer: Trainers) -
     settings: dict[str, Any] = {"watch": "style_distance", "iterations": 5, "keep_best": True}
     settings["early_stop_patience"] = 2
     trainer = tiny_trainer(**settings)
-    watch, _ = looked(trainer, FALLING_THEN_RISING[:3])
+    stopping, _ = looked(trainer, FALLING_THEN_RISING[:3])
     info = json.loads(json.dumps(stopping.state_info()))
     again = EarlyStopping(trainer.settings)
     again.load_state({**trainer.state_tensors(), **stopping.state_tensors()}, info)
     assert (again.best, again.best_iteration, again.waited) == (0.5, 2, 1)
-    assert same(again.weights, watch.weights)
+    assert same(again.weights, stopping.weights)
     again.look(trainer, {"style_distance": 0.6})
     assert again.stop
     assert again.settle(trainer) == 2
