@@ -19,7 +19,7 @@ FALLING_THEN_RISING = (0.9, 0.5, 0.7, 0.6, 0.4)
 
 
 def looked(trainer: StyleTrainer, values: tuple[float, ...]) -> tuple[EarlyStopping, list[int]]:
-    """Early stopping after an evaluation of each iteration, and the iterations trained: it may end early."""
+    """Early stopping after an evaluation of each iteration, and the iterations trained."""
     stopping = EarlyStopping(trainer.settings)
     seen = []
     for value in values:
@@ -45,7 +45,7 @@ def test_both_are_off_unless_asked_for(tiny_trainer: Trainers) -> None:
     assert stopping.restore_best(trainer) == 1
     assert same(trainer.weights(), last)
     for asked in ({"keep_best": True}, {"early_stop_patience": 1}):
-        assert EarlyStopping(tiny_trainer(**asked).settings).active
+        assert EarlyStopping(tiny_trainer(**asked).settings).enabled
 
 
 def test_looks_come_every_few_iterations_and_at_the_last(tiny_trainer: Trainers) -> None:
