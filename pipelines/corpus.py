@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.core.home import Home
-from factory.core.uris import locate
+from factory.core.uris import is_uri, locate, public
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
@@ -32,7 +32,6 @@ from pipelines.result import StylizeResult, write_result
 from pipelines.source import Source, open_source
 from pipelines.stream import connect, make_orders, plan_workers, stream
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
-from pipelines.uris import is_uri, public
 
 
 def stylize(

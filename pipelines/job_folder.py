@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from factory.core.uris import public
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import LISTING, first_difference, row_id, shown, write_manifest
-from pipelines.uris import public
 
 FOLDER = ".job"
 ERRORS = "errors.parquet"

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from factory.core.uris import URI, below, beside, file_system, first_line, public, relative
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
-from pipelines.uris import URI, below, beside, file_system, first_line, public, relative
 
 MAX_BYTES = 512 * 1024 * 1024
 BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")

@@ -1,24 +1,30 @@
-"""Files by path or URI: anything that pyarrow or fsspec can open."""
+"""Files by path or URI: one module for every location that a user names.
+
+pyarrow opens its own schemes (``s3``, ``gs``, ``abfs``, ``hdfs``, ``file``), which need no further
+package; fsspec opens all others, chained ones (``zip://a::file://b``) among them.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
 
 from osasis.errors import UserError
 
-SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
-# File systems that pyarrow has built in, so that they need no package of their own.
-ARROW_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # A picture larger than this is no picture; what a server sends has no other limit.
 MAX_BYTES = 512 * 1024 * 1024
 
 
 def is_uri(location: str) -> bool:
     """Whether a location names a file system rather than a path of this machine."""
-    return SCHEME.match(location) is not None
+    return URI.match(location) is not None
 
 
 def locate(location: str, folder: Path) -> str:
@@ -38,38 +44,29 @@ def base_name(location: str) -> str:
 def read_bytes(location: str) -> bytes:
     """The bytes of a file named by path or URI.
 
-    Raises UserError with one line where it cannot be read, or has more than ``MAX_BYTES``.
+    Raises UserError where the file cannot be read, or has more than ``MAX_BYTES``.
     """
+    shown = public(location)
     try:
         if not is_uri(location) or location.startswith("file://"):
-            return _limited(Path(locate(location, Path())).open("rb"), location)
-        if location.split("://")[0].lower() in ARROW_SCHEMES:
-            from pyarrow.fs import FileSystem
-
-            system, path = FileSystem.from_uri(location)
-            return _limited(system.open_input_stream(path), location)
-        import fsspec
-
-        return _limited(fsspec.open(location, "rb").open(), location)
+            with Path(locate(location, Path())).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        else:
+            system, path = file_system(location)
+            with system.open_input_stream(path) as stream:
+                data = stream.read(MAX_BYTES + 1)
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{location}: no such file") from None
+        raise UserError(f"{shown}: no such file") from None
     except IsADirectoryError:
-        raise UserError(f"{location}: is a folder, not a file") from None
-    except ImportError as e:
-        raise UserError(f"{location}: this kind of URI needs another package ({e})") from None
+        raise UserError(f"{shown}: is a folder, not a file") from None
     except Exception as e:  # every file system has errors of its own
-        reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}".splitlines()[0]
-        raise UserError(f"{location}: cannot be read ({reason[:200]})") from None
-
-
-def _limited(stream: Any, location: str) -> bytes:
-    with stream:
-        data: bytes = stream.read(MAX_BYTES + 1)
+        reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {first_line(e)}"
+        raise UserError(f"{shown}: cannot be read ({reason})") from None
     if len(data) > MAX_BYTES:
-        raise UserError(f"{location}: more than {MAX_BYTES >> 20} MiB; that is no style image")
-    return data
+        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; that is no picture")
+    return bytes(data)
 
 
 def copy_pictures(uri: str, folder: Path) -> Path:
@@ -96,3 +93,80 @@ def copy_pictures(uri: str, folder: Path) -> Path:
         if not target.is_file():
             write_atomic(target, read_bytes(system.unstrip_protocol(name)))
     return folder
+
+
+def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of a URI and the path in it.
+
+    Raises UserError where nobody knows the scheme or the place cannot be opened.
+    """
+    head, query = _split(uri)
+    scheme, _, rest = head.partition("://")
+    authority, _, path = rest.partition("/")
+    try:
+        native = _native(f"{scheme}://{authority}/{query}")
+    except OSError as error:
+        raise UserError(f"{uri}: {first_line(error)}") from None
+    if native is not None:
+        fs, root = native
+        return fs, f"{root.rstrip('/')}/{unquote(path)}".rstrip("/") or "/"
+    try:
+        import fsspec
+
+        opened, path = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        raise UserError(f"{uri}: this scheme needs another package ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{uri}: {first_line(error)}") from None
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
+    """pyarrow's file system at scheme://authority/?query and the path there; None where pyarrow
+    has none. Kept, for a bucket's region is asked for over the network."""
+    try:
+        fs, path = pa.fs.FileSystem.from_uri(root)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    return fs, str(path)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """A URI without and with nothing but its query (of options such as a region) or, for fsspec,
+    the links of its chain (zip://inside::file://outside)."""
+    at = min((i for i in (uri.find("::"), uri.find("?")) if i >= 0), default=len(uri))
+    return uri[:at], uri[at:]
+
+
+def below(uri: str, name: str) -> str:
+    """The URI of a file by its name below another URI."""
+    head, rest = _split(uri)
+    native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
+    return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"
+
+
+def beside(uri: str, name: str) -> str:
+    """The URI that a relative URI means in a file that is itself at a URI."""
+    head, rest = _split(uri)
+    return below(head[: head.rfind("/")] + rest, name)
+
+
+def relative(path: str, root: str) -> str:
+    """A path of a file system as seen from a folder of it; slashes before them say nothing."""
+    return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
+
+
+def public(place: str) -> str:
+    """A place without what may hold keys: a URI's user and query."""
+    if not is_uri(place):
+        return place
+    head = _split(place)[0]
+    scheme, _, rest = head.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -107,6 +107,6 @@ def test_a_resumed_watch_ends_as_the_uninterrupted_one(tiny_trainer: Trainers) -
     again.load_state({**trainer.state_tensors(), **stopping.state_tensors()}, info)
     assert (again.best, again.best_iteration, again.waited) == (0.5, 2, 1)
     assert same(again.weights, stopping.weights)
-    again.look(trainer, {"style_distance": 0.6})
-    assert again.stop
-    assert again.settle(trainer) == 2
+    again.evaluate(trainer, {"style_distance": 0.6})
+    assert again.should_stop
+    assert again.restore_best(trainer) == 2

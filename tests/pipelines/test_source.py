@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from factory.core.uris import below, beside, file_system, public
 from osasis.errors import ImageError, UserError
 from pipelines.manifest import output_names
 from pipelines.source import Source, open_source, read_group, read_photo
-from pipelines.uris import below, beside, file_system, public
 from tests.factory.conftest import picture
 
 
