@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pyarrow.parquet as pq
 from PIL import Image
 
+from factory.core.html import render_report
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
@@ -26,44 +26,68 @@ from pipelines.source import read_group, read_photo
 
 PHOTOS, TARGETS, REASONS = 24, 12, 20
 SIDE = 220
-TEMPLATE = Path(__file__).parent / "templates" / "contact.html"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of the sheet: an image (source, a data URI), or why there is none."""
+
+    alt: str = ""
+    source: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photo and its outputs."""
+
+    name: str
+    cells: list[Cell]
+
+    @property
+    def name_parts(self) -> list[str]:
+        """The name in parts after which a long name may break."""
+        return re.findall(r"[^/_.-]*[/_.-]+|[^/_.-]+$", self.name)
 
 
 def write_contact(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
     """Write the sheet: up to PHOTOS photos, evenly spread, in up to TARGETS targets."""
     targets = list(range(len(job.targets)))[:TARGETS]
     tables = _table_outputs(folder) if job.options.format == "parquet" else {}
-    labels = [t.label for t in job.targets]
-    rows = []
-    for index in _chosen(folder):
-        listing = {n: folder.manifest[n][index].as_py() for n in folder.manifest.column_names}
-        cells = [_cell(_photo(listing, job), "the photo")]
-        for target in targets:
-            if target in listing["targets"] and folder.done(index, target):
-                data = tables.get((index, target)) if tables else _output(job, listing, target)
-                cells.append(_cell(data, labels[target]))
-            elif (failure := folder.failures.get((index, target))) is not None:
-                cells.append(f'<td class="failed"><p>{html.escape(failure.reason)}</p></td>')
-            else:
-                cells.append("<td></td>")
-        name = html.escape(shown(listing["key"]))
-        # Long names break where their parts end.
-        broken = re.sub(r"([/_.-]+)", r"\1<wbr>", name)
-        rows.append(f'<tr><th scope="row" title="{name}">{broken}</th>{"".join(cells)}</tr>')
-    heads = "".join(
-        f'<th scope="col">{html.escape(labels[t])}{_small(job.targets[t].mix)}</th>'
-        for t in targets
-    )
-    page = Template(TEMPLATE.read_text()).substitute(
-        title=html.escape(f"{_count(result.images, 'image')} of {_count(result.photos, 'photo')}"),
-        meta=html.escape(", ".join(result.styles)),
+    rows = [_row(index, targets, tables, job, folder) for index in _chosen(folder)]
+    page = render_report(
+        "pipelines",
+        "contact.html.j2",
+        filters={},
+        title=f"{_count(result.images, 'image')} of {_count(result.photos, 'photo')}",
+        meta=", ".join(result.styles),
         stats=_stats(result),
-        heads=f'<th scope="col">photo</th>{heads}',
-        rows="\n".join(rows),
-        more=html.escape(_more(result, len(rows), len(targets), len(labels))),
-        errors=_errors(result),
+        targets=[(job.targets[t].label, _changes(job.targets[t].mix)) for t in targets],
+        rows=rows,
+        more=_more(result, len(rows), len(targets), len(job.targets)),
+        reasons=list(result.reasons.items())[:REASONS],
     )
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
+
+
+def _row(
+    index: int,
+    targets: list[int],
+    tables: dict[tuple[int, int], bytes],
+    job: JobSpec,
+    folder: JobFolder,
+) -> Row:
+    listing = {n: folder.manifest[n][index].as_py() for n in folder.manifest.column_names}
+    cells = [Cell("the photo", _thumbnail(_photo(listing, job)))]
+    for target in targets:
+        if target in listing["targets"] and folder.done(index, target):
+            data = tables.get((index, target)) if tables else _output(job, listing, target)
+            cells.append(Cell(job.targets[target].label, _thumbnail(data)))
+        elif (failure := folder.failures.get((index, target))) is not None:
+            cells.append(Cell(reason=failure.reason))
+        else:
+            cells.append(Cell())
+    return Row(shown(listing["key"]), cells)
 
 
 def _count(number: int, what: str) -> str:
@@ -112,13 +136,6 @@ def _table_outputs(folder: JobFolder) -> dict[tuple[int, int], bytes]:
     return found
 
 
-def _cell(data: bytes | None, alt: str) -> str:
-    source = _thumbnail(data)
-    if source is None:
-        return '<td><div class="blank">not shown</div></td>'
-    return f'<td><img loading="lazy" alt="{html.escape(alt)}" src="{source}"></td>'
-
-
 def _thumbnail(data: bytes | None) -> str | None:
     if data is None:
         return None
@@ -134,27 +151,21 @@ def _thumbnail(data: bytes | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _small(mix: Mix) -> str:
-    """What a mix changes, below its name."""
-    told = [f"{name} {value}" for name, value in mix.changes().items()]
-    return f"<small>{html.escape(', '.join(told))}</small>" if told else ""
+def _changes(mix: Mix) -> str:
+    """What a mix changes of its defaults."""
+    return ", ".join(f"{name} {value}" for name, value in mix.changes().items())
 
 
-def _stats(result: StylizeResult) -> str:
+def _stats(result: StylizeResult) -> list[tuple[str, str, bool]]:
     rate = result.done_now / max(result.seconds, 1e-9)
-    facts = [
-        ("photos", f"{result.photos:,}"),
-        ("images", f"{result.images:,}"),
-        ("failed", f"{result.failed:,}"),
-        ("this run", f"{result.done_now:,} in {result.seconds:.0f} s"),
-        ("images a second", f"{rate:.2f}"),
-        ("model busy", f"{result.model_share:.0%}"),
+    return [
+        ("photos", f"{result.photos:,}", False),
+        ("images", f"{result.images:,}", False),
+        ("failed", f"{result.failed:,}", result.failed > 0),
+        ("this run", f"{result.done_now:,} in {result.seconds:.0f} s", False),
+        ("images a second", f"{rate:.2f}", False),
+        ("model busy", f"{result.model_share:.0%}", False),
     ]
-    return "".join(
-        f"<div{' class=alarm' if name == 'failed' and result.failed else ''}>"
-        f"<dt>{name}</dt><dd>{value}</dd></div>"
-        for name, value in facts
-    )
 
 
 def _more(result: StylizeResult, rows: int, shown_targets: int, targets: int) -> str:
@@ -166,16 +177,3 @@ def _more(result: StylizeResult, rows: int, shown_targets: int, targets: int) ->
     if result.stopped:
         told.append(result.stopped)
     return "; ".join(told)
-
-
-def _errors(result: StylizeResult) -> str:
-    if not result.reasons:
-        return ""
-    rows = "".join(
-        f"<tr><td>{count:,}</td><td>{html.escape(reason)}</td></tr>"
-        for reason, count in list(result.reasons.items())[:REASONS]
-    )
-    return (
-        "<section><h2>Errors by reason</h2><table class=reasons><tbody>"
-        f"{rows}</tbody></table><p class=meta>All of them are in errors.parquet.</p></section>"
-    )

@@ -21,6 +21,8 @@ from factory.core.uris import is_uri, locate, public
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
+from osasis.storage import write_json
+from pipelines.contact_sheet import write_contact
 from pipelines.job_folder import DONE, FAILED, JobFolder
 from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
 from pipelines.manifest import build_manifest, listing_digest
@@ -28,7 +30,7 @@ from pipelines.masks import read_masks
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import check_columns, write_tables
 from pipelines.progress import Progress
-from pipelines.result import StylizeResult, write_result
+from pipelines.result import CONTACT, SUMMARY, StylizeResult
 from pipelines.source import Source, open_source
 from pipelines.stream import connect, make_orders, plan_workers, stream
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
@@ -217,7 +219,9 @@ class CorpusRun:
             write_tables(folder, self.spec, self.source.table)
         seconds = time.perf_counter() - started
         result = self._result(seconds, before, models)
-        write_result(result, self.spec, folder, contact_sheet)
+        write_json(result.output / SUMMARY, result.to_dict())
+        if contact_sheet:
+            write_contact(result.output / CONTACT, result, self.spec, folder)
         said = f"{result.done_now} image(s) in {seconds:.1f} s"
         if result.done_now:
             said += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"

@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from osasis.storage import write_json
-from pipelines.job_folder import JobFolder
-from pipelines.job_spec import JobSpec
-
 SUMMARY = "summary.json"
 CONTACT = "contact.html"
 # Errors that a summary lists one by one; all of them are in errors.parquet.
@@ -86,14 +82,3 @@ class StylizeResult:
             for k, v in facts.items()
         )
         return f"<table>{rows}</table>"
-
-
-def write_result(
-    result: StylizeResult, job: JobSpec, folder: JobFolder, contact_sheet: bool
-) -> None:
-    """``summary.json``, and ``contact.html`` where it is wanted."""
-    from pipelines.contact_sheet import write_contact
-
-    write_json(result.output / SUMMARY, result.to_dict())
-    if contact_sheet:
-        write_contact(result.output / CONTACT, result, job, folder)

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from factory.reports.charts import MAX_POINTS, thin
 from factory.reports.gallery import (
-    MAX_POINTS,
     Gallery,
     GalleryStyle,
     duration,
     render,
-    thin,
     thumbnail,
     write_gallery,
 )
