@@ -33,7 +33,7 @@ def write_photo(path: Path, seed: int) -> None:
 
     import numpy as np
 
-    from tests.factory.conftest import picture
+    from tests.tiny import picture
 
     buffer = io.BytesIO()
     picture(seed, (320, 240)).save(buffer, "JPEG", quality=90)
@@ -130,8 +130,9 @@ def child(home: str, source: str, output: str, store: int) -> None:
 def measure(store: int, megabytes: int) -> dict[str, Any]:
     """Peaks of a quarter of a corpus, and of all of it."""
     from factory.core.home import Home
-    from tests.factory.conftest import import_tiny, write_sources
+    from tests.factory.conftest import import_tiny
     from tests.pipelines.conftest import register
+    from tests.tiny import write_sources
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)

@@ -253,7 +253,8 @@ def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
 
 def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Many styles of a tiny base through one engine that has room for few."""
-    from tests.factory.conftest import import_tiny, write_sources
+    from tests.factory.conftest import import_tiny
+    from tests.tiny import write_sources
 
     write_sources(home.parent / "sources")
     ran = import_tiny(home, home.parent / "sources")

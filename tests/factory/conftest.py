@@ -8,70 +8,28 @@ import os
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lpips
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 from factory.cli import main
 from factory.core.home import ENVIRONMENT
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
-from osasis.bundles.style import Style, save_style
 from osasis.contents import build_bank
 from osasis.images.tensors import image_to_tensor
-from osasis.networks.checkpoint_keys import to_official
-from osasis.networks.diffae import DiffAE
-from osasis.networks.sizes import load_config
-from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
+from tests.tiny import FEW, SIZE, picture, truncated_jpeg, write_sources
 
 # Nothing of the user's own installation may take part.
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", ENVIRONMENT):
     os.environ.pop(_name, None)
 torch.set_num_threads(1)
-
-SIZE = 32
-PHOTOS = 12
-
-CONFIG = {
-    "name": "tiny",
-    "image_size": SIZE,
-    "model_channels": 8,
-    "channel_mult": [1, 2],
-    "encoder_channel_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attention_resolutions": [16],
-    "embed_channels": 32,
-    "z_channels": 16,
-    "latent_layers": 3,
-    "latent_hidden": 32,
-}
-
-# Few steps of everything; the preset under them is `default`.
-FEW: dict[str, Any] = {
-    "iterations": 2,
-    "batch_size": 2,
-    "lr_unet": 1e-3,
-    "encode_steps": 10,
-    "decode_steps": 4,
-    "latent_steps": 10,
-    "counterpart_candidates": 2,
-    "counterpart_steps": 10,
-    "bank_size": 8,
-    "checkpoint_every": 1,
-    "stylize_encode_steps": 10,
-    "stylize_decode_steps": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -134,61 +92,6 @@ def sets(**settings: Any) -> list[str]:
     """``--set`` options: the few steps of ``FEW`` with these settings on top."""
     merged = {**FEW, **settings}
     return [part for k, v in merged.items() for part in ("--set", f"{k}={json.dumps(v)}")]
-
-
-def random_state(module: torch.nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights that depend on the layout and the seed only; none are zero."""
-    rng = np.random.RandomState(seed)
-    state = {}
-    for key, value in sorted(module.state_dict().items()):
-        noise = torch.from_numpy(rng.standard_normal(tuple(value.shape))).float()
-        if value.dim() > 1:
-            state[key] = noise / value[0].numel() ** 0.5
-        else:
-            state[key] = 0.1 * noise + (1.0 if key.endswith("weight") else 0.0)
-    return state
-
-
-def picture(seed: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
-    """A smooth random picture of this width and height."""
-    coarse = np.random.RandomState(seed).randint(0, 256, (5, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-
-
-def truncated_jpeg(path: Path, seed: int = 99) -> Path:
-    """A JPEG file whose second half is missing."""
-    picture(seed, (64, 64)).save(path, "JPEG")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path
-
-
-def write_sources(folder: Path) -> None:
-    """What a user starts from: configuration, checkpoint, LPIPS weights, photos."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.json").write_text(json.dumps(CONFIG))
-    diffae = random_state(DiffAE(load_config(folder / "tiny.json")), seed=7)
-    # With one channel a group, normalised features hardly differ in their mean: amplified, so
-    # that different pictures have clearly different codes.
-    diffae["encoder.out.3.weight"] *= 30
-    channels = CONFIG["z_channels"]
-    save_tensors(
-        folder / "diffae.safetensors",
-        {
-            **{k: v.clone() for k, v in to_official(diffae).items()},
-            "conds_mean": torch.linspace(-0.5, 0.5, channels),
-            "conds_std": torch.linspace(0.5, 1.5, channels),
-        },
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        torch.manual_seed(11)
-        net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
-    # The trained linear layers are positive.
-    state = {k: v.abs() if k.startswith("lin") else v for k, v in net.state_dict().items()}
-    save_tensors(folder / "alex.safetensors", {k: v.clone() for k, v in state.items()})
-    (folder / "photos").mkdir()
-    for i in range(PHOTOS):
-        picture(i).save(folder / "photos" / f"{i:02d}.png")
 
 
 def import_tiny(home: Path, sources: Path, name: str = "tiny", *options: str) -> Ran:
@@ -302,26 +205,6 @@ def local_ray() -> Iterator[None]:
     connect(2)
     yield
     ray.shutdown()
-
-
-def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) -> Style:
-    """A style's bundle with random differences, as training would leave it."""
-    base = load_base(base_folder)
-    other = random_state(base.diffae.unet, seed)
-    own = dict(base.diffae.unet.named_parameters())
-    image = image_to_tensor(picture(seed, (SIZE, SIZE)))
-    z = base.encode_z(torch.stack([image, -image]))
-    style = Style(
-        style_id,
-        {k: 0.2 * (v - own[k]) for k, v in other.items()},
-        random_state(StructurePreservingNetwork(), seed + 1),
-        z[:1],
-        z[1:],
-        make_settings("default", **FEW),
-        {"base": base.fingerprint},
-    )
-    save_style(folder, style, image, -image)
-    return style
 
 
 def ray_processes(title: str, driver: int | None = None) -> list[int]:

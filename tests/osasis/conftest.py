@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lpips
 import numpy as np
 import pytest
 import torch
@@ -19,33 +17,18 @@ from osasis.bundles.style import Style
 from osasis.contents import ContentBank, Contents, ContentSource, encode_contents
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.guides.perceptual import PerceptualNet
-from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings, make_settings
-from osasis.storage import save_tensors
 from osasis.train import StyleTrainer
-
-SIZE = 32
-
-
-def random_state(
-    module: torch.nn.Module, seed: int, gain: float = 1.0, bias: float = 0.1
-) -> dict[str, Tensor]:
-    """Weights drawn key by key, so that they depend on the layout only, and none are zero.
-
-    Weights are normal with deviation gain / sqrt(fan in), all vectors with deviation ``bias``
-    around 0, or around 1 where they scale a norm.
-    """
-    rng = np.random.RandomState(seed)
-    state = {}
-    for key, value in sorted(module.state_dict().items()):
-        noise = torch.from_numpy(rng.standard_normal(tuple(value.shape))).float()
-        if value.dim() > 1:
-            state[key] = gain * noise / value[0].numel() ** 0.5
-        else:
-            state[key] = bias * noise + (1.0 if key.endswith("weight") else 0.0)
-    return state
+from tests.tiny import (
+    CONFIG,
+    SIZE,
+    make_perceptual_file,
+    random_state,
+    tiny_diffae,
+    z_statistics,
+)
 
 
 def make_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
@@ -60,17 +43,6 @@ def make_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
 def far(a: Tensor, b: Tensor) -> float:
     """The largest difference."""
     return float((a - b).abs().max())
-
-
-def make_perceptual_file(path: Path, net: str = "alex") -> Path:
-    """A complete random LPIPS state; its linear layers are positive, as the trained ones are."""
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        torch.manual_seed(11)
-        model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    state = {k: v.abs() if k.startswith("lin") else v for k, v in model.state_dict().items()}
-    save_tensors(path, {k: v.clone() for k, v in state.items()})
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -96,19 +68,7 @@ def perceptual_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> DiffAEConfig:
-    return DiffAEConfig(
-        name="tiny",
-        image_size=SIZE,
-        model_channels=8,
-        channel_mult=(1, 2, 2),
-        encoder_channel_mult=(1, 2, 2),
-        num_res_blocks=1,
-        attention_resolutions=(8,),
-        embed_channels=32,
-        z_channels=16,
-        latent_layers=3,
-        latent_hidden=32,
-    )
+    return CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -117,19 +77,14 @@ def tiny_folder(
 ) -> Path:
     """The tiny base as a bundle on disk."""
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    diffae = random_state(DiffAE(tiny_config), seed=7)
-    # With one channel a group, normalised features hardly differ in their mean: amplified here,
-    # so that different pictures have clearly different codes.
-    diffae["encoder.out.3.weight"] *= 30
-    # Little noise is predicted, so that x_0 is rarely clamped.
-    diffae["unet.out.2.weight"] *= 0.3
+    mean, std = z_statistics()
     save_base(
         folder,
         name="tiny",
         config=tiny_config,
-        diffae=diffae,
-        z_mean=torch.linspace(-0.5, 0.5, tiny_config.z_channels)[None],
-        z_std=torch.linspace(0.5, 1.5, tiny_config.z_channels)[None],
+        diffae=tiny_diffae(),
+        z_mean=mean[None],
+        z_std=std[None],
         guide={"kind": "statistics", "stages": [0, 1, 2], "grid": 1},
         guide_weights=None,
         perceptual=PerceptualNet("alex", weights=perceptual_file),

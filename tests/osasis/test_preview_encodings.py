@@ -20,7 +20,7 @@ from osasis.preview_encodings import FILE, preview_plan, ship_previews, shipped_
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, sha256_file
 from osasis.stylize import EncodePlan, encode
-from tests.osasis.conftest import SIZE
+from tests.tiny import SIZE
 
 Settings = Callable[..., TrainSettings]
 # Float32 of one CPU differs from another's by this much after ten steps of inversion.

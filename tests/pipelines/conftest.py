@@ -12,15 +12,8 @@ import pytest
 from factory.core.home import Home
 from factory.registry import Registry
 from osasis.bundles.base import load_base
-from tests.factory.conftest import (
-    fresh_home,
-    home,
-    imported,
-    local_ray,
-    picture,
-    sources,
-    write_style,
-)
+from tests.factory.conftest import fresh_home, home, imported, local_ray, sources
+from tests.tiny import picture, write_style
 
 __all__ = ["fresh_home", "home", "imported", "local_ray", "sources"]
 

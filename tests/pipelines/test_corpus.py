@@ -26,8 +26,9 @@ from osasis.images.tensors import load_square, tensor_to_image
 from osasis.mix import Mix
 from osasis.stylize import EncodePlan, decode, encode
 from pipelines import StylizeResult, stylize
-from tests.factory.conftest import SIZE, cli, import_tiny, picture, truncated_jpeg
+from tests.factory.conftest import cli, import_tiny
 from tests.pipelines.conftest import OUTPUTS, register, times_done, written
+from tests.tiny import SIZE, picture, truncated_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_inspect_prints_the_command_that_makes_the_picture_again(
     mix = {
         "styles": [{"style": "oil", "weight": 0.3}, {"style": "ink", "weight": 0.9}],
         "strength": 0.7,
-        "level_weights": [0.25, 1.0],
+        "level_weights": [0.25, 1.0, 0.5],
     }
     first = stylize(
         [], photos / "a.jpg", tmp_path / "first", home=gallery, mix=mix, fit="pad", detail=True,

@@ -15,8 +15,8 @@ import pytest
 
 from factory.core.home import Home
 from tests.conftest import ROOT
-from tests.factory.conftest import picture
 from tests.pipelines.conftest import times_done, written
+from tests.tiny import picture
 
 PHOTOS = 60
 SHARES = (0.1, 0.5, 0.9, 0.99)

@@ -26,8 +26,8 @@ from pipelines.source import open_source
 from pipelines.stream import Workers, _passes, make_orders
 from pipelines.stylize_squares import StylizeSquares
 from pipelines.write_outputs import write_outputs
-from tests.factory.conftest import SIZE, picture, write_style
 from tests.pipelines.conftest import written
+from tests.tiny import SIZE, picture, write_style
 
 Run = Callable[..., tuple[JobFolder, Path]]
 

@@ -13,7 +13,7 @@ from factory.core.uris import below, beside, file_system, public
 from osasis.errors import ImageError, UserError
 from pipelines.manifest import output_names
 from pipelines.source import Source, open_source, read_group, read_photo
-from tests.factory.conftest import picture
+from tests.tiny import picture
 
 
 def keys(source: Source) -> list[str]:

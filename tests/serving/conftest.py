@@ -26,7 +26,8 @@ from factory.core.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.bundles.base import load_base
 from serving.auth import new_key
-from tests.factory.conftest import FEW, home, imported, picture, sources, write_style
+from tests.factory.conftest import home, imported, sources
+from tests.tiny import FEW, picture, write_style
 
 __all__ = ["FEW", "home", "imported", "sources"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from serving.config import Limits
 from serving.engine import Engine, ServedVersion, Work, abandon
 from serving.request_images import square_png
 from serving.style_loader import LOADERS, StyleFailedError
-from tests.factory.conftest import write_style
 from tests.serving.conftest import photo_bytes
+from tests.tiny import write_style
 
 
 @pytest.fixture(scope="module")

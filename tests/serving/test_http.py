@@ -74,7 +74,7 @@ def test_mixed_styles_in_one_batch_equal_each_alone(server: Server) -> None:
         {"styles": ["ink"]},
         {"styles": ["oil"]},
         {"styles": [{"style": "ink", "weight": 2.0}, "sepia"], "strength": 0.7},
-        {"styles": ["oil", "sepia"], "blend": "noise", "level_weights": [0.0, 1.0]},
+        {"styles": ["oil", "sepia"], "blend": "noise", "level_weights": [0.0, 1.0, 1.0]},
     ]
     photos = [photo_bytes(510 + i) for i in range(4)]
     alone = [server.stylize(p, m) for p, m in zip(photos, mixes, strict=True)]

@@ -11,8 +11,8 @@ from PIL import Image
 from serving.config import Limits
 from serving.errors import ApiError
 from serving.request_images import check_header, square_png, to_pixels
-from tests.factory.conftest import picture
 from tests.serving.test_http import animation, bomb
+from tests.tiny import picture
 
 
 def saved(kind: str, **options: object) -> bytes:

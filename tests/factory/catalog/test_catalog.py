@@ -14,7 +14,8 @@ from factory.catalog.schema import schema_text, shipped_schema
 from factory.core.uris import read_bytes
 from osasis.errors import UserError
 from osasis.settings import TrainSettings
-from tests.factory.conftest import cli, picture, truncated_jpeg
+from tests.factory.conftest import cli
+from tests.tiny import picture, truncated_jpeg
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from osasis.bundles.base import shipped_bases
-from tests.factory.conftest import SIZE, Ran, cli, import_tiny
+from tests.factory.conftest import Ran, cli, import_tiny
+from tests.tiny import SIZE
 
 
 def test_base_import_describes_what_it_made(imported: tuple[Path, Ran]) -> None:

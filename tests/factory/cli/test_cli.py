@@ -18,14 +18,8 @@ from factory.core.home import Home
 from factory.registry import Registry
 from osasis.contents import HELD_OUT
 from osasis.losses import LOSS_NAMES
-from tests.factory.conftest import (
-    PHOTOS,
-    Ran,
-    cli,
-    picture,
-    sets,
-    truncated_jpeg,
-)
+from tests.factory.conftest import Ran, cli, sets
+from tests.tiny import PHOTOS, picture, truncated_jpeg
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from factory.core.home import ENVIRONMENT, Home
 from osasis.bundles.base import read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.images.tensors import image_to_tensor
-from tests.factory.conftest import picture, truncated_jpeg
+from tests.tiny import picture, truncated_jpeg
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from factory.core.uris import copy_pictures, read_bytes
 from osasis.errors import UserError
-from tests.factory.conftest import picture
+from tests.tiny import picture
 
 
 def encoded(seed: int) -> bytes:

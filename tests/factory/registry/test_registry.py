@@ -27,7 +27,8 @@ from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.losses import LOSS_NAMES
-from tests.factory.conftest import cli, picture, write_style
+from tests.factory.conftest import cli
+from tests.tiny import picture, write_style
 
 HISTORY = [{name: 1.0 / (i + k + 1) for k, name in enumerate(LOSS_NAMES)} for i in range(250)]
 

@@ -21,7 +21,8 @@ from factory.core.home import ENVIRONMENT, Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from osasis.bundles.base import read_base_info
 from tests.conftest import ROOT
-from tests.factory.conftest import cli, picture, write_style
+from tests.factory.conftest import cli
+from tests.tiny import picture, write_style
 
 pytestmark = pytest.mark.slow
 

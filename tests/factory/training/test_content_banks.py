@@ -27,7 +27,8 @@ from osasis.contents import (
     ship_bank,
 )
 from osasis.settings import TrainSettings, make_settings
-from tests.factory.conftest import SIZE, Shop
+from tests.factory.conftest import Shop
+from tests.tiny import SIZE
 
 # Three shards, the last one not full.
 COUNT = 2 * CHUNK + 3

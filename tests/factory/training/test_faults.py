@@ -24,8 +24,9 @@ from osasis.bundles.style import load_style
 from osasis.images.tensors import image_to_tensor
 from osasis.storage import save_tensors
 from tests.conftest import ROOT, SHARED
-from tests.factory.conftest import FEW as FEW_STEPS
-from tests.factory.conftest import SIZE, picture, ray_processes, sets
+from tests.factory.conftest import ray_processes, sets
+from tests.tiny import FEW as FEW_STEPS
+from tests.tiny import SIZE, picture
 
 pytestmark = pytest.mark.slow
 

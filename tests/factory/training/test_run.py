@@ -17,7 +17,7 @@ from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.settings import make_settings
-from tests.factory.conftest import FEW, SIZE, picture
+from tests.tiny import FEW, SIZE, picture
 
 
 def test_the_checked_bytes_are_trained_although_the_file_changes(

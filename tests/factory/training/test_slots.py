@@ -15,7 +15,8 @@ import torch
 from factory.training.fingerprint import fingerprint
 from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, plan_slots, run_job
 from factory.training.style_worker import CHECKPOINT, StyleWorker
-from tests.factory.conftest import Shop, picture, ray_processes
+from tests.factory.conftest import Shop, ray_processes
+from tests.tiny import picture
 
 ITERATIONS = 20
 

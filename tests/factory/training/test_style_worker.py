@@ -30,7 +30,8 @@ from osasis.errors import DivergedError, ImageError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.preview_encodings import preview_plan, save_previews
 from osasis.stylize import encode
-from tests.factory.conftest import SIZE, Shop, picture, truncated_jpeg
+from tests.factory.conftest import Shop
+from tests.tiny import SIZE, picture, truncated_jpeg
 
 # Dropout draws from the global generator: the hardest part to continue.
 SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
