@@ -1,4 +1,4 @@
-"""`style-factory base train`: a base of one's own on Ray Train, 1 to n workers."""
+"""`style-factory base train`: trains a base on photos with Ray Train, on 1 to n workers."""
 
 from __future__ import annotations
 
@@ -9,33 +9,67 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import ray
+import ray.train
+import ray.train.torch
 import torch
+import torch.distributed as dist
+from mlflow.entities import Param
+from pydantic import Field
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch.nn.parallel import DistributedDataParallel
 
 from factory.core.bases import check_name, import_base
 from factory.core.home import Home
+from factory.core.ray_cluster import start_ray
 from factory.core.uris import copy_pictures, is_uri
 from factory.registry import Registry
 from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
-from osasis.networks.sizes import load_config
+from osasis.images.grid import save_image_grid
+from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, WorkerContext
 from osasis.storage import write_json
+from osasis.validation import InputModel
 
 EXPERIMENT = "style-factory-bases"
 PHOTOS, EVENTS, SAMPLES, RUN_ID = "photos.npy", "events.jsonl", "samples", "mlflow-run.json"
+# How the workers ended: {"finished": bool}, or {"error": text} of a UserError.
+OUTCOME = "ended.json"
 POLL_SECONDS = 0.5
+REPORT_SECONDS = 10
 
 Report = Callable[[str], None]
 
 
+class BaseTrainingJob(InputModel):
+    """What every worker of a run gets."""
+
+    subject: ClassVar[str] = "base training job"
+
+    folder: Annotated[Path, Field(strict=False, description="folder of the run")]
+    config: DiffAEConfig = Field(description="sizes of the networks")
+    settings: PretrainSettings = Field(description="settings of the training")
+    start: Annotated[Path | None, Field(strict=False)] = Field(
+        None, description="DiffAE checkpoint to start from"
+    )
+    minutes: float | None = Field(None, description="time limit of this run")
+    gpu: bool = Field(False, description="train on one GPU for each worker")
+
+
 @dataclass(frozen=True)
 class BaseRun:
-    """How a run of ``train_base`` ended. info: base.json of the finished base, or None."""
+    """Result of ``train_base``.
+
+    finished: whether the training is complete. folder: where an incomplete run continues.
+    info: base.json of the finished base, or None. left_out: errors of unreadable photos.
+    """
 
     finished: bool
     folder: Path
@@ -58,11 +92,14 @@ def train_base(
     replace: bool = False,
     report: Report = lambda line: None,
 ) -> BaseRun:
-    """Train a base's networks on photos, a folder or a URI, and install it in the home.
+    """Train the networks of a base on photos and install the base in the home.
 
-    The run continues from its folder, ``bases-in-training/NAME`` below the home. start: a DiffAE
-    checkpoint to begin with. minutes: stop, resumably, after so long. like: the base whose
-    guide and perceptual net it takes; None takes those of the package's own. Raises UserError.
+    images: a folder or a URI. config: name or file of the networks' sizes. start: a DiffAE
+    checkpoint to start from. workers: they divide ``batch_size``. minutes: time limit; the next
+    call with the same arguments continues from the last checkpoint. like: the base whose guide and
+    perceptual net are copied (default: those of the shipped base). replace: overwrite a base of
+    this name. The run keeps its state in ``bases-in-training/NAME`` below the home. Raises
+    UserError.
     """
     home = home or Home.find()
     check_name(name, "base")
@@ -79,23 +116,20 @@ def train_base(
         if is_uri(str(images)):
             images = copy_pictures(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
-        # Whatever is wrong with the run is said here, before anything starts.
+        # The constructor reports every problem of the run before Ray starts.
         BaseTraining(folder, photos, sizes, settings, start=start)
         report(
             f"training base {name} on {len(photos)} photos, {workers} worker(s): "
             f"{settings.iterations} iterations of {settings.batch_size}"
         )
-        finished = _run_workers(
-            {
-                "folder": str(folder),
-                "config": sizes.to_dict(),
-                "settings": settings.to_dict(),
-                "start": str(start.resolve()) if start else None,
-                "minutes": minutes,
-            },
-            workers,
-            _Log(home, name, folder, settings, report),
+        job = BaseTrainingJob(
+            folder=folder.resolve(),
+            config=sizes,
+            settings=settings,
+            start=start.resolve() if start else None,
+            minutes=minutes,
         )
+        finished = _run_workers(job, workers, ProgressLog(home, name, folder, settings, report))
         info = None
         if finished:
             info = import_base(
@@ -114,7 +148,7 @@ def train_base(
 
 
 def _photos(images: str | Path, size: int, folder: Path, report: Report) -> PhotoSet:
-    """Decode the photos once, into a file that every worker maps."""
+    """Decode the photos once into a file, which every worker maps into memory."""
     photos = read_photo_set(images, size, report)
     path = folder / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,33 +158,33 @@ def _photos(images: str | Path, size: int, folder: Path, report: Report) -> Phot
     return photos
 
 
-def _run_workers(job: dict[str, Any], workers: int, log: _Log) -> bool:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
+    """Train on Ray Train workers; False where the time limit ended the run.
 
-    from factory.core.ray_cluster import start_ray
-
+    Raises UserError where a worker raised one.
+    """
     start_ray(workers)
     gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()
+    outcome = job.folder / OUTCOME
+    outcome.unlink(missing_ok=True)
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={**job, "gpu": gpu},
+        _train_on_worker,
+        train_loop_config=job.replace(gpu=gpu).to_dict(),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(
             name=f"base-{int(time.time() * 1000)}",
-            storage_path=str(Path(job["folder"]) / "ray"),
+            storage_path=str(job.folder / "ray"),
             failure_config=FailureConfig(max_failures=3),
         ),
     )
-    outcome: list[Any] = []
+    errors: list[Exception] = []
 
     def fit() -> None:
         try:
-            outcome.append(trainer.fit())
+            trainer.fit()
         except Exception as e:
-            outcome.append(e)
+            errors.append(e)
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
@@ -158,90 +192,73 @@ def _run_workers(job: dict[str, Any], workers: int, log: _Log) -> bool:
         time.sleep(POLL_SECONDS)
         log.catch_up()
     log.catch_up()
-    ended = Path(job["folder"]) / "ended.json"
-    if isinstance(outcome[0], Exception):
+    ended = json.loads(outcome.read_text()) if outcome.is_file() else {}
+    if errors:
         log.close("FAILED")
-        _raise_cause(outcome[0])
-    finished = bool(json.loads(ended.read_text())["finished"])
-    log.close("FINISHED" if finished else "KILLED")
-    return finished
+        if "error" in ended:
+            raise UserError(ended["error"])
+        raise errors[0]
+    log.close("FINISHED" if ended["finished"] else "KILLED")
+    return bool(ended["finished"])
 
 
-def _raise_cause(error: Exception) -> None:
-    """A worker's UserError as ours; Ray wraps it in its own kinds."""
-    text = str(error)
-    mark = "osasis.errors.UserError: "
-    if mark in text:
-        raise UserError(text.split(mark, 1)[1].splitlines()[0])
-    raise error
+def _train_on_worker(config: dict[str, Any]) -> None:
+    """The training function of one Ray Train worker. config: a BaseTrainingJob as plain data."""
+    job = BaseTrainingJob.parse(config)
+    try:
+        _train(job)
+    except UserError as e:
+        # Ray Train wraps the error in private classes; the file carries its text to the driver.
+        write_json(job.folder / OUTCOME, {"error": str(e)})
+        raise
 
 
-def _work(job: dict[str, Any]) -> None:
-    """One worker, run by Ray Train."""
-    import ray.train
-    import ray.train.torch
-
+def _train(job: BaseTrainingJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device() if job["gpu"] else torch.device("cpu")
-    if not job["gpu"]:
+    device = ray.train.torch.get_device() if job.gpu else torch.device("cpu")
+    if not job.gpu:
         torch.set_num_threads(1)
-    folder = Path(job["folder"])
-    config = load_config_dict(job["config"])
-    photos = PhotoSet(torch.from_numpy(np.load(folder / PHOTOS, mmap_mode="c")))
-    events = folder / EVENTS
+    photos = PhotoSet(torch.from_numpy(np.load(job.folder / PHOTOS, mmap_mode="c")))
 
     def on_event(event: dict[str, Any]) -> None:
         if "samples" in event:
-            from osasis.images.grid import save_image_grid
-
             name = f"{event['stage']}-{event['iteration']:07}.png"
-            save_image_grid(folder / SAMPLES / name, event["samples"], columns=4)
+            save_image_grid(job.folder / SAMPLES / name, event["samples"], columns=4)
             event = {"stage": event["stage"], "picture": name}
-        with events.open("a") as f:
+        with (job.folder / EVENTS).open("a") as f:
             f.write(json.dumps(event) + "\n")
 
-    worker = WorkerContext(rank, world, device, *_together(world, device))
+    worker = WorkerContext(rank, world, device)
+    if world > 1:
+        worker = WorkerContext(rank, world, device, DistributedDataParallel, _all_reduce_mean)
     finished = BaseTraining(
-        folder,
+        job.folder,
         photos,
-        config,
-        PretrainSettings.parse(job["settings"]),
-        start=Path(job["start"]) if job["start"] else None,
+        job.config,
+        job.settings,
+        start=job.start,
         worker=worker,
-        minutes=job["minutes"],
+        minutes=job.minutes,
         on_event=on_event,
     ).run()
     if worker.leads:
-        write_json(folder / "ended.json", {"finished": finished})
-    # Nobody leaves before the leader has written what the next stage or run reads.
+        write_json(job.folder / OUTCOME, {"finished": finished})
+    # A barrier: no worker ends before the leader has written its files.
     worker.mean(0.0)
     ray.train.report({"finished": finished})
 
 
-def load_config_dict(data: dict[str, Any]) -> Any:
-    from osasis.networks.sizes import DiffAEConfig
-
-    return DiffAEConfig.parse(data)
-
-
-def _together(world: int, device: torch.device) -> tuple[Callable[..., Any], Callable[..., float]]:
-    """How several workers share gradients and means; nothing to do for one."""
-    if world == 1:
-        return (lambda module: module), (lambda value: value)
-    import torch.distributed as dist
-    from torch.nn.parallel import DistributedDataParallel
-
-    def mean(value: float) -> float:
-        total = torch.tensor([value], dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        return float(total) / world
-
-    return DistributedDataParallel, mean
+def _all_reduce_mean(value: float) -> float:
+    """The mean of a number over all workers."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
 
 
-class _Log:
-    """What the leader writes down, told to the terminal and to MLflow by the driver."""
+class ProgressLog:
+    """Copies the events that the leading worker writes to the terminal and to an MLflow run."""
 
     def __init__(
         self, home: Home, name: str, folder: Path, settings: PretrainSettings, report: Report
@@ -249,16 +266,13 @@ class _Log:
         self.folder, self.report = folder, report
         self.registry = Registry(home)
         self.client = self.registry.client
-        self.run_id = self._run_of(name, settings)
-        self.read = 0
+        self.run_id = self._open_run(name, settings)
         path = folder / EVENTS
-        # A resumed run goes on in the same MLflow run; what it told before is there.
-        self.read = path.stat().st_size if path.is_file() else 0
-        self.told = 0.0
+        # A resumed run continues its MLflow run, which holds the earlier events.
+        self.offset = path.stat().st_size if path.is_file() else 0
+        self.reported = 0.0
 
-    def _run_of(self, name: str, settings: PretrainSettings) -> str:
-        from mlflow.entities import Param
-
+    def _open_run(self, name: str, settings: PretrainSettings) -> str:
         path = self.folder / RUN_ID
         if path.is_file():
             run_id = str(json.loads(path.read_text())["run"])
@@ -272,32 +286,34 @@ class _Log:
         return run_id
 
     def catch_up(self) -> None:
+        """Report the events that were written since the last call."""
         path = self.folder / EVENTS
         if not path.is_file():
             return
         with path.open("rb") as f:
-            f.seek(self.read)
+            f.seek(self.offset)
             fresh = f.read()
-        whole = fresh.rfind(b"\n") + 1
-        self.read += whole
-        for line in fresh[:whole].splitlines():
-            self._tell(json.loads(line))
+        # The last line may be incomplete; the next call reads it whole.
+        complete = fresh.rfind(b"\n") + 1
+        self.offset += complete
+        for line in fresh[:complete].splitlines():
+            self._report(json.loads(line))
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _report(self, event: dict[str, Any]) -> None:
         if "picture" in event:
-            self.client.log_artifact(
-                self.run_id, str(self.folder / SAMPLES / event["picture"]), SAMPLES
-            )
+            picture = self.folder / SAMPLES / event["picture"]
+            self.client.log_artifact(self.run_id, str(picture), SAMPLES)
             return
         stage, i = event["stage"], event["iteration"]
         self.client.log_metric(self.run_id, f"{stage}.loss", event["loss"], step=i)
-        if i == event["of"] or time.monotonic() - self.told > 10:
-            self.told = time.monotonic()
+        if i == event["of"] or time.monotonic() - self.reported > REPORT_SECONDS:
+            self.reported = time.monotonic()
             left = (event["of"] - i) * event["seconds"]
             self.report(
                 f"{stage} {i}/{event['of']}  loss {event['loss']:.4f}  "
-                f"{event['seconds']:.2f} s an iteration, {left / 60:.0f} min to go"
+                f"{event['seconds']:.2f} s per iteration, {left / 60:.0f} min left"
             )
 
     def close(self, status: str) -> None:
+        """End the MLflow run. status: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)

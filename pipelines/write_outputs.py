@@ -15,7 +15,7 @@ from PIL import Image
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.provenance import encode_image
 from osasis.errors import ImageError
-from osasis.images.compositing import put_back
+from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
 from osasis.storage import write_atomic
@@ -122,7 +122,7 @@ class _Canvas:
             if self.row["photo"] is not None:
                 self._photo, _ = load_sized(self.row["photo"], min_side=1)
         size = (self.row["width"], self.row["height"])
-        return put_back(
+        return composite_into_photo(
             size, self.fit, self.places, self._squares, after,
             photo=self._photo, detail=self.job.options.detail,
         )  # fmt: skip

@@ -1,37 +1,38 @@
-"""How a photo of any size meets the base's square, and how the stylized square goes back.
-
-An output has the photo's own size, whatever the fit.
-"""
+"""Compositing of stylized squares into the photo. Outputs have the photo's size for every fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
 from osasis.images.geometry import Size, SquarePlacement, crop_box, pad_box
+from osasis.images.guided_filter import (
+    ColourChange,
+    apply_colour_change,
+    fit_colour_change,
+    paste_square,
+)
+from osasis.images.tensors import image_to_tensor
 
-# ``detail`` imports torch, which takes seconds; the way into the square does without.
-if TYPE_CHECKING:
-    from osasis.images.guided_filter import ColourChange
-
-# Faces fade into the photo over this part of half a square.
+# Width of the blend at the border of a face, as a share of half the square's side.
 FEATHER = 0.35
-# A cropped square fades into what lies beside it over this part of its side.
+# Width of the blend at the border of a cropped square, as a share of its side.
 SEAM = 1 / 8
 
 
 def photo_needed(photo: Size, fit: str, detail: bool) -> str:
-    """What of the photo the way back needs: "" (its size), "small" (a copy at the base's scale)
-    or "whole"."""
+    """Which copy of the photo ``composite_into_photo`` needs.
+
+    "": only its size. "small": ``downscaled_photo``. "whole": the photo at its own resolution.
+    """
     if detail or fit == "align":
         return "whole"
     return "small" if fit == "crop" and photo[0] != photo[1] else ""
 
 
 def downscaled_photo(photo: Image.Image, square: int) -> Image.Image:
-    """The photo with a short side of ``square`` pixels; a smaller one as it is."""
+    """The photo scaled down to a short side of ``square`` pixels; a smaller photo is unchanged."""
     scale = square / min(photo.size)
     if scale >= 1:
         return photo
@@ -39,7 +40,7 @@ def downscaled_photo(photo: Image.Image, square: int) -> Image.Image:
     return photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def put_back(
+def composite_into_photo(
     size: Size,
     fit: str,
     places: Sequence[SquarePlacement],
@@ -49,18 +50,16 @@ def put_back(
     photo: Image.Image | None = None,
     detail: bool = False,
 ) -> Image.Image:
-    """The photo, ``size`` pixels, with its square (for "align": its faces) stylized.
+    """The photo of width and height ``size`` with its square, or its faces ("align"), stylized.
 
-    squares, stylized: what the base saw and what it made of it, at each place. photo: what
-    ``photo_needed`` says. With ``detail`` the change is carried up to the photo's own resolution,
-    else the square is enlarged.
+    squares, stylized: the base's input and output for each of the places. photo: the copy that
+    ``photo_needed`` names. detail: apply the change at the photo's resolution by a guided filter;
+    otherwise the stylized square is enlarged.
     """
     if fit == "align":
         return _faces_back(_given(photo), places, squares, stylized, detail)
     (place,), (before,), (after,) = places, squares, stylized
     if detail:
-        from osasis.images.guided_filter import apply_colour_change
-
         return apply_colour_change(_given(photo), _change(before, after), place)
     if fit == "pad":
         (left, top), (w, h) = pad_box(size, after.width)
@@ -73,9 +72,7 @@ def put_back(
 def _crop_back(
     size: Size, small: Image.Image, place: SquarePlacement, before: Image.Image, after: Image.Image
 ) -> Image.Image:
-    """The square in the middle; beside it the photo, as soft, in the change that the square has
-    there at large."""
-    from osasis.images.guided_filter import apply_colour_change
+    """The stylized square in the centre; the photo beside it gets the square's colour change."""
 
     x, y = small.width / size[0], small.height / size[1]
     around = apply_colour_change(small, _change(before, after), place.scaled(x, y))
@@ -86,7 +83,7 @@ def _crop_back(
 
 
 def _seam(size: Size) -> Image.Image:
-    """A mask of the square that fades where photo lies beyond it."""
+    """Blending mask ("L") of the central square, which fades towards the rest of the photo."""
     _, _, side = crop_box(size)
     width = max(1, round(side * SEAM))
     mask = Image.new("L", (side, side), 255)
@@ -110,8 +107,6 @@ def _faces_back(
     stylized: Sequence[Image.Image],
     detail: bool,
 ) -> Image.Image:
-    from osasis.images.guided_filter import apply_colour_change, paste_square
-    from osasis.images.tensors import image_to_tensor
 
     for place, before, after in zip(places, squares, stylized, strict=True):
         if detail:
@@ -122,8 +117,6 @@ def _faces_back(
 
 
 def _change(before: Image.Image, after: Image.Image) -> ColourChange:
-    from osasis.images.guided_filter import fit_colour_change
-    from osasis.images.tensors import image_to_tensor
 
     return fit_colour_change(image_to_tensor(before), image_to_tensor(after))
 
@@ -134,5 +127,5 @@ def _resized(image: Image.Image, size: Size) -> Image.Image:
 
 def _given(photo: Image.Image | None) -> Image.Image:
     if photo is None:
-        raise ValueError("this way back needs the photo")
+        raise ValueError("photo is None; this fit needs it (see photo_needed)")
     return photo

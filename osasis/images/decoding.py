@@ -1,7 +1,7 @@
-"""Images in and out: any picture a user may hand over becomes 8-bit sRGB, or one line says why not.
+"""Image files: decoding to 8-bit sRGB, listing of folders, encoding as PNG.
 
-Nothing here trusts its input. The size is checked in the header before a pixel is decoded, only
-the formats in ``FORMATS`` are opened, and a broken file is an ``ImageError``, never half a picture.
+Files are untrusted. The size is checked in the header before any pixel is decoded, only the
+formats in ``FORMATS`` are opened, and a damaged file raises ImageError.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from PIL import (
 
 from osasis.errors import ImageError, UserError
 
-# Suffixes that `find_images` collects. What a file really is, its first bytes decide.
+# Suffixes that `find_images` collects. The decoder detects the format from the first bytes.
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
 
-# The readers are called by class and not through Image.open: its pixel limit is one global of the
-# process, below our default, and every thread shares it.
+# Image.open has one pixel limit for the whole process, below MAX_PIXELS; the readers' classes have
+# none, so that each call can set its own.
 _READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
     ("PNG", rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     ("JPEG", rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -50,7 +50,8 @@ _READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
     ("PPM", rb"P[1-6f][\s#]", PpmImagePlugin.PpmImageFile),
 )
 FORMATS = tuple(name for name, _, _ in _READERS)
-# Two bytes of plain text can look like these, so a header that does not parse proves nothing.
+# Signatures of two bytes, which plain text can start with: a header that does not parse means that
+# the file is no image.
 _WEAK = ("BMP", "PPM")
 _REFUSED = (("HEIC", rb"....ftyp(hei|hev|mif|msf)"), ("AVIF", rb"....ftypavi"), ("PDF", rb"%PDF"))
 _ALLOWED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} files are read"
@@ -65,7 +66,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = tuple(_TURNS[i] for i in (5, 6, 7, 8))
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def load_image(
@@ -76,19 +76,19 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
 ) -> Image.Image:
-    """Read one picture as an image viewer would show it.
+    """Decode one image to 8-bit sRGB ("RGB") without metadata, as image viewers show it.
 
-    ``source`` is a path or the encoded bytes; ``name`` replaces the path in errors. The result is
-    "RGB", 8 bit, sRGB, without metadata: turned by its EXIF orientation, converted from its ICC
-    profile, laid over white where transparent, the first frame where animated. Grey of more than
-    8 bits is scaled to 0..255. For float and 32-bit grey, which carry no range, the largest value
-    picks white: 1 (float), 255 or 65535, else that value itself.
+    source: a path or the encoded bytes. name: replaces the path in errors.
+    target: side in pixels that the caller needs. A large JPEG is decoded at 1/2, 1/4 or 1/8 of its
+    size, with a short side of at least twice ``target``.
 
-    With ``target``, the side in pixels that is needed, a large JPEG is decoded at 1/2, 1/4 or 1/8,
-    its short side no smaller than twice ``target``.
+    The EXIF orientation and the ICC profile are applied, transparent pixels are composited over
+    white, and the first frame of an animation is taken. Grey of more than 8 bits is scaled to
+    0..255. Float and 32-bit grey state no range: white is the smallest of 1 (float only), 255 and
+    65535 that is not below the largest value, else the largest value.
 
-    Raises ImageError (one line) for whatever cannot be read, has more than ``max_pixels`` in all
-    or a side below ``min_side``.
+    Raises ImageError for an unreadable file, more than ``max_pixels`` pixels, or a side below
+    ``min_side``.
     """
     shown = _printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
     if isinstance(source, bytes):
@@ -98,7 +98,7 @@ def load_image(
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
             raise ImageError(shown, "is a folder, not an image file")
-        if not stat.S_ISREG(kind):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(kind):  # opening a pipe would block
             raise ImageError(shown, "is not a regular file")
         with path.open("rb") as stream:
             return _decode(stream, shown, max_pixels, min_side, target)[0]
@@ -119,21 +119,21 @@ def load_sized(
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """``load_image`` of encoded bytes, with the width and height that the file has, turned.
+    """``load_image`` of encoded bytes, and the file's own width and height after its orientation.
 
-    With ``target`` the picture itself may be smaller. Raises ImageError.
+    With ``target`` the decoded image may be smaller than that size. Raises ImageError.
     """
     return _decode(io.BytesIO(data), _printable(name), max_pixels, min_side, target)
 
 
 def read_image_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """A picture file's bytes. Raises ImageError for what is no regular file, or is too large."""
+    """Read an image file. Raises ImageError for a missing, irregular or too large file."""
     shown = _printable(os.fspath(path))
     try:
         found = Path(path).stat()
         if stat.S_ISDIR(found.st_mode):
             raise ImageError(shown, "is a folder, not an image file")
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
             raise ImageError(shown, "is not a regular file")
         if found.st_size > max_bytes:
             reason = f"{found.st_size:,} bytes; at most {max_bytes:,} are allowed"
@@ -158,9 +158,8 @@ def _decode(
     if found is None:
         raise ImageError(shown, _not_an_image(head))
     kind, _, reader = found
-    # One narrow filter, set once: catch_warnings would swap the filters of every thread.
-    if _QUIET not in warnings.filters:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Not catch_warnings: it swaps the filters of all threads. A repeated filter replaces itself.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     stream.seek(0)
     size: tuple[int, int] | None = None
     try:
@@ -180,7 +179,7 @@ def _decode(
         picture = _to_rgb(image, raw)
         if turn is not None:
             picture = picture.transpose(turn)
-        picture.info = {}  # a profile kept here would be applied twice
+        picture.info = {}  # a profile left here would be applied again by the next reader
         return picture, (size[::-1] if turn in _SIDEWAYS else size)
     except ImageError:
         raise
@@ -188,7 +187,7 @@ def _decode(
         reason = f"too many pixels; at most {max_pixels:,} in all are allowed"
     except MemoryError:
         reason = "not enough memory" + (f" for {_by(size)} pixels" if size else "")
-    except Exception as error:  # decoders fed with garbage raise anything
+    except Exception as error:  # decoders raise errors of any type for damaged data
         if size is None and kind in _WEAK:
             reason = _not_an_image(head)
         elif isinstance(error, OSError) and error.errno is not None:
@@ -201,7 +200,7 @@ def _decode(
 
 
 def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
-    """Any mode to RGB: sample depth first, then colour space, then alpha over white."""
+    """Convert any mode to RGB: sample depth, then colour space, then alpha over white."""
     profile = image.info.get("icc_profile")
     mode = image.mode
     if mode[0] in "IF":
@@ -235,7 +234,7 @@ def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
 
 
 def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
-    """Grey of 12, 16, 32 bits or float, scaled (not clipped) to 8; LA where it has a key value."""
+    """Scale grey of 12, 16, 32 bits or float to 8 bits; "LA" where a value marks transparency."""
     values = np.asarray(image)
     if raw == "I;32N":  # Pillow stores unsigned values in a signed mode
         values = values.view(np.uint32)
@@ -243,7 +242,7 @@ def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
         white = {"I;12": 4095.0, "I;16S": 32767.0, "I;16BS": 32767.0}.get(raw, 65535.0)
     else:
         top = float(np.max(values, where=np.isfinite(values), initial=0))
-        # Resampling overshoots 1 a little, and values of 0..255 that end at 2 would all be black.
+        # Resampled floats overshoot 1 slightly, so values up to 2 count as the range 0..1.
         steps = ((2.0, 1.0),) * (image.mode == "F") + ((255.0, 255.0), (65535.0, 65535.0))
         white = next((step for limit, step in steps if top <= limit), top)
     scaled = np.nan_to_num(values.astype(np.float32) * np.float32(255 / white), nan=0.0)
@@ -258,7 +257,7 @@ def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
-        # Viewers show a picture with a broken profile as if it had none.
+        # Viewers ignore a broken profile; so does this function.
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = source.profile.xcolor_space.strip()
@@ -274,16 +273,16 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the file packs its samples; known only until the pixels are loaded."""
+    """Pillow's name of the file's sample layout; ``tile`` is empty after the pixels are loaded."""
     args = image.tile[0][3] if image.tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asked after loading: a PNG may hold EXIF behind its pixels, and a TIFF is turned by Pillow.
+    # Called after loading: a PNG may store EXIF behind its pixels, and Pillow rotates TIFFs itself.
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # broken EXIF costs the orientation, not the picture
+    except Exception:  # an image with broken EXIF is read without orientation
         return 1
 
 
@@ -303,16 +302,16 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _printable(name: str) -> str:
-    # A file name may hold line breaks or bytes that no terminal can encode.
+    # A file name may contain line breaks or bytes that a terminal cannot encode.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All image files below ``folder``, ordered by their path inside it.
+    """List the image files below ``folder``, sorted by their path relative to it.
 
-    Goes by suffix (``IMAGE_SUFFIXES``, any case); skips hidden files and folders and does not
-    follow links to folders. Raises UserError where the folder is missing, is a file, cannot be
-    listed, or holds no such file.
+    Selects by suffix (``IMAGE_SUFFIXES``, any case); skips hidden files and folders and links to
+    folders. Raises UserError where the folder is missing, is a file, cannot be listed, or contains
+    no image.
     """
     root = Path(folder)
     shown = _printable(os.fspath(folder))
@@ -335,10 +334,10 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def png_bytes(image: Image.Image, text: dict[str, str] | None = None) -> bytes:
-    """``image`` as a PNG file with ``text`` as its text chunks and no other metadata.
+    """Encode an image as PNG with the given text chunks and no other metadata.
 
-    The same pixels and text give the same bytes. Keys are 1 to 79 Latin-1 characters (ValueError
-    otherwise), values any text; what UTF-8 cannot encode is written as an escape.
+    The same pixels and text give the same bytes. Keys have 1 to 79 Latin-1 characters (ValueError
+    otherwise). Characters of values that UTF-8 cannot encode are written as escapes.
     """
     chunks = PngImagePlugin.PngInfo()
     for key, value in sorted((text or {}).items()):

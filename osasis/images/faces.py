@@ -1,7 +1,7 @@
-"""Faces on a photo, each as the square that a portrait base was trained on.
+"""Face detection and alignment to the square of a portrait base.
 
-OpenCV's cascades (they come with its wheel) find faces and eyes; no download, no network. The
-square puts the eyes where the training portraits have them.
+The cascades in OpenCV's wheel detect faces and eyes. The square places the eyes where aligned
+training portraits have them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from osasis.errors import UserError
 from osasis.images.geometry import SquarePlacement
 from osasis.images.tensors import image_to_tensor
 
-# Where the eyes lie in an aligned portrait, in sides of the square from its top left; and the
-# cascade's box there, for faces whose eyes are not found. Medians over aligned portraits.
+# Positions of the eyes in an aligned portrait, as shares of the side from the top left, and centre
+# and side of the detector's box, used where the eyes are not detected. Medians over portraits.
 LEFT_EYE, RIGHT_EYE = (0.3625, 0.36), (0.6235, 0.36)
 BOX_CENTRE, BOX_SIDE = (0.495, 0.427), 0.675
-# Faces are looked for on a copy no larger than this; the smallest one found there is 1/50 of it.
+# Faces are detected on a copy of at most this side, in pixels; the smallest has 1/50 of its side.
 SEARCH_SIDE = 1600
 MIN_FACE = 32
 EYES_SIDE = 240
 
 
 def find_faces(image: Image.Image) -> list[SquarePlacement]:
-    """The places of all faces, from left to right; upright ones and such as are tilted a little.
+    """Placements of all upright or slightly tilted faces, from left to right.
 
     Raises UserError where OpenCV is not installed.
     """
@@ -41,7 +41,7 @@ def find_faces(image: Image.Image) -> list[SquarePlacement]:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     grey = np.asarray(small.convert("L"))
-    # A face that fills the picture is found only with room around it.
+    # The detector misses a face that fills the image; a margin fixes that.
     margin = max(8, min(grey.shape) // 4)
     grey = np.pad(grey, margin, mode="edge")
     faces, eyes = _cascades()
@@ -67,7 +67,7 @@ def _cascades() -> tuple[Any, list[Any]]:
             "fit align finds faces with OpenCV 4, which is not installed; "
             'run pip install "opencv-python-headless<5"'
         )
-    cv2.setNumThreads(1)  # threads would return boxes in any order, and their mean with it
+    cv2.setNumThreads(1)  # with threads the order of boxes, and so their mean, varies
     names = ("frontalface_alt2", "eye_tree_eyeglasses", "eye")
     face, *eyes = (
         cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml") for name in names
@@ -76,9 +76,10 @@ def _cascades() -> tuple[Any, list[Any]]:
 
 
 def _eyes(face: np.ndarray, cascades: list[Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both eyes in the box's pixels, left one first; None unless exactly one likely pair is seen.
+    """Left and right eye in pixels of the box, or None.
 
-    Likely: in the box's upper part, one on each side, as far apart as eyes are.
+    A pair counts where a cascade finds exactly two eyes in the upper part of the box, at a
+    plausible distance and tilt.
     """
     side = len(face)
     upper = Image.fromarray(face[: int(side * 0.62)])
@@ -122,19 +123,19 @@ def _place(corner: tuple[float, float], side: tuple[float, float]) -> SquarePlac
 
 
 def cut_square(image: Image.Image, place: SquarePlacement, size: int) -> Image.Image:
-    """The square at a place, ``size`` pixels; edge pixels repeat beyond the photo."""
+    """Sample a square of ``size`` pixels from the photo; edge pixels repeat outside the photo."""
     left, top, right, bottom = place.bounds(image.width, image.height)
     if right - left < 2 or bottom - top < 2:
         left, top, right, bottom = 0, 0, image.width, image.height
     part = image.crop((left, top, right, bottom))
-    # About two pixels for each one wanted; the rest is averaged away first.
+    # Reduce to about two pixels for each output pixel; grid_sample would alias otherwise.
     factor = max(1, int(max(part.size) / (2 * size)))
     part = part.reduce(factor)
     moved = SquarePlacement(
         place.ux, place.uy, place.u0 + place.ux * left + place.uy * top,
         place.vx, place.vy, place.v0 + place.vx * left + place.vy * top,
     ).scaled(1 / factor, 1 / factor)  # fmt: skip
-    # The square's points in the part's coordinates, [-1, 1].
+    # Coordinates of the square's points in the cut part, in [-1, 1].
     inverse = np.linalg.inv(
         np.array([[moved.ux, moved.uy, moved.u0], [moved.vx, moved.vy, moved.v0], [0, 0, 1]])
     )
@@ -152,5 +153,5 @@ def cut_square(image: Image.Image, place: SquarePlacement, size: int) -> Image.I
 
 
 def require_detector() -> None:
-    """Raises UserError where faces cannot be found here."""
+    """Raise UserError where OpenCV's face detector is not installed."""
     _cascades()

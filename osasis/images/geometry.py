@@ -1,14 +1,13 @@
-"""Where the base's square lies on a photo, and a picture brought to that square. Without torch."""
+"""Geometry of the base's square on a photo: crop, pad, resize, and any affine placement."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from osasis.errors import UserError
+from osasis.errors import UserError, did_you_mean
 
 Size = tuple[int, int]
 FITS = ("crop", "pad", "resize")
@@ -16,8 +15,11 @@ FITS = ("crop", "pad", "resize")
 
 @dataclass(frozen=True)
 class SquarePlacement:
-    """Where a square lies on a photo: photo coordinates (pixels, corners at whole numbers) to
-    the square's, [-1, 1] in both directions: u = ux·x + uy·y + u0, v = vx·x + vy·y + v0."""
+    """Affine map from photo coordinates to the coordinates of a square on the photo.
+
+    u = ux·x + uy·y + u0 and v = vx·x + vy·y + v0. x and y are in pixels (a pixel's corners lie at
+    integers); u and v are in [-1, 1] inside the square.
+    """
 
     ux: float
     uy: float
@@ -30,11 +32,11 @@ class SquarePlacement:
         return [self.ux, self.uy, self.u0, self.vx, self.vy, self.v0]
 
     def scaled(self, x: float, y: float) -> SquarePlacement:
-        """The same place on a photo that was resized by these factors."""
+        """The same placement on a photo that was resized by the factors x and y."""
         return SquarePlacement(self.ux / x, self.uy / y, self.u0, self.vx / x, self.vy / y, self.v0)
 
     def bounds(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The photo's pixels (left, top, right, bottom) that the square touches."""
+        """Bounding box (left, top, right, bottom) in pixels of the square, clipped to the photo."""
         inverse = np.linalg.inv(np.array([[self.ux, self.uy], [self.vx, self.vy]]))
         corners = np.array([(u - self.u0, v - self.v0) for u in (-1, 1) for v in (-1, 1)])
         points = corners @ inverse.T
@@ -48,7 +50,7 @@ class SquarePlacement:
 
 
 def placement_for_fit(photo: Size, square: int, fit: str) -> SquarePlacement:
-    """Where ``fit_square`` takes a photo of this width and height: crop, pad or resize."""
+    """Placement of the square that ``fit_square`` makes of a photo of this width and height."""
     width, height = photo
     if fit == "resize":
         return SquarePlacement(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
@@ -65,44 +67,42 @@ def placement_for_fit(photo: Size, square: int, fit: str) -> SquarePlacement:
 
 
 def crop_box(photo: Size) -> tuple[int, int, int]:
-    """Left, top and side of the central square."""
+    """Left, top and side in pixels of the photo's central square."""
     width, height = photo
     side = min(photo)
     return (width - side) // 2, (height - side) // 2, side
 
 
 def pad_box(photo: Size, square: int) -> tuple[tuple[int, int], Size]:
-    """Left and top, and width and height, of the whole photo inside the padded square."""
+    """(left, top) and (width, height) of the scaled photo inside the padded square."""
     scale = square / max(photo)
     inner = (max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale)))
     return ((square - inner[0]) // 2, (square - inner[1]) // 2), inner
 
 
 def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
-    """Bring a picture to ``size`` x ``size`` pixels; "L" (a mask) stays "L", all else is "RGB".
+    """Fit an image to ``size`` x ``size`` pixels. Mode "L" (a mask) is kept; others become "RGB".
 
-    ``fit``: "crop" keeps the central square, "pad" the whole picture with its edge pixels
-    repeated, "resize" the whole picture stretched. Raises UserError for any other ``fit``.
+    fit: "crop" takes the central square, "pad" scales the whole image and repeats its edge pixels,
+    "resize" stretches the whole image. Raises UserError for another ``fit`` or a size below 1.
     """
     if fit not in FITS:
-        near = difflib.get_close_matches(str(fit), FITS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"fit: {fit!r} is not one of {', '.join(FITS)}{hint}")
+        raise UserError(
+            f"fit is {fit!r}{did_you_mean(str(fit), FITS)}; it must be one of {', '.join(FITS)}"
+        )
     if size < 1:
-        raise UserError(f"size: {size} pixels; it must be 1 or more")
+        raise UserError(f"size is {size}; it must be a whole number from 1")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     width, height = image.size
     box, inner = (0, 0, width, height), (size, size)
     if fit == "crop":
-        # Whole pixels: half a pixel of offset would blur a picture that needs no scaling.
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
+        # Whole pixels: an offset of half a pixel would blur an image that needs no scaling.
+        left, top, side = crop_box(image.size)
         box = (left, top, left + side, top + side)
     elif fit == "pad":
-        scale = size / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # The gap lets Pillow average whole blocks first: large pictures in a fraction of the time.
+        _, inner = pad_box(image.size, size)
+    # reducing_gap: Pillow averages whole blocks first, which is several times faster.
     scaled = image.resize(inner, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if inner != (size, size):
         gaps = [((size - n) // 2, size - n - (size - n) // 2) for n in reversed(inner)]

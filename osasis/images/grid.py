@@ -1,4 +1,4 @@
-"""Sheets of pictures, to look at."""
+"""Grids of images in one PNG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from osasis.storage import write_atomic
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """Images (N, 3, H, W) in [-1, 1] in rows of ``columns``, on white; (3, h, w)."""
+    """Arrange (N, 3, H, W) images in [-1, 1] in rows of ``columns``, on white; (3, h, w)."""
     padded = F.pad(images, (0, gap, 0, gap), value=1.0)
     missing = -len(padded) % columns
     if missing:

@@ -1,36 +1,28 @@
-"""Pictures as tensors, and back."""
+"""Conversion between PIL images and tensors."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from osasis.images.decoding import load_image
 from osasis.images.geometry import fit_square
 
-if TYPE_CHECKING:
-    import torch
-
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
-    """A picture (H, W) as float32 (3, H, W) in [-1, 1], RGB, on the CPU."""
-    import torch  # takes seconds to load, and reading needs none of it
-
+    """Convert an image to RGB float32 (3, H, W) in [-1, 1] on the CPU."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
 
 
 def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
-    """A tensor (3, H, W) in [-1, 1] as an "RGB" picture; values beyond are clamped.
+    """Convert a tensor (3, H, W) in [-1, 1], of any float type and device, to an "RGB" image.
 
-    Takes any float type and device. Raises ValueError for another shape or for NaN, which has no
-    colour and means that a network failed.
+    Values outside [-1, 1] are clamped. Raises ValueError for another shape and for NaN.
     """
-    import torch
-
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"an image tensor is (3, H, W), not {tuple(tensor.shape)}")
     values = tensor.detach().float().cpu()
@@ -41,5 +33,5 @@ def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
 
 
 def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> torch.Tensor:
-    """An image file as float32 (3, size, size) in [-1, 1]. Raises ImageError, UserError."""
+    """Read an image file as float32 (3, size, size) in [-1, 1]. Raises ImageError, UserError."""
     return image_to_tensor(fit_square(load_image(path, target=size), size, fit))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osasis.images.compositing import downscaled_photo, photo_needed, put_back
+from osasis.images.compositing import composite_into_photo, downscaled_photo, photo_needed
 from osasis.images.geometry import fit_square, placement_for_fit
 
 SQUARE = 32
@@ -28,7 +28,7 @@ def test_the_output_has_the_photos_size_and_an_unchanged_square_gives_the_photo(
     need = photo_needed(size, fit, detail)
     given = {"": None, "small": downscaled_photo(photo, SQUARE), "whole": photo}[need]
     places = [placement_for_fit(size, SQUARE, fit)]
-    out = put_back(size, fit, places, [square], [square], photo=given, detail=detail)
+    out = composite_into_photo(size, fit, places, [square], [square], photo=given, detail=detail)
     assert out.size == size
     difference = np.abs(np.asarray(out, int) - np.asarray(photo, int))
     # Enlarged again the photo is softer, and one of 9 pixels lost most of what it had.
@@ -42,7 +42,9 @@ def test_what_is_cropped_away_takes_the_squares_change() -> None:
     places = [placement_for_fit(photo.size, SQUARE, "crop")]
     for detail in (False, True):
         given = photo if detail else downscaled_photo(photo, SQUARE)
-        out = put_back(photo.size, "crop", places, [square], [dark], photo=given, detail=detail)
+        out = composite_into_photo(
+            photo.size, "crop", places, [square], [dark], photo=given, detail=detail
+        )
         before, after = (np.asarray(i, float) for i in (photo, out))
         for part in (slice(0, 40), slice(56, 104), slice(120, 160)):
             share = after[:, part].mean() / before[:, part].mean()
@@ -62,7 +64,7 @@ def test_no_line_shows_where_a_cropped_square_ends(detail: bool, upright: bool) 
     pixels[[0, -1]] = pixels[:, [0, -1]] = (20, 160, 20)  # as networks leave borders
     places = [placement_for_fit(photo.size, SQUARE, "crop")]
     given = photo if detail else downscaled_photo(photo, SQUARE)
-    back = put_back(
+    back = composite_into_photo(
         photo.size, "crop", places, [square], [Image.fromarray(pixels)], photo=given, detail=detail
     )
     out = np.asarray(back, float)
@@ -84,7 +86,7 @@ def test_padding_is_left_out_of_the_output() -> None:
     square = fit_square(photo, SQUARE, "pad")
     stylized = Image.new("RGB", (SQUARE, SQUARE), (255, 0, 0))
     stylized.paste((0, 0, 255), (0, 8, SQUARE, 24))  # where the photo lies
-    out = put_back(
+    out = composite_into_photo(
         (80, 40), "pad", [placement_for_fit((80, 40), SQUARE, "pad")], [square], [stylized]
     )
     assert out.size == (80, 40)

@@ -61,12 +61,11 @@ def test_unknown_fit_and_size() -> None:
     image = Image.fromarray(NOISE)
     with pytest.raises(UserError) as caught:
         fit_square(image, 8, "cropp")
-    want = "fit: 'cropp' is not one of crop, pad, resize; did you mean 'crop'?"
-    assert str(caught.value) == want
+    assert "fit is 'cropp' (nearest: crop)" in str(caught.value)
     with pytest.raises(UserError) as caught:
         fit_square(image, 8, "zzz")
-    assert str(caught.value) == "fit: 'zzz' is not one of crop, pad, resize"
-    with pytest.raises(UserError, match=r"^size: 0 pixels; it must be 1 or more$"):
+    assert "nearest" not in str(caught.value) and "crop, pad, resize" in str(caught.value)
+    with pytest.raises(UserError, match=r"^size is 0; "):
         fit_square(image, 0)
 
 
