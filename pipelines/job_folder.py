@@ -57,7 +57,7 @@ def write_records(
     write_atomic(path, ("".join(json.dumps(line) + "\n" for line in lines)).encode())
 
 
-def tell_computed(job: str, run: str, actor: str, outputs: int, since: float) -> None:
+def record_computed(job: str, run: str, actor: str, outputs: int, since: float) -> None:
     """How many outputs an actor has computed in this run, written or not yet.
 
     since: when it began with the first one, in seconds of the epoch.

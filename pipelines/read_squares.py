@@ -21,7 +21,7 @@ from pipelines.job_folder import stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
 from pipelines.source import read_group, read_photo
-from pipelines.subprocess_timeout import DiedError, TookTooLongError, within
+from pipelines.subprocess_timeout import HelperDiedError, TimeLimitExceededError, run_within_limit
 
 # A table is handed on when it holds this much, even if its rows are few.
 TABLE_BYTES = 32 * 1024 * 1024
@@ -108,8 +108,8 @@ def _raise(name: str, reason: str) -> bytes:
 def _row(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     """A row of SQUARES, or the stage that failed and why."""
     try:
-        return within(job.timeout, _read, fetch, job)
-    except (TookTooLongError, DiedError) as e:
+        return run_within_limit(job.timeout, _read, fetch, job)
+    except (TimeLimitExceededError, HelperDiedError) as e:
         return "read", str(e)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.job_folder import stopped, tell_computed
+from pipelines.job_folder import record_computed, stopped
 from pipelines.job_spec import JobSpec
 from pipelines.read_squares import SQUARES, decode_png
 
@@ -108,7 +108,7 @@ class StylizeSquares:
         if now - self.told >= TELL_SECONDS:
             self.told = now
             job, since = self.job, self.since or now
-            tell_computed(job.folder, job.run, self.name, self.computed, since)
+            record_computed(job.folder, job.run, self.name, self.computed, since)
 
     def style(self, name: str) -> Style:
         """A style, from memory where it is there."""

@@ -1,7 +1,7 @@
-"""A time limit for work that nothing inside its process can stop: it runs in a helper process.
+"""Runs a function in a helper process that is killed when its time limit is over.
 
-A decoder that hangs holds no thread, no core and no memory of the worker's: the helper ends by an
-alarm of the system's, even inside C code, and the next photo gets a new one.
+A decoder that hangs inside C code cannot be stopped from within its process. The system's alarm
+ends the helper instead, and the next call starts a new one; the calling process goes on.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ GRACE_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class TookTooLongError(Exception):
+class TimeLimitExceededError(Exception):
     """Work that took longer than it may."""
 
 
-class DiedError(Exception):
+class HelperDiedError(Exception):
     """A helper that ended in the middle of its work, as a decoder's crash ends it."""
 
 
-def within(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
+def run_within_limit(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
     """``work(*args)``; with ``seconds`` it runs in a helper process, which ends when they are over.
 
     work must be importable by name, and return its failures rather than raise them. Raises
-    TookTooLongError, DiedError.
+    TimeLimitExceededError, HelperDiedError.
     """
     global _helper
     if seconds is None:
@@ -44,7 +44,7 @@ def within(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
     try:
         result: T = _helper.call(seconds, work, args)
         return result
-    except (TookTooLongError, DiedError):
+    except (TimeLimitExceededError, HelperDiedError):
         _helper = None
         raise
 
@@ -82,17 +82,17 @@ class _Helper:
         except (EOFError, OSError):
             died = self._died()
             if self.process.returncode == -signal.SIGALRM:
-                raise TookTooLongError(late) from None
+                raise TimeLimitExceededError(late) from None
             raise died from None
         self.process.kill()
         self.pipe.close()
-        raise TookTooLongError(late)
+        raise TimeLimitExceededError(late)
 
-    def _died(self) -> DiedError:
+    def _died(self) -> HelperDiedError:
         self.pipe.close()
         code = self.process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return DiedError(f"the process that did it died ({how})")
+        return HelperDiedError(f"the process that did it died ({how})")
 
 
 _helper: _Helper | None = None

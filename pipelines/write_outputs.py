@@ -23,7 +23,7 @@ from pipelines.job_folder import superseded, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, shown
 from pipelines.read_squares import decode_png
-from pipelines.subprocess_timeout import DiedError, TookTooLongError, within
+from pipelines.subprocess_timeout import HelperDiedError, TimeLimitExceededError, run_within_limit
 
 WRITTEN = pa.schema([("index", pa.int64()), ("done", pa.int32())])
 PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa.large_binary())])
@@ -68,7 +68,9 @@ def _outputs(
                 raise _FailedError("model", row["failed"][k])
             stylized = row["stylized"][k * count : (k + 1) * count]
             arithmetic = row["arithmetic"][k]
-            data = within(job.timeout, _encoded, row, stylized, listing, target, arithmetic, job)
+            data = run_within_limit(
+                job.timeout, _encoded, row, stylized, listing, target, arithmetic, job
+            )
             if isinstance(data, str):
                 raise _FailedError("write", data)
             if job.options.format == "parquet":
@@ -78,7 +80,7 @@ def _outputs(
             records.append({**record, "status": "done"})
         except _FailedError as e:
             records.append({**record, "status": "error", "stage": e.stage, "reason": e.reason})
-        except (TookTooLongError, DiedError) as e:
+        except (TimeLimitExceededError, HelperDiedError) as e:
             records.append({**record, "status": "error", "stage": "write", "reason": str(e)})
         except OSError as e:
             records.append({**record, "status": "error", "stage": "write", "reason": _described(e)})

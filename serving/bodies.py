@@ -8,6 +8,7 @@ import binascii
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -24,12 +25,22 @@ M = TypeVar("M", bound=InputModel)
 TYPES = ("application/json", "multipart/form-data")
 
 
+@dataclass(frozen=True)
+class SentFile:
+    """A picture of a request. field: where it stands in the request, for errors. name: of the file
+    that the client sent, without folders; "" where the client gave none."""
+
+    field: str
+    data: bytes
+    name: str = ""
+
+
 @dataclass
 class StylizeRequest:
     """What a client asks for, checked as far as that needs no styles."""
 
     mix: Mix
-    photos: list[tuple[str, bytes]] = field(default_factory=list)
+    photos: list[SentFile] = field(default_factory=list)
     encodings: list[str] = field(default_factory=list)
     masks: dict[str, bytes] = field(default_factory=dict)
     fit: str = "crop"
@@ -42,12 +53,13 @@ async def read_stylize(request: Request, limits: Limits, most_images: int) -> St
         data["mix"] = _json(data["mix"], "mix")
     body = _validated(StylizeBody, data)
     photos = files.pop("image", []) + [
-        (f"images[{i}]", _base64(text, f"images[{i}]")) for i, text in enumerate(body.images)
+        SentFile(f"images[{i}]", _base64(text, f"images[{i}]"))
+        for i, text in enumerate(body.images)
     ]
     masks = {name: _base64(text, f"masks.{name}") for name, text in body.masks.items()}
     for name in list(files):
         if name.startswith("mask."):
-            masks[name.removeprefix("mask.")] = files.pop(name)[0][1]
+            masks[name.removeprefix("mask.")] = files.pop(name)[0].data
     _no_other_files(files, "image and mask.NAME")
     count = len(photos) + len(body.encodings)
     if not 1 <= count <= most_images:
@@ -66,7 +78,7 @@ async def read_stylize(request: Request, limits: Limits, most_images: int) -> St
 
 async def read_encodings(
     request: Request, limits: Limits
-) -> tuple[list[tuple[str, bytes]], str, str | None]:
+) -> tuple[list[SentFile], str, str | None]:
     """Photos, fit and style of POST /v1/encodings. Raises ApiError."""
     data, files = await _read(request, limits)
     photos = files.pop("image", [])
@@ -77,7 +89,8 @@ async def read_encodings(
     else:
         body = _validated(EncodingsBody, data)
         photos = photos + [
-            (f"images[{i}]", _base64(text, f"images[{i}]")) for i, text in enumerate(body.images)
+            SentFile(f"images[{i}]", _base64(text, f"images[{i}]"))
+            for i, text in enumerate(body.images)
         ]
     if len(photos) > limits.images:
         raise ApiError(422, f"{len(photos)} images", field="images", value=len(photos),
@@ -103,7 +116,7 @@ def check_limits(mix: Mix, limits: Limits) -> None:
 
 async def _read(
     request: Request, limits: Limits
-) -> tuple[dict[str, Any], dict[str, list[tuple[str, bytes]]]]:
+) -> tuple[dict[str, Any], dict[str, list[SentFile]]]:
     """Fields, and files by name."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in TYPES:
@@ -124,11 +137,12 @@ async def _read(
         message = " ".join(str(getattr(e, "detail", e)).split())
         raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
     data = {}
-    files: dict[str, Any] = {}
+    files: dict[str, list[SentFile]] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             label = name if name not in files else f"{name}[{len(files[name])}]"
-            files.setdefault(name, []).append((label, await value.read()))
+            sent = SentFile(label, await value.read(), _file_name(value.filename or ""))
+            files.setdefault(name, []).append(sent)
         elif name == "encoding":
             data.setdefault("encodings", []).append(value)
         elif name in data:
@@ -136,6 +150,11 @@ async def _read(
         else:
             data[name] = value
     return data, files
+
+
+def _file_name(given: str) -> str:
+    """The last part of a file's name as a client sent it."""
+    return PurePosixPath(given.replace("\\", "/")).name[:255]
 
 
 async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:

@@ -53,7 +53,8 @@ class Work:
 
     photo: normalised PNG. versions: by the styles of the mix. masks: grey PNGs. text_edit: (D,) or
     None. Without a mix the photo is only encoded, as the first of ``versions`` asks. fit: how the
-    photo became a square, where that is known. mask_hashes: SHA-256 of the masks as they were sent.
+    photo became a square. source: name of the photo's file. mask_hashes: SHA-256 of the masks as
+    they were sent.
     """
 
     photo: bytes
@@ -61,7 +62,8 @@ class Work:
     versions: dict[str, ServedVersion] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
-    fit: str | None = None
+    fit: str = "crop"
+    source: str = ""
     mask_hashes: dict[str, str] = field(default_factory=dict)
 
 

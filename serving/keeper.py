@@ -13,6 +13,15 @@ from serving.caches import ByteLru
 SILENCE = 15.0
 
 
+@dataclass(frozen=True)
+class KeptPhoto:
+    """A photo at the base's size. fit: how it became a square. source: name of its file."""
+
+    png: bytes
+    fit: str
+    source: str
+
+
 @dataclass
 class Job:
     """Long work. results: encoded images, in order."""
@@ -42,18 +51,17 @@ class Keeper:
     """One for all. Its memory is bounded: bytes of photos, number and age of jobs."""
 
     def __init__(self, photos: int, jobs: int, job_age: float) -> None:
-        self._photos: ByteLru[tuple[bytes, str]] = ByteLru(photos, lambda kept: len(kept[0]))
+        self._photos: ByteLru[KeptPhoto] = ByteLru(photos, lambda kept: len(kept.png))
         self._jobs: dict[str, Job] = {}
         self._most, self._age = jobs, job_age
         self._alive: dict[str, tuple[float, dict[str, float]]] = {}
         self._gone: dict[str, float] = {}
         self._draining = False
 
-    def put_photo(self, key: str, png: bytes, fit: str) -> None:
-        """Keep a normalised photo. fit: how it became a square."""
-        self._photos.put(key, (png, fit))
+    def put_photo(self, key: str, photo: KeptPhoto) -> None:
+        self._photos.put(key, photo)
 
-    def get_photo(self, key: str) -> tuple[bytes, str] | None:
+    def get_photo(self, key: str) -> KeptPhoto | None:
         return self._photos.get(key)
 
     def add_job(self, owner: str, images: int, media: str, ingress: str) -> str | None:

@@ -30,10 +30,11 @@ from osasis.networks.sizes import DiffAEConfig
 from osasis.validation import InvalidInputError
 from serving.admission import Admission
 from serving.auth import Keys
-from serving.bodies import StylizeRequest
+from serving.bodies import SentFile, StylizeRequest
 from serving.config import ServeConfig
 from serving.engine import Result, ServedVersion, Work
 from serving.errors import ApiError, invalid
+from serving.keeper import KeptPhoto
 from serving.metrics import Counters
 from serving.request_images import arm, mask_png, photo_id, square_png
 from serving.served_styles import StyleCatalog
@@ -117,8 +118,9 @@ class Service:
 
     async def works(self, asked: StylizeRequest) -> list[Work]:
         """One piece of work a photo, everything resolved. Raises ApiError."""
-        photos: list[tuple[bytes, str]] = [
-            (await self.normalised(name, data, asked.fit), asked.fit) for name, data in asked.photos
+        photos = [
+            KeptPhoto(await self.normalised(sent, asked.fit), asked.fit, sent.name)
+            for sent in asked.photos
         ]
         photos += [await self.kept_photo(key, i) for i, key in enumerate(asked.encodings)]
         masks = {
@@ -129,7 +131,9 @@ class Service:
         }
         versions, edit = await asyncio.to_thread(self._resolve, asked.mix)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in asked.masks.items()}
-        return [Work(photo, asked.mix, versions, masks, edit, fit, hashes) for photo, fit in photos]
+        return [
+            Work(p.png, asked.mix, versions, masks, edit, p.fit, p.source, hashes) for p in photos
+        ]
 
     @property
     def size(self) -> int:
@@ -156,21 +160,25 @@ class Service:
             raise ApiError(422, str(e), field="mix.text_edit", value=mix.text_edit) from None
         return versions, edit.direction
 
-    async def normalised(self, name: str, data: bytes, fit: str) -> bytes:
-        return await asyncio.to_thread(square_png, data, name, self.size, fit, self.config.limits)
+    async def normalised(self, sent: SentFile, fit: str) -> bytes:
+        """A photo as a PNG of the base's size. Raises ApiError."""
+        return await asyncio.to_thread(
+            square_png, sent.data, sent.field, self.size, fit, self.config.limits
+        )
 
-    async def kept_photo(self, key: str, index: int) -> tuple[bytes, str]:
-        """A photo that was sent before, and how it became a square. Raises ApiError 404."""
-        photo: tuple[bytes, str] | None = await self.keeper.get_photo.remote(key)
+    async def kept_photo(self, key: str, index: int) -> KeptPhoto:
+        """A photo that was sent before. Raises ApiError 404."""
+        photo: KeptPhoto | None = await self.keeper.get_photo.remote(key)
         if photo is None:
             raise ApiError(404, f"encoding {key[:64]!r} is not known (any more); send the photo "
                            "to /v1/encodings again", field=f"encodings[{index}]",
                            value=key)  # fmt: skip
         return photo
 
-    async def keep_photo(self, photo: bytes, fit: str) -> str:
-        key = photo_id(photo)
-        await self.keeper.put_photo.remote(key, photo, fit)
+    async def keep_photo(self, photo: KeptPhoto) -> str:
+        """Keep a photo; returns its id."""
+        key = photo_id(photo.png)
+        await self.keeper.put_photo.remote(key, photo)
         return key
 
     async def run_all(self, works: list[Work]) -> list[Result]:

@@ -14,9 +14,10 @@ from osasis.bundles.provenance import Provenance, UsedStyle
 from osasis.errors import UserError
 from osasis.mix import Mix
 from serving.api.common import authorised, choose
-from serving.bodies import StylizeRequest, read_encodings, read_stylize
+from serving.bodies import SentFile, StylizeRequest, read_encodings, read_stylize
 from serving.engine import Result, Work
 from serving.errors import ApiError
+from serving.keeper import KeptPhoto
 from serving.request_images import MEDIA, encoded, photo_id
 from serving.schemas import (
     ERRORS,
@@ -62,7 +63,7 @@ async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Resp
     works = await service.works(asked)
     results = await service.run_all(works)
     for work in {photo_id(w.photo): w for w in works}.values():
-        await service.keep_photo(work.photo, work.fit or "crop")
+        await service.keep_photo(KeptPhoto(work.photo, work.fit, work.source))
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
     images = await asyncio.gather(
         *(
@@ -112,13 +113,11 @@ async def encodings(request: Request) -> Response:
     return Response(json.dumps(body), media_type="application/json")
 
 
-async def _kept(
-    service: Service, photos: list[tuple[str, bytes]], fit: str, style: str | None
-) -> list[str]:
-    kept = [await service.normalised(name, data, fit) for name, data in photos]
-    ids = [await service.keep_photo(photo, fit) for photo in kept]
+async def _kept(service: Service, photos: list[SentFile], fit: str, style: str | None) -> list[str]:
+    kept = [KeptPhoto(await service.normalised(s, fit), fit, s.name) for s in photos]
+    ids = [await service.keep_photo(photo) for photo in kept]
     if style is not None:
-        await _encode_now(service, kept, style)
+        await _encode_now(service, [photo.png for photo in kept], style)
     return ids
 
 
@@ -146,6 +145,7 @@ def provenance(service: Service, work: Work, result: Result, kind: str) -> Prove
         format=kind.lower(),  # type: ignore[arg-type]
         quality=None if kind == "PNG" else QUALITY,
         masks=work.mask_hashes,
+        source=work.source,
     )
 
 

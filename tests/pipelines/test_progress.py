@@ -11,7 +11,7 @@ import pytest
 
 from factory.core.home import Home
 from pipelines import progress, stylize
-from pipelines.job_folder import JobFolder, tell_computed
+from pipelines.job_folder import JobFolder, record_computed
 from pipelines.progress import Progress
 
 
@@ -77,14 +77,14 @@ def test_only_this_runs_actors_count(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     assert folder.computed() == (0, None)
     for actor, run, since in (("a", folder.run, 8.0), ("b", folder.run, 7.0), ("c", "other", 1.0)):
-        tell_computed(str(folder.path), run, actor, 3, since)
-    tell_computed(str(folder.path), folder.run, "a", 5, 8.0)
+        record_computed(str(folder.path), run, actor, 3, since)
+    record_computed(str(folder.path), folder.run, "a", 5, 8.0)
     assert folder.computed() == (8, 7.0)
 
 
 def test_what_cannot_be_told_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "computed").write_text("no folder")
-    tell_computed(str(tmp_path), "run", "a", 1, 1.0)
+    record_computed(str(tmp_path), "run", "a", 1, 1.0)
 
 
 def test_models_tell_how_far_they_are(

@@ -26,10 +26,10 @@ from factory.core.home import Home
 from factory.registry import Registry, StyleVersion
 from osasis.bundles.base import load_base
 from serving.auth import new_key
-from tests.factory.conftest import home, imported, sources
+from tests.factory.conftest import home, imported, local_ray, sources
 from tests.tiny import FEW, picture, write_style
 
-__all__ = ["FEW", "home", "imported", "sources"]
+__all__ = ["FEW", "home", "imported", "local_ray", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {"ink": 21, "oil": 61, "sepia": 81}
 PATIENCE = 180.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.keeper import Keeper
+from serving.keeper import Keeper, KeptPhoto
 
 
 def make(**options: float) -> Keeper:
@@ -64,6 +64,7 @@ def test_jobs_are_their_owners_and_bounded() -> None:
 
 def test_photos_keep_to_their_bytes() -> None:
     keeper = make(photos=10)
-    keeper.put_photo("a", b"123456", "crop")
-    keeper.put_photo("b", b"123456", "pad")
-    assert keeper.get_photo("a") is None and keeper.get_photo("b") == (b"123456", "pad")
+    keeper.put_photo("a", KeptPhoto(b"123456", "crop", "a.png"))
+    last = KeptPhoto(b"123456", "pad", "")
+    keeper.put_photo("b", last)
+    assert keeper.get_photo("a") is None and keeper.get_photo("b") == last
