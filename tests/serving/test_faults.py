@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.serving.conftest import Server, photo_bytes, serving, wait_until
-from tests.serving.test_calm import SLOW, text_of
+from tests.serving.test_http_slow import SLOW, text_of
 from tests.serving.test_http import INK, error_of
 
 pytestmark = pytest.mark.slow
