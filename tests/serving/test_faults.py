@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from tests.serving.conftest import Server, photo_bytes, serving, wait_until
-from tests.serving.test_http_slow import SLOW, text_of
 from tests.serving.test_http import INK, error_of
+from tests.serving.test_http_slow import SLOW, text_of
 
 pytestmark = pytest.mark.slow
 LOAD = 10
