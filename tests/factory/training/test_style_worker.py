@@ -207,9 +207,16 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
 def test_the_best_iteration_is_kept_although_the_training_was_killed(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
-    # The first step is so big that the loss rises by a tenth or more for two iterations, in
-    # float32 and bfloat16 alike: the first iteration is the best.
-    wild = {**SETTINGS, "lr_unet": 0.3, "iterations": 8, "keep_best": True, "watch_every": 1}
+    # The steps are so big that the loss rises by 9 % and 12 % after the first iteration, which
+    # is far above rounding: the first iteration is the best.
+    wild = {
+        **SETTINGS,
+        "seed": 0,
+        "lr_unet": 0.03,
+        "iterations": 8,
+        "keep_best": True,
+        "watch_every": 1,
+    }
     wild["early_stop_patience"] = 2
     whole, killed = (shop.task("oil", image, tmp_path / n, **wild) for n in ("whole", "killed"))
     worker.train(whole, ignore)
