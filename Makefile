@@ -56,10 +56,10 @@ test-slow: install
 test-ci: install
 	$(PYTEST) -m "slow and ci"
 
-# The site lies in build/docs.
+# The site is written to build/docs. Without --quiet: mkdocs counts no warning that it does not log.
 docs: install
 	$(BIN)/python docs/generate_reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check .
