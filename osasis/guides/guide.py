@@ -1,7 +1,7 @@
-"""Guides: embeddings of images (and texts) whose directions the losses compare.
+"""Guides: embeddings of images and texts whose directions the losses compare.
 
-A guide returns (B, G, D): G embeddings an image. Directions are compared in each of the G and the
-cosines averaged, so that a guide may be one CLIP or several feature spaces of unlike scale.
+A guide returns (B, G, D): G embeddings for each image. The losses compare directions in each of the
+G spaces and average the cosines, so that one guide can combine spaces of different scale.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from osasis.guides.tokenizer import WordTokenizer
 
 
 class Guide(Protocol):
-    """What training needs of a guide."""
+    """The interface that training uses."""
 
     has_text: bool
 
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
         """images: (B, 3, H, W) in [-1, 1] -> (B, G, D), not normalised.
 
-        ``published_input`` feeds a CLIP as the published code did: resized by nearest neighbour
-        (to 224, the size of its ViT-B/32) and left in [-1, 1].
+        published_input: prepare the input of a CLIP model as the published OSASIS code does:
+        resized by nearest neighbour to the model's size and left in [-1, 1].
         """
         ...
 
     def embed_text(self, texts: list[str]) -> Tensor:
-        """(N, 1, D). Raises UserError where the guide knows no text."""
+        """Texts to (N, 1, D). Raises UserError where the guide has no text encoder."""
         ...
 
 
 class OpenClipGuide(nn.Module):
-    """An open_clip model."""
+    """An open_clip model with its tokenizer and input normalisation (``mean``, ``std``)."""
 
     has_text = True
     mean: Tensor
@@ -53,7 +53,7 @@ class OpenClipGuide(nn.Module):
         self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.size = size
-        # What a base must remember beside the weights; see ``open_clip_guide``.
+        # What a base stores beside the weights; see ``open_clip_guide``.
         self.facts: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -72,11 +72,11 @@ class OpenClipGuide(nn.Module):
 
 
 class StatisticsGuide(nn.Module):
-    """Channel means and deviations at several stages of the perceptual net.
+    """Channel means and standard deviations at several stages of the perceptual net.
 
-    Stage 0 is the image itself (its palette); stages 1 and up are the net's (VGG has five).
-    ``grid`` splits the picture into grid x grid cells with statistics of their own: for aligned
-    portraits this tells the background from the face. Knows no text.
+    stages: 0 is the image itself; 1 and higher are stages of the net (VGG has five).
+    grid: statistics are taken in each of grid x grid cells; in aligned portraits, cells separate
+    the background from the face. The guide has no text encoder.
     """
 
     has_text = False
@@ -92,13 +92,12 @@ class StatisticsGuide(nn.Module):
         self.net, self.stages, self.grid = net, tuple(stages), grid
 
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
-        # Stages beyond the last one asked for are not computed.
         maps = [images, *self.net.stages(images, max(self.stages))]
         groups: list[Tensor] = []
         for stage in self.stages:
             groups += self._statistics(maps[stage])
         width = max(g.shape[1] for g in groups)
-        # Zero padding leaves differences' cosines as they are.
+        # Zero padding does not change the cosines of differences.
         return torch.stack([F.pad(g, (0, width - g.shape[1])) for g in groups], dim=1)
 
     def _statistics(self, f: Tensor) -> list[Tensor]:
@@ -115,25 +114,25 @@ class StatisticsGuide(nn.Module):
 
     def embed_text(self, texts: list[str]) -> Tensor:
         raise UserError(
-            "this base's guide knows no text: text-driven edits need a base with an open_clip guide"
+            "this base's guide has no text encoder: text edits need a base with an open_clip guide"
         )
 
 
 class CombinedGuide(nn.Module):
-    """Several guides side by side; the text goes to the one that knows it.
+    """Concatenation of several guides; texts go to the part with a text encoder.
 
-    Every part's groups share its weight, whatever their number.
+    The embeddings of a part share its weight equally.
     """
 
     def __init__(self, parts: list[tuple[Guide, float]]) -> None:
-        """parts: guides and their weights, above 0. Raises UserError."""
+        """parts: guides with their weights, each above 0. Raises UserError."""
         super().__init__()
         if not parts or any(not w > 0 for _, w in parts):
             raise UserError("a combined guide needs parts, each with a weight above 0")
         if sum(guide.has_text for guide, _ in parts) > 1:
-            raise UserError("a combined guide can have one part that knows text")
+            raise UserError("a combined guide can have only one part with a text encoder")
         self.guides = [guide for guide, _ in parts]
-        # Registered as modules, so that they move between devices together.
+        # Registered as submodules, so that ``to(device)`` moves them.
         self.modules_ = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
         self.weights = [w for _, w in parts]
         self.has_text = any(guide.has_text for guide in self.guides)
@@ -156,12 +155,12 @@ class CombinedGuide(nn.Module):
 
 
 def group_weights(guide: Guide, embedding: Tensor) -> Tensor | None:
-    """Weights (G,) of a guide's groups, which add up to 1; None where all count alike."""
+    """Weights (G,) of a guide's embeddings, which sum to 1; None where all weights are equal."""
     return guide.weights_of_groups(embedding) if isinstance(guide, CombinedGuide) else None
 
 
 def text_guide(guide: Guide) -> Guide:
-    """The part of a guide that knows text; else one that says that it does not."""
+    """The part of a guide with a text encoder; without one, a part whose embed_text raises."""
     if isinstance(guide, CombinedGuide):
         return next((g for g in guide.guides if g.has_text), guide.guides[0])
     return guide
@@ -173,18 +172,18 @@ def open_clip_guide(
     config: str | Path | None = None,
     facts: dict[str, Any] | None = None,
 ) -> OpenClipGuide:
-    """An open_clip guide by model name, or from a model configuration file named MODEL.json.
+    """Build an open_clip guide by model name, or from a configuration file named MODEL.json.
 
-    pretrained: a tag of open_clip (downloaded and hash-checked by it), a local checkpoint
-    (safetensors, or a file that loads with ``weights_only``), or None for random weights.
-    facts: a guide's ``facts`` from before, where its weights are loaded later. Weights say
-    neither their activation (OpenAI's have QuickGELU under the plain model name) nor the mean and
-    deviation of their inputs; a tag does, and for a local file the model's name must
-    (``ViT-B-32-quickgelu``).
+    pretrained: a tag of open_clip (open_clip downloads the weights and checks their hash), a local
+    checkpoint (safetensors, or a file that loads with ``weights_only``), or None for random
+    weights.
+    facts: the ``facts`` of a saved guide whose weights the caller loads afterwards: activation,
+    mean, standard deviation and vocabulary, which weights do not contain. A tag implies them; for
+    a local checkpoint without them, choose the model name that implies the activation, such as
+    ``ViT-B-32-quickgelu`` for OpenAI's weights.
     Raises UserError naming the nearest model or the known tags.
     """
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
+    import open_clip  # takes seconds; bases without an open_clip guide do not need it
 
     if config is not None:
         if not Path(config).is_file():
@@ -202,15 +201,15 @@ def open_clip_guide(
         )
     if facts is None and pretrained is not None and pretrained not in tags:
         facts = _facts_of(Path(pretrained))
-    known = facts or (get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
+    known = facts or (open_clip.get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
     quick_gelu = bool(known.get("quick_gelu", False))
     try:
-        # It warns of random weights, also where a bundle's are loaded in the next step.
+        # open_clip warns about random weights, also where the caller loads weights next.
         with _without_warnings():
             net = open_clip.create_model(
                 model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
             )
-    except Exception as e:  # hubs, checkpoints and safetensors each raise their own kinds
+    except Exception as e:  # model hubs, torch and safetensors raise different types
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(
             f"open_clip model {model!r} ({pretrained}) could not be loaded: {reason}; offline, "
@@ -243,11 +242,11 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _facts_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The facts that ``pretraining.train_guide`` writes into its checkpoints, if any."""
+    """The facts in the metadata of a checkpoint of ``pretraining.train_guide``, or None."""
     if checkpoint.suffix != ".safetensors":
         return None
     try:
         with safe_open(checkpoint, "pt") as f:
             return json.loads((f.metadata() or {}).get("facts", "null"))
-    except Exception:  # not a safetensors file: loading it says so
+    except Exception:  # loading the weights reports a broken file
         return None

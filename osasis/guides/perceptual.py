@@ -1,5 +1,4 @@
-"""The perceptual net: LPIPS (VGG or AlexNet) or a small net trained to give the same distances,
-and the convolutional features under it."""
+"""The perceptual net: LPIPS (VGG or AlexNet), or a small net distilled from it."""
 
 from __future__ import annotations
 
@@ -14,20 +13,19 @@ from torch import Tensor, nn
 from osasis.errors import UserError
 from osasis.networks.small_features import STAGES, SmallFeatures
 
-# "small" is this project's own, distilled from "vgg".
+# "small" is distilled from "vgg"; see osasis.pretraining.distil_perceptual.
 NETS = ("vgg", "alex", "small")
 
 
 class PerceptualNet(nn.Module):
-    """LPIPS distance (Zhang et al., CVPR 2018) with its backbone's features in reach.
+    """LPIPS distance (Zhang et al., CVPR 2018) and the features of its backbone.
 
     Images are (B, 3, H, W) in [-1, 1].
     """
 
     def __init__(self, net: str = "vgg", weights: str | Path | None = None) -> None:
-        """``weights``: a complete ``lpips.LPIPS`` state dict (safetensors); None downloads the
-        usual weights through lpips and torchvision ("small" has none to download). Raises
-        UserError."""
+        """net: one of NETS. weights: a complete state dict (safetensors); None downloads the
+        weights of lpips and torchvision, which is not possible for "small". Raises UserError."""
         super().__init__()
         if net not in NETS:
             raise UserError(f"unknown perceptual net {net!r}: choose one of {', '.join(NETS)}")
@@ -40,17 +38,17 @@ class PerceptualNet(nn.Module):
 
     @property
     def stage_count(self) -> int:
-        """How many stages ``stages`` can give."""
+        """Number of stages that ``stages`` supports."""
         return len(STAGES) if self.net == "small" else 5
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What distances are taken from: five maps, finest first, each (B, C, h, w)."""
+        """The five feature maps that distances compare, finest first, each (B, C, h, w)."""
         if self.net == "small":
             return self.model.distance(images)
         return list(self.model.net(self.model.scaling_layer(images)))
 
     def stages(self, images: Tensor, count: int) -> list[Tensor]:
-        """The first ``count`` stages of features for statistics, finest first."""
+        """The first ``count`` feature maps for statistics, finest first, each (B, C, h, w)."""
         if self.net == "small":
             return self.model.stages(images, count)
         x, out = self.model.scaling_layer(images), []
@@ -60,11 +58,11 @@ class PerceptualNet(nn.Module):
         return out
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B,) distances; a batch of one is compared with all of the other."""
+        """Distances (B,); a batch of one is compared with each image of the other batch."""
         return self.from_features(self.features(a), self.features(b))
 
     def from_features(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """(B,) distances from features taken before (a constant side is computed once)."""
+        """Distances (B,) from ``features``, so that those of a constant image are computed once."""
         total: Tensor | float = 0.0
         if self.net == "small":
             for fa, fb in zip(a, b, strict=True):
@@ -79,7 +77,7 @@ class PerceptualNet(nn.Module):
 
 
 def _unit(f: Tensor) -> Tensor:
-    # eps as in lpips.normalize_tensor, so that the distance equals the library's.
+    # The eps of lpips.normalize_tensor, so that distances equal the library's.
     return f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 
@@ -95,7 +93,7 @@ def _build(net: str, download: bool) -> nn.Module:
 
     try:
         with warnings.catch_warnings():
-            # lpips still calls torchvision with its old 'pretrained' argument.
+            # lpips calls torchvision with the deprecated argument 'pretrained'.
             warnings.simplefilter("ignore", UserWarning)
             return lpips.LPIPS(net=net, pretrained=download, pnet_rand=not download, verbose=False)
     except OSError as e:
@@ -120,5 +118,5 @@ def _load(model: nn.Module, path: Path, net: str) -> None:
 
 
 def float16_state(net: PerceptualNet) -> dict[str, Tensor]:
-    """The net's state for a base bundle, float16 (these weights were trained for it)."""
+    """State dict in float16, as base bundles store it."""
     return {k: v.to(torch.float16).contiguous() for k, v in net.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words, for guides too small for CLIP's 49,408 embeddings."""
+"""Word-level tokenizer for small guides, in place of CLIP's 49,408 subwords."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ START = 1
 
 
 class WordTokenizer:
-    """Texts to token ids as open_clip's text tower reads them.
+    """Maps texts to the token ids of open_clip's text encoder.
 
-    0 fills up, 1 begins, the highest id ends (open_clip pools at the largest id); words in between.
+    0 pads, 1 starts a text, the highest id ends it (open_clip pools at the largest id), and words
+    have the ids between.
     """
 
     def __init__(self, vocabulary: list[str], context_length: int, size: int) -> None:
-        """size: rows of the text tower's embedding. UserError where the words do not fit."""
+        """size: rows of the text encoder's embedding table. Raises UserError if too small."""
         if len(vocabulary) + 3 > size or len(set(vocabulary)) != len(vocabulary):
             raise UserError(
-                f"a vocabulary of {len(vocabulary)} words does not fit {size} embeddings "
-                "(three more are needed, and no word twice)"
+                f"a vocabulary of {len(vocabulary)} words does not fit {size} embeddings; "
+                "the table needs three more rows than there are words, and words must be unique"
             )
         self.vocabulary, self.context_length, self.end = list(vocabulary), context_length, size - 1
         self.ids = {word: i + 2 for i, word in enumerate(vocabulary)}
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(N, context_length) int64. Raises UserError for unknown words and long texts."""
+        """Returns (N, context_length) int64. Raises UserError for unknown words and long texts."""
         out = torch.zeros(len(texts), self.context_length, dtype=torch.long)
         for row, text in zip(out, texts, strict=True):
             words = split_words(text)
@@ -52,4 +53,5 @@ class WordTokenizer:
 
 
 def split_words(text: str) -> list[str]:
+    """Lower-case words of letters and digits."""
     return re.findall(r"[a-z0-9]+", text.lower())

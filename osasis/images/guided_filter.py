@@ -1,11 +1,11 @@
-"""Detail: a stylization carried up to the photo's own resolution by an edge-aware upsampling.
+"""Edge-aware upsampling of a stylization to the photo's resolution, by a guided filter.
 
 The guided filter (He, Sun, Tang: "Guided Image Filtering", TPAMI 2013; "Fast Guided Filter", 2015)
-fits, around every pixel of the small square, the stylization's *change* as an affine function of
-the photo's colours. The coefficients are smooth, so they may be upsampled; applied to the photo
-itself they put the change where the photo's own edges run. Fitting the change and not the picture
-leaves a photo that is not changed exactly as it was. What the fit does not explain, such as the
-strokes that a style adds, is upsampled and added.
+fits the colour change of the stylization, in a window around each pixel of the small square, as an
+affine function of the photo's colours. The coefficients are smooth and can be upsampled; applied to
+the full-size photo, they follow its edges. The fit is to the change, so that an unchanged square
+leaves the photo exactly as it was. The residual of the fit, such as strokes that the style adds, is
+upsampled and added.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from torch import Tensor
 
 from osasis.images.geometry import SquarePlacement
 
-# Of the square's pixels; and the variance (of colours in [0, 1]) below which a patch is flat.
+# Radius of a window in pixels of the square, and the variance (of colours in [0, 1]) below which a
+# window counts as flat.
 RADIUS = 2
 SMOOTHNESS = 1e-3
-# Photo pixels held as floats at a time; a strip takes about 100 bytes a pixel.
+# Photo pixels that are processed at a time; a strip takes about 100 bytes for each pixel.
 STRIP_PIXELS = 1 << 18
-# How far beyond the square its border's change turns into the whole square's, in half sides; and
-# over how much inside it the square's own change turns into that of its border.
+# In half sides of the square. REACH: the distance outside the square over which the change at its
+# border becomes its mean change. SEAM: the distance inside the square over which the local change
+# becomes the change at the border.
 REACH = 0.5
 SEAM = 0.25
-# The border's change is fitted in wide windows (of the square's side): more of its colours are
-# seen, and it neither repeats single strokes outwards nor runs wild on colours it has not seen.
+# Window for the change at the border, as a share of the square's side. A wide window contains more
+# colours: the change then does not extend single strokes outwards, nor extrapolate to extremes.
 WIDE = 0.25
 WIDE_SMOOTHNESS = 1e-2
 
 
 @dataclass(frozen=True)
 class ColourChange:
-    """A stylization's change of a square.
+    """The colour change between a square and its stylization.
 
-    local: (15, h, w): nine factors and three offsets of the affine change (output channel first),
-    and three channels of what it leaves unexplained. wide: (12, h, w), the affine change in wide
-    windows. overall: (12,), one affine change for all.
+    local: (15, h, w), nine factors (output channel first) and three offsets of the affine change in
+    small windows, and the three channels of its residual. wide: (12, h, w), the affine change in
+    wide windows. overall: (12,), the affine change of the whole square.
     """
 
     local: Tensor
@@ -53,7 +55,7 @@ class ColourChange:
 def fit_colour_change(
     photo: Tensor, stylized: Tensor, *, radius: int = RADIUS, smoothness: float = SMOOTHNESS
 ) -> ColourChange:
-    """The change from photo to stylization, both (3, h, w) in [-1, 1] at the base's size."""
+    """Fit the change from a square to its stylization, both (3, h, w) in [-1, 1]."""
     guide = photo.detach().float().cpu().add(1).div(2)[None]
     change = stylized.detach().float().cpu().add(1).div(2)[None] - guide
     size = guide.shape[2] * guide.shape[3]
@@ -104,12 +106,12 @@ def apply_colour_change(
     *,
     feather: float | None = None,
 ) -> Image.Image:
-    """The whole photo ("RGB") with the change applied, strip by strip.
+    """Apply a change to a whole photo ("RGB"), strip by strip.
 
-    Towards a border that the photo goes beyond, the square's change turns into a coarser one, which
-    turns into the whole square's farther out: no line shows where it ends. With ``feather`` (of
-    half a side, in (0, 1]) only the square is changed, fading out to its rounded border. Memory
-    beyond the photo's own bytes and the result's does not depend on its size.
+    Outside the square, the change at its border is used, which becomes the mean change with the
+    distance, so that the border is not visible. With ``feather`` (a share of half a side, in
+    (0, 1]) only the square is changed, and the change fades out towards its rounded border.
+    Memory beyond the photo and the result does not grow with the photo.
     """
     pixels = np.array(image)
     box = (0, 0, image.width, image.height)
@@ -119,9 +121,9 @@ def apply_colour_change(
         window = pixels[rows, box[0] : box[2]]
         shape = window.shape
         photo = torch.from_numpy(window.reshape(-1, 3).T.astype(np.float32) / 255)
-        found = _sample(change, grid)
+        found = _local_coefficients(change, grid)
         if feather is None:
-            found = _carried_on(change, found, grid, place, image.size)
+            found = _extrapolated(change, found, grid, place, image.size)
         delta = _evaluate(photo, found) + found[12:]
         if feather is not None:
             delta = delta * _mask(grid, feather).flatten()
@@ -133,7 +135,7 @@ def apply_colour_change(
 def paste_square(
     image: Image.Image, square: Tensor, place: SquarePlacement, *, feather: float
 ) -> Image.Image:
-    """The photo with a square (3, h, w) in [-1, 1] laid over its place, its border faded."""
+    """Paste a square (3, h, w) in [-1, 1] into a photo with a feathered border."""
     pixels = np.array(image)
     box = place.bounds(image.width, image.height)
     source = square.detach().float().cpu().add(1).div(2)[None]
@@ -152,7 +154,7 @@ def paste_square(
 def _strips(
     place: SquarePlacement, box: tuple[int, int, int, int]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the photo and where their pixels lie in the square, (rows, width, 2)."""
+    """Slices of rows, and the square's coordinates of their pixels, (rows, width, 2)."""
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         return
@@ -166,8 +168,8 @@ def _strips(
         yield slice(start, stop), torch.stack([u, v], -1).float()
 
 
-def _sample(change: ColourChange, grid: Tensor) -> Tensor:
-    """Coefficients (15, n) at the grid's points; beyond the square those of its border."""
+def _local_coefficients(change: ColourChange, grid: Tensor) -> Tensor:
+    """Coefficients (15, n) at the grid's points; outside the square those of its border."""
     return _at(change.local, grid)
 
 
@@ -177,18 +179,18 @@ def _at(maps: Tensor, grid: Tensor) -> Tensor:
     )[0].flatten(1)
 
 
-def _carried_on(
+def _extrapolated(
     change: ColourChange,
     found: Tensor,
     grid: Tensor,
     place: SquarePlacement,
     photo: tuple[int, int],
 ) -> Tensor:
-    """The coefficients with those of the square's seams, and of what lies beyond them."""
+    """Replace the coefficients near and outside the square's borders; see apply_colour_change."""
     corners = np.array([(0, 0), (photo[0], 0), (0, photo[1]), photo], float)
     u = np.abs(corners @ [place.ux, place.uy] + place.u0).max()
     v = np.abs(corners @ [place.vx, place.vy] + place.v0).max()
-    # Only across borders that are not the photo's own.
+    # A border of the square that is the photo's border needs no transition.
     axes = [axis for axis, farthest in enumerate((u, v)) if farthest > 1 + 1e-3]
     if not axes:
         return found
@@ -203,7 +205,7 @@ def _carried_on(
 
 
 def _mask(grid: Tensor, feather: float) -> Tensor:
-    """1 inside, 0 on and beyond the rounded border of the square."""
+    """Blending weights: 1 inside the square, 0 on and outside its rounded border."""
     distance = grid.pow(4).sum(-1).pow(0.25)
     return _smooth((1 - distance) / feather)
 

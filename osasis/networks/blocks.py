@@ -1,6 +1,6 @@
-"""Building blocks that the DiffAE UNet, its encoder and the photo prior share.
+"""Building blocks of the DiffAE UNet, its encoder and the photo prior.
 
-Module and parameter names follow the official checkpoints, so that they load key by key.
+Module and parameter names are those of the official checkpoints, which load key by key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm with min(32, channels) groups, computed in float32 whatever the input's type."""
+    """Group norm with min(32, channels) groups, computed in float32 for every input type."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(min(32, channels), channels)
@@ -43,7 +43,7 @@ class ResBlock(nn.Module):
 
     The normalised features are modulated by the timestep, ``h * (1 + scale_t) + shift_t``, and
     then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` the block has no
-    second half: this is the form that the semantic encoder uses.
+    second half, as in the semantic encoder.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class AttentionBlock(nn.Module):
 
 
 def zeroed(module: nn.Module) -> nn.Module:
-    """Zero a module's parameters: residual branches of the ADM family start as the identity."""
+    """Set a module's parameters to zero, so that a residual block starts as the identity (ADM)."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
@@ -133,7 +133,7 @@ def resampled(x: Tensor, direction: str) -> Tensor:
 
 
 class BlockSequence(nn.Sequential):
-    """A sequence whose residual blocks also get the timestep embedding and z."""
+    """Sequence that passes the timestep embedding and z to its residual blocks."""
 
     def forward(self, x: Tensor, emb: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         for layer in self:

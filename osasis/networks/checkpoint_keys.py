@@ -1,7 +1,7 @@
-"""The official checkpoints' key layout, derived from a configuration.
+"""Keys and shapes of the official checkpoints, derived from a configuration.
 
-The layout needs no stored list: building the networks on the meta device gives every key and
-shape; ``tests/osasis/test_layout.py`` holds them against the published lists.
+The layout is read from networks on the meta device;
+``tests/osasis/networks/test_checkpoint_keys.py`` compares it with the published lists.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def from_official(
 ) -> dict[str, Tensor]:
     """Rename an official DiffAE state to this package's names, float32.
 
-    ``state`` must hold exactly the layout's keys below ``prefix``; other keys are the caller's.
-    Raises UserError naming the first keys that miss, are unknown or have another shape.
+    ``state`` must contain exactly the layout's keys below ``prefix``; other keys are ignored.
+    Raises UserError naming the first keys that are missing, unknown or of another shape.
     """
     layout = diffae_layout(config, prefix)
     check_layout({k: v for k, v in state.items() if k.startswith(prefix)}, layout, source)
@@ -66,7 +66,7 @@ def from_official(
 
 
 def to_official(state: Mapping[str, Tensor], prefix: str = "ema_model.") -> dict[str, Tensor]:
-    """The inverse of ``from_official``: this package's names to the official ones."""
+    """Rename this package's state to the official names; the inverse of ``from_official``."""
     renamed = {}
     for key, value in state.items():
         official = prefix + key.removeprefix("unet.")
@@ -94,7 +94,7 @@ def check_layout(state: Mapping[str, Tensor], layout: Layout, source: str) -> No
 
 
 def _latent_alias(key: str) -> str | None:
-    """The official latent net stores one linear layer under two names."""
+    """The second name of a key: official checkpoints store this linear layer twice."""
     if "latent_net." in key and ".linear_emb." in key:
         return key.replace(".linear_emb.", ".cond_layers.1.")
     return None

@@ -1,4 +1,4 @@
-"""The semantic encoder: half a UNet without time, average pool, projection to z."""
+"""The semantic encoder: the encoder half of a UNet without time, average pooling, projection."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ TIME_CHANNELS = 64
 
 
 class LatentLayer(nn.Module):
-    """Linear layer, scaled by (1 + time), normalised, activated; the last one is only linear."""
+    """Linear layer, scaled by 1 + time, layer norm, SiLU; the last layer is only linear."""
 
     def __init__(self, in_channels: int, out_channels: int, z_channels: int, last: bool) -> None:
         super().__init__()
         self.last = last
         self.linear = nn.Linear(in_channels, out_channels)
         if not last:
-            # The official layout stores this layer under both names; see checkpoint_keys.py.
+            # Official checkpoints store this layer under two names; see checkpoint_keys.py.
             self.linear_emb = nn.Linear(z_channels, out_channels)
             self.norm = nn.LayerNorm(out_channels)
             self.act = nn.SiLU()

@@ -1,7 +1,7 @@
-"""Sizes of a base's networks, as data.
+"""Sizes of a base's networks.
 
-A base configuration is one JSON file. The package ships those of the official checkpoints and of
-its own small base (``osasis/configs``); any other file of the same form works too.
+A base configuration is one JSON file. ``osasis/configs`` contains those of the official checkpoints
+and of the shipped small base; other files of the same form can be used by their path.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, Problem
 
 Size = Annotated[int, Field(ge=1)]
-# Plain JSON has lists where these are tuples.
+# Not strict: JSON has lists in place of tuples.
 Multipliers = Annotated[tuple[Size, ...], Field(strict=False, min_length=1)]
 Resolutions = Annotated[tuple[Size, ...], Field(strict=False)]
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of one UNet. ``z_channels`` None: the prior, which has no semantic condition."""
+    """Sizes of one UNet. ``z_channels`` is None for the prior, which has no semantic condition."""
 
     image_size: int
     model_channels: int
@@ -76,7 +76,7 @@ class PriorConfig(InputModel):
     head_channels: Size
 
     def problems_at(self, image_size: int) -> list[Problem]:
-        """What makes these sizes impossible at an image size."""
+        """Problems of these sizes at an image size."""
         found = []
         halvings = len(self.channel_mult) - 1
         if image_size % (1 << halvings):
@@ -86,7 +86,7 @@ class PriorConfig(InputModel):
             if channels % min(32, channels):
                 message = f"{channels} channels (multiplier {mult}) do not divide into 32 groups"
                 found.append(Problem("channel_mult", mult, message))
-        # Only levels with attention, and the middle, split into heads.
+        # Only the middle block and levels with attention split their channels into heads.
         with_heads = {self.channel_mult[-1]} | {
             m
             for i, m in enumerate(self.channel_mult)
@@ -189,7 +189,7 @@ class DiffAEConfig(InputModel):
                     f"{self.heads} heads"
                 )
                 found.append(Problem("channel_mult", mult, message))
-        # The walk up joins each level's features with its neighbours'.
+        # The decoder concatenates the features of neighbouring levels.
         for a, b in pairwise(self.channel_mult):
             joined = (a + b) * self.model_channels
             if joined % min(32, joined):
@@ -218,9 +218,9 @@ def named_configs() -> list[str]:
 
 
 def load_config(name_or_path: str | Path) -> DiffAEConfig:
-    """Load a shipped configuration by name, or any JSON file of the same form.
+    """Load a shipped configuration by name, or a JSON file of the same form.
 
-    Raises UserError where there is none, or where a field is missing, unknown or unsound.
+    Raises UserError for an unknown name or invalid JSON, InvalidInputError for invalid fields.
     """
     text: str
     if str(name_or_path) in named_configs():

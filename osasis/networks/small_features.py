@@ -1,9 +1,8 @@
-"""A small convolutional net in the place of VGG16: its distances and its statistics.
+"""A small convolutional net that approximates LPIPS (VGG16) and VGG16's features.
 
-The trunk has five stages, each half the size of the one before, as VGG's. Two sets of 1x1
-convolutions read them: ``distance`` gives maps whose squared differences add up to LPIPS,
-``stages`` gives principal components of VGG's own features. Trained by
-``osasis.pretraining.distil_perceptual``.
+The trunk has five stages of halved resolution, as VGG16. Two sets of 1x1 convolutions read them:
+``distance`` returns maps whose squared differences sum to LPIPS, ``stages`` returns principal
+components of VGG16's features. ``osasis.pretraining.distil_perceptual`` trains the net.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from torch import Tensor, nn
 
 WIDTHS = (24, 48, 96, 128, 128)
 CONVS = (2, 2, 3, 3, 2)
-# Channels of the distance maps, one number a stage, and of the statistics' stages.
+# Channels of the distance maps and of the statistics maps, one number for each stage.
 DISTANCE = (24, 32, 48, 48, 48)
 STAGES = (32, 48, 64)
 
 
 class SmallFeatures(nn.Module):
-    """Images are (B, 3, H, W) in [-1, 1], of any size from 16 px."""
+    """The student of the distillation. Images are (B, 3, H, W) in [-1, 1], H and W from 16."""
 
-    # Deviations of the teacher's maps, which the outputs are multiplied by.
+    # Standard deviations of the teacher's maps; the outputs are multiplied by them.
     distance_scale: Tensor
     stage_scale: Tensor
 
@@ -59,18 +58,20 @@ class SmallFeatures(nn.Module):
             x = F.max_pool2d(x, 2) if i else x
             for j, conv in enumerate(cast(nn.ModuleList, convs)):
                 y = conv(x)
-                # A block that keeps its width adds to what it got: it trains in fewer steps.
+                # The third convolution is residual, which trains in fewer steps.
                 x = F.relu(y + x) if j == 2 else F.relu(y)
             out.append(x)
         return out
 
     def read_distance(self, trunk: list[Tensor]) -> list[Tensor]:
+        """The distance maps of trunk features."""
         return [
             head(unit_length(x)) * s
             for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
         ]
 
     def read_stages(self, trunk: list[Tensor]) -> list[Tensor]:
+        """The statistics maps of trunk features."""
         return [
             head(x) * s
             for head, x, s in zip(self.stage_heads, trunk, self.stage_scale, strict=False)
@@ -86,5 +87,5 @@ class SmallFeatures(nn.Module):
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Every position's features divided by their length, as LPIPS does."""
+    """Normalise the features at each position to unit length, as LPIPS does."""
     return x * (x.float().pow(2).sum(dim=1, keepdim=True) + 1e-6).rsqrt()

@@ -28,15 +28,15 @@ class SPNBlock(nn.Module):
         return self.modulated(self.pre_layer(x), emb)
 
     def modulated(self, h: Tensor, emb: Tensor) -> Tensor:
-        """The second half: what ``pre_layer`` gave, at a time."""
+        """The time-conditioned second half. h: output of ``pre_layer``; emb: (B, EMBED)."""
         scale, shift = self.emb_layer(emb)[..., None, None].chunk(2, dim=1)
         return self.post_layer(h * (1 + scale) + shift)
 
 
 class StructurePreservingNetwork(nn.Module):
-    """Structure of the photo itself, added to x_t at every step of the walk back.
+    """Predicts the structure term that every step of the generation adds to x_t.
 
-    forward: photo (B, 3, H, W) in [-1, 1], step (B,) -> (B, 3, H, W), not yet times lambda_SPN.
+    forward: photo (B, 3, H, W) in [-1, 1], step (B,) -> (B, 3, H, W), without lambda_SPN.
     """
 
     def __init__(self) -> None:
@@ -53,10 +53,10 @@ class StructurePreservingNetwork(nn.Module):
         return self.at(self.features(photo), step)
 
     def features(self, photo: Tensor) -> Tensor:
-        """What is the same at every step, a fifth of the work. Returns (B, 256, H, W)."""
+        """The part independent of the step, a fifth of the work. Returns (B, 256, H, W)."""
         return self.block1.pre_layer(self.in_layer(photo))
 
     def at(self, features: Tensor, step: Tensor) -> Tensor:
-        """``forward`` of a photo's features, at a step (B,)."""
+        """``forward`` from ``features`` of a photo, at a step (B,)."""
         emb = self.time_embed(timestep_embedding(step, TIME_CHANNELS))
         return self.out_layer(self.block2(self.block1.modulated(features, emb), emb))

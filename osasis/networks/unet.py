@@ -53,7 +53,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(c.embed_channels, c.embed_channels),
         )
-        # The DiffAE wraps the embedding once more; its checkpoints' keys show it.
+        # The keys of DiffAE checkpoints have one more level here.
         return nn.ModuleDict({"time_embed": layers}) if c.z_channels is not None else layers
 
     @staticmethod
@@ -108,15 +108,15 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Predict the noise of x at the original timesteps t.
 
-        x: (B, 3, H, W). t: (B,) in 0..999. z: (B, D), or (B, levels + 1, D) with one condition a
-        resolution level (finest first) and the middle block's last.
+        x: (B, 3, H, W). t: (B,) in 0..999. z: (B, D), or (B, levels + 1, D) with one condition for
+        each resolution level (finest first), then that of the middle block.
         Returns (B, out_channels, H, W).
         """
         output = self.raw(x, t, z)
         return output if self.config.prediction == "eps" else noise_of_velocity(output, x, t)
 
     def raw(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
-        """What the last layer says: the noise, or v where the base predicts it."""
+        """Output of the last layer: the noise, or v where ``prediction`` is "v"."""
         emb = self._embed_time(timestep_embedding(t, self.config.model_channels))
         z_at = _level_conditions(z, len(self.config.channel_mult))
         h, skips = x, []

@@ -82,7 +82,7 @@ def test_equal_texts_are_refused(text_base: Base, encodings: Encodings) -> None:
 
 
 def test_a_base_without_text_is_refused(tiny_base: Base, encodings: Encodings) -> None:
-    with pytest.raises(UserError, match="knows no text"):
+    with pytest.raises(UserError, match="no text encoder"):
         optimise_text_edit(tiny_base, encodings, *PAIR)
 
 

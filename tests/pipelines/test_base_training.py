@@ -6,12 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from factory.core.home import Home
 from factory.registry import Registry
 from osasis.bundles.base import load_base
+from osasis.errors import UserError
+from osasis.networks.sizes import load_config
+from osasis.pretraining.settings import make_pretrain_settings
+from pipelines.base_training import PHOTOS, BaseTrainingJob, ProgressLog, _run_workers
 from tests.factory.conftest import Ran, cli
 
 SETTINGS = {
@@ -95,3 +100,22 @@ def test_evaluate_prints_its_figures(home: Path, sources: Path, tmp_path: Path) 
         "reconstructions.png",
         "samples.png",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_error_of_a_worker_reaches_the_driver(
+    fresh_home: Callable[[], Path], sources: Path, tmp_path: Path
+) -> None:
+    """The weights to start from vanish after the driver has checked them."""
+    np.save(tmp_path / PHOTOS, np.zeros((4, 3, 32, 32), np.uint8))
+    job = BaseTrainingJob(
+        folder=tmp_path,
+        config=load_config(sources / "tiny.json"),
+        settings=make_pretrain_settings(batch_size=2),
+        start=tmp_path / "absent.safetensors",
+    )
+    log = ProgressLog(Home(fresh_home()), "broken", tmp_path, job.settings, print)
+    with pytest.raises(UserError, match=r"absent\.safetensors"):
+        _run_workers(job, 1, log)
+    assert log.client.get_run(log.run_id).info.status == "FAILED"

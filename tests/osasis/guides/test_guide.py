@@ -79,7 +79,7 @@ def test_impossible_stages_are_refused(tiny_base: Base, stages: tuple[int, ...])
 
 def test_statistics_know_no_text(tiny_base: Base) -> None:
     assert tiny_base.guide.has_text is False
-    with pytest.raises(UserError, match="knows no text"):
+    with pytest.raises(UserError, match="no text encoder"):
         tiny_base.guide.embed_text(["a photo"])
 
 
@@ -233,7 +233,7 @@ def test_combined_guides_hand_text_on(combined: CombinedGuide, clip_guide: OpenC
     assert torch.equal(combined.embed_text(["a photo"]), clip_guide.embed_text(["a photo"]))
     alone = CombinedGuide([(combined.guides[0], 1.0)])
     assert not alone.has_text
-    with pytest.raises(UserError, match="knows no text"):
+    with pytest.raises(UserError, match="no text encoder"):
         alone.embed_text(["a photo"])
 
 
@@ -241,7 +241,7 @@ def test_impossible_combinations_are_refused(combined: CombinedGuide) -> None:
     for parts in ([], [(combined.guides[0], 0.0)]):
         with pytest.raises(UserError, match="weight above 0"):
             CombinedGuide(parts)
-    with pytest.raises(UserError, match="one part that knows text"):
+    with pytest.raises(UserError, match="one part with a text encoder"):
         CombinedGuide([(combined.guides[1], 1.0), (combined.guides[1], 1.0)])
 
 
