@@ -11,9 +11,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -128,24 +128,40 @@ def cli() -> str:
     from factory.cli.app import app
 
     parts = [
-        "# Commands\n\nEvery command takes `--home DIR` and `--json`. Exit codes: 0 where all that "
-        "was asked is done, 1 where a part failed, 2 for a mistake in the call or the environment, "
-        "130 after Ctrl-C.\n"
+        "# Commands\n\nEvery command takes `--home DIR`, the folder with all state (default: "
+        "`STYLE_FACTORY_HOME`, else `./.style-factory`), and `--json`, which prints one JSON "
+        "document to standard output. `--help` prints these texts. "
+        "[Files](files.md#exit-codes) lists the exit codes.\n"
     ]
     for words, command in _commands(typer.main.get_command(app), "style-factory"):
         shown = [p for p in command.params if not getattr(p, "hidden", False)]
         arguments = [p for p in shown if p.param_type_name == "argument"]
         usage = " ".join([words, *(_argument(p) for p in arguments), "[OPTIONS]"])
-        parts.append(f"\n## {words}\n\n{_sentences(command.help)}\n\n```sh\n{usage}\n```\n")
-        rows = [(f"`{_argument(p)}`", "", _sentences(p.help)) for p in arguments]
+        parts.append(f"\n## {words}\n\n{_sentences(command.help)}\n\n```text\n{usage}\n```\n")
+        rows = [(f"`{_argument(p)}`", "text", "", _sentences(p.help)) for p in arguments]
         rows += [
-            (f"`{'`, `'.join(p.opts)}`", _usual(p), _sentences(p.help))
+            (f"`{'`, `'.join(p.opts)}`", _values(p), _usual(p), _sentences(p.help))
             for p in shown
             if p.param_type_name == "option" and not {"--home", "--json", "--help"} & set(p.opts)
         ]
         if rows:
-            parts.append("\n" + table(("argument or option", "default", "meaning"), rows))
+            parts.append("\n" + table(("argument or option", "value", "default", "meaning"), rows))
     return "".join(parts)
+
+
+def _values(option: Any) -> str:
+    """What stands after an option: its choices, its range, or a name for the value."""
+    from osasis.validation import allowed
+
+    if option.is_flag:
+        return ""
+    kind = option.type_descriptor
+    if kind.choices:
+        return ", ".join(f"`{choice}`" for choice in kind.choices)
+    if option.metavar:
+        return f"`{option.metavar}`"
+    text = allowed(Annotated[kind.annotation, Field(ge=option.min, le=option.max)])
+    return "a path" if kind.annotation is Path else text
 
 
 def _commands(command: Any, words: str) -> Iterable[tuple[str, Any]]:
@@ -176,38 +192,127 @@ def _sentences(text: str | None) -> str:
 
 
 def http() -> str:
-    """Every operation of the HTTP interface."""
+    """Every operation of the HTTP interface, with bodies, answers and status codes."""
     from fastapi.openapi.utils import get_openapi
 
+    from serving import schemas
     from serving.app import make_app
-    from serving.schemas import component_schemas
 
-    document = get_openapi(title="", version="", routes=make_app().routes)
-    rows = [
-        (
-            f"`{method.upper()} {path}`",
-            _sentences(operation.get("description") or operation["summary"]),
-            ", ".join(sorted(operation["responses"])),
-        )
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
+    paths = get_openapi(title="", version="", routes=make_app().routes)["paths"]
+    operations = sorted(
+        (path, method, operation)
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    )
+    names = [f"`{method.upper()} {path}`" for path, method, _ in operations]
+    summary = [
+        (name, _sentences(operation.get("description") or operation["summary"]).replace("``", "`"))
+        for name, (_, _, operation) in zip(names, operations, strict=True)
     ]
-    names = ", ".join(f"`{name}`" for name in sorted(component_schemas()))
+    parameters = [
+        (name, f"`{p['name']}`", _schema_words(p["schema"]), p.get("description", ""))
+        for name, (_, _, operation) in zip(names, operations, strict=True)
+        for p in operation.get("parameters", [])
+        if p["in"] == "query"
+    ]
+    codes = [(str(status), error["description"]) for status, error in schemas.ERRORS.items()]
+    answers = {
+        "`POST /v1/stylize`, as JSON": schemas.StylizeAnswer,
+        "An item of `images`": schemas.ImageRow,
+        "`POST /v1/encodings`": schemas.EncodingsAnswer,
+        "An item of `encodings`": schemas.EncodingRow,
+        "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
+        "`GET /v1/styles`": schemas.StylesAnswer,
+        "An item of `styles`; `GET /v1/styles/{style}` adds `settings` and `metrics`": (
+            schemas.StyleRow
+        ),
+    }
     return (
         "# HTTP\n\n"
         "A running server shows this interface with examples at `/docs`, and as OpenAPI at "
-        "`/openapi.json`.\n\n"
-        + table(("operation", "what it does", "status codes"), sorted(rows))
-        + f"""
-Bodies are JSON, with pictures as base64, or forms, with pictures as files: `image` for photos,
-`mask.NAME` for masks, `mix` as JSON text, `encoding` for ids of photos that were sent before.
-Models of the bodies: {names}; a [mix](mix.md) is the same as in a corpus.
+        "`/openapi.json`. With `--keys`, send `Authorization: Bearer KEY` or `X-API-Key: KEY` to "
+        "paths below `/v1/`; previews, health and metrics need no key.\n\n"
+        + table(("operation", "what it does"), summary)
+        + "\n## Query parameters\n\n"
+        + table(("operation", "parameter", "allowed", "meaning"), parameters)
+        + "\n## Bodies\n\n"
+        "A body is JSON, with pictures as base64, or a form, with pictures as files. The server "
+        "reads PNG, JPEG and WebP, and fetches no address.\n\n"
+        "`POST /v1/stylize` and `POST /v1/jobs`:\n\n"
+        + fields_table(schemas.StylizeBody, "field")
+        + "\n`mix` is the same object as in a corpus: see [Mix](mix.md).\n\n"
+        "`POST /v1/encodings`:\n\n"
+        + fields_table(schemas.EncodingsBody, "field")
+        + """
+In a form, `image` is a photo (may occur several times), `encoding` the id of a photo that was sent
+before, `mask.NAME` the mask NAME, `mix` the mix as JSON text; `fit` and `style` are as in JSON.
 
-An error is `{{"error": {{"status", "message", "field", "value", "allowed", "errors"}}}}`; `errors`
-lists every problem with its field, value and what is allowed. 429 and 503 carry `Retry-After`, in
-seconds.
+## Answers
+
+An image answer has the type that the request's `Accept` prefers: PNG, JPEG or WebP. Several images
+are answered as JSON. The file contains its provenance. Headers of an image answer:
+
+| header | meaning |
+| --- | --- |
+| `X-Style-Version` | the versions that made the image |
+| `X-Base` | fingerprint of the base |
+| `X-Mix` | the mix with its defaults, as JSON |
+| `X-Encoding` | id of the photo, for later calls |
+| `X-Encoding-Cached` | whether the photo's encoding was in the cache |
+| `X-Batch-Size` | images that were computed together |
+| `X-PART-Seconds` | seconds of PART: `Queue`, `Load`, `Encode`, `Decode`, `Total` |
+
+Fields of JSON answers:
+
+"""
+        + "\n".join(f"{title}:\n\n{_answer_table(model)}" for title, model in answers.items())
+        + """
+A job's images are at the paths in `results`. A job is dropped after `job_age` seconds, or when the
+server ends.
+
+## Errors
+
+| status | meaning |
+| --- | --- |
+"""
+        + "".join(f"| {code} | {meaning} |\n" for code, meaning in codes)
+        + """
+The body is `{"error": {...}}` with these fields:
+
+| field | meaning |
+| --- | --- |
+| `status` | the status code |
+| `message` | what is wrong |
+| `field` | the field, such as `mix.styles[0].weight` |
+| `value` | what was found, shortened |
+| `allowed` | what is allowed |
+| `errors` | every problem with `field`, `value`, `message` and `allowed`, where there are several |
+| `retry_after` | seconds to wait, as in the header `Retry-After`; with 429 and 503 |
 """
     )
+
+
+def _answer_table(model: type[BaseModel]) -> str:
+    rows = [
+        (f"`{name}`", limits(field), field.description or "")
+        for name, field in model.model_fields.items()
+    ]
+    return table(("field", "type", "meaning"), rows)
+
+
+def _schema_words(schema: Mapping[str, Any]) -> str:
+    """What a query parameter may be, from its JSON Schema."""
+    if "anyOf" in schema:
+        return " or ".join(_schema_words(s) for s in schema["anyOf"] if s.get("type") != "null")
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"a whole number in [{low}, {high}]"
+    if schema["type"] == "array":
+        return "text; may occur several times"
+    most = schema.get("maxLength")
+    return f"text of at most {most} characters" if most else "text"
 
 
 PAGES: dict[str, Callable[[], str]] = {

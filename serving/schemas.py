@@ -15,71 +15,82 @@ Fit = Literal["crop", "pad", "resize"]
 class StylizeBody(InputModel):
     images: list[str] = Field(default_factory=list, description="photos, base64", max_length=1024)
     encodings: list[str] = Field(
-        default_factory=list, description="ids that POST /v1/encodings gave", max_length=1024
+        default_factory=list,
+        description="ids of photos, from `POST /v1/encodings` or an earlier answer",
+        max_length=1024,
     )
-    masks: dict[str, str] = Field(default_factory=dict, description="grey pictures, base64")
-    mix: Mix
-    fit: Fit = "crop"
+    masks: dict[str, str] = Field(
+        default_factory=dict, description="grey pictures by the names in the mix, base64"
+    )
+    mix: Mix = Field(description="parameters of the stylization")
+    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
 
 
 class EncodingsBody(InputModel):
     images: list[str] = Field(min_length=1, max_length=1024, description="photos, base64")
-    fit: Fit = "crop"
+    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
     style: str | None = Field(
-        None, max_length=200, description="encode at once, as this style wants it"
+        None,
+        max_length=200,
+        description="encode the photos at once, with this style's steps; null: at the first use",
     )
 
 
 class EncodingRow(BaseModel):
-    id: str
-    expires: str = "when newer photos need the room"
+    id: str = Field(description="stands for the photo in later calls")
+    expires: str = Field(
+        "when newer photos need the room", description="when the photo is dropped, in words"
+    )
 
 
 class EncodingsAnswer(BaseModel):
-    encodings: list[EncodingRow]
+    encodings: list[EncodingRow] = Field(description="one object per photo, in order")
 
 
 class ImageRow(BaseModel):
-    image: str = Field(description="base64")
-    media_type: str
+    image: str = Field(description="the image, base64")
+    media_type: str = Field(description="`image/png`, `image/jpeg` or `image/webp`")
     encoding: str = Field(description="id of the photo, for later calls")
 
 
 class StylizeAnswer(BaseModel):
-    images: list[ImageRow]
-    styles: list[str] = Field(description="the versions that made the images")
-    base: str
-    mix: dict[str, Any]
-    timing: dict[str, float]
+    images: list[ImageRow] = Field(description="one object per photo, in order")
+    styles: list[str] = Field(description="the versions that made the images, such as `oil:3`")
+    base: str = Field(description="fingerprint of the base")
+    mix: dict[str, Any] = Field(description="the mix with its defaults")
+    timing: dict[str, float] = Field(
+        description="seconds of `queue`, `load`, `encode`, `decode` and `total`; images of the "
+        "`batch`; photos whose encoding was `cached`"
+    )
 
 
 class StyleRow(BaseModel):
-    id: str
-    version: int
-    reference: str
-    aliases: list[str]
-    tags: list[str]
-    licence: str
-    created_ms: int
-    preview: str
-    usable: bool
-    problem: str | None = None
+    id: str = Field(description="the style's id")
+    version: int = Field(description="number of the served version")
+    reference: str = Field(description="id and version, such as `oil:3`")
+    aliases: list[str] = Field(description="`champion`, `candidate` or none")
+    tags: list[str] = Field(description="tags of the catalog entry")
+    licence: str = Field(description="licence note of the catalog entry")
+    created_ms: int = Field(description="time of registration, milliseconds since 1970")
+    preview: str = Field(description="path of the style image")
+    usable: bool = Field(description="whether requests may name the style")
+    problem: str | None = Field(None, description="why the style is not usable")
 
 
 class StylesAnswer(BaseModel):
-    styles: list[StyleRow]
-    total: int
-    offset: int
-    next_offset: int | None = None
+    styles: list[StyleRow] = Field(description="one page of styles, by id")
+    total: int = Field(description="number of styles that match")
+    offset: int = Field(description="number of styles before this page")
+    next_offset: int | None = Field(None, description="`offset` of the next page; null: no more")
 
 
 class JobAnswer(BaseModel):
-    id: str
-    state: Literal["queued", "running", "done", "failed"]
-    images: int
-    done: int
-    message: str | None = None
-    results: list[str] = Field(default_factory=list, description="where each image is")
+    id: str = Field(description="id of the job")
+    state: Literal["queued", "running", "done", "failed"] = Field(description="state of the job")
+    images: int = Field(description="number of images asked for")
+    done: int = Field(description="number of finished images")
+    message: str | None = Field(None, description="why the job failed")
+    results: list[str] = Field(default_factory=list, description="paths of the finished images")
 
 
 class ErrorAnswer(BaseModel):
@@ -91,17 +102,17 @@ MIX_EXAMPLE = {"styles": [{"style": "oil", "weight": 1.0}], "strength": 0.8}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "the body is no valid JSON or form",
-        401: "an API key is missing or not known",
-        404: "there is no such thing",
-        406: "none of the types in Accept can be had",
-        408: "the body did not arrive in time",
-        413: "too many bytes or pixels",
-        415: "a type of body or picture that is not read",
-        422: "a field is wrong; the answer names it",
-        429: "this key's requests of the minute are used up; see Retry-After",
-        503: "busy or closing; see Retry-After",
-        504: "it took longer than is allowed",
+        400: "the body is not valid JSON or not a valid form",
+        401: "the API key is missing or unknown",
+        404: "the path, style, job or encoding does not exist",
+        406: "the server offers none of the types in Accept",
+        408: "the body did not arrive within limits.seconds",
+        413: "the body or a picture exceeds limits.body_bytes or limits.pixels",
+        415: "the server does not read this type of body or picture",
+        422: "a field is wrong; the answer names the field",
+        429: "the key's requests of this minute are used up; see Retry-After",
+        503: "the server is busy or closing, or a style cannot be loaded; see Retry-After",
+        504: "the work took longer than limits.seconds",
     }.items()
 }
 

@@ -26,7 +26,7 @@ POLICY = (
 
 @router.get("/healthz", responses={503: ERRORS[503]})
 async def healthz() -> dict[str, str]:
-    """Whether this process answers and its keeper does."""
+    """Answer 200 while this process and its keeper run."""
     service = current()
     if time.monotonic() - service.heard > 30:
         raise ApiError(503, "the keeper has not answered for 30 s", retry_after=5)
@@ -35,7 +35,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: ERRORS[503]})
 async def readyz() -> dict[str, Any]:
-    """Whether new work is taken: an engine answers, and the server is not closing."""
+    """Answer 200 while an engine answers and the server is not closing."""
     service = current()
     if service.draining:
         raise ApiError(503, "this server is closing", retry_after=10)
@@ -55,7 +55,7 @@ async def _ask(engines: Any) -> str | None:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics() -> Response:
-    """All processes' counters in Prometheus's text format."""
+    """Counters of all processes in Prometheus's text format."""
     samples = await current().keeper.samples.remote()
     return Response(render(samples), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -30,7 +30,7 @@ router = APIRouter(tags=["jobs"])
     ),
 )
 async def submit(request: Request) -> Response:
-    """Queue photos through a mix; the answer says where to look for the state."""
+    """Queue photos for a mix; the header `Location` names the job's path."""
     service = current()
     owner = authorised(service, request)
     choose(request, ["application/json"])
@@ -49,7 +49,7 @@ async def submit(request: Request) -> Response:
 
 @router.get("/v1/jobs/{job}", response_model=JobAnswer, responses=ERRORS)
 async def state(job: str, request: Request) -> Response:
-    """State of a job: queued, running, done or failed."""
+    """State of a job and paths of its finished images."""
     service = current()
     row = await service.keeper.job.remote(job, authorised(service, request))
     if row is None:
@@ -60,7 +60,7 @@ async def state(job: str, request: Request) -> Response:
 @router.get("/v1/jobs/{job}/images/{index}", response_class=Response, responses={
     200: {"content": {"image/png": {}}}, **ERRORS})  # fmt: skip
 async def image(job: str, index: int, request: Request) -> Response:
-    """One image of a job."""
+    """One finished image of a job, as PNG."""
     service = current()
     found = await service.keeper.job_image.remote(job, authorised(service, request), index)
     if found is None:

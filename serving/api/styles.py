@@ -20,12 +20,16 @@ router = APIRouter(tags=["styles"])
 @router.get("/v1/styles", responses=ERRORS)
 async def styles(
     request: Request,
-    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    q: Annotated[str, Query(max_length=200, description="words in id, tags, licence")] = "",
-    tag: Annotated[list[str], Query(max_length=20)] = [],  # noqa: B006
+    offset: Annotated[
+        int, Query(ge=0, le=10_000_000, description="number of styles to skip; default 0")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=200, description="styles of a page; default 50")] = 50,
+    q: Annotated[
+        str, Query(max_length=200, description="words to find in id, tags and licence")
+    ] = "",
+    tag: Annotated[list[str], Query(max_length=20, description="tags that a style must have")] = [],  # noqa: B006
 ) -> StylesAnswer:
-    """Registered styles of this base, by id, a page at a time."""
+    """Registered styles of the served base, by id, one page per request."""
     service = current()
     authorised(service, request)
     total, found = service.catalog.page(offset, limit, q, tag)
@@ -40,7 +44,7 @@ async def styles(
 
 @router.get("/v1/styles/{style}", responses=ERRORS)
 async def style(style: str, request: Request) -> dict[str, Any]:
-    """One style: its version, settings, metrics and previews."""
+    """One style with its settings and metrics."""
     service = current()
     authorised(service, request)
     listed = _listed(service, style)
@@ -51,10 +55,14 @@ async def style(style: str, request: Request) -> dict[str, Any]:
     200: {"content": {"image/png": {}}}, **ERRORS})  # fmt: skip
 async def preview(
     style: str,
-    kind: Literal["style", "counterpart"] = "style",
-    version: Annotated[int | None, Query(ge=1, le=10**9)] = None,
+    kind: Annotated[
+        Literal["style", "counterpart"], Query(description="which picture; default `style`")
+    ] = "style",
+    version: Annotated[
+        int | None, Query(ge=1, le=10**9, description="default: the served version")
+    ] = None,
 ) -> Response:
-    """The style image, or its photo counterpart, as PNG. Open without a key, as pages need it."""
+    """The style image or its photo counterpart, as PNG; needs no key."""
     service = current()
     listed = _listed(service, style)
     try:
@@ -74,7 +82,7 @@ async def preview(
 
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
-    """The base, the limits, and the saved text edits."""
+    """The base, the limits and the names of text edits."""
     service = current()
     authorised(service, request)
     edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))

@@ -45,8 +45,8 @@ PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA
     ),
 )
 async def stylize(request: Request) -> Response:
-    """Photos, or encodings of photos, through a mix of styles. One image is answered as PNG,
-    JPEG or WebP by Accept, or as JSON; several as JSON."""
+    """Stylize photos, or photos sent before, with a mix. One image is answered as PNG, JPEG, WebP
+    or JSON, by Accept; several images as JSON."""
     service = current()
     authorised(service, request)
     with service.open(request):
@@ -100,8 +100,8 @@ async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Resp
     openapi_extra=body_docs(EncodingsBody, {"images": ["iVBORw0KGgo..."], "fit": "crop"}),
 )
 async def encodings(request: Request) -> Response:
-    """Keep photos; the ids stand for them in later calls, which send the mix only. With
-    ``style`` they are encoded at once, as that style wants it."""
+    """Keep photos and answer with ids that stand for the photos in later requests. With
+    `style`, encode the photos at once."""
     service = current()
     authorised(service, request)
     choose(request, ["application/json"])
