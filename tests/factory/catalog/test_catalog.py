@@ -268,7 +268,7 @@ def test_check_command(images: Callable[..., Path]) -> None:
 
 
 def test_the_shipped_schema_is_that_of_the_settings() -> None:
-    assert shipped_schema() == schema_text(), "write factory/schemas/catalog.schema.json anew"
+    assert shipped_schema() == schema_text(), "run: python docs/generate_reference.py"
     schema = json.loads(cli("catalog", "schema").out)
     settings = schema["properties"]["styles"]["items"]["properties"]["overrides"]["properties"]
     assert set(settings) == set(TrainSettings.model_fields)
