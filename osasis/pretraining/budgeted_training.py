@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic
 from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.errors import UserError
 
@@ -31,6 +32,7 @@ class Trainer(Protocol):
     """What the loop drives."""
 
     steps_done: int
+    arithmetic: Arithmetic
 
     @property
     def model(self) -> torch.nn.Module: ...
@@ -122,7 +124,13 @@ def _save(
     tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
     for i, slots in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optim.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-    info = {"steps": trainer.steps_done, "seconds": seconds, "identity": identity, "curve": curve}
+    info = {
+        "steps": trainer.steps_done,
+        "seconds": seconds,
+        "arithmetic": trainer.arithmetic,
+        "identity": identity,
+        "curve": curve,
+    }
     save_checkpoint(path, tensors, info)
 
 
@@ -148,6 +156,8 @@ def _resume(
     whole = trainer.optimiser.state_dict()
     trainer.optimiser.load_state_dict({**whole, "state": state})
     trainer.steps_done = info["steps"]
+    # A resumed training continues in the arithmetic that it began in, on any machine.
+    trainer.arithmetic = info.get("arithmetic", trainer.arithmetic)
     return info["seconds"], list(info["curve"])
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osasis.arithmetic import Arithmetic
 from osasis.errors import UserError
 from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures, unit_length
@@ -198,6 +199,7 @@ class Distiller:
     ) -> None:
         """teacher: to start from its weights rather than from random ones."""
         self.lessons, self.seed, self.batch, self.steps_done = lessons, seed, batch, 0
+        self.arithmetic: Arithmetic = "float32"
         with seeded(seed, "student"):
             self.model = SmallFeatures()
         scales = torch.tensor([p.scale for p in lessons.projections])

@@ -195,6 +195,8 @@ class BaseTraining:
         if state.is_file():
             tensors, info = load_checkpoint(state)
             loop.load_state(tensors, info["iteration"])
+            # A resumed run continues in the arithmetic that it began in, on any machine.
+            loop.arithmetic = info.get("arithmetic", loop.arithmetic)
         # After the state is loaded: the workers' weights are compared when they are wrapped.
         loop.wrapped = w.wrap(objective)
         return loop
@@ -227,7 +229,8 @@ class BaseTraining:
     def _keep(self, loop: TrainingLoop, stage: str) -> None:
         if self.worker.leads:
             path = self.folder / f"{stage}.state.safetensors"
-            save_checkpoint(path, loop.state_tensors(), {"iteration": loop.iteration})
+            info = {"iteration": loop.iteration, "arithmetic": loop.arithmetic}
+            save_checkpoint(path, loop.state_tensors(), info)
 
     def _tell(self, **event: Any) -> None:
         if self.worker.leads:

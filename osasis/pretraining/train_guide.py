@@ -252,7 +252,7 @@ def train_guide(
         "steps": trainer.steps_done,
         "photos": len(photos),
         "paintings": paintings,
-        "precision": arithmetic,
+        "precision": trainer.arithmetic,
         "last": curve[-1] if curve else {},
     }
     if validation is not None:

@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from osasis.arithmetic import ENVIRONMENT
 from osasis.bundles.importers import read_diffae, read_prior
+from osasis.checkpoints import load_checkpoint
 from osasis.errors import UserError
 from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.pretraining.objectives import DiffAEObjective
@@ -79,6 +81,37 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_a_resumed_run_continues_in_its_arithmetic(
+    tmp_path: Path,
+    tiny_config: DiffAEConfig,
+    photos: PhotoSet,
+    few: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``auto`` means another arithmetic where the run is resumed."""
+    settings = few(iterations=30, checkpoint_every=7, precision="auto")
+    monkeypatch.setenv(ENVIRONMENT, "bfloat16")
+    assert BaseTraining(tmp_path / "whole", photos, tiny_config, settings).run()
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["iteration"] == 10:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        BaseTraining(tmp_path / "parts", photos, tiny_config, settings, on_event=kill).run()
+    _, info = load_checkpoint(tmp_path / "parts" / "diffae.state.safetensors")
+    assert info == {"iteration": 7, "arithmetic": "bfloat16"}
+    monkeypatch.setenv(ENVIRONMENT, "float32")
+    assert BaseTraining(tmp_path / "parts", photos, tiny_config, settings).run()
+    assert BaseTraining(tmp_path / "float32", photos, tiny_config, settings).run()
+    whole, parts, other = (
+        load_file(tmp_path / n / "weights" / "diffae-only.safetensors")
+        for n in ("whole", "parts", "float32")
+    )
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert not all(torch.equal(whole[k], other[k]) for k in whole)
 
 
 def test_the_loss_falls_and_the_result_imports(

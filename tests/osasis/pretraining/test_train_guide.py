@@ -92,6 +92,19 @@ def test_resumed_equals_uninterrupted(config: Path, pool: LookDataset, tmp_path:
         assert torch.equal(value, rest.model.state_dict()[key]), key
 
 
+def test_a_resumed_training_continues_in_its_arithmetic(
+    config: Path, pool: LookDataset, tmp_path: Path
+) -> None:
+    budget = TrainingBudget(steps=2)
+    begun = trainer(config, pool, 4)
+    begun.arithmetic = "bfloat16"
+    train_within_budget(begun, budget, tmp_path / "state", {}, stop_after=1)
+    resumed = trainer(config, pool, 4)
+    assert resumed.arithmetic == "float32"
+    train_within_budget(resumed, budget, tmp_path / "state", {})
+    assert resumed.arithmetic == "bfloat16"
+
+
 def test_the_command_writes_a_guide_that_loads(
     config: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
