@@ -1,7 +1,7 @@
 """The catalog: the style images to train, checked before anything runs.
 
-A catalog is a YAML file, a CSV file, a folder of images, or one image. Every problem of it is
-found at once, each with its file, its line and what to do.
+A catalog is a YAML file, a CSV file, a folder of images, or one image. ``check_catalog`` reports
+all problems together, each with file, line, field, and what to do.
 """
 
 from factory.catalog.check import Catalog, check_catalog, load_catalog

@@ -1,4 +1,4 @@
-"""A catalog read and checked: every problem at once."""
+"""Reads a catalog and reports all of its problems together."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.catalog.entries import CatalogEntry, CatalogError, CatalogProblem, run_settings
+from factory.catalog.entries import (
+    CatalogEntry,
+    CatalogError,
+    CatalogProblem,
+    line_of,
+    run_settings,
+)
 from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
 from factory.core.bases import NAME
 from factory.core.uris import read_bytes
+from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, load_image
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
 ReadBytes = Callable[[str], bytes]
-# Images are read this many at a time: those behind URIs mostly wait.
+# Number of images that are read at a time; reading from a URI is mostly waiting.
 READERS = 8
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """A catalog as read. problems: all that is wrong with it. gate: conditions that its file
-    sets for ``champion``."""
+    """A catalog as read. gate: the conditions of its file for a style to become champion."""
 
     path: str
     entries: tuple[CatalogEntry, ...]
     problems: tuple[CatalogProblem, ...]
-    gate: tuple[str, ...] = ()
+    gate: tuple[Condition, ...] = ()
 
 
 def load_catalog(
     path: Path, preset: str, overrides: dict[str, Any], read: ReadBytes = read_bytes
 ) -> Catalog:
-    """Read a catalog that is to be run. Raises CatalogError with every problem.
+    """Read the catalog of a run. Raises CatalogError with all problems.
 
-    Whether an image can be decoded is found out when its style is trained: one broken image
-    fails one style. read: reads images; a run keeps the bytes.
+    Images are not decoded: a run reports a broken image as the failure of one style. read: reads
+    an image; a run passes a function that keeps the bytes.
     """
     catalog = check_catalog(path, preset, overrides, decode=False, read=read)
     if catalog.problems:
@@ -57,12 +63,12 @@ def check_catalog(
     decode: bool = True,
     read: ReadBytes = read_bytes,
 ) -> Catalog:
-    """Read a catalog and find everything that is wrong with it.
+    """Read a catalog and collect its problems.
 
-    decode: decode every image too. Raises UserError where the catalog itself is missing, or the
-    run's own settings are wrong.
+    decode: decode each image as well. Raises UserError where there is no catalog at ``path``, or
+    where the settings of the run have problems.
     """
-    run_settings(preset, overrides)  # what is wrong for the whole run is said once
+    run_settings(preset, overrides)  # reports problems of the run's settings once
     suffix = path.suffix.lower()
     if path.is_dir():
         entries, problems, gate = read_folder(path)
@@ -84,7 +90,7 @@ def check_catalog(
             CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
         )
     problems.sort(key=lambda p: (p.file, p.line or 0))
-    return Catalog(str(path), tuple(entries), tuple(problems), tuple(gate))
+    return Catalog(str(path), tuple(entries), tuple(problems), gate)
 
 
 def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
@@ -93,10 +99,12 @@ def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
     for entry in entries:
         if not NAME.fullmatch(entry.id):
             remedy = "use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
-            problems.append(entry.problem("id", f"id {entry.id!r} cannot be used", remedy))
+            problems.append(
+                entry.problem("id", f"id {entry.id!r} cannot be used", remedy, entry.id)
+            )
         if entry.id in seen:
             what = f"id {entry.id!r} is already used by {seen[entry.id].where}"
-            problems.append(entry.problem("id", what, "give one of them another id"))
+            problems.append(entry.problem("id", what, "give one of them another id", entry.id))
         seen.setdefault(entry.id, entry)
     return problems
 
@@ -104,19 +112,19 @@ def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
 def _setting_problems(
     entry: CatalogEntry, preset: str, overrides: dict[str, Any]
 ) -> list[CatalogProblem]:
-    """What is wrong with an entry's overrides, each at its own line."""
+    """Problems of an entry's overrides, each with the line of its setting."""
     try:
         entry.settings(preset, overrides)
     except InvalidInputError as e:
         return [
             CatalogProblem.of(
-                p.below("overrides"),
+                p,
                 entry.file,
-                entry.lines.get(f"overrides.{p.field}", entry.lines.get("overrides", entry.line)),
+                line_of(p.field, entry.lines, entry.line),
                 "see the reference of training settings",
                 entry.id,
             )
-            for p in e.problems
+            for p in (p.below("overrides") for p in e.problems)
         ]
     return []
 
@@ -124,7 +132,7 @@ def _setting_problems(
 def _image_problems(
     entries: list[CatalogEntry], decode: bool, read: ReadBytes
 ) -> list[CatalogProblem]:
-    """Files that cannot be read, and images that would train one style twice."""
+    """Problems of files that cannot be read, and of entries that train the same image alike."""
     problems: list[CatalogProblem] = []
     seen: dict[str, CatalogEntry] = {}
     with ThreadPoolExecutor(READERS) as pool:
@@ -136,7 +144,7 @@ def _image_problems(
         if content in seen:
             what = f"the same image as {seen[content].where} ({seen[content].id!r})"
             remedy = "remove one, or give them different overrides or counterparts"
-            problems.append(entry.problem("image", what, remedy))
+            problems.append(entry.problem("image", what, remedy, entry.image))
         seen.setdefault(content, entry)
     return problems
 
@@ -144,7 +152,7 @@ def _image_problems(
 def _look(
     entry: CatalogEntry, decode: bool, read: ReadBytes
 ) -> tuple[list[CatalogProblem], str | None]:
-    """Problems of an entry's files, and what tells its training from another's."""
+    """Problems of an entry's files, and a key that is equal for equal images and overrides."""
     problems, hashes = [], []
     for name, location in (("image", entry.image), ("counterpart", entry.counterpart)):
         if location is None:

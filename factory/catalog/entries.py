@@ -1,7 +1,8 @@
-"""What a catalog holds, and what can be wrong with it."""
+"""The models of a catalog: its file, its entries, and their problems."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import to_jsonable_python
 
 from factory.core.bases import NAME
 from factory.core.uris import base_name
+from factory.registry.gate import Gate
 from osasis.errors import UserError
 from osasis.settings import TrainSettings, make_settings
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
-def _id_text(value: Any) -> Any:
-    """YAML reads an id of digits as a number."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _scalar_text(value: Any) -> Any:
+    """A text that YAML reads as a number or a date, such as the id ``2024``."""
+    scalar = isinstance(value, (int, float, datetime.date)) and not isinstance(value, bool)
+    return str(value) if scalar else value
 
 
 def overrides_schema() -> dict[str, Any]:
@@ -36,20 +40,20 @@ Location = Annotated[str, Field(min_length=1)]
 
 
 class EntryInput(InputModel):
-    """One style of a catalog, as its file names it."""
+    """One style of a catalog, as written in its file."""
 
     subject: ClassVar[str] = "entry"
 
     id: Annotated[
         str | None,
-        BeforeValidator(_id_text),
+        BeforeValidator(_scalar_text),
         WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"}),
-    ] = Field(None, description="Name in the registry; the image's file name where it is left out.")
+    ] = Field(None, description="Name in the registry; by default the name of the image's file.")
     image: Location = Field(
         description="The style image: a path relative to the catalog, or a URI."
     )
     counterpart: Location | None = Field(
-        None, description="Its photo counterpart; made by the base where it is left out."
+        None, description="The photo counterpart, a path or URI; by default the base makes it."
     )
     overrides: Annotated[dict[str, Any], WithJsonSchema(overrides_schema())] = Field(
         default_factory=dict,
@@ -58,19 +62,40 @@ class EntryInput(InputModel):
     tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="Words to find the style by."
     )
-    licence: str = Field("", description="Licence note, kept with the style.")
+    licence: Annotated[str, BeforeValidator(_scalar_text)] = Field(
+        "", description="Licence note, kept with the style."
+    )
 
 
-# Fields of an entry in a file, in the order in which people write them.
+# Fields of an entry, in the order in which people write them.
 FIELDS = tuple(EntryInput.model_fields)
+
+
+class CatalogOptions(InputModel):
+    """The part of a YAML catalog that concerns all of its styles."""
+
+    subject: ClassVar[str] = "catalog"
+
+    gate: Gate = Field(
+        (), description="Conditions on a style's metrics for the style to become champion."
+    )
+
+
+class CatalogFile(CatalogOptions):
+    """Catalog of style images."""
+
+    styles: Annotated[tuple[EntryInput, ...], Field(strict=False, min_length=1)] = Field(
+        description="The styles to train."
+    )
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One style to train.
+    """One style to train, and the place of its entry.
 
     image, counterpart: paths or URIs. overrides: training settings that differ from the run's.
-    file, line: where the entry stands; line is None in a folder. lines: those of its fields.
+    file, line: place of the entry; line is None in a folder. lines: lines by field, such as
+    ``overrides.t0`` and ``tags[1]``.
     """
 
     id: str
@@ -88,13 +113,13 @@ class CatalogEntry:
         return run_settings(preset, {**overrides, **self.overrides})
 
     def problem(self, name: str, message: str, remedy: str, value: Any = None) -> CatalogProblem:
-        """A problem of this entry's field of that name."""
-        line = self.lines.get(name, self.line)
+        """A problem of the field ``name`` of this entry."""
+        line = line_of(name, self.lines, self.line)
         return CatalogProblem(self.file, line, message, remedy, self.id, name, value)
 
     @property
     def where(self) -> str:
-        """How another entry's problem refers to this one."""
+        """The entry's place, as problems of other entries name it."""
         if self.line is not None:
             return f"line {self.line}"
         return base_name(self.image)
@@ -102,10 +127,11 @@ class CatalogEntry:
 
 @dataclass(frozen=True)
 class CatalogProblem:
-    """Something wrong with a catalog.
+    """A problem of a catalog.
 
-    file, line: where; line is None for the file as a whole. message: what is wrong; remedy: what to
-    do. style: the entry's id where it has one. field, value, allowed: as in ``Problem``.
+    file, line: its place; line is None for a problem of the whole file. message: what is wrong.
+    remedy: what to do. style: the entry's id, or None. field, value, allowed: as in ``Problem``,
+    relative to the entry.
     """
 
     file: str
@@ -121,13 +147,17 @@ class CatalogProblem:
     def of(
         cls, problem: Problem, file: str, line: int | None, remedy: str, style: str | None
     ) -> CatalogProblem:
-        """A problem of an input at a place of a catalog. remedy: where the problem itself does not
-        say what is allowed."""
+        """The problem of a model at its place. remedy: used where ``problem.allowed`` is empty."""
         return cls(
             file, line, problem.message,
             f"it must be {problem.allowed}" if problem.allowed else remedy,
             style, problem.field, problem.value, problem.allowed,
         )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as JSON data; values without a JSON form, such as dates, become text."""
+        data: dict[str, Any] = to_jsonable_python(vars(self), fallback=str, inf_nan_mode="strings")
+        return data
 
     def __str__(self) -> str:
         at = f"{self.file}:{self.line}" if self.line is not None else self.file
@@ -135,7 +165,7 @@ class CatalogProblem:
 
 
 class CatalogError(UserError):
-    """A catalog that cannot be run. ``problems`` has every one."""
+    """A catalog with problems. ``problems`` holds all of them."""
 
     def __init__(self, catalog: str, problems: Iterable[CatalogProblem]) -> None:
         self.catalog, self.problems = catalog, tuple(problems)
@@ -148,15 +178,27 @@ class CatalogError(UserError):
 
 def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
     """Settings of a preset with overrides. Raises InvalidInputError with every problem."""
-    if "preset" in overrides:
-        message = "'preset' is no setting; choose one for the run (--preset)"
-        raise InvalidInputError("settings", [Problem("preset", overrides["preset"], message)])
-    # YAML's keys need not be words.
-    return make_settings(preset, **{str(k): v for k, v in overrides.items()})
+    # A YAML key can be a number.
+    changes = {str(k): v for k, v in overrides.items()}
+    try:
+        return TrainSettings.parse({**make_settings(preset).to_dict(), **changes})
+    except InvalidInputError as e:
+        hint = "'preset' is no setting; choose one for the run (--preset)"
+        raise InvalidInputError(
+            e.subject,
+            [Problem(p.field, p.value, hint) if p.field == "preset" else p for p in e.problems],
+        ) from None
+
+
+def line_of(field: str, lines: Mapping[str, int], default: int | None) -> int | None:
+    """The line of a field, or of the nearest field around it that has a line."""
+    while field and field not in lines:
+        field = field[: max(field.rfind("."), field.rfind("["), 0)]
+    return lines.get(field, default)
 
 
 def id_from(location: str) -> str:
-    """The id that a file's name gives: a stem such as "Oil (dark)" becomes "oil-dark"."""
+    """Make an id of a file's name: "Oil (dark).png" gives "oil-dark"."""
     stem = Path(base_name(location)).stem
     slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     if not slug:

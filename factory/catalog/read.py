@@ -1,49 +1,61 @@
-"""Catalogs as they are written: YAML, CSV, folders, single images."""
+"""Readers of catalogs: YAML, CSV, folders of images, single images."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from factory.catalog.entries import FIELDS, CatalogEntry, CatalogProblem, EntryInput, id_from
+from factory.catalog.entries import (
+    FIELDS,
+    CatalogEntry,
+    CatalogOptions,
+    CatalogProblem,
+    EntryInput,
+    id_from,
+    line_of,
+)
 from factory.core.uris import locate
-from factory.registry.gate import parse_gate
+from factory.registry.gate import Condition
 from osasis.errors import UserError, did_you_mean
 from osasis.images.decoding import find_images
 from osasis.settings import TrainSettings
-from osasis.validation import InvalidInputError
+from osasis.validation import InputModel, InvalidInputError, Problem
 
-TOP_LEVEL = ("styles", "gate")
+M = TypeVar("M", bound=InputModel)
 SETTINGS = tuple(TrainSettings.model_fields)
 
-# Entries, problems, the quality gate's conditions.
-Read = tuple[list[CatalogEntry], list[CatalogProblem], list[str]]
+# Levels of a catalog's YAML: document, list of styles, entry, overrides.
+YAML_LEVELS = 4
+
+# Entries, problems, conditions of the quality gate.
+Read = tuple[list[CatalogEntry], list[CatalogProblem], tuple[Condition, ...]]
 
 
 def read_folder(path: Path) -> Read:
-    """Every image below a folder; the file's stem is the id."""
+    """An entry for each image below a folder; the id comes from the file's name."""
     found = find_images(path)
-    return [CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [], []
+    return [CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [], ()
 
 
 def read_image(path: Path) -> Read:
-    """One image is a catalog of one."""
-    return [CatalogEntry(id_from(str(path)), str(path), file=str(path))], [], []
+    """A catalog of one entry: the image."""
+    return [CatalogEntry(id_from(str(path)), str(path), file=str(path))], [], ()
 
 
 def read_yaml(path: Path) -> Read:
-    """``styles:`` with a list of entries, and optionally ``gate:``."""
+    """A YAML file with a list of entries, ``styles``, and optionally conditions, ``gate``."""
     text = _text(path)
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        # Constructing the document copies the keys of `<<` into their mappings.
+        problems = _repeated_keys(path, node)
         data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
@@ -54,36 +66,28 @@ def read_yaml(path: Path) -> Read:
     if node is None or not isinstance(data, dict) or not isinstance(styles, list):
         example = "write a list under 'styles:', such as `styles: [{image: a.png}]`"
         return _broken(path, 1, "it has no list of styles", example)
-    top = _key_lines(node)
-    problems = _repeated_keys(path, node)
+    lines = _lines(node, 2)
+    options, wrong = _parse_good_fields(
+        CatalogOptions, {str(k): v for k, v in data.items() if k != "styles" and v is not None}
+    )
     problems += [
-        CatalogProblem(
-            str(path),
-            top.get(str(key)),
-            f"unknown field {key!r}{did_you_mean(str(key), TOP_LEVEL)}",
-            f"a catalog has {' and '.join(TOP_LEVEL)}",
-        )
-        for key in data
-        if key not in TOP_LEVEL
+        CatalogProblem.of(p, str(path), line_of(p.field, lines, 1), _TOP_HELP, None) for p in wrong
     ]
-    gate, wrong = _gate(path, data.get("gate"), top.get("gate"))
-    problems += wrong
     entries = []
-    (nodes,) = (value for key, value in node.value if key.value == "styles")
-    for item, at in zip(styles, nodes.value, strict=True):
-        line = at.start_mark.line + 1
-        entry, wrong = _entry(path, item, line, _key_lines(at))
-        problems += wrong
+    nodes = [value for key, value in node.value if key.value == "styles"][-1].value
+    for item, at in zip(styles, nodes, strict=True):
+        entry, found = _entry(path, item, at.start_mark.line + 1, _lines(at, 2))
+        problems += found
         if entry is not None:
             entries.append(entry)
-    return entries, problems, gate
+    return entries, problems, options.gate if options is not None and not wrong else ()
 
 
 def read_csv(path: Path) -> Read:
-    """A header line, then a style a line.
+    """A CSV file with a header line and one style per row.
 
     Columns: id, image, counterpart, tags (separated by spaces or ';'), licence, and any training
-    setting; an empty cell takes the run's value. The separator is a comma, semicolon or tab.
+    setting; an empty cell takes the run's value. Separators are commas, semicolons or tabs.
     """
     text = _text(path)
     head = text.splitlines()[0] if text.strip() else ""
@@ -110,7 +114,7 @@ def read_csv(path: Path) -> Read:
         )
     if not columns:
         return _broken(path, 1, "the file is empty", "begin with a header line: id,image")
-    return entries, problems, []
+    return entries, problems, ()
 
 
 def _header(path: Path, columns: list[str]) -> list[CatalogProblem]:
@@ -159,27 +163,22 @@ def _value(text: str) -> Any:
 def _entry(
     path: Path, item: Any, line: int, lines: Mapping[str, int]
 ) -> tuple[CatalogEntry | None, list[CatalogProblem]]:
-    """An entry from its mapping, and what is wrong with its form."""
+    """The entry of a mapping, without its faulty fields, and the problems of these."""
     if not isinstance(item, dict):
         message = f"an entry is {item!r}, not a mapping"
         return None, [CatalogProblem(str(path), line, message, "write at least `image: FILE`")]
     style = str(item["id"]) if isinstance(item.get("id"), (str, int)) else None
-    # Empty values of YAML are left out.
+    # A YAML field without a value takes the default; a YAML key can be a number.
     given = {str(k): v for k, v in item.items() if v is not None}
-    if isinstance(given.get("overrides"), dict):  # YAML's keys need not be words
+    if isinstance(given.get("overrides"), dict):
         given["overrides"] = {str(k): v for k, v in given["overrides"].items()}
-    try:
-        checked, problems = EntryInput.parse(given), []
-    except InvalidInputError as e:
-        problems = [
-            CatalogProblem.of(p, str(path), _line_of(p.field, line, lines), _HELP, style)
-            for p in e.problems
-        ]
-        # The good fields are checked further, so that every problem is found at once.
-        wrong = {_top(p.field) for p in e.problems}
-        if "image" in wrong:
-            return None, problems
-        checked = EntryInput.parse({k: v for k, v in given.items() if k not in wrong})
+    checked, wrong = _parse_good_fields(EntryInput, given)
+    problems = [
+        CatalogProblem.of(p, str(path), line_of(p.field, lines, line), _ENTRY_HELP, style)
+        for p in wrong
+    ]
+    if checked is None:
+        return None, problems
     entry = CatalogEntry(
         id=checked.id if checked.id is not None else id_from(checked.image),
         image=locate(checked.image, path.parent),
@@ -194,55 +193,66 @@ def _entry(
     return entry, problems
 
 
-_HELP = f"an entry has {', '.join(FIELDS)}"
+_ENTRY_HELP = f"an entry has {', '.join(FIELDS)}"
+_TOP_HELP = "a catalog has styles and gate"
 
 
-def _top(field: str) -> str:
-    """The field of an entry that a path such as ``tags[0]`` lies in."""
-    return re.split(r"[.\[]", field, maxsplit=1)[0]
-
-
-def _line_of(field: str, line: int, lines: Mapping[str, int]) -> int:
-    return lines.get(field, lines.get(_top(field), line))
-
-
-def _gate(path: Path, value: Any, line: int | None) -> tuple[list[str], list[CatalogProblem]]:
-    conditions = [value] if isinstance(value, str) else value or []
-    if not isinstance(conditions, list):
-        what = "gate must be a list of conditions"
-        return [], [CatalogProblem(str(path), line, what, "write `gate: [style_distance<=0.8]`")]
+def _parse_good_fields(model: type[M], data: dict[str, Any]) -> tuple[M | None, list[Problem]]:
+    """Parse data; where fields have problems, parse the other fields, so that these are checked
+    further. The model is None where a required field is missing or faulty."""
     try:
-        parse_gate(map(str, conditions))
+        return model.parse(data), []
     except InvalidInputError as e:
-        return [], [CatalogProblem.of(p, str(path), line, "", None) for p in e.problems]
-    return [str(c) for c in conditions], []
+        problems = list(e.problems)
+    faulty = [p.field for p in problems]
+    good = {k: v for k, v in data.items() if not any(_within(f, k) for f in faulty)}
+    try:
+        return model.parse(good), problems
+    except InvalidInputError:
+        return None, problems
 
 
-def _key_lines(node: Any) -> dict[str, int]:
-    """Line of each key of a YAML mapping, those of ``overrides`` under "overrides.NAME"."""
+def _within(field: str, name: str) -> bool:
+    """Whether a path such as ``tags[0]`` lies in the field ``name``."""
+    return field == name or field.startswith((f"{name}.", f"{name}["))
+
+
+def _lines(node: Any, levels: int, path: str = "") -> dict[str, int]:
+    """Lines of the fields of a YAML node, such as ``overrides.t0`` and ``tags[1]``.
+
+    levels: depth of the fields; YAML aliases can make a node contain itself.
+    """
     lines: dict[str, int] = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-        lines[str(key.value)] = key.start_mark.line + 1
-        if key.value == "overrides":
-            lines |= {f"overrides.{k}": n for k, n in _key_lines(value).items()}
+    children: list[tuple[str, Any, Any]] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [(f".{key.value}", key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(f"[{i}]", child, child) for i, child in enumerate(node.value)]
+    for step, mark, value in children if levels else []:
+        name = (path + step).removeprefix(".")
+        lines[name] = mark.start_mark.line + 1
+        lines |= _lines(value, levels - 1, name)
     return lines
 
 
-def _repeated_keys(path: Path, node: Any) -> list[CatalogProblem]:
-    """Keys that stand twice in one mapping: YAML would take the last one silently."""
+def _repeated_keys(path: Path, node: Any, levels: int = YAML_LEVELS) -> list[CatalogProblem]:
+    """Problems of keys that a mapping has twice; YAML would use the last one."""
     problems: list[CatalogProblem] = []
+    if not levels:
+        return problems
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
                 what = f"field {name!r} is there twice (first in line {seen[name]})"
-                problems.append(CatalogProblem(str(path), line, what, "remove one"))
+                problem = CatalogProblem(str(path), line, what, "remove one of them", field=name)
+                problems.append(problem)
             seen.setdefault(name, line)
-            problems += _repeated_keys(path, value)
+            problems += _repeated_keys(path, value, levels - 1)
     elif isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            problems += _repeated_keys(path, child)
+            problems += _repeated_keys(path, child, levels - 1)
     return problems
 
 
@@ -256,4 +266,4 @@ def _text(path: Path) -> str:
 
 
 def _broken(path: Path, line: int | None, message: str, remedy: str) -> Read:
-    return [], [CatalogProblem(str(path), line, message, remedy)], []
+    return [], [CatalogProblem(str(path), line, message, remedy)], ()

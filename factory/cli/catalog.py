@@ -33,7 +33,7 @@ def check(
 
     found = check_catalog(Path(catalog), preset, assignments(set_, "--set"))
     if as_json:
-        problems = [vars(p) for p in found.problems]
+        problems = [p.to_dict() for p in found.problems]
         print_json({"catalog": found.path, "styles": len(found.entries), "problems": problems})
     else:
         for problem in found.problems:

@@ -1,16 +1,19 @@
-"""The quality gate: conditions on a style's metrics that decide who becomes champion."""
+"""The quality gate: conditions on a style's metrics that decide whether it becomes champion."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from osasis.errors import did_you_mean
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
 from osasis.metrics import METRICS
-from osasis.validation import InvalidInputError, Problem
+from osasis.validation import InputModel, InvalidInputError, Problem
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -18,22 +21,23 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+CONDITION = r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*"
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One condition, such as style_distance <= 0.8."""
+class Condition(InputModel):
+    """One condition, such as ``style_distance<=0.8``."""
 
-    metric: str
-    sign: str
-    limit: float
+    subject: ClassVar[str] = "gate"
+
+    metric: Literal[METRICS] = Field(description="metric of the preview photos")  # type: ignore[valid-type]
+    sign: Literal["<=", ">=", "<", ">"] = Field(description="relation of the metric to the limit")
+    limit: float = Field(description="finite bound of the metric")
 
     def __str__(self) -> str:
         return f"{self.metric}{self.sign}{self.limit:g}"
 
     def failure(self, metrics: Mapping[str, float]) -> str | None:
-        """Why metrics do not meet the condition; None where they do."""
+        """Why these metrics miss the condition; None where they meet it."""
         value = metrics.get(self.metric)
         if value is None:
             return f"{self.metric} was not measured"
@@ -42,35 +46,68 @@ class Condition:
         return f"{self.metric} is {value:.3g}, not {self.sign} {self.limit:g}"
 
 
-def parse_gate(conditions: Iterable[str]) -> tuple[Condition, ...]:
-    """Conditions from text such as ``style_distance<=0.8``; commas separate several.
+def parse_gate(texts: Iterable[Any]) -> tuple[Condition, ...]:
+    """Parse texts such as ``style_distance<=0.8``; a comma separates two conditions of a text.
 
-    Raises InvalidInputError naming each text that is no condition.
+    Raises InvalidInputError; the problems of a text are in field ``gate[INDEX]``.
     """
-    parsed = [_parse(part) for c in conditions for part in c.split(",") if part.strip()]
-    if problems := [p for p in parsed if isinstance(p, Problem)]:
-        raise InvalidInputError("gate", problems)
-    return tuple(c for c in parsed if isinstance(c, Condition))
+    conditions, problems = _parse_texts(texts)
+    if problems:
+        raise InvalidInputError("gate", [p.below("gate") for p in problems])
+    return conditions
 
 
-def _parse(text: str) -> Condition | Problem:
-    found = CONDITION.fullmatch(text)
+def _parse_texts(texts: Iterable[Any]) -> tuple[tuple[Condition, ...], list[Problem]]:
+    """Conditions, and problems whose fields are relative to the list of texts."""
+    conditions, problems = [], []
+    for index, text in enumerate(texts):
+        for part in filter(str.strip, str(text).split(",")):
+            try:
+                conditions.append(_parse_condition(part))
+            except InvalidInputError as e:
+                problems += [
+                    Problem(p.field, p.value, f"condition {part!r}: {p.message}", p.allowed).below(
+                        f"[{index}]"
+                    )
+                    for p in e.problems
+                ]
+    return tuple(conditions), problems
+
+
+def _parse_condition(text: str) -> Condition:
+    found = re.fullmatch(CONDITION, text)
     if found is None:
-        return Problem("gate", text, f"gate {text!r} is no condition", "METRIC<=NUMBER")
+        problem = Problem("", text, "it cannot be parsed", "METRIC<=NUMBER, or with <, >= or >")
+        raise InvalidInputError("gate", [problem])
     metric, sign, limit = found.groups()
-    if metric not in METRICS:
-        near = did_you_mean(metric, METRICS)
-        message = f"gate {text!r} names an unknown metric {metric!r}{near}"
-        return Problem("gate", text, message, f"one of {', '.join(METRICS)}")
-    try:
+    number: float | str = limit
+    with contextlib.suppress(ValueError):  # a limit that is no number is a problem of the model
         number = float(limit)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        return Problem("gate", text, f"gate {text!r} has the limit {limit!r}", "a number")
-    return Condition(metric, sign, number)
+    return Condition.parse({"metric": metric, "sign": sign, "limit": number})
+
+
+def _gate_field(value: Any) -> Any:
+    """The conditions of a field ``gate``; a single text stands for a list of one text."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, (list, tuple)):
+        conditions, problems = _parse_texts(texts)
+    else:
+        allowed = "a list of conditions such as style_distance<=0.8"
+        conditions, problems = (), [Problem("", value, f"gate is {value!r}", allowed)]
+    if problems:
+        facts = {"text": "; ".join(map(str, problems)), "problems": problems}
+        raise PydanticCustomError("problems", "{text}", facts)
+    return conditions
+
+
+# Type of an input's field ``gate``: conditions that are written as texts.
+Gate = Annotated[
+    tuple[Condition, ...],
+    BeforeValidator(_gate_field),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "pattern": f"^{CONDITION}$"}}),
+]
 
 
 def gate_failures(gate: Iterable[Condition], metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """What keeps a style with these metrics from becoming champion; nothing where all is met."""
+    """Why a style with these metrics stays a candidate; empty where it becomes champion."""
     return tuple(f for c in gate if (f := c.failure(metrics)) is not None)

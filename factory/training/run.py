@@ -138,7 +138,7 @@ class TrainingRun:
     ) -> TrainResult:
         options = self.options
         read = load_catalog(catalog, options.preset, options.overrides, self.images.read)
-        gate = (*options.gate, *parse_gate(read.gate))
+        gate = (*options.gate, *read.gate)
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
         photos = _preview_photos(self.base, previews)

@@ -158,7 +158,7 @@ gate: [styledistance<1]
         f"23: counterpart {folder / 'gone.png'}: no such file; correct",
         "24: image memory://nowhere/x.png: no such file; correct",
         "25: unknown field 'gates' (nearest: gate",
-        "26: gate 'styledistance<1' names an unknown metric 'styledistance' (nearest: style_dist",
+        "26: condition 'styledistance<1': metric is 'styledistance'; it must be one of style_dist",
     ]
     assert len(found) == len(begins), found
     for line, begin in zip(found, begins, strict=True):
@@ -267,10 +267,74 @@ def test_check_command(images: Callable[..., Path]) -> None:
     assert cli("catalog", "check", folder / "nowhere").code == 2
 
 
+def test_check_prints_problems_as_data(images: Callable[..., Path]) -> None:
+    path = images("a.png", "b.png") / "catalog.yaml"
+    path.write_text(
+        """styles:
+  - image: a.png
+    overrides:
+      preset: fast
+      batch_size: 0
+    tags:
+      - oil
+      - 2026-01-01
+  - {image: b.png, id: 7, licence: 2026}
+gate:
+  - lpips<1
+  - lpip<.nan
+"""
+    )
+    found = cli("catalog", "check", path, "--json").document["problems"]
+    assert [(p["line"], p["field"], p["value"]) for p in found] == [
+        (4, "overrides.preset", "fast"),
+        (5, "overrides.batch_size", 0),
+        (8, "tags[1]", "2026-01-01"),
+        (12, "gate[1].metric", "lpip"),
+        (12, "gate[1].limit", ".nan"),
+    ]
+    assert found[1]["allowed"] == "a whole number in [1, 1024]"
+    assert all(p["file"] == str(path) and p["message"] and p["remedy"] for p in found)
+    assert [p["style"] for p in found] == ["a", "a", None, None, None]
+
+
+def test_scalars_that_yaml_reads_as_numbers_or_dates(images: Callable[..., Path]) -> None:
+    path = images("a.png") / "catalog.yaml"
+    path.write_text("styles:\n  - {image: a.png, id: 2026, licence: 2026-01-01}\n")
+    (entry,) = load(path)
+    assert (entry.id, entry.licence) == ("2026", "2026-01-01")
+
+
+def test_yaml_aliases(images: Callable[..., Path]) -> None:
+    path = images("a.png", "b.png") / "catalog.yaml"
+    path.write_text(
+        "styles:\n"
+        "  - &first {image: a.png, licence: CC0, tags: [oil]}\n"
+        "  - {<<: *first, image: b.png, licence: MIT}\n"
+    )
+    assert [(e.id, e.licence, e.tags) for e in load(path)] == [
+        ("a", "CC0", ("oil",)),
+        ("b", "MIT", ("oil",)),
+    ]
+    path.write_text("styles: &loop\n  - *loop\n")
+    (line,) = problems(path)
+    assert line.startswith("1: an entry is [[...]]")
+
+
+def test_a_list_of_styles_that_is_there_twice(images: Callable[..., Path]) -> None:
+    path = images("a.png", "b.png") / "catalog.yaml"
+    path.write_text("styles: [{image: a.png}]\nstyles: [{image: b.png}]\ngate: 5\n")
+    catalog = check_catalog(path, "default", {})
+    assert [(p.line, p.field) for p in catalog.problems] == [(2, "styles"), (3, "gate")]
+
+
 def test_the_shipped_schema_is_that_of_the_settings() -> None:
     assert shipped_schema() == schema_text(), "run: python docs/generate_reference.py"
     schema = json.loads(cli("catalog", "schema").out)
-    settings = schema["properties"]["styles"]["items"]["properties"]["overrides"]["properties"]
+    entry = schema["$defs"]["EntryInput"]["properties"]
+    for field in (*schema["properties"].values(), *entry.values()):
+        assert field["description"]
+    settings = entry["overrides"]["properties"]
+    assert all(field["description"] for field in settings.values())
     assert set(settings) == set(TrainSettings.model_fields)
     assert settings["spacing"]["enum"] == ["leading", "trailing"]
     assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (1, 1024)

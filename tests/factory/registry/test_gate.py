@@ -7,14 +7,14 @@ import math
 import pytest
 
 from factory.registry.gate import Condition, gate_failures, parse_gate
-from osasis.errors import UserError
+from osasis.validation import InvalidInputError
 
 
 def test_conditions_are_read_from_text() -> None:
     assert parse_gate(["style_distance<=0.8, edges > 1e-2", " lpips>=0 ", ""]) == (
-        Condition("style_distance", "<=", 0.8),
-        Condition("edges", ">", 0.01),
-        Condition("lpips", ">=", 0.0),
+        Condition(metric="style_distance", sign="<=", limit=0.8),
+        Condition(metric="edges", sign=">", limit=0.01),
+        Condition(metric="lpips", sign=">=", limit=0.0),
     )
     assert str(parse_gate(["edges >0.50"])[0]) == "edges>0.5"
     assert parse_gate([]) == ()
@@ -25,7 +25,7 @@ def test_conditions_are_read_from_text() -> None:
     [("<=", (0.4, 0.5)), ("<", (0.4,)), (">=", (0.5, 0.6)), (">", (0.6,))],
 )
 def test_signs_mean_what_they_say(sign: str, met: tuple[float, ...]) -> None:
-    condition = Condition("lpips", sign, 0.5)
+    condition = Condition.parse({"metric": "lpips", "sign": sign, "limit": 0.5})
     held = [v for v in (0.4, 0.5, 0.6) if condition.failure({"lpips": v}) is None]
     assert tuple(held) == met
 
@@ -42,21 +42,38 @@ def test_every_failure_is_told_with_its_numbers() -> None:
 def test_what_is_no_number_meets_no_condition() -> None:
     for sign in ("<=", ">=", "<", ">"):
         for value in (math.nan, math.inf, -math.inf):
-            assert Condition("lpips", sign, 0.5).failure({"lpips": value}) is not None
+            assert (
+                Condition.parse({"metric": "lpips", "sign": sign, "limit": 0.5}).failure(
+                    {"lpips": value}
+                )
+                is not None
+            )
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "field", "value"),
     [
-        ("lpips=0.5", "gate 'lpips=0.5' is no condition; it must be METRIC<=NUMBER"),
-        ("lpips", "gate 'lpips' is no condition"),
-        ("lpip<1", "names an unknown metric 'lpip' (nearest: lpips); it must be one of style_dist"),
-        ("lpips<one", "has the limit 'one'; it must be a number"),
-        ("lpips<nan", "has the limit 'nan'; it must be a number"),
-        ("lpips<inf", "has the limit 'inf'; it must be a number"),
+        ("lpips=0.5", "gate[1]", "lpips=0.5"),
+        ("lpips", "gate[1]", "lpips"),
+        ("lpip<1", "gate[1].metric", "lpip"),
+        ("lpips<one", "gate[1].limit", "one"),
+        ("lpips<inf", "gate[1].limit", math.inf),
     ],
 )
-def test_mistakes_name_the_condition(text: str, says: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_problems_name_field_and_value_and_what_is_allowed(
+    text: str, field: str, value: object
+) -> None:
+    with pytest.raises(InvalidInputError) as error:
         parse_gate(["edges>0", text])
-    assert says in str(error.value)
+    (problem,) = error.value.problems
+    assert (problem.field, problem.value) == (field, value)
+    assert problem.allowed
+    assert text in problem.message
+
+
+def test_all_faulty_conditions_are_reported() -> None:
+    with pytest.raises(InvalidInputError) as error:
+        parse_gate(["lpip<1, lpips<nan", "edges>0", "edge>0"])
+    fields = [p.field for p in error.value.problems]
+    assert fields == ["gate[0].metric", "gate[0].limit", "gate[2].metric"]
+    assert "style_distance" in error.value.problems[0].allowed
