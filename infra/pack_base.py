@@ -21,7 +21,7 @@ from osasis.bundles.importers import read_diffae
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.decoding import png_bytes
 from osasis.images.grid import save_image_grid
-from osasis.images.tensors import tensor_to_image
+from osasis.images.tensors import tensor_to_image, to_uint8
 from osasis.networks.sizes import load_config
 from osasis.pretraining.evaluate_base import draw_samples
 from osasis.pretraining.looks import paint
@@ -99,7 +99,7 @@ def main() -> None:
     # The last ones are held out of training; they are those that the examples show.
     order = [i for i in range(len(samples)) if i not in shown and i not in choice["left_out"]]
     kept = samples[torch.tensor(order + shown)]
-    save(((kept + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    save(to_uint8(kept))
     for old in [*EXAMPLES.glob("photos/*.png"), *EXAMPLES.glob("styles/*.png")]:
         old.unlink()
     for number, i in enumerate(shown, start=1):

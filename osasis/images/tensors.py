@@ -7,18 +7,19 @@ import os
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from osasis.images.decoding import load_image
 from osasis.images.geometry import fit_square
 
 
-def image_to_tensor(image: Image.Image) -> torch.Tensor:
+def image_to_tensor(image: Image.Image) -> Tensor:
     """Convert an image to RGB float32 (3, H, W) in [-1, 1] on the CPU."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
 
 
-def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
+def tensor_to_image(tensor: Tensor) -> Image.Image:
     """Convert a tensor (3, H, W) in [-1, 1], of any float type and device, to an "RGB" image.
 
     Values outside [-1, 1] are clamped. Raises ValueError for another shape and for NaN.
@@ -32,6 +33,16 @@ def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> torch.Tensor:
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8 in 0..255; values outside the range are clamped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> Tensor:
     """Read an image file as float32 (3, size, size) in [-1, 1]. Raises ImageError, UserError."""
     return image_to_tensor(fit_square(load_image(path, target=size), size, fit))

@@ -1,7 +1,7 @@
-"""A training loop for a number of minutes or of steps, that can be stopped and resumed.
+"""A resumable training loop with a budget in minutes or steps.
 
-The learning rate follows a cosine over the budget, so that the end of the time is the end of the
-schedule. With a budget in steps, a resumed run equals an uninterrupted one bit for bit.
+The learning rate follows a cosine over the budget and so reaches its end with it. With a budget in
+steps, a resumed run equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from osasis.arithmetic import Arithmetic
 from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.errors import UserError
 
-# Fewer steps than this in the given minutes train nothing worth keeping.
+# The smallest number of steps of a useful result, for budgets in minutes.
 FEWEST_STEPS = 100
 
 
 class BudgetTooShortError(UserError):
-    """The minutes were over before training got anywhere."""
+    """The budget in minutes ended before FEWEST_STEPS steps."""
 
 
 class Trainer(Protocol):
-    """What the loop drives."""
+    """What the loop trains."""
 
     steps_done: int
     arithmetic: Arithmetic
@@ -41,25 +41,26 @@ class Trainer(Protocol):
     def optimiser(self) -> torch.optim.Optimizer: ...
 
     def step(self, rate: float) -> dict[str, float]:
-        """One step at ``rate`` (0 to 1) of the learning rate; its losses."""
+        """Do one step at ``rate`` (0 to 1) times the learning rate. Returns the losses by name."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingBudget:
-    """Minutes of wall time (of all runs together), or a number of steps."""
+    """Minutes of wall time (resumed runs together) or a number of steps. Raises UserError."""
 
     minutes: float | None = None
     steps: int | None = None
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
-            raise UserError("give either minutes or steps")
+            raise UserError("the budget must be either minutes or steps: give one of the two")
         value = self.minutes if self.steps is None else self.steps
         if value is None or not value > 0:
             raise UserError(f"the training budget is {value}; it must be above 0")
 
     def progress(self, steps: int, seconds: float) -> float:
+        """The share of the budget that is used, 1 at its end."""
         if self.steps is not None:
             return steps / self.steps
         assert self.minutes is not None
@@ -82,11 +83,13 @@ def train_within_budget(
     save_seconds: float = 60.0,
     stop_after: int | None = None,
 ) -> list[dict[str, float]]:
-    """Train to the end of the budget, from ``state_path`` where it is there; the curve.
+    """Train to the end of the budget and return the losses of every step.
 
-    identity: what a state must have been made with (seed, data); another is refused.
-    stop_after: leave, with the state saved, when so many steps are done in all (for tests).
-    Raises UserError for another run's state, BudgetTooShortError below ``FEWEST_STEPS``.
+    state_path: checkpoint; training continues from it where it exists.
+    identity: what determines the run (seed, data); a checkpoint with another identity is refused.
+    stop_after: save and return after this number of steps, counted over all runs (for tests).
+    Raises UserError for another run's checkpoint or a loss that is not finite,
+    BudgetTooShortError below ``FEWEST_STEPS``.
     """
     spent, curve = _resume(trainer, state_path, identity)
     started = saved = time.monotonic()
@@ -112,8 +115,8 @@ def train_within_budget(
             print(f"{100 * progress:5.1f}%  step {trainer.steps_done}: {shown}", file=sys.stderr)
     if budget.minutes is not None and trainer.steps_done < FEWEST_STEPS:
         raise BudgetTooShortError(
-            f"{budget.minutes:g} minutes were enough for {trainer.steps_done} steps only, and "
-            f"{FEWEST_STEPS} are the least; give more minutes (the state is kept)"
+            f"{budget.minutes:g} minutes were enough for {trainer.steps_done} steps; at least "
+            f"{FEWEST_STEPS} are needed: give more minutes (the run continues from its checkpoint)"
         )
     return curve
 
@@ -142,8 +145,8 @@ def _resume(
     tensors, info = load_checkpoint(path)
     if info["identity"] != identity:
         raise UserError(
-            f"{path}: the state of another training ({info['identity']}, now {identity}); "
-            "remove it to begin anew"
+            f"{path}: the checkpoint of another training ({info['identity']}, now {identity}); "
+            "delete it to start again"
         )
     trainer.model.load_state_dict(
         {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -161,8 +164,8 @@ def _resume(
     return info["seconds"], list(info["curve"])
 
 
-def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state for shipping: floats as float16."""
+def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its floating-point tensors as float16."""
     return {
         k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
         for k, v in state.items()

@@ -1,7 +1,7 @@
-"""Captions of photos and painted photos, from templates and from what pixels say.
+"""Captions of photos and painted photos, from templates and properties of the pixels.
 
-Nothing is said about the person: whether somebody smiles or wears glasses cannot be measured here.
-What can is said: lightness, colourfulness, the prevailing hue, and the background's tone.
+The captions state the medium, lightness, colourfulness, prevailing hue and background. They do not
+describe the person, whose attributes are not known.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ SUBJECTS = ("a person", "a face", "somebody", "a human face", "the head of a per
 HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TONES = ("very dark", "dark", "bright", "very bright", "colourful", "pale", "grey")
 BACKGROUNDS = ("dark", "light", *HUES)
-# Other words that a text may use; they come up in no caption, but their neighbours do.
-GLUE = ("a", "an", "the", "of", "in", "on", "with", "and", "background", "portrait")
+# Further words of the vocabulary, for users' texts.
+FUNCTION_WORDS = ("a", "an", "the", "of", "in", "on", "with", "and", "background", "portrait")
 
 
-def measure(picture: Tensor) -> dict[str, str]:
-    """What a picture (3, H, W) in [-1, 1] shows: "tone", "hue", "background", where clear."""
+def measure_appearance(picture: Tensor) -> dict[str, str]:
+    """Words for an image (3, H, W) in [-1, 1]: "tone", "hue", "background", each where clear."""
     x = (picture.float() / 2 + 0.5).clamp(0, 1)
     found = {}
     light = float(x.mean())
@@ -70,7 +70,7 @@ def measure(picture: Tensor) -> dict[str, str]:
     if hue := _hue(x.mean(dim=(1, 2)), 0.12):
         found["hue"] = hue
     h, w = x.shape[1:]
-    # The upper corners, where an aligned portrait has neither hair nor shoulders.
+    # The upper corners: an aligned portrait shows only background there.
     corners = torch.cat([x[:, : h // 3, : w // 8], x[:, : h // 3, -(w // 8) :]], dim=2)
     colour = corners.mean(dim=(1, 2))
     if float(colour.mean()) < 0.25:
@@ -91,8 +91,8 @@ def _hue(colour: Tensor, least: float) -> str | None:
     return next((name for name, end in zip(HUES, ends, strict=True) if turn < end), "red")
 
 
-def caption(look: str | None, measured: dict[str, str], g: torch.Generator) -> str:
-    """One sentence. look: None for a photo. Every measured word is left out now and then."""
+def make_caption(look: str | None, measured: dict[str, str], g: torch.Generator) -> str:
+    """One random caption. look: None for a photo. Each measured word is used with chance 0.6."""
 
     def draw(options: tuple[str, ...]) -> str:
         return options[int(torch.randint(len(options), (), generator=g))]
@@ -111,7 +111,7 @@ def caption(look: str | None, measured: dict[str, str], g: torch.Generator) -> s
 
 
 def vocabulary() -> list[str]:
-    """Every word that captions are made of, sorted."""
-    phrases = [*PHOTO, *SUBJECTS, *HUES, *TONES, *BACKGROUNDS, *GLUE]
+    """All words that captions and users' texts may contain, sorted."""
+    phrases = [*PHOTO, *SUBJECTS, *HUES, *TONES, *BACKGROUNDS, *FUNCTION_WORDS]
     phrases += [p for name in LOOKS for p in MEDIA[name]]
     return sorted({word for phrase in phrases for word in split_words(phrase)})

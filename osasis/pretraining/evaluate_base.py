@@ -1,4 +1,4 @@
-"""How good a base is: inversion, stochastic reconstruction, samples."""
+"""Evaluation of a base: inversion, stochastic reconstruction, samples."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def evaluate_base(
     seed: int = 0,
     report: Report = lambda line: None,
 ) -> tuple[Evaluation, Tensor]:
-    """Evaluate on photos (N, 3, H, W) in [-1, 1]; returns the figures and the samples (S, 3, H, W).
+    """Evaluate on photos (N, 3, H, W) in [-1, 1]. Returns figures and samples (S, 3, H, W).
 
-    steps: of a full schedule, both ways. samples: how many to draw for the Frechet distance to
-    ``reference`` (default: the photos); 0 leaves it out. perceptual: the net that measures
-    (default: the base's own).
+    steps: of a full schedule, for inversion and generation. samples: number to draw for the Frechet
+    distance to ``reference`` (default: the photos); 0 omits it. perceptual: the net for LPIPS and
+    features (default: the base's).
     """
     net = perceptual or base.perceptual
     errors = {}
@@ -99,9 +99,9 @@ def evaluate_base(
 
 
 def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
-    """Photos inverted to t0 (Eq. 7) and walked back from there (Eq. 8); the same shape.
+    """Invert photos to t0 (OSASIS, Eq. 7) and generate from there (Eq. 8); the same shape.
 
-    The walk back starts at the timestep where inversion ends.
+    The generation starts at the timestep where the inversion ends.
     """
     back = image_schedule(steps, "trailing")
     forth = image_schedule(steps)
@@ -116,7 +116,7 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
 
 
 def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: int) -> Tensor:
-    """What z alone says of photos: fresh noise, walked back with each photo's z."""
+    """Generate from fresh noise with each photo's z; the same shape as the photos."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "stochastic"))
     out = []
     for x in photos.split(CHUNK):
@@ -130,7 +130,7 @@ def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: 
 def save_evaluation_grids(
     base: Base, photos: Tensor, samples: Tensor, steps: int, folder: Path
 ) -> None:
-    """Write sheets to look at: photos, inverted and back, from z alone; and the samples."""
+    """Write reconstructions.png (photos, inversions, stochastic ones) and samples.png."""
     rows = torch.cat(
         [
             photos,
@@ -145,7 +145,7 @@ def save_evaluation_grids(
 
 @torch.no_grad()
 def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
-    """Samples from pure noise: latent DDIM to z, then DDIM. (count, 3, H, W)."""
+    """Draw samples (count, 3, H, W): the latent DDIM gives z, the image DDIM the image."""
     size, width = base.config.image_size, base.config.z_channels
     generator = torch.Generator().manual_seed(derived_seed(seed, "samples"))
     out = []
@@ -167,10 +167,10 @@ def pooled_features(net: PerceptualNet, images: Tensor) -> Tensor:
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of two sets of features (N, D) taken as Gaussians (Heusel et al., 2017)."""
+    """Frechet distance of Gaussians fitted to two sets of features (N, D) (Heusel et al., 2017)."""
     mean_gap = (a.mean(dim=0) - b.mean(dim=0)).pow(2).sum()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # trace of the root of cov_a cov_b, by the symmetric form.
+    # The trace of the square root of cov_a cov_b, from the symmetric root_a cov_b root_a.
     root = _root(cov_a)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
     return float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross)

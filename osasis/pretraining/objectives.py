@@ -1,13 +1,12 @@
-"""What the networks of a base are trained for.
+"""Training objectives of a base's networks.
 
-An objective is a module whose forward gives one loss a row, so that it can be wrapped for several
-workers; ``draw`` makes the random part of a batch from a generator alone.
+An objective is a module with ``forward(rows, t, noise) -> (B,) losses``, so that
+DistributedDataParallel can wrap it. ``draw_timesteps_and_noise`` draws the random inputs.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +18,20 @@ from osasis.networks.unet import UNet, alpha_bars
 
 # Weight of the variational bound that trains the prior's variance (Improved DDPM, Sec. 3.1).
 VLB_WEIGHT = 0.001
-# Largest signal-to-noise ratio that counts, with weighting min_snr (Hang et al., 2023).
+# Upper limit of the signal-to-noise ratio for weighting min_snr (Hang et al., 2023).
 SNR_LIMIT = 5.0
-
-
-class Objective(Protocol):
-    """forward(rows, t, noise) -> (B,) losses."""
-
-    def __call__(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor: ...
 
 
 def draw_timesteps_and_noise(
     shape: torch.Size, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Uniform timesteps (B,) and noise like the rows: the random part of a whole batch."""
+    """Uniform timesteps (B,) and normal noise of the rows' shape."""
     t = torch.randint(0, TRAIN_STEPS, (shape[0],), generator=generator)
     return t, torch.randn(shape, generator=generator)
 
 
 class DiffAEObjective(nn.Module):
-    """The diffusion autoencoder's loss: noise (or v) of photos given their own z (DiffAE, Eq. 6).
+    """The diffusion autoencoder's loss: noise (or v) of photos, given their z (DiffAE, Eq. 6).
 
     rows: (B, 3, H, W) photos in [-1, 1].
     """
@@ -50,7 +43,6 @@ class DiffAEObjective(nn.Module):
         self.encoder.requires_grad_(train_encoder)
 
     def forward(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        # Without gradients where it is frozen: torch sees that no parameter wants one.
         z = self.encoder(rows)
         a = alpha_bars(rows.device)[t].view(-1, 1, 1, 1)
         x_t = a.sqrt() * rows + (1 - a).sqrt() * noise
@@ -77,9 +69,9 @@ class LatentObjective(nn.Module):
 
 
 class PriorObjective(nn.Module):
-    """The photo prior's loss: the noise, and the bound for its variance (Improved DDPM, Eq. 16).
+    """The photo prior's loss: noise and the variational bound (Improved DDPM, Eq. 16).
 
-    The bound does not move the mean. rows: (B, 3, H, W) photos in [-1, 1].
+    The bound trains the variance only. rows: (B, 3, H, W) photos in [-1, 1].
     """
 
     def __init__(self, net: UNet) -> None:

@@ -1,4 +1,4 @@
-"""Training photos: a folder held in memory, and batches that depend on the seed alone."""
+"""Training photos in memory, and batches that depend on seed and iteration only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import photo_tensor
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import find_images
-from osasis.images.tensors import load_square
+from osasis.images.tensors import from_uint8, load_square, to_uint8
 from osasis.seeds import derived_seed
 
 Report = Callable[[str], None]
@@ -23,7 +22,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos as (N, 3, H, W) uint8, and the errors of files that are none."""
+    """Photos as (N, 3, H, W) uint8, and the errors of unreadable files."""
 
     photos: Tensor
     errors: tuple[str, ...] = ()
@@ -31,21 +30,21 @@ class PhotoSet:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def stamp(self) -> str:
-        """What tells these photos from others (order included)."""
+    def fingerprint(self) -> str:
+        """Hash of the photos and their order."""
         digest = hashlib.sha256(str(tuple(self.photos.shape)).encode())
         digest.update(self.photos.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def images(self, limit: int | None = None) -> Tensor:
-        """The first photos (all of them by default), (N, 3, H, W) in [-1, 1]."""
-        return photo_tensor(self.photos[:limit])
+        """The first ``limit`` photos (default: all), (N, 3, H, W) in [-1, 1]."""
+        return from_uint8(self.photos[:limit])
 
     def batch(self, seed: int, iteration: int, size: int) -> Tensor:
-        """The photos of one iteration, (size, 3, H, W) in [-1, 1], some of them mirrored.
+        """The photos of one iteration, (size, 3, H, W) in [-1, 1], each mirrored with chance 0.5.
 
-        Every epoch is a permutation of its own; a batch may span two. Depends on the seed and the
-        iteration alone, so a resumed run, or one of several workers, draws the same.
+        Every epoch is a new permutation; a batch may span two. The result depends on the arguments
+        only, so that resumed runs and all workers draw the same batch.
         """
         count = len(self.photos)
         first = iteration * size
@@ -54,14 +53,14 @@ class PhotoSet:
             for k in range(first, first + size)
         ]
         flips = torch.rand(size, generator=_generator(seed, f"flips {iteration}")) < 0.5
-        photos = photo_tensor(self.photos[torch.tensor(index)])
+        photos = from_uint8(self.photos[torch.tensor(index)])
         return torch.where(flips.view(-1, 1, 1, 1), photos.flip(3), photos)
 
 
 def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: None) -> PhotoSet:
-    """Every picture below a folder as a square of ``size``. A broken file is left out and named.
+    """Read every image below a folder as a square of ``size`` pixels.
 
-    Raises UserError where no picture can be read.
+    Unreadable files are skipped and reported. Raises UserError where no image can be read.
     """
     return decode_photo_set(find_images(folder), size, str(folder), report)
 
@@ -78,7 +77,7 @@ def decode_photo_set(
             errors.append(f"{path}: {e.reason}")
             report(f"left out: {errors[-1]}")
             continue
-        photos.append(((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        photos.append(to_uint8(image))
     if not photos:
         raise UserError(f"{name}: none of its pictures can be read; give a folder of photos")
     return PhotoSet(torch.stack(photos), tuple(errors))

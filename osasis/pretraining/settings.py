@@ -15,7 +15,7 @@ BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
 
 class PretrainSettings(InputModel):
-    """How a base is trained. Batches are of all workers together."""
+    """Settings of training a base. Batch sizes count all workers together."""
 
     subject: ClassVar[str] = "settings"
 
@@ -23,7 +23,7 @@ class PretrainSettings(InputModel):
     iterations: Annotated[int, Field(ge=1, le=10**8)] = Field(
         50_000, description="optimiser iterations of the diffusion autoencoder"
     )
-    batch_size: BatchSize = Field(32, description="photos an iteration")
+    batch_size: BatchSize = Field(32, description="photos in an iteration")
     lr: LearningRate = Field(1e-4, description="Adam's learning rate")
     warmup: Annotated[int, Field(ge=0, le=10**6)] = Field(
         100, description="iterations over which the learning rate rises to its value"
@@ -37,7 +37,7 @@ class PretrainSettings(InputModel):
     encoder: Literal["trained", "frozen"] = Field(
         "trained",
         description="`frozen` keeps the encoder that the run starts from, so that z and the latent "
-        "DDIM stay right",
+        "DDIM stay valid",
     )
     weighting: Literal["uniform", "min_snr"] = Field(
         "uniform",
@@ -52,7 +52,7 @@ class PretrainSettings(InputModel):
     latent_iterations: Iterations = Field(
         20_000, description="iterations of the latent DDIM, on the encoded z"
     )
-    latent_batch_size: BatchSize = Field(256, description="codes an iteration of the latent DDIM")
+    latent_batch_size: BatchSize = Field(256, description="z in an iteration of the latent DDIM")
     latent_lr: LearningRate = Field(1e-4, description="learning rate of the latent DDIM")
     prior_iterations: Iterations = Field(
         0, description="iterations of the photo prior, where the configuration has one"

@@ -1,8 +1,8 @@
-"""A student's first weights, in closed form: every layer regresses channels of the teacher's.
+"""Closed-form initialisation of the student: each layer regresses channels of the teacher.
 
-Layer by layer, from the first: choose the teacher's channels that the others are best predicted
-from, and fit the student's convolution to their pre-activations by least squares on the student's
-own input (in the manner of channel pruning, He et al., ICCV 2017). Minutes of descent are saved.
+For each layer, in order: choose the channels of the teacher that predict the others best, and fit
+the student's convolution to their pre-activations by least squares on the student's own input (as
+in channel pruning, He et al., ICCV 2017). This saves minutes of gradient descent.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def initialise_from_teacher(
 ) -> None:
     """Set all weights of ``student``.
 
-    images: (B, 3, H, W) in [-1, 1]. targets: what its eight heads should give on them, in the
-    student's normalisation.
+    images: (B, 3, H, W) in [-1, 1]. targets: the outputs of the student's eight heads for them, in
+    the scale of DistillationTargets.
     """
     g = torch.Generator().manual_seed(0)
     x, features = images, []
@@ -39,7 +39,7 @@ def initialise_from_teacher(
         wanted = [*wanted[: len(stage) - 1], wanted[-1]]
         for j, (conv, target) in enumerate(zip(stage, wanted, strict=True)):
             kept = target[:, leading_channels(F.relu(target), _width(conv))]
-            # How far below zero a value lies does not matter, so it need not be fitted.
+            # The ReLU discards the size of negative values, so they are clamped before the fit.
             kept = kept / kept.std().clamp_min(1e-6)
             goal = kept.clamp_min(-0.5) - (x if j == 2 else 0)
             _fit(cast(nn.Conv2d, conv), x, goal, g)
@@ -52,14 +52,15 @@ def initialise_from_teacher(
 
 
 def leading_channels(maps: Tensor, count: int) -> Tensor:
-    """Indices of ``count`` channels, each the one least explained by those before (pivoted
-    Cholesky of the covariance). maps: (B, C, h, w)."""
+    """Indices of ``count`` channels of maps (B, C, h, w), by pivoted Cholesky of the covariance.
+
+    Each choice explains the most of the variance that the earlier choices leave.
+    """
     flat = maps.permute(1, 0, 2, 3).flatten(1).double()
     flat = flat - flat.mean(1, keepdim=True)
     left = flat @ flat.T / flat.shape[1]
     chosen: list[int] = []
     for _ in range(count):
-        # The channel that explains most of what is left, all channels together.
         own = left.diagonal().clamp_min(0)
         gain = left.pow(2).sum(1) / own.clamp_min(1e-9)
         gain[chosen] = -1.0
@@ -75,21 +76,21 @@ def _width(conv: Any) -> int:
 
 
 def _pre_activations(teacher: PerceptualNet, images: Tensor) -> list[list[Tensor]]:
-    """Outputs of VGG's convolutions, stage by stage."""
+    """Outputs of VGG's convolutions before their ReLU, by stage."""
     x, stages = teacher.model.scaling_layer(images), []
     for stage in range(1, 6):
         kept = []
         for module in getattr(teacher.model.net, f"slice{stage}"):
             x = module(x)
             if isinstance(module, nn.Conv2d):
-                # The ReLU after it may work in place.
+                # A copy: the following ReLU may work in place.
                 kept.append(x.clone())
         stages.append(kept)
     return stages
 
 
 def _fit(conv: nn.Conv2d, x: Tensor, goal: Tensor, g: torch.Generator) -> None:
-    """Least squares of a convolution (kernel k, padding k // 2) on sampled positions."""
+    """Fit a convolution (kernel k, padding k // 2) by least squares on sampled positions."""
     k = conv.kernel_size[0]
     each = max(1, SAMPLES // len(x))
     columns, rows = [], []
@@ -102,7 +103,7 @@ def _fit(conv: nn.Conv2d, x: Tensor, goal: Tensor, g: torch.Generator) -> None:
     a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
     b = torch.cat(rows).double()
     square = a.T @ a
-    # Deep maps are small: with few places for many weights, more is needed to keep them at bay.
+    # Deep maps have few positions for many weights and need a larger ridge.
     ridge = RIDGE * max(1.0, 20 * a.shape[1] / len(a))
     square.diagonal().add_(ridge * square.diagonal().mean())
     solved = torch.linalg.solve(square, a.T @ b).float()

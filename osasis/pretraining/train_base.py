@@ -1,9 +1,9 @@
-"""Training a base: the diffusion autoencoder, then the latent DDIM, then the photo prior.
+"""Training of a base: the diffusion autoencoder, the latent DDIM, then the photo prior.
 
-A run lives in one folder and continues from it: ``run.json`` says what it is a run of, each
-stage keeps ``<stage>.state.safetensors``, and what is finished lies under ``weights/`` in the key
-layout of the official checkpoints. Runs by itself with torch alone (``python -m
-osasis.pretraining.train_base``) or as one of several workers.
+A run has one folder: ``run.json`` records its inputs, ``<stage>.state.safetensors`` is the
+checkpoint of a stage, and ``weights/`` contains finished weights in the key layout of the official
+checkpoints. A second call continues an interrupted run. The module runs with torch alone
+(``python -m osasis.pretraining.train_base``) or in several workers (``pipelines.base_training``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from osasis.bundles.importers import read_diffae
 from osasis.checkpoints import load_checkpoint, save_checkpoint
+from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
+from osasis.images.grid import save_image_grid
+from osasis.images.tensors import from_uint8
 from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig, load_config
@@ -38,13 +41,17 @@ from osasis.storage import save_tensors, write_json
 RUN = "run.json"
 WEIGHTS = "weights"
 STAGES = ("diffae", "latent", "prior")
-# Iterations whose mean loss is one point of the curve.
+# Iterations that one point of the loss curve averages.
 LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One of the workers of a run. wrap: prepares a module for them (DistributedDataParallel)."""
+    """One worker among ``world``.
+
+    wrap: wraps a module so that workers share gradients (DistributedDataParallel). mean: the mean
+    of a number over all workers.
+    """
 
     rank: int = 0
     world: int = 1
@@ -57,13 +64,13 @@ class WorkerContext:
         return self.rank == 0
 
 
-# Gets what happens: {"stage", "iteration", "of", "loss", "seconds"} at each point of the curve,
-# and {"stage", "samples": (N, 3, H, W)} where pictures are due.
+# Receives {"stage", "iteration", "of", "loss", "seconds"} for each point of the loss curve and
+# {"stage", "iteration", "samples": (N, 3, H, W)} every ``samples_every`` iterations.
 Event = Callable[[dict[str, Any]], None]
 
 
 class BaseTraining:
-    """One run. photos, config and settings are checked against the folder's run, if it has one."""
+    """One run. Its inputs must be those of the run in the folder, where that has one."""
 
     def __init__(
         self,
@@ -77,16 +84,16 @@ class BaseTraining:
         minutes: float | None = None,
         on_event: Event = lambda event: None,
     ) -> None:
-        """start: a DiffAE checkpoint to begin with, in the official layout.
+        """start: a DiffAE checkpoint in the official layout to start from.
 
-        minutes: the run stops at a checkpoint when they are over. Raises UserError.
+        minutes: time limit, at which the run saves a checkpoint and stops. Raises UserError.
         """
         self.folder, self.photos, self.config, self.settings = folder, photos, config, settings
         self.worker = worker or WorkerContext()
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.on_event = on_event
         if settings.encoder == "frozen" and start is None:
-            raise UserError("encoder is 'frozen', but there is nothing to start from: give --start")
+            raise UserError("encoder is 'frozen', which needs trained weights: give --start")
         if self.worker.world > settings.batch_size:
             raise UserError(
                 f"batch_size {settings.batch_size} is less than the {self.worker.world} workers"
@@ -107,7 +114,7 @@ class BaseTraining:
                 module.to(self.worker.device).to(memory_format=torch.channels_last)
 
     def run(self) -> bool:
-        """Train what is not finished; False where the minutes were over before the end."""
+        """Train the unfinished stages. Returns False where the time limit ended the run."""
         return self._diffae() and self._latent() and self._prior()
 
     def _diffae(self) -> bool:
@@ -155,7 +162,7 @@ class BaseTraining:
                 return False
             objective.load_state_dict(loop.averaged())
         if self.worker.leads:
-            # The official layout stores some layers under two names; a file holds them twice.
+            # Official checkpoints store some layers twice; safetensors refuses shared memory.
             tensors = {k: v.clone() for k, v in to_official(self.diffae.state_dict()).items()}
             save_tensors(done, {**tensors, "conds_mean": mean, "conds_std": std})
         return True
@@ -197,7 +204,7 @@ class BaseTraining:
             loop.load_state(tensors, info["iteration"])
             # A resumed run continues in the arithmetic that it began in, on any machine.
             loop.arithmetic = info.get("arithmetic", loop.arithmetic)
-        # After the state is loaded: the workers' weights are compared when they are wrapped.
+        # After loading: DistributedDataParallel compares the workers' weights when it wraps.
         loop.wrapped = w.wrap(objective)
         return loop
 
@@ -215,7 +222,7 @@ class BaseTraining:
                 total, count, began = 0.0, 0, time.perf_counter()
             if i % s.samples_every == 0 and stage == "diffae":
                 self._tell(stage=stage, iteration=i, samples=self._reconstructions(loop))
-            # All workers must agree, so the time is asked for where they meet.
+            # All workers must stop at the same iteration, so they share the decision.
             late = i % LOG_EVERY == 0 and self.worker.mean(float(self._late())) > 0
             if i % s.checkpoint_every == 0 or last or late:
                 self._keep(loop, stage)
@@ -241,23 +248,21 @@ class BaseTraining:
 
     @torch.no_grad()
     def _codes(self) -> Tensor:
-        """z of every photo and its mirror image, (2N, D) on the CPU."""
+        """z of every photo and of its mirror image, (2N, D) on the CPU."""
         codes = []
         for start in range(0, len(self.photos), 64):
             rows = self.photos.photos[start : start + 64].to(self.worker.device)
-            photos = rows.float() / 127.5 - 1
+            photos = from_uint8(rows)
             for images in (photos, photos.flip(3)):
                 codes.append(self.diffae.encoder(images).float().cpu())
         return torch.cat(codes)
 
     @torch.no_grad()
     def _reconstructions(self, loop: TrainingLoop) -> Tensor:
-        """Four photos, and under them what the averaged weights make of noise and their z."""
-        from osasis.diffusion import ddim_sample, image_schedule
-
+        """Four photos, then their reconstructions from noise and z by the averaged weights."""
         device = self.worker.device
         averaged: Any = loop.ema.module
-        photos = self.photos.photos[:4].to(device).float() / 127.5 - 1
+        photos = from_uint8(self.photos.photos[:4].to(device))
         noise = torch.randn(photos.shape, generator=torch.Generator().manual_seed(0)).to(device)
         z = averaged.encoder(photos)
         made = ddim_sample(lambda x, t: averaged.unet(x, t, z), noise, image_schedule(20))
@@ -271,7 +276,7 @@ class BaseTraining:
         own = {
             "config": json.loads(json.dumps(self.config.to_dict())),
             "settings": self.settings.to_dict(),
-            "photos": self.photos.stamp(),
+            "photos": self.photos.fingerprint(),
             "start": None if start is None else start.name,
         }
         path = self.folder / RUN
@@ -280,7 +285,7 @@ class BaseTraining:
                 write_json(path, own)
             return
         before = json.loads(path.read_text())
-        # How often to keep and to show may change; what is trained may not.
+        # These settings do not affect the result and may change.
         free = {"checkpoint_every", "samples_every"}
         different = [k for k in ("config", "photos", "start") if before.get(k) != own[k]]
         different += [
@@ -290,8 +295,8 @@ class BaseTraining:
         ]
         if different:
             raise UserError(
-                f"{self.folder} holds another run: it differs in {', '.join(different)}; continue "
-                "with what it began with, or name another folder"
+                f"{self.folder} contains another run, which differs in {', '.join(different)}; "
+                "continue it with its own inputs, or choose another folder"
             )
 
 
@@ -302,9 +307,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", required=True, help="folder of photos of one domain")
     parser.add_argument("--config", required=True, help="portraits64, ... or a JSON file")
-    parser.add_argument("--out", required=True, type=Path, help="the run's folder; continues there")
-    parser.add_argument("--minutes", type=float, help="stop, resumably, after so long")
-    parser.add_argument("--start", type=Path, help="DiffAE checkpoint to begin with")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the (resumable) run")
+    parser.add_argument("--minutes", type=float, help="time limit; run again to continue")
+    parser.add_argument("--start", type=Path, help="DiffAE checkpoint to start from")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = parser.parse_args(argv)
@@ -336,15 +341,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print_event(event: dict[str, Any], folder: Path) -> None:
     if "samples" in event:
-        from osasis.images.grid import save_image_grid
-
         save_image_grid(
             folder / "samples" / f"{event['iteration']:07}.png", event["samples"], columns=4
         )
     elif event["iteration"] % 100 == 0 or event["iteration"] == event["of"]:
         _say(
             f"{event['stage']} {event['iteration']}/{event['of']}  loss {event['loss']:.4f}  "
-            f"{event['seconds']:.2f} s an iteration"
+            f"{event['seconds']:.2f} s per iteration"
         )
 
 

@@ -2,10 +2,10 @@
 
 `python -m osasis.pretraining.train_guide --images DIR --minutes M --out DIR`
 
-The guide is used for directions, so directions are trained: the contrastive loss of CLIP between
-pictures and captions; between photo -> painted on one person and on another, in the same look;
-between one person -> another in photos and in paint; and between directions of pictures and of
-captions.
+Losses of style training compare directions of embeddings, so contrastive losses train directions:
+CLIP's loss between images and captions; between the directions photo -> painting of two people in
+the same look; between the directions person -> person in photos and in paintings; and between
+directions of images and of captions.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip import ClipLoss
 from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.images.tensors import from_uint8
 from osasis.pretraining.budgeted_training import (
     BudgetTooShortError,
     TrainingBudget,
-    half,
+    to_float16,
     train_within_budget,
 )
-from osasis.pretraining.captions import caption, measure, vocabulary
-from osasis.pretraining.looks.dataset import LookDataset, from_uint8, make_look_dataset, read_photos
+from osasis.pretraining.captions import MEDIA, make_caption, measure_appearance, vocabulary
+from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_atomic, write_json
 
@@ -43,27 +45,27 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class CaptionedLooks:
-    """A pool and what can be measured on its pictures. photos: one entry a photo."""
+    """A look dataset and the words that ``measure_appearance`` gives for its images."""
 
     pool: LookDataset
     pictures: list[list[dict[str, str]]]
     photos: list[dict[str, str]]
 
 
-def describe(pool: LookDataset) -> CaptionedLooks:
-    pictures = [[measure(from_uint8(p)) for p in row] for row in pool.pictures]
-    return CaptionedLooks(pool, pictures, [measure(from_uint8(p)) for p in pool.photos])
+def caption_facts(pool: LookDataset) -> CaptionedLooks:
+    pictures = [[measure_appearance(from_uint8(p)) for p in row] for row in pool.pictures]
+    return CaptionedLooks(pool, pictures, [measure_appearance(from_uint8(p)) for p in pool.photos])
 
 
-def contrast(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """InfoNCE both ways: row i of a belongs to row i of b. (B, D) each."""
+def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Symmetric InfoNCE loss of pairs a[i], b[i]; a and b are (B, D)."""
     logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
     rows = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
 
 def new_guide(config: Path, seed: int) -> OpenClipGuide:
-    """An untrained guide that reads the captions' words."""
+    """An untrained guide with a tokenizer for the words of captions."""
     facts = {
         "tokenizer": "words",
         "vocabulary": vocabulary(),
@@ -76,7 +78,7 @@ def new_guide(config: Path, seed: int) -> OpenClipGuide:
 
 
 class GuideTrainer:
-    """Trains a guide's model; every draw comes from (seed, step)."""
+    """Trains a guide's model. Random draws depend on the seed and the step only."""
 
     def __init__(
         self,
@@ -86,8 +88,6 @@ class GuideTrainer:
         batch: int = 32,
         arithmetic: Arithmetic = "float32",
     ) -> None:
-        from open_clip.loss import ClipLoss
-
         self.guide, self.data, self.seed, self.batch = guide, data, seed, batch
         self.arithmetic, self.steps_done = arithmetic, 0
         self.model: Any = guide.model.requires_grad_(True).train()
@@ -102,7 +102,7 @@ class GuideTrainer:
         pool = self.data.pool
         rows = torch.randperm(len(pool.looks), generator=g)[: self.batch]
         two = torch.stack([torch.randperm(pool.pictures.shape[1], generator=g)[:2] for _ in rows])
-        who = pool.who[rows[:, None], two]
+        who = pool.photo_index[rows[:, None], two]
         painted = from_uint8(pool.pictures[rows[:, None], two].flatten(0, 1))
         photos = from_uint8(pool.photos[who.flatten()])
         flip = torch.rand(len(painted), 1, 1, 1, generator=g) < 0.5
@@ -124,11 +124,11 @@ class GuideTrainer:
         return {k: float(v.detach()) for k, v in losses.items()}
 
     def _captions(self, rows: Tensor, two: Tensor, who: Tensor, g: torch.Generator) -> list[str]:
-        """Of the first painting of every look, then of its photo."""
+        """Captions of the first painting of each look, then of its photo."""
         texts = []
         for m, k in zip(rows.tolist(), two[:, 0].tolist(), strict=True):
-            texts.append(caption(self.data.pool.looks[m], self.data.pictures[m][k], g))
-        return texts + [caption(None, self.data.photos[n], g) for n in who[:, 0].tolist()]
+            texts.append(make_caption(self.data.pool.looks[m], self.data.pictures[m][k], g))
+        return texts + [make_caption(None, self.data.photos[n], g) for n in who[:, 0].tolist()]
 
     def _embed(self, images: Tensor) -> Tensor:
         x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
@@ -143,7 +143,7 @@ class GuideTrainer:
         painted, photo = image[:half_way], image[half_way:]
         a, b, photo_a, photo_b = painted[::2], painted[1::2], photo[::2], photo[1::2]
         count = len(a)
-        # Photos' captions are much alike: a quarter as many as paintings' keeps them from ruling.
+        # Captions of photos are nearly the same, so only a quarter as many are used.
         few = max(1, count // 4)
         clip = self.clip_loss(
             torch.cat([a, photo_a[:few]]),
@@ -152,18 +152,22 @@ class GuideTrainer:
         )
         return {
             "clip": 0.5 * clip,
-            "look": contrast(a - photo_a, b - photo_b),
-            "person": 0.5 * contrast(a - b, photo_a - photo_b),
-            "words": 0.5 * contrast(a - photo_a, text[:count] - text[count:]),
+            "look": info_nce(a - photo_a, b - photo_b),
+            "person": 0.5 * info_nce(a - b, photo_a - photo_b),
+            "words": 0.5 * info_nce(a - photo_a, text[:count] - text[count:]),
         }
 
 
 @torch.no_grad()
 def direction_separation(guide: Any, pool: LookDataset) -> dict[str, float]:
-    """Mean cosine of photo -> painted directions: the same look and parameters on two people, the
-    same look's name, different looks. One figure each, groups averaged."""
+    """Mean cosines of photo -> painting directions, averaged over the guide's embeddings.
+
+    same: one look with the same parameters on two people. same_name: one look with other
+    parameters. different: two looks. found: how often the nearest direction of another person is
+    that of the same look and parameters.
+    """
     rows = []
-    for pictures, who in zip(pool.pictures, pool.who, strict=True):
+    for pictures, who in zip(pool.pictures, pool.photo_index, strict=True):
         both = guide.embed(torch.cat([from_uint8(pictures[:2]), from_uint8(pool.photos[who[:2]])]))
         rows.append(
             F.normalize(F.normalize(both[:2], dim=-1) - F.normalize(both[2:], dim=-1), dim=-1)
@@ -181,15 +185,13 @@ def direction_separation(guide: Any, pool: LookDataset) -> dict[str, float]:
 
 @torch.no_grad()
 def text_accuracy(guide: Any, pool: LookDataset) -> dict[str, float]:
-    """How often a painting's nearest plain caption names its look, of all looks' captions."""
-    from osasis.pretraining.captions import MEDIA
-
+    """Share of paintings whose nearest caption names their look; by embedding and direction."""
     names = sorted(set(pool.looks))
     texts = [f"a {MEDIA[n][0]} of a person" for n in names]
     t = F.normalize(guide.embed_text([*texts, "a photo of a person"])[:, 0], dim=-1)
     images = from_uint8(pool.pictures[:, 0])
     e = F.normalize(guide.embed(images)[:, 0], dim=-1)
-    photo = F.normalize(guide.embed(from_uint8(pool.photos[pool.who[:, 0]]))[:, 0], dim=-1)
+    photo = F.normalize(guide.embed(from_uint8(pool.photos[pool.photo_index[:, 0]]))[:, 0], dim=-1)
     truth = torch.tensor([names.index(n) for n in pool.looks])
     direction = F.normalize(e - photo, dim=-1) @ F.normalize(t[:-1] - t[-1], dim=-1).T
     return {
@@ -213,8 +215,9 @@ def train_guide(
 ) -> dict[str, Any]:
     """Train; write OUT/guide.safetensors (float16), its open_clip configuration and guide.json.
 
-    Resumes from OUT/guide.state. paintings: looks with parameters of their own, each on three
-    people. validation: a folder of photos never trained on. Raises UserError.
+    Continues from OUT/guide.state where that exists. paintings: number of looks with random
+    parameters, each painted on three people. validation: folder of photos outside the training
+    set, to evaluate on. Raises UserError.
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"precision is {precision!r}; choose one of auto, float32, bfloat16")
@@ -223,12 +226,12 @@ def train_guide(
         source = config or built_in
         if not source.is_file():
             raise UserError(f"{source}: no such open_clip model configuration")
-        # open_clip names a model by its file.
+        # open_clip takes the model's name from the file name.
         own = out / source.name
         write_atomic(own, source.read_bytes())
     guide = new_guide(own, seed)
     photos = read_photos(images)
-    data = describe(make_look_dataset(photos, paintings, 3, guide.size, seed))
+    data = caption_facts(make_look_dataset(photos, paintings, 3, guide.size, seed))
     arithmetic = resolve(precision, torch.device("cpu"))
     trainer = GuideTrainer(guide, data, seed, min(batch, paintings), arithmetic)
     identity = {
@@ -242,7 +245,7 @@ def train_guide(
     guide.model.requires_grad_(False).eval()
     save_tensors(
         out / "guide.safetensors",
-        half(guide.model.state_dict()),
+        to_float16(guide.model.state_dict()),
         {"facts": json.dumps(guide.facts)},
     )
     report: dict[str, Any] = {

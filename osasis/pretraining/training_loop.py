@@ -1,7 +1,7 @@
-"""The loop that trains a network of a base: optimiser, moving average, exact resume.
+"""Training loop of one network of a base: optimiser, EMA, exact resume.
 
-Every random draw of iteration i comes from (seed, i), for the batch of all workers together: a
-resumed run continues bit for bit on a CPU, and several workers see what one would have seen.
+The random draws of iteration i depend on (seed, i) and cover the batch of all workers: on a CPU a
+resumed run continues bit for bit, and several workers process the batch that one would.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from osasis.seeds import derived_seed
 
 
 class TrainingLoop:
-    """Adam with warm-up and cosine decay, gradient clipping and a moving average of the weights.
+    """Adam with warm-up and cosine decay, gradient clipping and an EMA of the weights.
 
-    objective: a module as in ``objectives``. wrapped: the same, wrapped for several workers.
-    rank, world: which share of every batch is this worker's.
+    objective: a module of ``objectives``. wrapped: the objective in DistributedDataParallel.
+    rank, world: this worker takes every ``world``-th row of a batch, from row ``rank``.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrainingLoop:
         self.optimiser = torch.optim.Adam(self.trained.values(), lr=lr)
 
     def step(self, rows: Tensor) -> float:
-        """One iteration on the batch of all workers (B, ...); returns this worker's mean loss.
+        """Do one iteration. rows: the batch of all workers, (B, ...). Returns this worker's loss.
 
         Raises UserError naming the iteration where the loss is not finite.
         """
@@ -76,7 +76,7 @@ class TrainingLoop:
         if not torch.isfinite(loss):
             raise UserError(
                 f"training diverged at iteration {self.iteration + 1} (the loss is not finite); "
-                "start again from an earlier state with a lower lr, or with precision float32"
+                "start a new run with a lower lr or with precision float32"
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.grad_clip)
@@ -86,7 +86,7 @@ class TrainingLoop:
         return float(loss.detach())
 
     def _rate(self) -> float:
-        """Warm-up, then a cosine from 1 to 0."""
+        """Factor of the learning rate: linear warm-up times a cosine from 1 to 0."""
         warm = min(1.0, (self.iteration + 1) / max(1, self.warmup))
         return warm * 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
 
@@ -99,11 +99,11 @@ class TrainingLoop:
         get_ema_multi_avg_fn(min(self.ema_decay, n / (n + 9)))(averages, weights, updates)
 
     def averaged(self) -> dict[str, Tensor]:
-        """The objective's whole state with averaged weights, copies."""
+        """A copy of the objective's state dict with averaged weights."""
         return {k: v.detach().clone() for k, v in self.ema.module.state_dict().items()}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything that training changes, flat, for safetensors."""
+        """Weights, their averages and Adam's state by name, for ``load_state``."""
         tensors = {f"model.{k}": p.detach() for k, p in self.trained.items()}
         averages = dict(self.ema.module.named_parameters())
         tensors |= {f"ema.{k}": averages[k].detach() for k in self.trained}
@@ -114,12 +114,12 @@ class TrainingLoop:
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
-        """Continue from ``state_tensors``. Raises UserError where they are of other networks."""
+        """Restore ``state_tensors``. Raises UserError where the networks differ."""
         wrong = [k for k, p in self.trained.items() if not _fits(tensors.get(f"model.{k}"), p)]
         if wrong:
             raise UserError(
-                f"the kept training state is of other networks (first at {wrong[0]}); continue "
-                "with the configuration and settings that it began with"
+                f"the checkpoint does not fit the networks (first at {wrong[0]}); continue with "
+                "the configuration and settings of its run"
             )
         self.iteration = iteration
         self.ema.n_averaged.fill_(iteration + 1)
@@ -135,7 +135,7 @@ class TrainingLoop:
         for key, p in self.trained.items():
             if key in slots:
                 self.optimiser.state[p] = {
-                    # Adam's step counter stays on the CPU, its moments in the weight's layout.
+                    # Adam keeps its step counter on the CPU and its moments in the weight's layout.
                     slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
                     for slot, v in slots[key].items()
                 }

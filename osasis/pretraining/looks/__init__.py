@@ -1,7 +1,7 @@
-"""Procedural looks: photos painted by this project's own code.
+"""Procedural looks: functions that turn a photo into a painting, drawing or print.
 
-What the guide learns from, and the style images of the demo. A look has wide ranges of its
-parameters; a seed picks them, so that the same look and seed on two photos are one style.
+The guide and the small perceptual net are trained on them, and the demo's style images are made by
+them. A seed draws a look's parameters: the same look and seed give two photos the same style.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ LOOKS: dict[str, Painter] = {
     "neon": printing.neon,
 }
 
-# Lines finer than a pixel of a small picture need room: smaller ones are painted at twice the size.
+# Smaller photos are painted at a multiple of their size, because lines are finer than their pixels.
 PAINT_SIDE = 128
 
 
 def paint(photo: Tensor, look: str, seed: int) -> Tensor:
-    """One photo in one look. (3, H, W) in [-1, 1] -> the same; sides of 16 px and more.
+    """Paint a photo (3, H, W) in [-1, 1], H and W from 16, in a look. Returns the same shape.
 
-    The same photo, look and seed give the same picture. Raises UserError for an unknown look.
+    The same photo, look and seed give the same image. Raises UserError for an unknown look,
+    ValueError for another shape.
     """
     if look not in LOOKS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Photos and procedural looks as training data, held in memory as bytes."""
+"""Training data of procedural looks: photos painted in many looks, in memory as uint8."""
 
 from __future__ import annotations
 
@@ -12,45 +12,40 @@ from torch import Tensor
 
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import find_images
-from osasis.images.tensors import load_square
+from osasis.images.tensors import from_uint8, load_square, to_uint8
 from osasis.pretraining.looks import LOOKS, paint
 from osasis.seeds import derived_seed
 
-# Looks are painted at this side and then made small, as a user's picture is.
+# Side in pixels at which photos are painted before they are scaled down, as users' images are.
 PAINT_SIDE = 128
 
 
 @dataclass(frozen=True)
 class LookDataset:
-    """photos: (N, 3, S, S) uint8. pictures: (M, P, 3, S, S) uint8: M looks on P photos each.
+    """M looks, each on P photos.
 
-    who: (M, P), the index of each picture's photo. looks: the M looks' names.
+    photos: (N, 3, S, S) uint8. pictures: (M, P, 3, S, S) uint8, the painted photos.
+    photo_index: (M, P), the photo of each picture. looks: names of the M looks.
     """
 
     photos: Tensor
     pictures: Tensor
-    who: Tensor
+    photo_index: Tensor
     looks: tuple[str, ...]
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def from_uint8(x: Tensor) -> Tensor:
-    return x.float() / 127.5 - 1
-
-
 def shrink(x: Tensor, size: int) -> Tensor:
-    """(..., 3, H, W) in [-1, 1] -> side ``size``, antialiased."""
+    """Scale (..., 3, H, W) in [-1, 1] to side ``size`` with antialiasing."""
     flat = x.reshape(-1, *x.shape[-3:])
     small = F.interpolate(flat, (size, size), mode="bicubic", antialias=True)
     return small.clamp(-1, 1).view(*x.shape[:-2], size, size)
 
 
 def read_photos(folder: Path, limit: int | None = None, side: int = PAINT_SIDE) -> Tensor:
-    """Photos of a folder, (N, 3, side, side) uint8; broken files are passed over. UserError where
-    fewer than two can be read."""
+    """Read photos of a folder as (N, 3, side, side) uint8; unreadable files are skipped.
+
+    limit: read this many, evenly spread. Raises UserError where fewer than two can be read.
+    """
     found = find_images(folder)
     count = min(limit or len(found), len(found))
     photos, reasons = [], []
@@ -61,7 +56,7 @@ def read_photos(folder: Path, limit: int | None = None, side: int = PAINT_SIDE) 
             reasons.append(str(e))
     if len(photos) < 2:
         why = f" (first: {reasons[0]})" if reasons else ""
-        raise UserError(f"{folder}: {len(photos)} photos can be read; two are the least{why}")
+        raise UserError(f"{folder}: {len(photos)} photos can be read; at least 2 are needed{why}")
     return torch.stack(photos)
 
 
@@ -73,9 +68,10 @@ def make_look_dataset(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> LookDataset:
-    """``count`` looks with parameters of their own, each on ``people`` different photos.
+    """Draw ``count`` looks with random parameters and paint each on ``people`` different photos.
 
-    photos: (N, 3, H, W) uint8. Every look's name comes equally often.
+    photos: (N, 3, H, W) uint8. size: side of the result in pixels. Every look occurs equally often.
+    progress: called with the index of each finished look.
     """
     g = torch.Generator().manual_seed(derived_seed(seed, "pool"))
     names = list(LOOKS)

@@ -1,7 +1,7 @@
-"""Small image operations that the procedural looks are made of.
+"""Image operations of the procedural looks.
 
-Pictures are (C, H, W) in [0, 1]; a tone or a mask is (1, H, W). Lengths are in pixels; looks give
-them as shares of ``unit``, so that a look at 256 px is the look at 64 px, only finer.
+Images are (C, H, W) in [0, 1]; luminances and masks are (1, H, W). Lengths are in pixels. Looks
+state them in multiples of ``length_unit``, so that a look does not depend on the image size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CREAMS: tuple[Colour, ...] = ((0.95, 0.90, 0.78), (0.90, 0.84, 0.70), (0.96, 0.9
 
 
 class SeededRandom:
-    """Seeded draws of one painting."""
+    """The random draws of one painting."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ class SeededRandom:
         return options[int(torch.randint(len(options), (), generator=self.generator))]
 
     def near_colour(self, colour: Colour, spread: float = 0.05) -> Colour:
-        """A colour close to one."""
+        """A random colour, each channel within ``spread`` of the given one, clamped to [0, 1]."""
         r, g, b = (min(max(c + self.uniform(-spread, spread), 0.0), 1.0) for c in colour)
         return r, g, b
 
@@ -48,12 +48,12 @@ class SeededRandom:
 
 
 def length_unit(x: Tensor) -> float:
-    """1/64 of the shorter side: a pixel of the smallest pictures."""
+    """The unit of lengths, 1/64 of the shorter side, in pixels."""
     return min(x.shape[-2:]) / 64
 
 
 def luminance(x: Tensor) -> Tensor:
-    """Lightness. (3, H, W) -> (1, H, W)."""
+    """Luma (ITU-R BT.601). (3, H, W) -> (1, H, W)."""
     return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
 
 
@@ -72,19 +72,19 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences (d/dx, d/dy) of a tone."""
+    """Central differences (d/dx, d/dy) of a luminance."""
     p = F.pad(x[None], (1, 1, 1, 1), mode="replicate")[0]
     return (p[:, 1:-1, 2:] - p[:, 1:-1, :-2]) / 2, (p[:, 2:, 1:-1] - p[:, :-2, 1:-1]) / 2
 
 
 def edge_strength(x: Tensor, sigma: float) -> Tensor:
-    """Strength of a tone's edges, about 0 to 1, the same at every size."""
+    """Strength of a luminance's edges, about 0 to 1, independent of the image size."""
     dx, dy = gradient(blur(x, sigma))
     return ((dx**2 + dy**2).sqrt() * 4 * length_unit(x)).clamp(0, 1)
 
 
 def edge_directions(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Unit vectors along a tone's edges (structure tensor), each (1, H, W)."""
+    """Unit vectors along a luminance's edges, from the structure tensor: x and y, (1, H, W)."""
     dx, dy = gradient(blur(x, sigma / 3))
     a, b, c = blur(dx * dx, sigma), blur(dx * dy, sigma), blur(dy * dy, sigma)
     angle = 0.5 * torch.atan2(2 * b, a - c) + math.pi / 2
@@ -118,14 +118,14 @@ def smooth_along(x: Tensor, field: tuple[Tensor, Tensor], length: float, steps: 
             at_x, at_y = at_x + stride * last[0], at_y + stride * last[1]
             total = total + sample_bilinear(x, at_x, at_y)
             here = sample_bilinear(torch.cat(field), at_x, at_y)
-            # The field has no sign; walk on the way that we came.
+            # The field has no sign; keep the direction of the last step.
             turn = torch.sign(here[0] * last[0] + here[1] * last[1])
             last = (turn * here[0], turn * here[1])
     return total / (2 * steps + 1)
 
 
 def smooth_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1) -> Tensor:
-    """Smooth noise of deviation about 1 with features ``scale`` pixels wide."""
+    """Noise of standard deviation about 1 with features ``scale`` pixels wide."""
     h, w = x.shape[-2:]
     if scale <= 1:
         return rng.randn(channels, h, w)
@@ -146,12 +146,12 @@ def soft_step(x: Tensor, edge: Tensor | float, softness: float) -> Tensor:
 
 
 def flat_colour(x: Tensor, colour: Colour) -> Tensor:
-    """A flat sheet of the picture's size. -> (3, H, W)."""
+    """An image of one colour with the size of x, (3, H, W)."""
     return x.new_tensor(colour).view(3, 1, 1).expand(3, *x.shape[-2:])
 
 
 def composite(under: Tensor, over: Tensor | Colour, mask: Tensor) -> Tensor:
-    """``over`` on ``under`` where ``mask`` is 1."""
+    """Blend ``over`` on ``under`` with weights ``mask`` in [0, 1]."""
     top = flat_colour(under, over) if isinstance(over, tuple) else over
     return under * (1 - mask) + top * mask
 
@@ -161,7 +161,7 @@ def scale_contrast(x: Tensor, amount: float, pivot: float = 0.5) -> Tensor:
 
 
 def stretch_contrast(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
-    """A tone spread over [0, 1] by its quantiles."""
+    """Stretch a luminance to [0, 1] between two quantiles."""
     ends = torch.quantile(x.flatten(), x.new_tensor([low, high]))
     return ((x - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
 
@@ -172,7 +172,7 @@ def scale_saturation(x: Tensor, amount: float) -> Tensor:
 
 
 def colour_ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
-    """A tone mapped through colours evenly spread from black to white. -> (3, H, W)."""
+    """Map a luminance to colours, evenly spaced from black to white. -> (3, H, W)."""
     table = x.new_tensor(colours)
     at = x[0].clamp(0, 1) * (len(colours) - 1)
     low = at.floor().clamp(max=len(colours) - 2).long()
@@ -189,7 +189,7 @@ def vignette(x: Tensor, strength: float, centre: tuple[float, float] = (0.5, 0.5
 
 
 def kuwahara(x: Tensor, radius: int) -> Tensor:
-    """Each pixel the mean of the calmest of four quadrants: flat dabs with sharp borders."""
+    """Kuwahara filter: each pixel becomes the mean of its least varying quadrant (soft choice)."""
     size = radius + 1
     padded = F.pad(x[None], (radius,) * 4, mode="replicate")
     mean = F.avg_pool2d(padded, size, 1)
@@ -249,7 +249,7 @@ def voronoi_cells(
 
 
 def average_cells(x: Tensor, index: Tensor) -> Tensor:
-    """Every cell in its mean colour."""
+    """Fill every cell with its mean colour."""
     flat, count = index.flatten(), int(index.max()) + 1
     sums = x.new_zeros(x.shape[0], count).index_add_(1, flat, x.flatten(1))
     sizes = x.new_zeros(count).index_add_(0, flat, x.new_ones(flat.shape[0]))

@@ -1,4 +1,4 @@
-"""Looks of brush and hand: oil, watercolour, pastel, mosaic, charcoal, chalk, pencil."""
+"""Looks of paintings, mosaics and drawings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GROUNDS: tuple[Colour, ...] = (
 
 
 def _features(photo: Tensor) -> Tensor:
-    """What a painter restates at the end: the small darks and lights of eyes and mouth."""
+    """Fine dark and light details, such as eyes and mouth, as a difference of Gaussians."""
     light = luminance(photo)
     u = length_unit(photo)
     return blur(light, 0.35 * u) - blur(light, 1.8 * u)

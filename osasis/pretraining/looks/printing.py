@@ -1,4 +1,4 @@
-"""Looks of the press: ink, engraving, woodcut, halftone, photographs, screen prints."""
+"""Looks of ink, engravings, prints and photographic processes."""
 
 from __future__ import annotations
 

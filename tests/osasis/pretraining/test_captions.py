@@ -7,7 +7,14 @@ import torch
 
 from osasis.errors import UserError
 from osasis.guides.tokenizer import WordTokenizer, split_words
-from osasis.pretraining.captions import BACKGROUNDS, MEDIA, TONES, caption, measure, vocabulary
+from osasis.pretraining.captions import (
+    BACKGROUNDS,
+    MEDIA,
+    TONES,
+    make_caption,
+    measure_appearance,
+    vocabulary,
+)
 from osasis.pretraining.looks import LOOKS
 
 
@@ -32,7 +39,7 @@ def test_every_look_has_a_medium() -> None:
     ],
 )
 def test_measured(colour: tuple[float, float, float], tone: str, hue: str | None) -> None:
-    found = measure(flat(*colour))
+    found = measure_appearance(flat(*colour))
     assert found["tone"] == tone and found.get("hue") == hue
 
 
@@ -40,10 +47,10 @@ def test_the_background_is_that_of_the_upper_corners() -> None:
     picture = flat(0.5, 0.5, 0.5)
     picture[:, 12:] = 1.0
     picture[:, :11] = flat(0.1, 0.1, 0.1)[:, :11]
-    assert measure(picture)["background"] == "dark"
+    assert measure_appearance(picture)["background"] == "dark"
     picture[:, :11] = flat(0.2, 0.3, 0.8)[:, :11]
-    assert measure(picture)["background"] == "blue"
-    assert "background" not in measure(flat(0.5, 0.5, 0.5))
+    assert measure_appearance(picture)["background"] == "blue"
+    assert "background" not in measure_appearance(flat(0.5, 0.5, 0.5))
 
 
 def test_captions_are_seeded_sentences_of_known_words() -> None:
@@ -56,15 +63,15 @@ def test_captions_are_seeded_sentences_of_known_words() -> None:
             "background": BACKGROUNDS[i % len(BACKGROUNDS)],
         }
         look = [*LOOKS, None][i % (len(LOOKS) + 1)]
-        text = caption(look, measured, torch.Generator().manual_seed(i))
-        assert text == caption(look, measured, torch.Generator().manual_seed(i))
+        text = make_caption(look, measured, torch.Generator().manual_seed(i))
+        assert text == make_caption(look, measured, torch.Generator().manual_seed(i))
         assert text.split()[0] in ("a", "an")
         if look:
             assert any(m in text for m in MEDIA[look]), text
         tokenizer([text])
         seen.add(text)
     assert len(seen) > 200
-    assert "an ink" in caption("ink", {}, torch.Generator()) or "a bold" in caption(
+    assert "an ink" in make_caption("ink", {}, torch.Generator()) or "a bold" in make_caption(
         "ink", {}, torch.Generator()
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from osasis.errors import UserError
 from osasis.guides.guide import StatisticsGuide
 from osasis.guides.perceptual import PerceptualNet, float16_state
-from osasis.images.tensors import tensor_to_image
+from osasis.images.tensors import tensor_to_image, to_uint8
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
 from osasis.pretraining import distil_perceptual as module
 from osasis.pretraining.budgeted_training import (
@@ -23,21 +23,20 @@ from osasis.pretraining.budgeted_training import (
     learning_rate_factor,
     train_within_budget,
 )
-from osasis.pretraining.distil_perceptual import (
-    Distiller,
+from osasis.pretraining.distil_perceptual import Distiller
+from osasis.pretraining.distillation_targets import (
+    DistillationTargets,
     compute_targets,
-    distort,
     fit_principal_components,
-    make_pairs,
 )
-from osasis.pretraining.looks.dataset import to_uint8
+from osasis.pretraining.image_pairs import distort, make_pairs
 from osasis.storage import save_tensors
 
 Images = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
-def lessons(vgg_file: Path, images: Images) -> module.DistillationTargets:
+def targets(vgg_file: Path, images: Images) -> DistillationTargets:
     pairs = make_pairs(to_uint8(images(6, size=64)), 9, 32, seed=0)
     return compute_targets(PerceptualNet("vgg", vgg_file), pairs)
 
@@ -73,51 +72,47 @@ def test_projections_keep_distances() -> None:
     assert float(first.var()) > 0.3, "the largest component is not the first"
 
 
-def test_the_teachers_distances_are_lpips(
-    lessons: module.DistillationTargets, vgg_file: Path
-) -> None:
+def test_the_teachers_distances_are_lpips(targets: DistillationTargets, vgg_file: Path) -> None:
     net = PerceptualNet("vgg", vgg_file)
-    x = lessons.pairs.float() / 127.5 - 1
-    torch.testing.assert_close(lessons.distances, net(x[:, 0], x[:, 1]), rtol=1e-3, atol=1e-5)
-    assert [t.shape[2] for t in lessons.targets] == [*DISTANCE, *STAGES]
+    x = targets.pairs.float() / 127.5 - 1
+    torch.testing.assert_close(targets.distances, net(x[:, 0], x[:, 1]), rtol=1e-3, atol=1e-5)
+    assert [t.shape[2] for t in targets.maps] == [*DISTANCE, *STAGES]
 
 
-def test_the_loss_falls(lessons: module.DistillationTargets) -> None:
-    trainer = Distiller(lessons, batch=4)
+def test_the_loss_falls(targets: DistillationTargets) -> None:
+    trainer = Distiller(targets, batch=4)
     rows = [trainer.step(0.5) for _ in range(30)]
     for key in ("maps", "stages"):
         first, last = (sum(r[key] for r in part) / 5 for part in (rows[:5], rows[-5:]))
         assert last < 0.95 * first, key
-    figures = trainer.evaluate(lessons)
+    figures = trainer.evaluate(targets)
     assert figures["pearson"] > 0.5 and 0 < figures["lost_1"] < 1.5
 
 
-def test_the_teacher_gives_a_good_start(
-    lessons: module.DistillationTargets, vgg_file: Path
-) -> None:
+def test_the_teacher_gives_a_good_start(targets: DistillationTargets, vgg_file: Path) -> None:
     """Before any step, the maps of the pictures that it was fitted on are mostly explained."""
-    trainer = Distiller(lessons, teacher=PerceptualNet("vgg", vgg_file))
-    started, random = trainer.evaluate(lessons), Distiller(lessons).evaluate(lessons)
+    trainer = Distiller(targets, teacher=PerceptualNet("vgg", vgg_file))
+    started, random = trainer.evaluate(targets), Distiller(targets).evaluate(targets)
     for key in ("lost_1", "lost_stage_1", "lost_stage_2"):
         assert started[key] < 0.7 * random[key], key
     assert started["pearson"] > 0.8
     trainer.calibrate()
-    assert trainer.evaluate(lessons)["median_ratio"] == pytest.approx(1.0, abs=0.02)
+    assert trainer.evaluate(targets)["median_ratio"] == pytest.approx(1.0, abs=0.02)
 
 
-def test_resumed_equals_uninterrupted(lessons: module.DistillationTargets, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(targets: DistillationTargets, tmp_path: Path) -> None:
     budget, identity = TrainingBudget(steps=6), {"seed": 0}
-    whole = Distiller(lessons, batch=2)
+    whole = Distiller(targets, batch=2)
     curve = train_within_budget(whole, budget, tmp_path / "whole", identity)
-    part = Distiller(lessons, batch=2)
+    part = Distiller(targets, batch=2)
     train_within_budget(part, budget, tmp_path / "part", identity, stop_after=3)
-    rest = Distiller(lessons, batch=2)
+    rest = Distiller(targets, batch=2)
     assert train_within_budget(rest, budget, tmp_path / "part", identity) == curve
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[key]), key
     assert len(curve) == 6
-    with pytest.raises(UserError, match="the state of another training"):
-        train_within_budget(Distiller(lessons), budget, tmp_path / "part", {"seed": 1})
+    with pytest.raises(UserError, match="another training"):
+        train_within_budget(Distiller(targets), budget, tmp_path / "part", {"seed": 1})
 
 
 def test_budgets() -> None:
@@ -132,8 +127,8 @@ def test_budgets() -> None:
     assert max(rates) > 0.99 and rates[0] < 0.1 and rates[-1] == pytest.approx(0.01)
 
 
-def test_too_little_time_is_said(lessons: module.DistillationTargets, tmp_path: Path) -> None:
-    trainer = Distiller(lessons, batch=1)
+def test_too_little_time_is_said(targets: DistillationTargets, tmp_path: Path) -> None:
+    trainer = Distiller(targets, batch=1)
     with pytest.raises(BudgetTooShortError, match="give more minutes"):
         train_within_budget(trainer, TrainingBudget(minutes=0.001), tmp_path / "state", {})
 

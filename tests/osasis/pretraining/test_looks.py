@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from osasis.errors import UserError
-from osasis.images.tensors import load_square, tensor_to_image
+from osasis.images.tensors import from_uint8, load_square, tensor_to_image, to_uint8
 from osasis.pretraining.looks import LOOKS, paint
 from osasis.pretraining.looks.__main__ import main
-from osasis.pretraining.looks.dataset import from_uint8, make_look_dataset, to_uint8
+from osasis.pretraining.looks.dataset import make_look_dataset
 
 Images = Callable[..., Tensor]
 
@@ -82,7 +82,7 @@ def test_a_pool_holds_each_look_on_several_photos(images: Images) -> None:
     photos = to_uint8(images(5, size=32))
     pool = make_look_dataset(photos, 4, 3, 16, seed=1)
     assert pool.pictures.shape == (4, 3, 3, 16, 16) and pool.photos.shape == (5, 3, 16, 16)
-    assert all(len(set(row)) == 3 for row in pool.who.tolist())
+    assert all(len(set(row)) == 3 for row in pool.photo_index.tolist())
     again = make_look_dataset(photos, 4, 3, 16, seed=1)
     assert torch.equal(pool.pictures, again.pictures) and pool.looks == again.looks
     assert not torch.equal(pool.pictures, make_look_dataset(photos, 4, 3, 16, seed=2).pictures)

@@ -60,5 +60,5 @@ def test_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_the_stamp_tells_photos_apart() -> None:
     photos = numbered(4)
-    assert photos.stamp() == numbered(4).stamp()
-    assert photos.stamp() != PhotoSet(photos.photos.flip(0)).stamp()
+    assert photos.fingerprint() == numbered(4).fingerprint()
+    assert photos.fingerprint() != PhotoSet(photos.photos.flip(0)).fingerprint()

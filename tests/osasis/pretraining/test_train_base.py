@@ -169,7 +169,7 @@ def test_a_frozen_encoder_stays_as_it_was(
         kept = key.startswith(("ema_model.encoder.", "ema_model.latent_net.", "conds_"))
         assert torch.equal(value, after[key]) == (kept or bool((value == after[key]).all()))
     assert not torch.equal(before["ema_model.out.2.weight"], after["ema_model.out.2.weight"])
-    with pytest.raises(UserError, match="nothing to start from"):
+    with pytest.raises(UserError, match="encoder is 'frozen'"):
         BaseTraining(tmp_path / "third", photos, velocity, second)
 
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
-from osasis.images.tensors import tensor_to_image
+from osasis.images.tensors import from_uint8, tensor_to_image, to_uint8
 from osasis.pretraining import train_guide as module
 from osasis.pretraining.budgeted_training import TrainingBudget, train_within_budget
-from osasis.pretraining.looks.dataset import LookDataset, from_uint8, make_look_dataset, to_uint8
+from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset
 from osasis.pretraining.train_guide import (
     GuideTrainer,
-    contrast,
-    describe,
+    caption_facts,
     direction_separation,
+    info_nce,
     new_guide,
 )
 
@@ -44,12 +44,12 @@ def pool(images: Images) -> LookDataset:
 
 
 def trainer(config: Path, pool: LookDataset, batch: int = 8) -> GuideTrainer:
-    return GuideTrainer(new_guide(config, 0), describe(pool), seed=0, batch=batch)
+    return GuideTrainer(new_guide(config, 0), caption_facts(pool), seed=0, batch=batch)
 
 
 def test_contrast_knows_pairs() -> None:
     a = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    assert contrast(a, 2 * a) < 0.3 < contrast(a, a.flip(0))
+    assert info_nce(a, 2 * a) < 0.3 < info_nce(a, a.flip(0))
 
 
 def test_the_losses_fall_and_directions_part(config: Path, pool: LookDataset) -> None:

@@ -1,0 +1,95 @@
+"""Targets of the distillation: the teacher's LPIPS distances and its projected feature maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osasis.guides.perceptual import PerceptualNet
+from osasis.images.tensors import from_uint8
+from osasis.networks.small_features import DISTANCE, STAGES
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Projection of one stage's features: mean (C,), basis (C, K), and their overall deviation."""
+
+    mean: Tensor
+    basis: Tensor
+    scale: float
+
+    def __call__(self, f: Tensor) -> Tensor:
+        flat = f.permute(0, 2, 3, 1) - self.mean
+        return (flat @ self.basis / self.scale).permute(0, 3, 1, 2)
+
+
+def fit_principal_components(maps: Tensor, channels: int) -> PrincipalComponents:
+    """The ``channels`` directions of largest variance of maps (B, C, h, w); zeros beyond C."""
+    flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).double()
+    mean = flat.mean(0)
+    cov = (flat - mean).T @ (flat - mean) / len(flat)
+    values, vectors = torch.linalg.eigh(cov)
+    basis = vectors.flip(1)[:, :channels]
+    # The signs of eigenvectors are arbitrary; a fixed choice gives the same result everywhere.
+    basis = basis * torch.sign(basis.sum(0)).where(basis.sum(0) != 0, torch.ones(()).double())
+    if basis.shape[1] < channels:
+        basis = F.pad(basis, (0, channels - basis.shape[1]))
+    scale = float(values.clamp_min(0).sum().div(channels).sqrt().clamp_min(1e-8))
+    return PrincipalComponents(mean.float(), basis.float(), scale)
+
+
+def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """LPIPS's normalised and weighted features (five stages), and the plain ones (three)."""
+    plain = teacher.features(x)
+    weighted = []
+    for f, lin in zip(plain, teacher.model.lins, strict=True):
+        unit = f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
+        weight = lin.model[-1].weight.clamp_min(0).sqrt()
+        weighted.append(unit * weight)
+    return weighted, plain[: len(STAGES)]
+
+
+@dataclass(frozen=True)
+class DistillationTargets:
+    """Image pairs and the teacher's answers.
+
+    pairs: (N, 2, 3, H, W) uint8. maps: projected features, float16, (N, 2, K, h, w) for each map of
+    the student. distances: (N,), LPIPS of the pairs. projections: one for each map.
+    """
+
+    pairs: Tensor
+    maps: list[Tensor]
+    distances: Tensor
+    projections: list[PrincipalComponents]
+
+
+@torch.no_grad()
+def compute_targets(
+    teacher: PerceptualNet, pairs: Tensor, projections: list[PrincipalComponents] | None = None
+) -> DistillationTargets:
+    """Run the teacher over all pairs.
+
+    projections: those of the training targets, for validation pairs; None fits them here.
+    """
+    widths = [*DISTANCE, *STAGES]
+    if projections is None:
+        some = pairs[:: max(1, len(pairs) // 48)].flatten(0, 1)[:96]
+        weighted, plain = teacher_features(teacher, from_uint8(some))
+        projections = [
+            fit_principal_components(f, k) for f, k in zip([*weighted, *plain], widths, strict=True)
+        ]
+    targets: list[list[Tensor]] = [[] for _ in widths]
+    distances = []
+    for chunk in pairs.split(8):
+        x = from_uint8(chunk.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
+        weighted, plain = teacher_features(teacher, x)
+        for kept, f, project in zip(targets, [*weighted, *plain], projections, strict=True):
+            kept.append(project(f).half().unflatten(0, (-1, 2)).contiguous())
+        gaps = [(f[::2] - f[1::2]).pow(2).sum(1).mean(dim=(1, 2)) for f in weighted]
+        distances.append(torch.stack(gaps).sum(0))
+    return DistillationTargets(
+        pairs, [torch.cat(t) for t in targets], torch.cat(distances), projections
+    )
