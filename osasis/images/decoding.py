@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -93,22 +94,10 @@ def load_image(
     shown = _printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), shown, max_pixels, min_side, target)[0]
-    try:
-        path = Path(source)
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise ImageError(shown, "is a folder, not an image file")
-        if not stat.S_ISREG(kind):  # opening a pipe would block
-            raise ImageError(shown, "is not a regular file")
-        with path.open("rb") as stream:
+    with _file_errors(shown):
+        _require_regular_file(Path(source), shown)
+        with Path(source).open("rb") as stream:
             return _decode(stream, shown, max_pixels, min_side, target)[0]
-    except FileNotFoundError:
-        reason = "no such file"
-    except OSError as error:
-        reason = _system_reason(error)
-    except ValueError:  # a null byte, or text that no file name can hold
-        reason = "is not a valid file name"
-    raise ImageError(shown, reason)
 
 
 def load_sized(
@@ -129,23 +118,34 @@ def load_sized(
 def read_image_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Read an image file. Raises ImageError for a missing, irregular or too large file."""
     shown = _printable(os.fspath(path))
-    try:
-        found = Path(path).stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise ImageError(shown, "is a folder, not an image file")
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
-            raise ImageError(shown, "is not a regular file")
-        if found.st_size > max_bytes:
-            reason = f"{found.st_size:,} bytes; at most {max_bytes:,} are allowed"
-            raise ImageError(shown, reason)
+    with _file_errors(shown):
+        size = _require_regular_file(Path(path), shown).st_size
+        if size > max_bytes:
+            raise ImageError(shown, f"{size:,} bytes; at most {max_bytes:,} are allowed")
         return Path(path).read_bytes()
+
+
+def _require_regular_file(path: Path, shown: str) -> os.stat_result:
+    """The status of a regular file. Raises ImageError for a folder, pipe or device."""
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(shown, "is a folder, not an image file")
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
+        raise ImageError(shown, "is not a regular file")
+    return found
+
+
+@contextlib.contextmanager
+def _file_errors(shown: str) -> Iterator[None]:
+    """Raise the system's errors about the file ``shown`` as ImageError."""
+    try:
+        yield
     except FileNotFoundError:
-        reason = "no such file"
+        raise ImageError(shown, "no such file") from None
     except OSError as error:
-        reason = _system_reason(error)
+        raise ImageError(shown, _system_reason(error)) from None
     except ValueError:  # a null byte, or text that no file name can hold
-        reason = "is not a valid file name"
-    raise ImageError(shown, reason)
+        raise ImageError(shown, "is not a valid file name") from None
 
 
 def _decode(

@@ -6,9 +6,11 @@ steps, a resumed run equals an uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,3 +172,17 @@ def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
         k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
         for k, v in state.items()
     }
+
+
+def run_tool(train: Callable[[], dict[str, Any]]) -> int:
+    """Run a training from a command line and print its report as JSON.
+
+    Exit codes: 0 done, 1 the time was too short, 2 invalid input.
+    """
+    try:
+        report = train()
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1 if isinstance(e, BudgetTooShortError) else 2
+    print(json.dumps(report, indent=2))
+    return 0

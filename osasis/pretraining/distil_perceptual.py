@@ -11,8 +11,6 @@ the distances of the pairs. On a CPU one pass of the teacher costs several passe
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,12 @@ import torch
 from torch import Tensor
 
 from osasis.arithmetic import Arithmetic
-from osasis.errors import UserError
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.tensors import from_uint8
 from osasis.networks.small_features import DISTANCE, SmallFeatures, unit_length
 from osasis.pretraining.budgeted_training import (
-    BudgetTooShortError,
     TrainingBudget,
+    run_tool,
     to_float16,
     train_within_budget,
 )
@@ -217,25 +214,17 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--pairs", type=int, default=1200, help="number of image pairs")
     p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
     args = p.parse_args(argv)
-    try:
-        budget = TrainingBudget(args.minutes, args.steps)
-        report = distil(
+    return run_tool(
+        lambda: distil(
             args.images,
             args.teacher,
             args.out,
-            budget,
+            TrainingBudget(args.minutes, args.steps),
             seed=args.seed,
             pairs=args.pairs,
             validation=args.validation,
         )
-    except BudgetTooShortError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print(json.dumps(report, indent=2))
-    return 0
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -28,8 +27,8 @@ from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.images.tensors import from_uint8
 from osasis.pretraining.budgeted_training import (
-    BudgetTooShortError,
     TrainingBudget,
+    run_tool,
     to_float16,
     train_within_budget,
 )
@@ -281,17 +280,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
     options = vars(p.parse_args(argv))
-    try:
-        budget = TrainingBudget(options.pop("minutes"), options.pop("steps"))
-        report = train_guide(budget=budget, **options)
-    except BudgetTooShortError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print(json.dumps(report, indent=2))
-    return 0
+    minutes, steps = options.pop("minutes"), options.pop("steps")
+    return run_tool(lambda: train_guide(budget=TrainingBudget(minutes, steps), **options))
 
 
 if __name__ == "__main__":
