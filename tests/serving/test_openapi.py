@@ -68,7 +68,7 @@ def encoding(server: Server) -> str:
 def test_mixes_by_the_schema_are_done_or_refused(server: Server, encoding: str) -> None:
     """Mixes that the schema allows, of styles that are there and a photo that is known."""
     document = server.get("/openapi.json").json()
-    mixes = document["components"]["schemas"]["MixBody"]["properties"]
+    mixes = document["components"]["schemas"]["Mix"]["properties"]
     strategies = hypothesis.strategies
     number = strategies.floats(allow_nan=False, allow_infinity=False)
     names = sorted(mixes)
