@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -234,8 +233,6 @@ def connect() -> None:
     """Start or join Ray, without its progress bars and notices on the terminal."""
     # One order becomes several batches, so a corpus may have fewer orders than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from factory.core.ray_cluster import start_ray
 
     start_ray(keep_idle=True)

@@ -134,12 +134,13 @@ class EngineDeployment:
     def __init__(self, settings: dict[str, Any], keeper: Any) -> None:
         import torch
 
+        from factory.core.local_ray import usable_cpus
         from osasis.bundles.base import load_base
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.parse(settings)
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.replicas))
+        torch.set_num_threads(config.threads or max(1, usable_cpus() // config.replicas))
         home = Home.find(config.home)
         base = load_base(home.base_folder(config.base), device)
         self.engine = Engine(

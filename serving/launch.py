@@ -60,10 +60,9 @@ def run(
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "0")
     # Ray gives way to all other programs of the machine; somebody waits for an answer here.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
     from ray import serve
 
-    from factory.core.ray_cluster import connect
+    from factory.core.ray_cluster import connect, stop_ray
     from serving.app import build
 
     stop = threading.Event()
@@ -71,7 +70,6 @@ def run(
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        # After Ray's start, which sets handlers of its own that end the process at once.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         serve.start(http_options={"host": host, "port": port})
@@ -83,7 +81,7 @@ def run(
         _drain(config.drain)
     finally:
         serve.shutdown()
-        ray.shutdown()
+        stop_ray()
 
 
 def _drain(seconds: float) -> None:

@@ -22,8 +22,8 @@ def run() -> NoReturn:
     code = main()
     # A second Ctrl-C while Ray shuts down ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if (ray := sys.modules.get("ray")) is not None:
-        ray.shutdown()
+    if (cluster := sys.modules.get("factory.core.ray_cluster")) is not None:
+        cluster.stop_ray()
     sys.exit(code)
 
 

@@ -1,15 +1,26 @@
-"""Ray: connect to the cluster that RAY_ADDRESS names, or start a local one. Imports no torch."""
+"""Ray: connect to the cluster that RAY_ADDRESS names, or start a local one. Imports no torch.
+
+The caller's process stays as it was: no signal handler and no environment variable is changed, and
+Ray outlives the thread that called. ``stop_ray`` disconnects, ends what a local Ray has left
+running, and deletes its files; it also runs when the process exits.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
-import signal
+import re
+import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 
+from factory.core.local_ray import LocalRay, usable_cpus
 from osasis.errors import UserError
 
 # Ray Train's health check notices a slot's end or death after this long; its default is 2 s.
@@ -31,87 +42,193 @@ LOCAL_RAY = {
 # batch of outputs, and starting a process takes 3 s of a core. Training runs few tasks and leaves
 # the default, which frees memory.
 KEEP_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+# Ray's native code prints its warnings to standard error; failures reach Python as exceptions.
+DRIVER_ENV = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # How often a local Ray is started before ``connect`` gives up; a busy machine can be too slow.
 STARTS = 3
+# Seconds for a cluster's port to accept a connection, and then for Ray to answer.
+PORT_SECONDS, CLUSTER_SECONDS = 10.0, 20.0
+CLUSTER_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):\d{1,5}")
 
-# Address of the local Ray that this process has started.
-_own: str | None = None
+_connection: _Connection | None = None
+_local: LocalRay | None = None
+
+
+class _Connection(threading.Thread):
+    """Runs ``ray.init`` and lives until Ray is shut down.
+
+    Linux ends a local Ray's processes together with the thread that started them, so this must not
+    be a thread of the caller.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(name="ray-connection", daemon=True)
+        self.options = options
+        self.error: BaseException | None = None
+        self.answered, self.released = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **self.options)
+        except BaseException as e:
+            self.error = e
+            return
+        finally:
+            self.answered.set()
+        self.released.wait()
 
 
 def start_ray(slots: int | None = None, *, keep_idle: bool = False) -> None:
     """Connect to Ray for training or a corpus; does nothing where this process is connected.
 
     slots: CPUs that a local Ray must offer at least. keep_idle: a local Ray keeps its idle worker
-    processes for later tasks. Raises UserError where a local Ray does not start.
+    processes for later tasks. Raises UserError where no Ray answers.
     """
     if ray.is_initialized():
         return
-    cluster = os.environ.get("RAY_ADDRESS")
-    train_env = TRAIN_ENV if cluster else TRAIN_ENV | LOCAL_ENV
-    local_ray = {} if cluster else LOCAL_RAY | (KEEP_IDLE if keep_idle else {})
-    for name, value in {"RAY_TRAIN_V2_ENABLED": "1", **train_env, **local_ray}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A local Ray's processes inherit the environment. A runtime_env would keep Ray from using the
     # worker processes that it starts in advance.
-    connect(slots, **({"runtime_env": {"env_vars": train_env}} if cluster else {}))
-    _stop_like_ctrl_c()
+    if cluster_address():
+        connect(slots, runtime_env={"env_vars": TRAIN_ENV})
+    else:
+        settings = TRAIN_ENV | LOCAL_ENV | LOCAL_RAY | (KEEP_IDLE if keep_idle else {})
+        connect(slots, environment=settings)
 
 
-def connect(cpus: int | None = None, **options: Any) -> None:
+def cluster_address() -> str | None:
+    """The address in RAY_ADDRESS; None where a local Ray is wanted."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def connect(
+    cpus: int | None = None, *, environment: dict[str, str] | None = None, **options: Any
+) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start a local Ray of at least ``cpus``.
 
-    options: further arguments of ``ray.init``. Raises UserError where a local Ray does not start
-    in ``STARTS`` attempts.
+    environment: variables of a local Ray's processes, where the caller's environment does not set
+    them. options: further arguments of ``ray.init``. Raises UserError where no Ray answers.
     """
-    global _own
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        options |= {"object_store_memory": 200_000_000, "include_dashboard": False}
-        options["num_cpus"] = max(cpus or 1, os.cpu_count() or 1)
-        # Ray Train starts several processes for a slot; with Ray's default, one per CPU at a time,
-        # Ray prints a warning on two cores.
-        starts = str(2 * options["num_cpus"])
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", starts)
+    address = cluster_address()
+    with _environment_kept():
+        for name, value in DRIVER_ENV.items():
+            os.environ.setdefault(name, value)
+        for name, value in (environment or {}).items():
+            os.environ.setdefault(name, value)
+        if address:
+            _connect_cluster(address, options)
+        else:
+            _start_local(cpus, options)
+
+
+def stop_ray() -> None:
+    """Disconnect from Ray; a local Ray ends, and with it its processes and files."""
+    global _connection, _local
+    connection, local = _connection, _local
+    _connection = _local = None
+    processes = local.processes() if local is not None else []
+    # While ``ray.init`` still waits in its thread, Ray cannot be shut down; a local Ray's
+    # processes are ended below, and a cluster was not reached.
+    if connection is None or connection.answered.is_set():
+        ray.shutdown()
+    if connection is not None:
+        connection.released.set()
+    if local is not None:
+        local.clean(processes)
+
+
+atexit.register(stop_ray)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Restore the environment variables that change inside, which ``ray.init`` also sets."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
+    global _connection, _local
+    count = max(cpus or 1, usable_cpus())
+    # Ray Train starts several processes for a slot; with Ray's default, one per CPU at a time,
+    # Ray prints a warning on two cores.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * count))
+    options = {"object_store_memory": 200_000_000, "include_dashboard": False, **options}
     for attempt in range(1, STARTS + 1):
-        try:
-            ray.init(
-                # "local": without it, Ray connects to the address that an earlier cluster of this
-                # machine has left in a file.
-                address=address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **options,
-            )
-            if not address:
-                _own = ray.get_runtime_context().gcs_address
+        _local = LocalRay.prepare()
+        os.environ.update(_local.environment())
+        # "local": without it, Ray connects to the address that an earlier cluster of this
+        # machine has left in a file.
+        _connection = _Connection({"address": "local", "num_cpus": count, **options})
+        _connection.start()
+        _connection.answered.wait()
+        error = _connection.error
+        if error is None:
             return
-        except Exception as e:
-            ray.shutdown()
-            # Ray waits half a minute for its processes and then raises an untyped error.
-            if address or "timed out" not in str(e):
-                raise
-            if attempt == STARTS:
-                said = " ".join(str(e).split())[:200]
-                raise UserError(
-                    f"Ray did not start in {STARTS} attempts ({said}); end other programs that "
-                    "use this machine's cores, or set RAY_ADDRESS to a running cluster"
-                ) from e
+        stop_ray()
+        # Ray waits half a minute for its processes and then raises an untyped error.
+        if "timed out" not in str(error) or attempt == STARTS:
+            raise UserError(
+                f"Ray did not start on this machine ({_first_line(error)}); end other programs "
+                "that use its cores, or set RAY_ADDRESS to a running cluster"
+            ) from error
 
 
-def is_own() -> bool:
-    """Whether ``connect`` has started the connected Ray, which then ends with this process."""
-    return ray.is_initialized() and ray.get_runtime_context().gcs_address == _own
+def _connect_cluster(address: str, options: dict[str, Any]) -> None:
+    global _connection
+    _check_address(address)
+    _connection = _Connection({"address": address, **options})
+    _connection.start()
+    if not _connection.answered.wait(CLUSTER_SECONDS):
+        raise UserError(
+            f"RAY_ADDRESS is {address}: no Ray answers there within {CLUSTER_SECONDS:g} s; "
+            "give the address of a Ray head, such as head:6379, or unset RAY_ADDRESS"
+        )
+    if (error := _connection.error) is not None:
+        stop_ray()
+        raise UserError(f"RAY_ADDRESS is {address}: {_cluster_problem(error)}") from error
 
 
-def _stop_like_ctrl_c() -> None:
-    """Make SIGTERM, which systemd and Kubernetes send, end a run as Ctrl-C does.
+def _check_address(address: str) -> None:
+    """Raise UserError where an address has no form that Ray reads, or nothing listens there."""
+    if address == "auto":
+        return
+    location = address.removeprefix("ray://")
+    if not CLUSTER_ADDRESS.fullmatch(location):
+        raise UserError(
+            f"RAY_ADDRESS is {address}; write HOST:PORT, ray://HOST:PORT or auto, or unset it to "
+            "start Ray on this machine"
+        )
+    try:
+        parts = urlsplit(f"//{location}")
+        socket.create_connection((parts.hostname, parts.port), timeout=PORT_SECONDS).close()
+    except (OSError, ValueError) as e:
+        why = (getattr(e, "strerror", None) or str(e)).lower()
+        raise UserError(
+            f"RAY_ADDRESS is {address}: no Ray answers there ({why}); start it, or unset "
+            "RAY_ADDRESS"
+        ) from None
 
-    Ray's own handler, which ``ray.init`` installs, prints a stack trace and aborts the process.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+
+def _cluster_problem(error: BaseException) -> str:
+    """What keeps a cluster from being used, and what to do."""
+    text = str(error)
+    if "AuthToken" in text or type(error).__name__ == "AuthenticationError":
+        return (
+            "the cluster refuses this machine's token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH "
+            "to a file with the cluster's token"
+        )
+    if "ersion mismatch" in text:
+        return f"the cluster has another version of Ray or Python (this program's Ray: {ray.__version__})"
+    if isinstance(error, ConnectionError):
+        return "no Ray answers there; start it, or unset RAY_ADDRESS"
+    return f"the connection failed ({_first_line(error)}); check the address, or unset RAY_ADDRESS"
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from factory.core.home import Home
+from factory.registry.reaching import opening
 from factory.registry.resolving import Resolver
 from factory.registry.versions import StyleVersion, quiet, version_of
 
@@ -44,7 +45,7 @@ class RegistryReader(Resolver):
         self.home = home
         # Two processes that migrate a new sqlite database at the same time break it.
         lock = home.locked("registry") if self.local else contextlib.nullcontext()
-        with lock, quiet():
+        with lock, quiet(), opening(home):
             # mlflow.set_tracking_uri would set the registry of the whole process, so that a second
             # home in the same process would use the first one's.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)

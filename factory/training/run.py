@@ -20,6 +20,7 @@ from factory.core.bases import example_photos
 from factory.core.claims import Claims
 from factory.core.failures import KINDS
 from factory.core.home import Home
+from factory.core.uris import public
 from factory.registry import Listing, Registry, list_versions, load_mlflow
 from factory.registry.gate import Condition, parse_gate
 from factory.reports.progress import Display, make_display
@@ -198,7 +199,9 @@ class TrainingRun:
         with ThreadPoolExecutor(1) as pool:
             opened = pool.submit(Registry, self.home)
             start_ray(self.options.slots)
-            return opened.result()
+            registry = opened.result()
+        self.report(f"styles are registered in {public(self.home.tracking_uri)}")
+        return registry
 
     def _train_all(self, waiting: list[Planned]) -> None:
         """Train what no other job trains, in rounds until every style is settled."""

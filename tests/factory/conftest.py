@@ -197,21 +197,18 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect
+    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect, stop_ray
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
     os.environ.update(TRAIN_ENV | LOCAL_RAY | KEEP_IDLE | {"OMP_NUM_THREADS": "1"})
     connect(2)
     yield
-    ray.shutdown()
+    stop_ray()
 
 
 def ray_processes(title: str, driver: int | None = None) -> list[int]:
     """Ids of the Ray processes below a driver (this process) whose title holds this text."""
-    import ray
-
-    assert ray.__version__  # its import puts psutil in reach
     import psutil
 
     below = psutil.Process(driver).children(recursive=True)
