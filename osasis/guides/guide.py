@@ -24,7 +24,7 @@ from osasis.guides.tokenizer import WordTokenizer
 
 
 class Guide(Protocol):
-    """The interface that training uses."""
+    """Interface of guides."""
 
     has_text: bool
 
@@ -53,7 +53,7 @@ class OpenClipGuide(nn.Module):
         self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.size = size
-        # What a base stores beside the weights; see ``open_clip_guide``.
+        # Stored with the weights in a base; see ``open_clip_guide``.
         self.facts: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -133,7 +133,7 @@ class CombinedGuide(nn.Module):
             raise UserError("a combined guide can have only one part with a text encoder")
         self.guides = [guide for guide, _ in parts]
         # Registered as submodules, so that ``to(device)`` moves them.
-        self.modules_ = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
+        self.submodules = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
         self.weights = [w for _, w in parts]
         self.has_text = any(guide.has_text for guide in self.guides)
 
@@ -205,7 +205,7 @@ def open_clip_guide(
     quick_gelu = bool(known.get("quick_gelu", False))
     try:
         # open_clip warns about random weights, also where the caller loads weights next.
-        with _without_warnings():
+        with _errors_only():
             net = open_clip.create_model(
                 model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
             )
@@ -232,7 +232,7 @@ def open_clip_guide(
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
+def _errors_only() -> Iterator[None]:
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)
     try:
@@ -242,7 +242,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _facts_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The facts in the metadata of a checkpoint of ``pretraining.train_guide``, or None."""
+    """The facts in a checkpoint of ``pretraining.train_guide``; None for other checkpoints."""
     if checkpoint.suffix != ".safetensors":
         return None
     try:

@@ -62,7 +62,7 @@ class PerceptualNet(nn.Module):
         return self.from_features(self.features(a), self.features(b))
 
     def from_features(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distances (B,) from ``features``, so that those of a constant image are computed once."""
+        """Distances (B,) from ``features``; saves recomputing the features of a constant image."""
         total: Tensor | float = 0.0
         if self.net == "small":
             for fa, fb in zip(a, b, strict=True):

@@ -28,7 +28,7 @@ def tensor_to_image(tensor: Tensor) -> Image.Image:
         raise ValueError(f"an image tensor is (3, H, W), not {tuple(tensor.shape)}")
     values = tensor.detach().float().cpu()
     if values.isnan().any():
-        raise ValueError("the image tensor holds NaN")
+        raise ValueError("the image tensor contains NaN")
     pixels = values.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 

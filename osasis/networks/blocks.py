@@ -42,8 +42,8 @@ class ResBlock(nn.Module):
     """Residual block of the ADM family, conditioned on the timestep and on z.
 
     The normalised features are modulated by the timestep, ``h * (1 + scale_t) + shift_t``, and
-    then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` the block has no
-    second half, as in the semantic encoder.
+    then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` (semantic encoder)
+    the block has no second half.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 def test_learning_rates_fall_over_the_last_share(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(iterations=4, lr_unet=0.01, lr_spn=0.1, lr_decay=0.5)
-    steps = trainer.back_steps
+    steps = trainer.denoising_steps
     seen: list[float] = []
     for name in ("unet", "spn"):
         step = trainer.optimisers[name].step
@@ -134,7 +134,7 @@ def test_history_holds_the_mean_of_each_iteration(tiny_trainer: Trainers) -> Non
     trainer = tiny_trainer()
     for n in range(1, 3):
         rows = trainer.step()
-        assert len(rows) == trainer.back_steps == 2
+        assert len(rows) == trainer.denoising_steps == 2
         assert trainer.iteration == len(trainer.history) == n
         assert list(trainer.history[-1]) == list(LOSS_NAMES)
         for name in LOSS_NAMES:
@@ -293,8 +293,8 @@ def test_settings_round_trip() -> None:
 
 
 def test_a_t0_between_steps_is_refused_where_steps_trail() -> None:
-    """There the walk back would start above or below where inversion ended."""
-    with pytest.raises(UserError, match=r"t0 is 0\.33, which is no whole number of steps of"):
+    """Denoising would start at a timestep other than the one where inversion ended."""
+    with pytest.raises(UserError, match=r"t0 is 0\.33, which is not a whole number of steps"):
         make_settings("fast", t0=0.33)
     assert make_settings("reference", t0=0.33).t0 == 0.33
     assert make_settings("default", t0=0.6).t0 == 0.6
