@@ -51,11 +51,14 @@ class Contents:
     x_t0: Tensor
     guide: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in PARTS}
+
     def take(self, index: Tensor | slice) -> Contents:
-        return Contents(**{name: getattr(self, name)[index] for name in PARTS})
+        return Contents(**{name: t[index] for name, t in self.tensors().items()})
 
     def to(self, device: torch.device) -> Contents:
-        return Contents(**{name: getattr(self, name).to(device) for name in PARTS})
+        return Contents(**{name: t.to(device) for name, t in self.tensors().items()})
 
     def __len__(self) -> int:
         return len(self.photo)
@@ -190,24 +193,16 @@ class ContentBank:
         # A bank smaller than the batch repeats its contents.
         return self.take(order.repeat(-(-count // len(order)))[:count])
 
-    def save(self, path: Path) -> None:
-        """Write the bank as one file."""
-        save_contents(path, self.contents)
-
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> ContentBank:
         """Read a bank from one file, or from the shards in a folder, sorted by name."""
         files = sorted(path.glob("shard-*.safetensors")) if path.is_dir() else [path]
-        shards = []
-        for file in files:
-            t = load_file(file)
-            shards.append(Contents(**{name: t[name] for name in PARTS}))
-        return cls(*shards, device=device)
+        return cls(*(Contents(**load_file(file)) for file in files), device=device)
 
 
 def save_contents(path: Path, c: Contents) -> None:
     """Write contents as one safetensors file, atomically."""
-    save_tensors(path, {name: getattr(c, name) for name in PARTS})
+    save_tensors(path, c.tensors())
 
 
 def ship_bank(bank: Path, base: Path) -> Path:
@@ -219,8 +214,8 @@ def ship_bank(bank: Path, base: Path) -> Path:
     if not (bank / BANK_JSON).is_file() or not any(bank.glob("shard-*.safetensors")):
         raise UserError(f"{bank}: not a content bank (bank.json or the shards are missing)")
     folder = base / SHIPPED_BANKS / bank.name
-    contents = ContentBank.load(bank).contents
-    half = {name: getattr(contents, name).half() for name in PARTS}
+    contents = ContentBank.load(bank).contents.tensors()
+    half = {name: t.half() for name, t in contents.items()}
     save_tensors(folder / "shard-00000.safetensors", half)
     info = json.loads((bank / BANK_JSON).read_text())
     # Build times are those of another machine.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,22 +36,11 @@ def _weighted_mean(x: Tensor, weights: Tensor | None) -> Tensor:
     return x.mean() if weights is None else (x * weights).sum(dim=-1).mean()
 
 
-@dataclass(frozen=True)
-class StyleTarget:
-    """Constants of the losses during the training of one style.
-
-    image: (1, 3, H, W), the style image. guide_b, guide_a: (1, G, D), embeddings of the style
-    image and of its photo counterpart. features: the perceptual net's features of the style image.
-    """
-
-    image: Tensor
-    guide_b: Tensor
-    guide_a: Tensor
-    features: list[Tensor]
-
-
 class StyleLoss:
-    """Weighted sum of the losses of one style."""
+    """Weighted sum of the losses of one style.
+
+    guide_b, guide_a: (1, G, D), embeddings of the style image and of its photo counterpart.
+    """
 
     def __init__(
         self,
@@ -63,15 +50,13 @@ class StyleLoss:
         style_image: Tensor,
         counterpart: Tensor,
     ) -> None:
+        """style_image, counterpart: (1, 3, H, W) in [-1, 1]."""
         self.guide, self.perceptual, self.settings = guide, perceptual, settings
+        self.style_image = style_image
         with torch.no_grad():
-            self.target = StyleTarget(
-                image=style_image,
-                guide_b=self.embed(style_image),
-                guide_a=self.embed(counterpart),
-                features=perceptual.features(style_image),
-            )
-        self.group_weights = group_weights(guide, self.target.guide_b)
+            self.guide_b, self.guide_a = self.embed(style_image), self.embed(counterpart)
+            self.style_features = perceptual.features(style_image)
+        self.group_weights = group_weights(guide, self.guide_b)
 
     def embed(self, images: Tensor) -> Tensor:
         """Guide embeddings, prepared by the settings. (B, 3, H, W) -> (B, G, D)."""
@@ -90,27 +75,28 @@ class StyleLoss:
         content_x0, photo: (B, 3, H, W), predicted stylization and its photo.
         style_x0: (1, 3, H, W), predicted style image. photo_guide: (B, G, D).
         """
-        s, target, weights = self.settings, self.target, self.group_weights
+        s, weights = self.settings, self.group_weights
+        guide_a, guide_b = self.guide_a, self.guide_b
         both = self.embed(torch.cat([content_x0, style_x0]))
         content, style = both[: len(content_x0)], both[len(content_x0) :]
         parts = {
             # Eq. 5: photo -> stylization has the direction of counterpart -> style image.
             "cross_dom": s.cross_domain
-            * directional_loss(content - photo_guide, target.guide_b - target.guide_a, weights),
+            * directional_loss(content - photo_guide, guide_b - guide_a, weights),
             # Eq. 6: differences within the photo domain equal those within the style domain.
             "in_dom": s.in_domain
-            * directional_loss(photo_guide - target.guide_a, content - target.guide_b, weights),
+            * directional_loss(photo_guide - guide_a, content - guide_b, weights),
             # The published code takes 1 - cos here, the paper L1.
-            "recon_clip": s.recon_guide * directional_loss(style, target.guide_b, weights),
-            "recon_l1": s.recon_l1 * F.l1_loss(style_x0, target.image),
+            "recon_clip": s.recon_guide * directional_loss(style, guide_b, weights),
+            "recon_l1": s.recon_l1 * F.l1_loss(style_x0, self.style_image),
             "recon_lpips": s.recon_lpips
             * self.perceptual.from_features(
-                self.perceptual.features(style_x0), target.features
+                self.perceptual.features(style_x0), self.style_features
             ).mean(),
         }
         if s.style_match > 0:
             parts["style_match"] = s.style_match * relative_distance(
-                content, target.guide_b, target.guide_a, weights
+                content, guide_b, guide_a, weights
             )
         if s.structure > 0:
             parts["structure"] = s.structure * edge_loss(content_x0, photo)

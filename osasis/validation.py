@@ -7,7 +7,7 @@ defaults in its field types are the source of error messages, JSON Schemas and r
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -110,26 +110,17 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
             message = f"unknown field {name!r}{where}{did_you_mean(name, known)}"
             found.append(Problem(field, e["input"], message))
         elif kind == "missing":
-            found.append(Problem(field, None, f"{field} is missing", allowed_at(model, loc)))
+            allowed_values = allowed(_resolve(model, loc))
+            found.append(Problem(field, None, f"{field} is missing", allowed_values))
         else:
-            found.append(_value_problem(model, loc, field, e))
+            message, allowed_values = f"{field or 'the input'} is {_shortened(e['input'])}", ""
+            if kind == "value_error":  # raised by a validator
+                message += f": {e['ctx']['error']}"
+            else:
+                allowed_values = allowed(_resolve(model, loc))
+            found.append(Problem(field, e["input"], message, allowed_values))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
-
-
-def _value_problem(
-    model: type[BaseModel], loc: tuple[int | str, ...], field: str, error: Mapping[str, Any]
-) -> Problem:
-    value = error["input"]
-    message = f"{field or 'the input'} is {_shortened(value)}"
-    if error["type"] == "value_error":  # raised by a validator
-        return Problem(field, value, f"{message}: {error['ctx']['error']}")
-    return Problem(field, value, message, allowed_at(model, loc))
-
-
-def allowed_at(model: type[BaseModel], loc: Iterable[int | str]) -> str:
-    """Allowed values of the field at a location, as a noun phrase."""
-    return allowed(_resolve(model, loc))
 
 
 def allowed(kind: Any) -> str:

@@ -209,7 +209,7 @@ def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
     if mode[0] in "IF":
         image = _to_grey8(image, raw)
     elif "transparency" in image.info and mode in ("L", "RGB"):
-        # The file states the transparent colour at its own depth, Pillow the pixels at 8 bits.
+        # The transparent colour has the sample depth of the file, the pixels have 8 bits.
         key = image.info["transparency"]
         if raw == "RGB;16B":
             key = tuple(value >> 8 for value in key)

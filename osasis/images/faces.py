@@ -18,7 +18,7 @@ from PIL import Image
 
 from osasis.errors import UserError
 from osasis.images.geometry import SquarePlacement
-from osasis.images.tensors import image_to_tensor
+from osasis.images.tensors import image_to_tensor, tensor_to_image
 
 # Positions of the eyes in an aligned portrait, as shares of the side from the top left, and centre
 # and side of the detector's box, used where the eyes are not detected. Medians over portraits.
@@ -148,8 +148,7 @@ def cut_square(image: Image.Image, place: SquarePlacement, size: int) -> Image.I
     found = F.grid_sample(
         pixels, grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )
-    small = F.avg_pool2d(found, 2)[0].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+    return tensor_to_image(F.avg_pool2d(found, 2)[0])
 
 
 def require_detector() -> None:

@@ -29,8 +29,7 @@ def tensor_to_image(tensor: Tensor) -> Image.Image:
     values = tensor.detach().float().cpu()
     if values.isnan().any():
         raise ValueError("the image tensor contains NaN")
-    pixels = values.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(to_uint8(values).permute(1, 2, 0).contiguous().numpy())
 
 
 def to_uint8(images: Tensor) -> Tensor:

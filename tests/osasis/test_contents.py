@@ -92,7 +92,7 @@ def test_every_content_is_drawn_eventually(numbered: ContentBank) -> None:
 
 def test_a_bank_round_trips(tiny_contents: Contents, tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
-    ContentBank(tiny_contents).save(path)
+    save_contents(path, tiny_contents)
     again = ContentBank.load(path)
     assert equal(again.contents, tiny_contents)
     drawn = ContentBank(tiny_contents).draw(3, generator(2))

@@ -24,6 +24,7 @@ from osasis.contents import (
     bank_photos,
     build_bank,
     encode_contents,
+    save_contents,
     ship_bank,
 )
 from osasis.settings import TrainSettings, make_settings
@@ -137,7 +138,7 @@ def test_a_bank_that_came_with_the_base_is_taken(
     path = bank_path(tmp_path / "banks", base, settings)
     assert path is not None
     built = tmp_path / "built" / path.name
-    build_bank(base, settings).save(built / "shard-00000.safetensors")
+    save_contents(built / "shard-00000.safetensors", build_bank(base, settings).contents)
     (built / BANK_JSON).write_text('{"contents": 4, "seconds": 1.0}')
     own = tmp_path / "base"
     shutil.copytree(shop.base, own)
