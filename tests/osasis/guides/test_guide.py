@@ -15,6 +15,7 @@ from osasis.errors import UserError
 from osasis.guides.guide import (
     CombinedGuide,
     OpenClipGuide,
+    OpenClipMetadata,
     StatisticsGuide,
     group_weights,
     open_clip_guide,
@@ -194,17 +195,21 @@ def test_a_broken_checkpoint_is_refused(clip_config: Callable[..., Path], tmp_pa
         open_clip_guide("tests-tiny-clip", str(path), config)
 
 
-def test_facts_beside_the_weights_are_stored(clip_config: Callable[..., Path]) -> None:
+def test_metadata_beside_the_weights_is_stored(clip_config: Callable[..., Path]) -> None:
     """OpenAI's weights need another activation, which their keys do not show."""
-    facts = {"quick_gelu": True, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    metadata: OpenClipMetadata = {
+        "quick_gelu": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
     config = clip_config("tests-tiny-clip")
-    guide = open_clip_guide("tests-tiny-clip", None, config, facts)
-    assert guide.facts == facts
+    guide = open_clip_guide("tests-tiny-clip", None, config, metadata)
+    assert guide.metadata == metadata
     names = {type(m).__name__ for m in guide.model.modules()}
     assert "QuickGELU" in names and "GELU" not in names
     assert guide.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     plain = open_clip_guide("tests-tiny-clip", None, config)
-    assert not plain.facts["quick_gelu"]
+    assert not plain.metadata["quick_gelu"]
 
 
 @pytest.fixture
