@@ -1,7 +1,7 @@
 """Arithmetic of the forward passes: float32, or bfloat16 by autocast.
 
-A setting asks for a precision, a device computes in an arithmetic. Only precision ``auto`` depends
-on the device, so whatever is stored names the arithmetic that it was computed in.
+``Precision`` is a setting, ``Arithmetic`` the result of resolving it for a device. Only ``auto``
+depends on the device, so stored results record their arithmetic.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import torch
 
 from osasis.errors import UserError
 
-# What a setting asks for.
 Precision = Literal["auto", "float32", "bfloat16"]
-# What is computed.
 Arithmetic = Literal["float32", "bfloat16"]
 
 ENVIRONMENT = "STYLE_FACTORY_ARITHMETIC"
@@ -25,11 +23,11 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
 def resolve(precision: Precision, device: torch.device) -> Arithmetic:
-    """The arithmetic that a precision means on a device.
+    """The arithmetic of a precision on a device.
 
-    ``float32`` and ``bfloat16`` mean themselves; a CPU without bfloat16 instructions emulates
-    bfloat16, which takes many times as long. ``auto`` is what STYLE_FACTORY_ARITHMETIC says, else
-    bfloat16 where the device has instructions for it, else float32.
+    ``float32`` and ``bfloat16`` are taken as they are; a CPU without bfloat16 instructions emulates
+    bfloat16, which takes many times as long. ``auto`` is the value of STYLE_FACTORY_ARITHMETIC if
+    set, else bfloat16 where the device has instructions for it, else float32.
     Raises UserError where STYLE_FACTORY_ARITHMETIC has another value.
     """
     if precision != "auto":
@@ -53,7 +51,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def autocast(
     device: torch.device, arithmetic: Arithmetic
 ) -> contextlib.AbstractContextManager[object]:
-    """The context in which forward passes compute in an arithmetic."""
+    """Context manager in which forward passes compute in the given arithmetic."""
     if arithmetic == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

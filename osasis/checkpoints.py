@@ -18,14 +18,14 @@ INFO = "info"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write a checkpoint. A reader sees the old file or the whole new one."""
+    """Write a checkpoint atomically."""
     save_tensors(path, tensors, {INFO: json.dumps(info)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint: its tensors on the CPU, and its JSON object.
+    """Read a checkpoint: tensors on the CPU and the JSON object.
 
-    Raises FileNotFoundError where there is no file, UserError where the file is no checkpoint.
+    Raises FileNotFoundError where the file is missing, UserError where it is not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as f:

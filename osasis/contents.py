@@ -1,4 +1,4 @@
-"""Contents: the photos that a style trains on, with all that frozen networks say about them."""
+"""Contents: the photos that styles train on, with their encodings by the frozen networks."""
 
 from __future__ import annotations
 
@@ -27,39 +27,45 @@ from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_json
 
-# The last photos of a base are kept out of training: styles are shown and measured on them.
+# The last photos of a base are held out of training, for a style's previews and metrics.
 HELD_OUT = 6
-# Contents that a bank computes in one forward pass.
+# Contents of a bank per forward pass.
 CHUNK = 8
 PARTS = ("photo", "z", "x_t0", "guide")
-# A bank serves styles of every precision on machines of every kind.
+# Styles of any precision, trained on any device, share one bank.
 BANK_ARITHMETIC: Arithmetic = "float32"
-# What a bank's folder says of itself, and the folder of banks that come with a base.
-BANK_JSON, BROUGHT = "bank.json", "banks"
+# The metadata file of a bank, and the folder of a base for banks that ship with it.
+BANK_JSON, SHIPPED_BANKS = "bank.json", "banks"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A batch of contents. photo, x_t0: (B, 3, H, W); z: (B, D); guide: (B, G, E), the guide's
-    embeddings of the photos, not normalised."""
+    """A batch of contents.
+
+    photo, x_t0: (B, 3, H, W). z: (B, D). guide: (B, G, E), embeddings of the photos by the guide,
+    not normalised.
+    """
 
     photo: Tensor
     z: Tensor
     x_t0: Tensor
     guide: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in PARTS}
+
     def take(self, index: Tensor | slice) -> Contents:
-        return Contents(**{name: getattr(self, name)[index] for name in PARTS})
+        return Contents(**{name: t[index] for name, t in self.tensors().items()})
 
     def to(self, device: torch.device) -> Contents:
-        return Contents(**{name: getattr(self, name).to(device) for name in PARTS})
+        return Contents(**{name: t.to(device) for name, t in self.tensors().items()})
 
     def __len__(self) -> int:
         return len(self.photo)
 
 
 class ContentSource(Protocol):
-    """Where training draws its contents from."""
+    """Source of the contents of each training iteration."""
 
     def draw(self, count: int, generator: torch.Generator) -> Contents: ...
 
@@ -85,7 +91,7 @@ def sample_photos(
     latent_noise: Tensor,
     arithmetic: Arithmetic = BANK_ARITHMETIC,
 ) -> Tensor:
-    """Photos from the base itself: latent DDIM to z, then DDIM with epsilon_A.
+    """Sample photos from the base: latent DDIM to z, then DDIM with epsilon_A.
 
     noise: (B, 3, H, W). latent_noise: (B, D). Returns (B, 3, H, W).
     """
@@ -94,13 +100,13 @@ def sample_photos(
             base.diffae.latent_net, latent_noise, latent_schedule(settings.latent_steps), clip=False
         )
         z = z.float() * base.z_std + base.z_mean
-        # The published code samples contents with the walk back's schedule.
+        # The published code samples contents with the schedule of the denoising steps.
         schedule = image_schedule(settings.decode_steps)
         return ddim_sample(base.eps_a(z), noise, schedule).float()
 
 
 class SampledContents:
-    """New contents at every draw, as published."""
+    """Samples new contents at every draw, as published."""
 
     def __init__(
         self, base: Base, settings: TrainSettings, arithmetic: Arithmetic = BANK_ARITHMETIC
@@ -118,10 +124,10 @@ class SampledContents:
 def bank_chunk(
     base: Base, settings: TrainSettings, start: int, photos: Tensor | None = None
 ) -> Contents:
-    """The ``CHUNK`` contents of a bank from number ``start``.
+    """The ``CHUNK`` contents of a bank from index ``start``.
 
-    Of photos (N, 3, H, W) uint8, the last one repeated beyond their end; else sampled with a
-    seed of their own. Deterministic: the same in a bank of any size, computed in any order.
+    photos: (N, 3, H, W) uint8, the last one repeated past the end; None samples photos with a
+    seed for each chunk. The result does not depend on the bank's size or the order of the chunks.
     """
     if photos is not None:
         index = torch.arange(start, start + CHUNK).clamp_max(len(photos) - 1)
@@ -131,7 +137,7 @@ def bank_chunk(
 
 
 def bank_photos(base: Base) -> Tensor | None:
-    """The base's photos that a bank may hold: all but those that are held out."""
+    """The base's photos without the held-out ones, uint8; None where the base has no photos."""
     if base.photos is None:
         return None
     return base.photos[: max(1, len(base.photos) - HELD_OUT)]
@@ -140,7 +146,7 @@ def bank_photos(base: Base) -> Tensor | None:
 def build_bank(
     base: Base, settings: TrainSettings, progress: Progress | None = None
 ) -> ContentBank:
-    """The content bank of a base: its own photos where it has any, else sampled ones."""
+    """Build a content bank from the base's photos, or from sampled photos where it has none."""
     photos = bank_photos(base)
     size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
     parts: list[Contents] = []
@@ -152,25 +158,25 @@ def build_bank(
 
 
 class ContentBank:
-    """Contents computed once for every style of a base; draws are without replacement.
+    """Contents computed once for every style of a base, drawn without replacement.
 
-    Kept as it was stored, in shards: what is read from files stays on disk until it is drawn
-    (memory-mapped), and workers of one machine share it. device: where draws go.
+    Shards from files are memory-mapped: a content is read from disk when it is drawn, and the
+    workers of a machine share the pages. device: of the drawn contents.
     """
 
     def __init__(self, *shards: Contents, device: torch.device | str | None = None) -> None:
         self.shards = shards
         self.device = torch.device(device) if device is not None else shards[0].photo.device
-        # Codes are small, and a counterpart looks at all of them.
+        # nearest_photos compares all codes, which are small.
         self.z = torch.cat([s.z for s in shards]).float().to(self.device)
-        self._places = [(k, i) for k, s in enumerate(shards) for i in range(len(s))]
+        self._rows = [(k, i) for k, s in enumerate(shards) for i in range(len(s))]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def take(self, index: Tensor) -> Contents:
-        """The contents of these numbers, copied to the device."""
-        rows = [self._places[i] for i in index.tolist()]
+        """The contents at these indices, copied to the device."""
+        rows = [self._rows[i] for i in index.tolist()]
 
         def gather(name: str) -> Tensor:
             return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows]).float()
@@ -179,7 +185,7 @@ class ContentBank:
 
     @property
     def contents(self) -> Contents:
-        """All of them, joined."""
+        """All contents in one batch."""
         return self.take(torch.arange(len(self)))
 
     def draw(self, count: int, generator: torch.Generator) -> Contents:
@@ -187,40 +193,32 @@ class ContentBank:
         # A bank smaller than the batch repeats its contents.
         return self.take(order.repeat(-(-count // len(order)))[:count])
 
-    def save(self, path: Path) -> None:
-        """Write all of it as one file."""
-        save_contents(path, self.contents)
-
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> ContentBank:
-        """A bank from one file, or from a folder of shards in the order of their names."""
+        """Read a bank from one file, or from the shards in a folder, sorted by name."""
         files = sorted(path.glob("shard-*.safetensors")) if path.is_dir() else [path]
-        shards = []
-        for file in files:
-            t = load_file(file)
-            shards.append(Contents(**{name: t[name] for name in PARTS}))
-        return cls(*shards, device=device)
+        return cls(*(Contents(**load_file(file)) for file in files), device=device)
 
 
 def save_contents(path: Path, c: Contents) -> None:
     """Write contents as one safetensors file, atomically."""
-    save_tensors(path, {name: getattr(c, name) for name in PARTS})
+    save_tensors(path, c.tensors())
 
 
 def ship_bank(bank: Path, base: Path) -> Path:
-    """Lay a bank (a folder of shards, with its bank.json) into a base's folder, in float16.
+    """Copy a content bank into a base's folder in float16, and return the new folder.
 
-    Nobody who trains on this base with these settings computes it again. Returns the new folder.
-    Raises UserError where the bank is none.
+    Training on the base with the bank's settings then skips the computation of the bank.
+    Raises UserError where ``bank`` lacks bank.json or shards.
     """
     if not (bank / BANK_JSON).is_file() or not any(bank.glob("shard-*.safetensors")):
-        raise UserError(f"{bank}: not a content bank (it has no {BANK_JSON} beside its shards)")
-    folder = base / BROUGHT / bank.name
-    contents = ContentBank.load(bank).contents
-    half = {name: getattr(contents, name).half() for name in PARTS}
+        raise UserError(f"{bank}: not a content bank (bank.json or the shards are missing)")
+    folder = base / SHIPPED_BANKS / bank.name
+    contents = ContentBank.load(bank).contents.tensors()
+    half = {name: t.half() for name, t in contents.items()}
     save_tensors(folder / "shard-00000.safetensors", half)
     info = json.loads((bank / BANK_JSON).read_text())
-    # What it cost is true of the machine that built it.
+    # Build times are those of another machine.
     kept = {k: v for k, v in info.items() if k not in ("seconds", "draw_seconds")}
     write_json(folder / BANK_JSON, kept)
     return folder
@@ -228,9 +226,9 @@ def ship_bank(bank: Path, base: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m osasis.contents", description="Ship a content bank with its base."
+        prog="python -m osasis.contents", description="Copy a content bank into its base."
     )
-    parser.add_argument("bank", type=Path, help="folder below a home's content-banks")
+    parser.add_argument("bank", type=Path, help="folder of the bank, in content-banks of the home")
     parser.add_argument("base", type=Path, help="folder of the base")
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""The photo counterpart: the photorealistic image that a style image came from (Eq. 9-10)."""
+"""The photo counterpart: a photorealistic image made from the style image (OSASIS, Eq. 9-10)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.errors import UserError
+from osasis.losses import lightness
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 
-# Photos whose codes and palette a counterpart borrows.
+# Number of nearest photos whose mean code and palette a counterpart takes.
 NEIGHBOURS = 8
 
-# What a counterpart may lean on: contents, in memory or in a bank.
+# Photos for a counterpart without a prior: contents in memory or in a bank.
 Photos = Contents | ContentBank
 
 
@@ -33,20 +34,21 @@ def photo_counterpart(
 ) -> Tensor:
     """The photo counterpart of a style image (1, 3, H, W) in [-1, 1]; the same shape.
 
-    With a photo prior: the image is noised and denoised by the prior, several times, and the
-    candidate with the least 10 L1 + LPIPS to the style image is kept (OSASIS, Sec. 3.2).
-    Without one: by the DiffAE itself, with z and palette moved towards ``photos``.
+    With a photo prior: the prior noises and denoises the image ``counterpart_candidates`` times;
+    the candidate with the least 10 L1 + LPIPS to the style image is kept (OSASIS, Sec. 3.2).
+    Without a prior: the DiffAE denoises, with z and palette taken from the nearest ``photos``.
+    Raises UserError where there is neither a prior nor a photo.
     """
     if base.prior is not None:
         return best_candidate(base, prior_candidates(base, style_image, settings), style_image)
-    # Compared with its recoloured form: the style image's own palette is what must go.
+    # Not compared with the style image itself, whose palette the counterpart must not have.
     candidates, recoloured = diffae_candidates(base, style_image, settings, photos)
     return best_candidate(base, candidates, recoloured)
 
 
 @torch.no_grad()
 def prior_candidates(base: Base, style_image: Tensor, settings: TrainSettings) -> Tensor:
-    """Noise to t0 (Eq. 9), then ancestral steps of the prior (Eq. 10). (N, 3, H, W)."""
+    """Candidates (N, 3, H, W): noised to t0 (Eq. 9), then denoised by the prior (Eq. 10)."""
     assert base.prior is not None
     schedule = prior_schedule(settings.counterpart_steps)
     start = steps_to(schedule, settings.counterpart_t0)
@@ -69,17 +71,18 @@ def prior_candidates(base: Base, style_image: Tensor, settings: TrainSettings) -
 def diffae_candidates(
     base: Base, style_image: Tensor, settings: TrainSettings, photos: Photos | None
 ) -> tuple[Tensor, Tensor]:
-    """Candidates without a prior: the DiffAE denoises towards nearby photos.
+    """Candidates without a prior: the DiffAE denoises the style image with z of nearby photos.
 
-    z becomes the mean of the nearest photos' codes, and the image takes their palette before it
-    is noised: what the noise leaves of a style image is its large shapes and its colours, and
-    with its own colours the direction from counterpart to style would hold no palette.
+    z is the mean code of the nearest photos, and the image gets their palette before it is noised.
+    Noise preserves large shapes and colours: with the style's own colours, the direction from
+    counterpart to style image would not contain its palette.
     Returns (N, 3, H, W) candidates and the recoloured image (1, 3, H, W).
+    Raises UserError where there are no photos.
     """
     if photos is None or len(photos) == 0:
         raise UserError(
-            f"base {base.name!r} has no photo prior: a photo counterpart needs photos to lean "
-            "on (give a folder of photos as contents), or give the counterpart itself"
+            f"base {base.name!r} has no photo prior, so a photo counterpart needs photos: give a "
+            "folder of photos as contents, or give the counterpart itself"
         )
     near = nearest_photos(base, style_image, photos)
     recoloured = photo_palette(style_image, near.photo)
@@ -103,30 +106,26 @@ def nearest_photos(base: Base, image: Tensor, photos: Photos, count: int = NEIGH
 
 
 def photo_palette(image: Tensor, photos: Tensor) -> Tensor:
-    """The image with the photos' distribution of lightness and their mean colours, place by place.
+    """The image with the photos' lightness distribution and their mean colour at each pixel.
 
-    image: (1, 3, H, W); photos: (N, 3, H, W), aligned as the base's photos are. Returns the
-    image's shape.
+    image: (1, 3, H, W). photos: (N, 3, H, W), aligned like the base's photos. Returns
+    (1, 3, H, W).
     """
-    lightness = quantile_match(_lightness(image), _lightness(photos))
+    matched = quantile_match(lightness(image), lightness(photos))
     mean = photos.mean(dim=0, keepdim=True)
-    return (lightness + mean - _lightness(mean)).clamp(-1, 1)
+    return (matched + mean - lightness(mean)).clamp(-1, 1)
 
 
 def quantile_match(source: Tensor, target: Tensor) -> Tensor:
-    """Map values so that their distribution becomes the target's; equal values stay equal."""
+    """Map values to the target's distribution by rank (histogram matching); ties stay equal."""
     flat = source.flatten().contiguous()
     ordered = flat.sort().values
-    # The mid rank of ties: a plain white ground maps to one lightness, not to a ramp.
+    # Ties take their mean rank, so that a uniform background maps to a single lightness.
     low = torch.searchsorted(ordered, flat)
     high = torch.searchsorted(ordered, flat, right=True)
     rank = (low + high - 1) / (2 * max(1, len(flat) - 1))
     reference = target.flatten().sort().values
     return reference[(rank * (len(reference) - 1)).round().long()].view_as(source)
-
-
-def _lightness(x: Tensor) -> Tensor:
-    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Diffusion as pure functions: schedules, the DDIM step, its inversion, the ancestral step.
+"""Diffusion as pure functions: schedules, DDIM step and inversion, ancestral step.
 
 Indices count the steps of a respaced schedule (0 is the cleanest); ``timesteps[i]`` is the
-original timestep, 0..999, that the networks see. An ``EpsFn`` maps (x_t, t) to the predicted
+original timestep, 0..999, that the networks take. An ``EpsFn`` maps (x_t, t) to the predicted
 noise, with t a (B,) tensor of original timesteps.
 """
 
@@ -19,37 +19,37 @@ from osasis.errors import UserError
 
 TRAIN_STEPS = 1000
 LATENT_BETA = 0.008
-# So that int(10 * (1 - 0.8)) is 2 and not 1.
+# Tolerance for float errors, so that int(10 * (1 - 0.8)) is 2 and not 1.
 ROUNDING = 1e-9
 
 EpsFn = Callable[[Tensor, Tensor], Tensor]
-# Called after each step with (steps done, steps in all).
+# Called after each step with (steps done, total steps).
 Progress = Callable[[int, int], None]
 
 
 def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
-    """DDIM's uniform stride over the 1000 timesteps.
+    """DDIM timesteps (steps,) int64 with a uniform stride over the 1000 timesteps.
 
-    ``leading`` starts at t = 0, as published: T = 20 gives 0, 50, ..., 950. ``trailing`` ends
-    the strides instead: 50, 100, ..., 999; index T/2 - 1 is then t = 500, where inversion ends.
-    Raises UserError where no integer stride gives ``steps`` steps.
+    ``leading`` takes the first timestep of each stride, as published: 20 steps are 0, 50, ..., 950.
+    ``trailing`` takes the last: 50, 100, ..., 999, so that index T/2 - 1 is t = 500, where
+    inversion ends. Raises UserError where no integer stride gives ``steps`` steps.
     """
     stride = -(-TRAIN_STEPS // steps) if 0 < steps <= TRAIN_STEPS else 0
     if stride == 0 or len(range(0, TRAIN_STEPS, stride)) != steps:
         near = min(_allowed_steps(), key=lambda n: abs(n - steps))
         raise UserError(
-            f"a schedule of {steps} steps is not possible: 1000 timesteps have no stride that "
-            f"gives so many; the nearest possible number is {near}"
+            f"a schedule of {steps} steps is not possible: no integer stride over 1000 timesteps "
+            f"gives this number; the nearest possible number is {near}"
         )
     if spacing == "leading":
         return np.arange(0, TRAIN_STEPS, stride)
     k = np.arange(1, steps + 1)
-    # No timestep twice, also where the stride does not divide 1000.
+    # Timesteps are unique, also where the stride does not divide 1000.
     return np.minimum(k * TRAIN_STEPS // steps, TRAIN_STEPS - 1 - steps + k)
 
 
 def even_timesteps(steps: int) -> np.ndarray:
-    """Guided diffusion's even respacing from 0 to 999, which the photo prior uses."""
+    """Evenly spaced timesteps from 0 to 999 (guided diffusion), for the photo prior."""
     if steps == 1:
         return np.zeros(1, dtype=np.int64)
     stride = (TRAIN_STEPS - 1) / (steps - 1)
@@ -65,8 +65,8 @@ def _allowed_steps() -> frozenset[int]:
 class Schedule:
     """A respaced noise schedule.
 
-    timesteps: (T,) int64, original timesteps, ascending. alphas_cumprod: (T,) float64, alpha_bar
-    at them.
+    timesteps: (T,) int64, original timesteps, ascending. alphas_cumprod: (T,) float64, their
+    alpha_bar.
     """
 
     timesteps: np.ndarray
@@ -78,12 +78,12 @@ class Schedule:
 
     @property
     def betas(self) -> np.ndarray:
-        """(T,) float64, the respaced chain's own betas."""
+        """Betas of the respaced schedule, (T,) float64."""
         previous = np.append(1.0, self.alphas_cumprod[:-1])
         return 1.0 - self.alphas_cumprod / previous
 
     def alpha_bar(self, i: int) -> float:
-        """alpha_bar at index i; 1 below the chain and 0 above it, as published."""
+        """alpha_bar at index i; 1 for i < 0 and 0 for i >= T, as published."""
         if i < 0:
             return 1.0
         return float(self.alphas_cumprod[i]) if i < self.steps else 0.0
@@ -120,14 +120,14 @@ def prior_schedule(steps: int) -> Schedule:
 
 
 def predict_x0(s: Schedule, i: int, x_t: Tensor, eps: Tensor, clip: bool = True) -> Tensor:
-    """x_0 that x_t and the noise imply (DDPM, Eq. 15), clamped to [-1, 1] where ``clip``."""
+    """x_0 from x_t and the noise (DDPM, Eq. 15), clamped to [-1, 1] if ``clip``."""
     a = s.alpha_bar(i)
     x0 = (1.0 / a) ** 0.5 * x_t - (1.0 / a - 1.0) ** 0.5 * eps
     return x0.clamp(-1, 1) if clip else x0
 
 
-def _toward(s: Schedule, i: int, target: int, x_t: Tensor, x0: Tensor) -> Tensor:
-    """Move deterministically from index i to ``target``, keeping x_0 and the noise it implies."""
+def _move_to(s: Schedule, i: int, target: int, x_t: Tensor, x0: Tensor) -> Tensor:
+    """x at index ``target`` with the x_0 and the noise of x_t at index i (DDIM, Eq. 12)."""
     a, b = s.alpha_bar(i), s.alpha_bar(target)
     eps = ((1.0 / a) ** 0.5 * x_t - x0) / (1.0 / a - 1.0) ** 0.5
     return b**0.5 * x0 + (1.0 - b) ** 0.5 * eps
@@ -138,16 +138,16 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """One deterministic DDIM step, index i to i - 1 (OSASIS, Eq. 8). Returns (x_prev, x_0)."""
     x0 = predict_x0(s, i, x_t, eps, clip)
-    return _toward(s, i, i - 1, x_t, x0), x0
+    return _move_to(s, i, i - 1, x_t, x0), x0
 
 
 def inversion_step(s: Schedule, i: int, x_t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """One step of deterministic inversion, index i to i + 1 (OSASIS, Eq. 7 and 11).
 
-    Returns (x_next, x_0). The published code gives eps at index i, not i + 1.
+    Returns (x_next, x_0). eps is evaluated at index i, as in the published code.
     """
     x0 = predict_x0(s, i, x_t, eps)
-    return _toward(s, i, i + 1, x_t, x0), x0
+    return _move_to(s, i, i + 1, x_t, x0), x0
 
 
 def q_sample(s: Schedule, i: int, x0: Tensor, noise: Tensor) -> Tensor:
@@ -161,8 +161,8 @@ def ancestral_step(
 ) -> tuple[Tensor, Tensor]:
     """One ancestral step with learned variance (Improved DDPM, Eq. 15; OSASIS, Eq. 10).
 
-    output: (B, 6, H, W), the noise and the variance's interpolation. noise: like x_t; index 0
-    adds none. Returns (x_prev, x_0).
+    output: (B, 6, H, W), the noise and the interpolation of the variance. noise: like x_t, not used
+    at index 0. Returns (x_prev, x_0).
     """
     eps, interpolation = output.chunk(2, dim=1)
     x0 = predict_x0(s, i, x_t, eps)
@@ -173,9 +173,9 @@ def ancestral_step(
     ) * x_t
     if i == 0:
         return mean, x0
-    smallest = np.log(betas[i] * (1.0 - previous) / (1.0 - a))
+    low = np.log(betas[i] * (1.0 - previous) / (1.0 - a))
     share = (interpolation + 1) / 2
-    log_variance = share * float(np.log(betas[i])) + (1 - share) * float(smallest)
+    log_variance = share * float(np.log(betas[i])) + (1 - share) * float(low)
     return mean + torch.exp(0.5 * log_variance) * noise, x0
 
 
@@ -187,8 +187,8 @@ def ddim_sample(
     clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Walk back deterministically from index ``start`` (default: the last) to x_0."""
-    for i in _counted(range(s.steps - 1 if start is None else start, -1, -1), progress):
+    """DDIM sampling from index ``start`` (default: the last) to x_0."""
+    for i in _with_progress(range(s.steps - 1 if start is None else start, -1, -1), progress):
         x, _ = ddim_step(s, i, x, eps_fn(x, s.timestep(i, x)), clip)
     return x
 
@@ -196,26 +196,26 @@ def ddim_sample(
 def ddim_invert(
     eps_fn: EpsFn, x: Tensor, s: Schedule, steps: int, progress: Progress | None = None
 ) -> Tensor:
-    """Take the first ``steps`` inversion steps from a clean image x (OSASIS, Eq. 7)."""
-    for i in _counted(range(steps), progress):
+    """DDIM inversion of a clean image x by ``steps`` steps (OSASIS, Eq. 7)."""
+    for i in _with_progress(range(steps), progress):
         x, _ = inversion_step(s, i, x, eps_fn(x, s.timestep(i, x)))
     return x
 
 
 def steps_to(s: Schedule, t0: float) -> int:
-    """How many steps of a full schedule lie below t0 in (0, 1]: int(T * t0)."""
+    """Number of inversion steps to t0 in (0, 1]: int(T * t0)."""
     return int(s.steps * t0 + ROUNDING)
 
 
 def steps_from(s: Schedule, t0: float) -> int:
-    """How many steps the walk back from t0 takes: T - int(T * (1 - t0)), as published.
+    """Number of denoising steps from t0: T - int(T * (1 - t0)), as published.
 
-    Differs from ``steps_to`` only where T * t0 is not whole.
+    Differs from ``steps_to`` only where T * t0 is not a whole number.
     """
     return s.steps - int(s.steps * (1 - t0) + ROUNDING)
 
 
-def _counted(indices: range, progress: Progress | None) -> Iterable[int]:
+def _with_progress(indices: range, progress: Progress | None) -> Iterable[int]:
     for done, i in enumerate(indices, start=1):
         yield i
         if progress is not None:

@@ -1,6 +1,6 @@
 """Early stopping and keeping the best iteration, by the loss or by a metric.
 
-Neither is in the paper; both are off unless the settings ask for them.
+Both are off by default and not in the paper.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from osasis.settings import TrainSettings
 from osasis.train import StyleTrainer
 
 PREFIX = "best."
-# Metrics that are better when they are larger.
-RISING = ("direction",)
+# Metrics of which larger values are better.
+HIGHER_IS_BETTER = ("direction",)
 
 
 class EarlyStopping:
     """Evaluates a training every ``watch_every`` iterations and remembers the best evaluation.
 
-    The state is part of a training checkpoint, so that a resumed training ends as an uninterrupted
-    one.
+    The state is part of the training checkpoint, so that a resumed training stops at the same
+    iteration as an uninterrupted one.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -37,7 +37,7 @@ class EarlyStopping:
         return self.settings.keep_best or self.settings.early_stop_patience is not None
 
     def is_due(self, iteration: int) -> bool:
-        """Whether this iteration is to be evaluated."""
+        """Whether to evaluate this iteration."""
         last = iteration == self.settings.iterations
         return self.enabled and (last or iteration % self.settings.watch_every == 0)
 
@@ -46,7 +46,7 @@ class EarlyStopping:
         value = recent_loss(trainer, self.settings.watch_every)
         if self.settings.watch != "total":
             value = (metrics or {}).get(self.settings.watch, math.nan)
-            value = -value if self.settings.watch in RISING else value
+            value = -value if self.settings.watch in HIGHER_IS_BETTER else value
         if math.isfinite(value) and (self.best is None or value < self.best):
             self.best, self.best_iteration, self.waited = value, trainer.iteration, 0
             if self.settings.keep_best:
@@ -56,7 +56,7 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether ``early_stop_patience`` evaluations in a row brought no better value."""
+        """Whether the last ``early_stop_patience`` evaluations found no better value."""
         patience = self.settings.early_stop_patience
         return patience is not None and self.waited >= patience
 

@@ -1,4 +1,4 @@
-"""Errors that a user reads: one line, no traceback."""
+"""Errors that are shown to the user as one line without a traceback."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake in what the user gave.
+    """Invalid input from the user.
 
-    Its text is one line that names the file or field, what was found, what is allowed and what
-    to do.
+    The message is one line that names the file or field, the value found, the allowed values and
+    the remedy.
     """
 
 
 class DivergedError(UserError):
-    """A loss, gradient or weight became infinite or NaN. The text names the iteration."""
+    """A loss, gradient or weight became infinite or NaN. The message names the iteration."""
 
 
 class ImageError(UserError):
-    """An image that cannot be used. ``name`` is the file as shown, ``reason`` why."""
+    """An image that cannot be used. name: of the file, as displayed. reason: the cause."""
 
     def __init__(self, name: str, reason: str) -> None:
-        # Both go to args, so that the error survives the trip between processes.
+        # Exceptions are unpickled from args.
         super().__init__(name, reason)
         self.name, self.reason = name, reason
 
@@ -31,6 +31,6 @@ class ImageError(UserError):
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """A hint naming the nearest of the known words, or nothing."""
+    """A hint with the nearest known words, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f" (nearest: {', '.join(near)})" if near else ""

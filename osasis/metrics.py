@@ -1,4 +1,4 @@
-"""Figures that say how a style came out, in terms of the base's own guide and perceptual net."""
+"""Metrics of a trained style, computed with the base's guide and perceptual net."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from osasis.bundles.base import Base
 from osasis.losses import edge_loss
 
-# What ``style_metrics`` measures.
+# Keys of ``style_metrics``.
 METRICS = ("style_distance", "direction", "edges", "lpips")
 
 
@@ -18,8 +18,8 @@ def style_metrics(
 ) -> dict[str, float]:
     """Means over photos. photos, stylized: (B, 3, H, W); style_image, counterpart: (1, 3, H, W).
 
-    style_distance: guide distance to the style image, as a share of the untouched photo's
-    (0 is the style itself, 1 no change). direction: cosine between photo -> stylized and
+    style_distance: guide distance to the style image, relative to that of the photo (0: equal to
+    the style image, 1: no change). direction: cosine between photo -> stylized and
     counterpart -> style image. edges: 1 - cosine of lightness gradients between photo and
     stylized. lpips: perceptual distance between photo and stylized.
     """

@@ -1,4 +1,4 @@
-"""The mix: all parameters of one stylization, the same offline, over HTTP and on the page."""
+"""The mix: the parameters of one stylization, in Python, the CLI, HTTP and the web page."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from osasis.validation import InputModel, InvalidInputError, Problem
 
 
 class StyleShare(InputModel):
-    """One style's part in a mix. Outside all masks the photo stays as it is."""
+    """One style of a mix. The photo is unchanged where no mask applies."""
 
     style: str = Field(min_length=1, max_length=200, description="a style: `a`, `a@alias` or `a:3`")
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        1.0, description="relative to the other styles'"
+        1.0, description="weight relative to the other styles"
     )
     mask: Annotated[str, Field(max_length=100)] | None = Field(
         None,
-        description="name of the mask (a grey image) that confines the style; null: everywhere",
+        description="name of the mask (a grey image) that limits the style; null: the whole image",
     )
 
 
-def _share(value: Any) -> Any:
-    """A style's id stands for its share of weight 1."""
+def _expand_style_id(value: Any) -> Any:
+    """Accept a style's id in place of an object."""
     return {"style": value} if isinstance(value, str) else value
 
 
-Share = Annotated[StyleShare, BeforeValidator(_share, json_schema_input_type=StyleShare | str)]
+Share = Annotated[
+    StyleShare, BeforeValidator(_expand_style_id, json_schema_input_type=StyleShare | str)
+]
 Level = Annotated[float, Field(ge=0, le=1)]
 
 
 class Mix(InputModel):
-    """Parameters of one stylization. None means: as the style was trained to be used."""
+    """Parameters of one stylization. None takes the value from the first style's settings."""
 
     subject: ClassVar[str] = "mix"
 
@@ -43,36 +45,36 @@ class Mix(InputModel):
     )
     blend: Literal["weights", "noise"] = Field(
         "weights",
-        description="several styles as one network (`weights`, one pass) or as composed noise "
-        "predictions (`noise`); masks always compose noise",
+        description="blend several styles in weight space (`weights`, one forward pass) or blend "
+        "their noise predictions (`noise`); masks always blend noise predictions",
     )
     content_cutoff: Cutoff | None = Field(
         None,
-        description="resolution levels from this size on take z_style, those below and the middle "
-        "take z_in (f_ch of the paper)",
+        description="resolution levels of this size and above take z_style, lower levels and the "
+        "middle block take z_in (f_ch of the paper)",
     )
     level_weights: Annotated[tuple[Level, ...], Field(strict=False, max_length=16)] | None = Field(
         None,
-        description="the general form of content_cutoff, which it overrides: z_style's share at "
-        "each level, finest first",
+        description="share of z_style at each resolution level, finest first; overrides "
+        "content_cutoff",
     )
     structure: Annotated[float, Field(ge=0, le=10)] | None = Field(
-        None, description="lambda_SPN, how strongly the photo's structure is kept"
+        None, description="lambda_SPN, how strongly the photo's structure is preserved"
     )
-    t0: T0 | None = Field(None, description="how much of the photo is noised away")
+    t0: T0 | None = Field(None, description="fraction of the schedule to which the photo is noised")
     strength: Annotated[float, Field(ge=0, le=4)] = Field(
         1.0,
-        description="how much of epsilon_B's difference from epsilon_A; 0 reconstructs the photo",
+        description="factor of epsilon_B's difference from epsilon_A; 0 reconstructs the photo",
     )
     encode_steps: Steps | None = Field(None, description="inversion steps of a full schedule")
-    decode_steps: Steps | None = Field(None, description="steps of the walk back")
+    decode_steps: Steps | None = Field(None, description="denoising steps of a full schedule")
     text_edit: Annotated[str, Field(max_length=100)] | None = Field(
-        None, description="name of a saved direction of z_in"
+        None, description="name of a saved direction of z_in; null: no edit"
     )
     text_amount: Annotated[float, Field(ge=-10, le=10)] = Field(
-        1.0, description="how far to go in the direction of text_edit"
+        1.0, description="factor of the direction of text_edit"
     )
-    seed: Seed = Field(0, description="seed of whatever is random")
+    seed: Seed = Field(0, description="seed of the random draws")
 
     @classmethod
     def of(cls, *styles: str, **fields: Any) -> Mix:
@@ -80,12 +82,12 @@ class Mix(InputModel):
         return cls.parse({"styles": list(styles), **fields})
 
     def changes(self) -> dict[str, Any]:
-        """Fields other than ``styles`` that are not at their defaults, as plain data."""
-        usual = {name: field.default for name, field in type(self).model_fields.items()}
-        return {k: v for k, v in self.to_dict().items() if k != "styles" and v != usual[k]}
+        """Fields other than ``styles`` that differ from their defaults, as plain data."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {k: v for k, v in self.to_dict().items() if k != "styles" and v != defaults[k]}
 
     def problems_on(self, config: DiffAEConfig) -> list[Problem]:
-        """What of this mix does not fit a base of these sizes."""
+        """Problems of this mix with a base of these sizes."""
         levels = self.level_weights
         if levels is None or len(levels) == config.levels:
             return []
@@ -96,13 +98,13 @@ class Mix(InputModel):
         return [Problem("level_weights", list(levels), message, f"{config.levels} numbers")]
 
     def check_on(self, config: DiffAEConfig) -> None:
-        """Raise InvalidInputError where the mix does not fit a base of these sizes."""
+        """Raise InvalidInputError for the problems of ``problems_on``."""
         if problems := self.problems_on(config):
             raise InvalidInputError(self.subject, problems)
 
 
 def cutoff_weights(cutoff: int, config: DiffAEConfig) -> tuple[float, ...]:
-    """z_style's share at each level, finest first, for a content cutoff in pixels (f_ch)."""
+    """Share of z_style at each level, finest first, for a content cutoff in pixels (f_ch)."""
     return tuple(
         1.0 if (config.image_size >> level) >= cutoff else 0.0 for level in range(config.levels)
     )

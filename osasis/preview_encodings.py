@@ -1,7 +1,7 @@
-"""Encodings that a base brings along of the photos that every style is shown and measured on.
+"""Precomputed encodings of a base's preview photos.
 
-They do not depend on a style, and encoding them takes a CPU longer than decoding them. They are
-computed in float32, so that a style's previews and metrics are the same on every kind of machine.
+They are independent of the style and cost more CPU time than decoding. They are computed in
+float32, so that the previews and metrics of a style are the same on every machine.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PARTS = ("photo", "z", "x_t0")
 
 
 def ship_previews(folder: Path, settings: TrainSettings) -> Path:
-    """Lay the encodings of a base's held-out photos into its folder, for these settings.
+    """Encode the held-out photos of a base for these settings and write them to its folder.
 
-    Raises UserError where the base has no photos. Returns the file.
+    Returns the file. Raises UserError where the base has no photos.
     """
     base = load_base(folder)
     if base.photos is None:
@@ -38,22 +38,24 @@ def ship_previews(folder: Path, settings: TrainSettings) -> Path:
 
 
 def preview_plan(settings: TrainSettings) -> EncodePlan:
-    """How the preview photos of a style with these settings are encoded."""
+    """The plan that encodes the preview photos of a style with these settings."""
     return EncodePlan(settings.t0, settings.stylize_encode_steps, "float32")
 
 
-def save_previews(folder: Path, base: Base, made: Encodings) -> Path:
-    """Write encodings into a base's folder."""
-    tensors = {name: getattr(made, name) for name in PARTS}
-    save_tensors(folder / FILE, tensors, _key(base, made.plan))
+def save_previews(folder: Path, base: Base, encodings: Encodings) -> Path:
+    """Write encodings to a base's folder."""
+    tensors = {name: getattr(encodings, name) for name in PARTS}
+    save_tensors(folder / FILE, tensors, _key(base, encodings.plan))
     return folder / FILE
 
 
 def shipped_previews(
     folder: Path, base: Base, photos: Tensor, plan: EncodePlan
 ) -> Encodings | None:
-    """The encodings in a base's folder, where they are of this base and exactly these photos
-    (N, 3, H, W) and were made by this plan; else None."""
+    """Read the encodings of these photos (N, 3, H, W) from a base's folder.
+
+    None where the folder has none for this base, these exact photos and this plan.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
@@ -71,7 +73,7 @@ def _key(base: Base, plan: EncodePlan) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m osasis.preview_encodings",
-        description="Ship the previews' encodings with a base.",
+        description="Write the encodings of a base's preview photos to its folder.",
     )
     parser.add_argument("base", type=Path, help="folder of the base")
     parser.add_argument("--preset", default="fast", choices=sorted(PRESETS))

@@ -1,4 +1,4 @@
-"""Seeds: every random draw has one, derived from the run's seed and a purpose."""
+"""Seeds of random draws, derived from the seed of the run and a purpose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """An independent 63-bit seed for a purpose."""
+    """A 63-bit seed, independent for each purpose."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

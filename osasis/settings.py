@@ -1,4 +1,4 @@
-"""Settings of training one style, validated up front, and their presets."""
+"""Settings of training one style, and their presets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from osasis.diffusion import TRAIN_STEPS, stride_timesteps
 from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, InvalidInputError, Problem
 
-# Images of one forward pass when photos are encoded and decoded, by device.
-PASS_IMAGES = {"cpu": 1, "cuda": 16}
+# Images per forward pass of encoding and decoding, by device.
+BATCH_SIZES = {"cpu": 1, "cuda": 16}
 
 STEP_FIELDS = (
     "encode_steps",
@@ -31,43 +31,45 @@ def _possible_steps(steps: int) -> int:
     return steps
 
 
-# The number of steps of a full schedule.
+# Number of steps of a full schedule.
 Steps = Annotated[int, Field(ge=1, le=TRAIN_STEPS), AfterValidator(_possible_steps)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 LossWeight = Annotated[float, Field(ge=0, le=1e4)]
 LearningRate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
-# How far into the schedule a photo is noised.
+# Fraction of the schedule to which a photo is noised.
 T0 = Annotated[float, Field(ge=0.05, le=1)]
 Cutoff = Annotated[int, Field(ge=1, le=4096)]
 
 
 class TrainSettings(InputModel):
-    """How one style is trained. The defaults are preset ``default``.
+    """Settings of training one style. The defaults are preset ``default``.
 
-    ``spacing`` to ``dropout`` choose between what the published code does and what the paper says
-    or plainly meant; preset ``reference`` takes the former throughout.
+    ``spacing`` to ``dropout`` choose between the published code and the paper where the two differ;
+    preset ``reference`` follows the code.
     """
 
     subject: ClassVar[str] = "settings"
 
     seed: Seed = Field(0, description="seed of every random draw of the training")
     iterations: Count = Field(200, description="optimiser iterations")
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="contents an iteration")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        8, description="contents per iteration"
+    )
     lr_unet: LearningRate = Field(5e-6, description="Adam's learning rate for epsilon_B")
     lr_spn: LearningRate = Field(1e-4, description="Adam's learning rate for the SPN")
     adam_beta2: Annotated[float, Field(ge=0, le=0.99999)] = Field(
-        0.999, description="Adam's second momentum"
+        0.999, description="Adam's beta2, the decay of the second moment"
     )
     lr_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
-        description="share of the iterations, at the end, over which both learning rates fall "
-        "linearly to 0; not in the paper",
+        description="final share of the iterations, in which both learning rates fall linearly to "
+        "0; not in the paper",
     )
     encode_steps: Steps = Field(50, description="inversion steps of a full schedule")
-    decode_steps: Steps = Field(20, description="steps of the walk back, of a full schedule")
+    decode_steps: Steps = Field(20, description="denoising steps of a full schedule")
     latent_steps: Steps = Field(200, description="steps of the latent DDIM")
-    t0: T0 = Field(0.5, description="how far into the schedule photos are noised")
+    t0: T0 = Field(0.5, description="fraction of the schedule to which photos are noised")
     spn_weight: Annotated[float, Field(ge=0, le=10)] = Field(
         0.1, description="lambda_SPN, the weight of the structure-preserving network's output"
     )
@@ -88,18 +90,18 @@ class TrainSettings(InputModel):
     )
     style_match: LossWeight = Field(
         0.0,
-        description="weight of the distance of the guide's embedding to the style image's own; "
-        "gives the direction a length (palette, contrast); not in the paper",
+        description="weight of the distance between the guide's embeddings of stylization and "
+        "style image; the other guide losses compare directions only; not in the paper",
     )
     structure: LossWeight = Field(
         0.0,
-        description="weight of the loss that keeps the photo's lines in place (cosine of lightness "
+        description="weight of the loss that keeps the photo's edges in place (cosine of lightness "
         "gradients); not in the paper",
     )
     spacing: Literal["leading", "trailing"] = Field(
         "trailing",
-        description="timesteps of a respaced schedule; `leading` as the published code, `trailing` "
-        "lets the walk back start where inversion ends",
+        description="timesteps of a respaced schedule: `leading` as in the published code; with "
+        "`trailing`, denoising starts at the timestep where inversion ends",
     )
     spn_style_branch: Literal["scaled", "unscaled"] = Field(
         "scaled",
@@ -107,36 +109,38 @@ class TrainSettings(InputModel):
         "published code does not",
     )
     spn_time: Literal["timestep", "index"] = Field(
-        "timestep", description="what the SPN is told of the time; the published code: the index"
+        "timestep", description="time input of the SPN; the published code uses `index`"
     )
     guide_input: Literal["native", "nearest224"] = Field(
         "native",
-        description="what the guide sees: images prepared as it was trained on, or as the "
-        "published code does (nearest neighbour to 224, not normalised)",
+        description="preparation of the guide's input: as in the guide's training, or as in the "
+        "published code (nearest neighbour to 224, not normalised)",
     )
     normalise_embeddings: bool = Field(
         True, description="normalise the guide's embeddings before differences are taken"
     )
     style_condition: Literal["counterpart", "style"] = Field(
-        "counterpart", description="whose z conditions the style branch in training"
+        "counterpart", description="image whose z conditions the style branch in training"
     )
     dropout: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        0.0, description="dropout of epsilon_B in training; the published code: 0.1"
+        0.0, description="dropout of epsilon_B in training; 0.1 in the published code"
     )
     counterpart_candidates: Annotated[int, Field(ge=1, le=1000)] = Field(
-        30, description="candidates for the photo counterpart (OSASIS, Eq. 9-10)"
+        30, description="number of candidates for the photo counterpart (OSASIS, Eq. 9-10)"
     )
     counterpart_steps: Annotated[int, Field(ge=2, le=1000)] = Field(
-        50, description="steps of the prior's schedule for a counterpart"
+        50, description="steps of the prior's full schedule for the photo counterpart"
     )
-    counterpart_t0: T0 = Field(0.5, description="how far the style image is noised for it")
+    counterpart_t0: T0 = Field(
+        0.5, description="fraction of the schedule to which the style image is noised for it"
+    )
     contents: Literal["sampled", "bank"] = Field(
         "bank",
-        description="contents sampled anew at each iteration, as published, or drawn from a "
-        "content bank",
+        description="contents sampled in each iteration, as published, or drawn from a content "
+        "bank",
     )
     bank_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        256, description="contents of a bank"
+        256, description="number of contents of a bank"
     )
     precision: Precision = Field(
         "float32",
@@ -145,44 +149,44 @@ class TrainSettings(InputModel):
     )
     content_cutoff: Cutoff | None = Field(
         None,
-        description="the mix that the style suggests: resolution levels from this size on take "
-        "z_style; null: an eighth of the base's size, as published",
+        description="default of the mix's `content_cutoff`: resolution levels of this size and "
+        "above take z_style; null: an eighth of the base's size, as published",
     )
     stylize_encode_steps: Steps = Field(
-        100, description="inversion steps of a full schedule when photos are stylized"
+        100, description="inversion steps of a full schedule, for stylization"
     )
     stylize_decode_steps: Steps = Field(
-        50, description="steps of the walk back when photos are stylized"
+        50, description="denoising steps of a full schedule, for stylization"
     )
     compact_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="store every matrix's difference in this rank; null: exactly"
+        None, description="store each matrix's difference at this rank; null: store it exactly"
     )
     compact_energy: Annotated[float, Field(ge=0.01, le=0.9999)] | None = Field(
         None,
-        description="store every matrix's difference in the rank that keeps this share of its "
-        "squared norm; null: exactly",
+        description="store each matrix's difference at the rank that keeps this share of its "
+        "squared norm; null: store it exactly",
     )
-    checkpoint_every: Count = Field(10, description="iterations between two checkpoints")
+    checkpoint_every: Count = Field(10, description="iterations between checkpoints")
     early_stop_patience: Count | None = Field(
-        None, description="stop after so many looks without a better value; null: never"
+        None, description="stop after this many evaluations without a better value; null: never"
     )
     keep_best: bool = Field(False, description="keep the best iteration instead of the last")
     watch: Literal["total", "style_distance", "direction", "edges", "lpips"] = Field(
         "total",
-        description="what early_stop_patience and keep_best look at: the mean loss since the look "
-        "before, or a metric of the preview photos",
+        description="value that early_stop_patience and keep_best compare: the mean loss since the "
+        "last evaluation, or a metric of the preview photos",
     )
-    watch_every: Count = Field(10, description="iterations between two looks")
+    watch_every: Count = Field(10, description="iterations between evaluations")
 
     def cross_problems(self) -> list[Problem]:
         found = []
         if self.spacing == "trailing":
-            # Only so does the walk back start where inversion ends.
+            # Otherwise denoising would not start at the timestep where inversion ends.
             found += [
                 Problem(
                     "t0",
                     self.t0,
-                    f"t0 is {self.t0}, which is no whole number of steps of {name} {steps}",
+                    f"t0 is {self.t0}, which is not a whole number of steps ({name} {steps})",
                     f"a multiple of {1 / steps:g}",
                 )
                 for name in STEP_FIELDS
@@ -195,7 +199,7 @@ class TrainSettings(InputModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published code to the letter (OSASIS, train_diffaeB.py and scripts/train.sh).
+    # The published code (OSASIS, train_diffaeB.py and scripts/train.sh).
     "reference": {
         "spacing": "leading",
         "spn_style_branch": "unscaled",
@@ -231,7 +235,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
-    """Settings of a preset with some fields overridden. Raises InvalidInputError."""
+    """Settings of a preset with overridden fields. Raises InvalidInputError."""
     if preset not in PRESETS:
         message = f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}"
         problem = Problem("preset", preset, message, f"one of {', '.join(PRESETS)}")
@@ -240,5 +244,5 @@ def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
 
 
 def whole_steps(steps: int, t0: float) -> bool:
-    """Whether t0 is a whole number of a schedule's steps, at least one."""
+    """Whether t0 is a whole number of a schedule's steps and at least one step."""
     return steps * t0 > 1 - 1e-6 and abs(steps * t0 - round(steps * t0)) < 1e-6

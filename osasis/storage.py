@@ -1,4 +1,4 @@
-"""Files: safetensors and JSON, written under a temporary name and renamed; hashes of files."""
+"""Atomic writes of safetensors and JSON files, and SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one; makes its folders.
+    """Write a file atomically (temporary file and rename) and create its folders.
 
-    Raises OSError where the disk refuses, and leaves nothing behind then.
+    Raises OSError where writing fails; the temporary file is then deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, and short: a name made from the file's own could be too long for the file system.
+    # Not derived from the name of the file, which may already have the maximum length.
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(data)
@@ -35,7 +35,7 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors to a safetensors file, atomically."""
-    # Importing torch takes seconds, and much of what writes JSON needs none.
+    # Importing torch takes seconds; callers that only write JSON do not need it.
     from safetensors.torch import save
 
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -43,12 +43,12 @@ def save_tensors(
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, atomically, with sorted keys kept as given and a final newline."""
+    """Write indented JSON with a final newline, atomically."""
     write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file's bytes, read in chunks."""
+    """SHA-256 hex digest of a file."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as f:
         while chunk := f.read(1 << 20):
@@ -57,5 +57,5 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex digest of a text's UTF-8 bytes."""
+    """SHA-256 hex digest of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Stylization: two pure steps, ``encode`` (independent of style) and ``decode``."""
+"""Stylization as two pure functions: ``encode`` (independent of the style) and ``decode``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.mix import Mix, cutoff_weights
-from osasis.settings import PASS_IMAGES, TrainSettings, whole_steps
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.settings import BATCH_SIZES, TrainSettings, whole_steps
 from osasis.train import spn_step
 from osasis.validation import InvalidInputError, Problem
 
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """How photos are encoded. t0: how far into the schedule; steps: of a full schedule."""
+    """Parameters of ``encode``. t0: fraction of the schedule; steps: of the full schedule."""
 
     t0: float
     steps: int
@@ -43,22 +44,21 @@ def encode_plan(
     device: torch.device,
     precision: Precision | None = None,
 ) -> EncodePlan:
-    """How photos are encoded for a mix; None is the mix that leaves everything open.
+    """The plan for a mix (None: a mix without overrides) on a device.
 
-    settings: of the mix's first style, which decide where the mix leaves something open. precision:
-    takes the place of the settings' own.
+    settings: of the mix's first style, the defaults of fields that the mix does not set.
+    precision: overrides the settings' precision.
     """
     t0 = settings.t0 if mix is None or mix.t0 is None else mix.t0
-    asked = None if mix is None else mix.encode_steps
-    steps = settings.stylize_encode_steps if asked is None else asked
+    steps = (None if mix is None else mix.encode_steps) or settings.stylize_encode_steps
     return EncodePlan(t0, steps, resolve(precision or settings.precision, device))
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """What ``decode`` needs of photos; independent of the style.
+    """Encoded photos, independent of the style.
 
-    photo, x_t0: (B, 3, H, W); z: (B, D). plan: how they were made.
+    photo, x_t0: (B, 3, H, W). z: (B, D). plan: parameters of the encoding.
     """
 
     photo: Tensor
@@ -87,9 +87,10 @@ def encode(
         for k, rows in enumerate(chunks(len(photos), size)):
             x = photos[rows]
             z = base.encode_z(x).float()
-            part = _part(progress, k, count, -(-len(photos) // size))
+            chunk_progress = _chunk_progress(progress, k, count, -(-len(photos) // size))
             codes.append(z)
-            inverted.append(ddim_invert(base.eps_a(z), x, schedule, count, part).float())
+            x_t0 = ddim_invert(base.eps_a(z), x, schedule, count, chunk_progress)
+            inverted.append(x_t0.float())
     z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
     return Encodings(photos, z, x_t0, plan)
 
@@ -107,12 +108,13 @@ def decode(
 ) -> Tensor:
     """Decode encodings with a mix of styles (Eq. 8, 12-14, f_ch of Sec. 3.4).
 
-    Computes in the arithmetic of the encodings' plan. styles: every style that the mix names; the
-    first one's settings decide where the mix leaves something open. masks: (H, W) in [0, 1], by
-    the names in the mix. text_edits: (D,) directions of z_in by name.
+    Computes in the arithmetic of the encodings' plan.
+    styles: by the names in the mix; the first style's settings are the defaults of fields that the
+    mix does not set. masks: (H, W) in [0, 1], by the names in the mix. text_edits: (D,) directions
+    of z_in by name.
     Returns (B, 3, H, W) in [-1, 1]. Raises InvalidInputError naming every problem of the mix.
     """
-    _check(base, encodings, mix, styles, masks or {}, text_edits or {})
+    _validate(base, encodings, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
     schedule = image_schedule(
         mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
@@ -121,48 +123,52 @@ def decode(
     count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
-    structure = _structure(base, mix, chosen, networks, schedule, t0)
+    terms = _structure_terms(base, mix, chosen, networks, schedule, t0)
     out = []
     with autocast(base.device, encodings.plan.arithmetic):
         for k, rows in enumerate(chunks(len(encodings.photo), size)):
-            part = _part(progress, k, count, -(-len(encodings.photo) // size))
+            chunk_progress = _chunk_progress(progress, k, count, -(-len(encodings.photo) // size))
             photo, x = encodings.photo[rows], encodings.x_t0[rows]
             z_in = encodings.z[rows]
             if edit is not None:
                 z_in = z_in + mix.text_amount * edit.to(z_in)
-            add_structure = structure(photo)
+            features = [term.spn.features(photo) for term in terms]
             predictors = [n.predictor(base, z_in, photo, schedule) for n in networks]
             for done, i in enumerate(range(count - 1, -1, -1), start=1):
-                x = add_structure(x, i)
+                for term, known in zip(terms, features, strict=True):
+                    x = x + term.at(known, schedule, i)
                 eps = torch.zeros_like(x)
                 for network, predict in zip(networks, predictors, strict=True):
                     eps = eps + network.share * predict(x, i).float()
                 x, _ = ddim_step(schedule, i, x, eps)
-                if part is not None:
-                    part(done, count)
+                if chunk_progress is not None:
+                    chunk_progress(done, count)
             out.append(x)
     return torch.cat(out)[: len(encodings.photo)].clamp(-1, 1)
 
 
 def chunk_size(device: torch.device) -> int:
-    """How many images one forward pass takes, always exactly: short chunks are filled up.
+    """Images per forward pass; short chunks are padded to this size.
 
-    Convolution kernels change with the batch, and their rounding with them (visibly so in
-    bfloat16). A fixed batch makes each image's result independent of its company.
+    The batch size selects the convolution kernel and so the rounding, visibly in bfloat16. With a
+    fixed size, the result of an image does not depend on the other images of the batch.
     """
-    return PASS_IMAGES["cpu" if device.type == "cpu" else "cuda"]
+    return BATCH_SIZES["cpu" if device.type == "cpu" else "cuda"]
 
 
 def chunks(count: int, size: int) -> Iterator[Tensor]:
-    """Row indices of each chunk; the last one repeats the final row until it is full."""
+    """Row indices of each chunk; the last chunk is padded with the last row."""
     for start in range(0, count, size):
         yield torch.arange(start, start + size).clamp_max(count - 1)
 
 
-def _part(progress: Progress | None, k: int, steps: int, parts: int) -> Progress | None:
+def _chunk_progress(
+    progress: Progress | None, chunk: int, steps: int, count: int
+) -> Progress | None:
+    """Progress of one of ``count`` chunks, counted over the steps of all chunks."""
     if progress is None:
         return None
-    return lambda done, _: progress(k * steps + done, parts * steps)
+    return lambda done, _: progress(chunk * steps + done, count * steps)
 
 
 def level_conditions(z_in: Tensor, z_style: Tensor, weights: Sequence[float]) -> Tensor:
@@ -190,10 +196,10 @@ def blended_weights(
 
 @dataclass(frozen=True)
 class _Network:
-    """One noise predictor of a mix: changed weights, z_style, its share (scalar or per pixel).
+    """One noise predictor of a mix. share: its weight in the sum, a scalar or per pixel.
 
-    z_style None is the photo's own part: the noise that leads exactly to the photo. epsilon_A's
-    would lead to its reconstruction, which is greyer than the photo.
+    z_style None stands for the photo: its noise leads exactly to the photo. epsilon_A would give a
+    reconstruction, which is greyer than the photo.
     """
 
     weights: dict[str, Tensor]
@@ -204,15 +210,15 @@ class _Network:
     def predictor(
         self, base: Base, z_in: Tensor, photo: Tensor, schedule: Schedule
     ) -> Callable[[Tensor, int], Tensor]:
-        """The noise as a function of x_t and the schedule's index."""
+        """The predicted noise as a function of x_t and the schedule's index."""
         if self.z_style is None:
-            return lambda x, i: _noise_to(photo, x, schedule.alpha_bar(i))
+            return lambda x, i: _noise_towards(photo, x, schedule.alpha_bar(i))
         z = level_conditions(z_in, self.z_style.expand_as(z_in), self.levels)
         unet = base.diffae.unet
         return lambda x, i: functional_call(unet, self.weights, (x, schedule.timestep(i, x), z))
 
 
-def _noise_to(photo: Tensor, x: Tensor, alpha_bar: float) -> Tensor:
+def _noise_towards(photo: Tensor, x: Tensor, alpha_bar: float) -> Tensor:
     """The noise with which x_t predicts exactly ``photo`` as its x_0."""
     return (x - alpha_bar**0.5 * photo) / (1 - alpha_bar) ** 0.5
 
@@ -226,15 +232,15 @@ def _networks(
         weights = blended_weights(base, styles, relative, mix.strength)
         levels = _levels(base, mix, styles[0])
         return [_Network(weights, z_style, levels, like.new_ones(()))]
-    shares, rest = _pixel_shares(mix, masks, like)
+    shares, uncovered = _pixel_shares(mix, masks, like)
     networks = [
         _Network(
             blended_weights(base, [s], [1.0], mix.strength), s.z_style, _levels(base, mix, s), share
         )
         for s, share in zip(styles, shares, strict=True)
     ]
-    if rest is not None:
-        networks.append(_Network({}, None, (), rest))
+    if uncovered is not None:
+        networks.append(_Network({}, None, (), uncovered))
     return networks
 
 
@@ -245,7 +251,7 @@ def relative_weights(mix: Mix) -> list[float]:
 
 
 def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
-    """z_style's share at each level; it fades with the strength, so that 0 is the photo."""
+    """z_style's share at each level, scaled by the strength, so that strength 0 gives the photo."""
     weights = mix.level_weights
     if weights is None:
         cutoff = mix.content_cutoff or suggested_cutoff(base, style.settings)
@@ -254,16 +260,16 @@ def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
 
 
 def suggested_cutoff(base: Base, settings: TrainSettings) -> int:
-    """The style's own content cutoff, else the published one (32 at 256 px) at this size."""
+    """The content cutoff of the settings; by default an eighth of the base's size, as published."""
     return settings.content_cutoff or max(1, base.config.image_size // 8)
 
 
 def _pixel_shares(
     mix: Mix, masks: Mapping[str, Tensor], like: Tensor
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Each style's share at each pixel, and the photo's own where no mask covers.
+    """Each style's share at each pixel, and the photo's share; None where masks cover every pixel.
 
-    Where masks overlap, weights decide; where the strongest mask is soft, the photo shows.
+    Overlapping masks share a pixel by weight. The photo's share is 1 minus the largest mask value.
     """
     if not any(s.mask for s in mix.styles):
         return [like.new_tensor(r) for r in relative_weights(mix)], None
@@ -276,27 +282,42 @@ def _pixel_shares(
     coverage = torch.stack(covers).amax(dim=0)
     weighted = [s.weight * c for s, c in zip(mix.styles, covers, strict=True)]
     total = torch.stack(weighted).sum(dim=0).clamp_min(1e-12)
-    rest = 1 - coverage
-    return [coverage * w / total for w in weighted], rest if bool((rest > 0).any()) else None
+    uncovered = 1 - coverage if bool((coverage < 1).any()) else None
+    return [coverage * w / total for w in weighted], uncovered
 
 
-def _structure(
+@dataclass(frozen=True)
+class _StructureTerm:
+    """One style's SPN and the factor of its output, a scalar or per pixel."""
+
+    spn: StructurePreservingNetwork
+    spn_time: str
+    scale: Tensor
+
+    def at(self, features: Tensor, schedule: Schedule, i: int) -> Tensor:
+        """The term of x_t at index i (Eq. 12-14). features: ``spn.features`` of the photos."""
+        step = spn_step(schedule, i, self.spn_time)
+        time = torch.full((len(features),), step, device=features.device)
+        return self.scale * self.spn.at(features, time).float()
+
+
+def _structure_terms(
     base: Base,
     mix: Mix,
     styles: list[Style],
     networks: list[_Network],
     schedule: Schedule,
     t0: float,
-) -> Callable[[Tensor], Callable[[Tensor, int], Tensor]]:
-    """The SPN's addition to x_t (Eq. 12-14), shared among the styles: of a photo, at each step.
+) -> list[_StructureTerm]:
+    """The structure terms of the styles.
 
-    Where the SPN's time is the timestep, its sum over the walk is kept the same whatever the
-    number of steps; the published code adds it in full at every step.
+    With ``spn_time`` "timestep", terms are scaled so that their sum over all steps does not depend
+    on the number of steps; the published code adds them in full at every step.
     """
     shares = [n.share for n in networks if n.z_style is not None]
     if len(shares) < len(styles):  # blended into one network
         shares = [shares[0] * r for r in relative_weights(mix)]
-    parts = []
+    terms = []
     for style, share in zip(styles, shares, strict=True):
         s = style.settings
         scale = mix.structure if mix.structure is not None else s.spn_weight
@@ -304,23 +325,12 @@ def _structure(
             trained = steps_from(image_schedule(s.decode_steps, s.spacing), s.t0)
             scale *= trained / steps_from(schedule, t0)
         if s.spn_weight > 0 and scale * mix.strength > 0:
-            parts.append((style.spn_module(base.device), s.spn_time, share * scale * mix.strength))
-
-    def of(photo: Tensor) -> Callable[[Tensor, int], Tensor]:
-        known = [net.features(photo) for net, _, _ in parts]
-
-        def add(x: Tensor, i: int) -> Tensor:
-            for (net, spn_time, scale), features in zip(parts, known, strict=True):
-                at = torch.full((len(photo),), spn_step(schedule, i, spn_time), device=x.device)
-                x = x + scale * net.at(features, at).float()
-            return x
-
-        return add
-
-    return of
+            spn = style.spn_module(base.device)
+            terms.append(_StructureTerm(spn, s.spn_time, share * scale * mix.strength))
+    return terms
 
 
-def _check(
+def _validate(
     base: Base,
     encodings: Encodings,
     mix: Mix,
@@ -362,20 +372,20 @@ def _check(
 
 
 def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[Problem]:
-    """Numbers of steps of which t0 is no whole number; the field that the mix gives is named."""
+    """Step counts that t0 does not divide into whole steps, by the field that the mix sets."""
     t0 = encodings.plan.t0
-    asked = {
+    counts = {
         "encode_steps": encodings.plan.steps,
         "decode_steps": mix.decode_steps or settings.stylize_decode_steps,
     }
     found = []
-    for name, steps in asked.items():
+    for name, steps in counts.items():
         if whole_steps(steps, t0):
             continue
         if mix.t0 is not None and getattr(mix, name) is None:
-            message = f"t0 is {t0:g}, which is no whole number of steps of {name} {steps}"
+            message = f"t0 is {t0:g}, which is not a whole number of steps ({name} {steps})"
             found.append(Problem("t0", t0, message))
         else:
-            message = f"{name} is {steps}: t0 {t0:g} is no whole number of its steps"
+            message = f"{name} is {steps}; t0 {t0:g} is not a whole number of steps"
             found.append(Problem(name, steps, message))
     return found

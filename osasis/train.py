@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
@@ -22,10 +22,10 @@ from osasis.settings import TrainSettings
 
 
 class StyleTrainer:
-    """epsilon_B and the SPN of one style, trained iteration by iteration.
+    """Trains epsilon_B and the SPN of one style.
 
-    Every random draw of iteration i comes from a generator seeded with (seed, i), so a resumed
-    run draws what the uninterrupted one would have drawn; there is no generator state to keep.
+    The random draws of iteration i come from a generator seeded with (seed, i). A resumed training
+    therefore equals an uninterrupted one without stored generator states.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StyleTrainer:
     ) -> None:
         """style_image, counterpart: (1, 3, H, W) in [-1, 1], at the base's size.
 
-        arithmetic: of the forward passes; None is what the settings' precision means here.
+        arithmetic: of the forward passes; None derives it from ``settings.precision``.
         """
         self.base, self.contents, self.settings = base, contents, settings
         self.arithmetic = arithmetic or resolve(settings.precision, base.device)
@@ -49,6 +49,7 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
         self.unet = trainable_copy(base.diffae.unet, settings.dropout)
+        self.networks: dict[str, nn.Module] = {"unet": self.unet, "spn": self.spn}
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         self.optimisers = {
             "unet": torch.optim.Adam(
@@ -56,8 +57,8 @@ class StyleTrainer:
             ),
             "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
         }
-        self.back = image_schedule(settings.decode_steps, settings.spacing)
-        self.back_steps = steps_from(self.back, settings.t0)
+        self.schedule = image_schedule(settings.decode_steps, settings.spacing)
+        self.denoising_steps = steps_from(self.schedule, settings.t0)
         with torch.no_grad(), autocast(base.device, self.arithmetic):
             source = counterpart if settings.style_condition == "counterpart" else style_image
             self.z_style = base.encode_z(source).float()
@@ -68,26 +69,26 @@ class StyleTrainer:
             ).float()
 
     def step(self) -> list[dict[str, float]]:
-        """One iteration: draw contents, walk back, an optimiser step at every diffusion step.
+        """One iteration: draw contents, then train at every denoising step.
 
-        Returns the weighted losses of each diffusion step; their mean joins ``history``.
+        Returns the weighted losses of each denoising step and appends their mean to ``history``.
         Raises DivergedError naming the iteration where a loss is not finite.
         """
         seed = derived_seed(self.settings.seed, f"iteration {self.iteration}")
         contents = self.contents.draw(self.settings.batch_size, torch.Generator().manual_seed(seed))
         # Dropout draws from the global generator.
         with seeded(seed, "dropout"):
-            rows = self.walk_back(contents)
+            rows = self._train_on(contents)
         self.iteration += 1
         self.history.append({k: sum(r[k] for r in rows) / len(rows) for k in rows[0]})
         return rows
 
-    def walk_back(self, contents: Contents) -> list[dict[str, float]]:
-        """Walk contents and style image from t0 to 0, training at every step."""
-        photo_guide = self.loss.as_compared(contents.guide)
+    def _train_on(self, contents: Contents) -> list[dict[str, float]]:
+        """Denoise contents and style image from t0 to 0, with an optimiser step at every step."""
+        photo_guide = self.loss.prepare_embeddings(contents.guide)
         x, x_style = contents.x_t0, self.style_x_t0
         rows = []
-        for i in range(self.back_steps - 1, -1, -1):
+        for i in range(self.denoising_steps - 1, -1, -1):
             self._set_learning_rates(i)
             with autocast(self.base.device, self.arithmetic):
                 x_next, x0 = self._predict(i, x, x_style, contents)
@@ -110,8 +111,8 @@ class StyleTrainer:
         return rows
 
     def _set_learning_rates(self, i: int) -> None:
-        """Those of step i of this iteration; of nothing else, so that a resumed run agrees."""
-        s, steps = self.settings, self.back_steps
+        """Set the rates of step i, a function of iteration and step only, as resuming needs."""
+        s, steps = self.settings, self.denoising_steps
         left = (s.iterations - self.iteration) * steps - (steps - 1 - i)
         decay = s.lr_decay * s.iterations * steps
         share = min(1.0, left / decay) if decay > 0 else 1.0
@@ -122,27 +123,27 @@ class StyleTrainer:
     def _predict(
         self, i: int, x: Tensor, x_style: Tensor, contents: Contents
     ) -> tuple[Tensor, Tensor]:
-        """One step back for contents and style image in one batch. Returns (x_next, x_0)."""
+        """One denoising step for contents and style image in one batch. Returns (x_next, x_0)."""
         s = self.settings
         x_t = torch.cat([x, x_style])
         if s.spn_weight > 0:
             x_t = x_t + self._structure(torch.cat([contents.photo, self.counterpart]), i)
         z = torch.cat([contents.z, self.z_style])
-        eps = self.unet(x_t, self.back.timestep(i, x_t), z)
-        return ddim_step(self.back, i, x_t.float(), eps.float())
+        eps = self.unet(x_t, self.schedule.timestep(i, x_t), z)
+        return ddim_step(self.schedule, i, x_t.float(), eps.float())
 
     def _structure(self, photos: Tensor, i: int) -> Tensor:
-        """The SPN's addition to x_t at index i (Eq. 12-14); the style branch is the last row."""
+        """The SPN's term of x_t at index i (Eq. 12-14); the last row is the style branch."""
         s = self.settings
         scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)
         if s.spn_style_branch == "unscaled":
             # The published code adds the style branch's output without lambda.
             scale[-1] = 1.0
-        step = spn_step(self.back, i, s.spn_time)
+        step = spn_step(self.schedule, i, s.spn_time)
         return scale * self.spn(photos, torch.full((len(photos),), step, device=photos.device))
 
     def style(self, style_id: str) -> Style:
-        """What has been trained so far, as a style."""
+        """The current state of the training as a style."""
         own = dict(self.base.diffae.unet.named_parameters())
         delta = {k: p.detach() - own[k] for k, p in self.unet.named_parameters()}
         spn = {k: v.detach().clone() for k, v in self.spn.state_dict().items()}
@@ -153,31 +154,32 @@ class StyleTrainer:
         return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights of epsilon_B and the SPN as they are now, without the optimisers; copies."""
-        modules = (("unet", self.unet), ("spn", self.spn))
-        return {f"{n}.{k}": p.detach().clone() for n, m in modules for k, p in m.named_parameters()}
+        """Copies of the weights of epsilon_B and the SPN, without the optimisers' state."""
+        return {
+            f"{name}.{key}": p.detach().clone()
+            for name, network in self.networks.items()
+            for key, p in network.named_parameters()
+        }
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Put weights back that ``weights`` gave."""
-        for name, module in (("unet", self.unet), ("spn", self.spn)):
-            module.load_state_dict(
-                {k: weights[f"{name}.{k}"] for k, _ in module.named_parameters()}
+        """Load weights that ``weights`` returned."""
+        for name, network in self.networks.items():
+            network.load_state_dict(
+                {k: weights[f"{name}.{k}"] for k, _ in network.named_parameters()}
             )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything that training changes, flat, for safetensors; copies."""
-        tensors = {}
-        for name, module in (("unet", self.unet), ("spn", self.spn)):
-            params = dict(module.named_parameters())
+        """Copies of the weights and the optimisers' state, as flat names for safetensors."""
+        tensors = self.weights()
+        for name, network in self.networks.items():
             state = self.optimisers[name].state
-            for key, p in params.items():
-                tensors[f"{name}.{key}"] = p.detach().clone()
+            for key, p in network.named_parameters():
                 for slot, value in state.get(p, {}).items():
                     tensors[f"optim.{name}.{key}:{slot}"] = value.clone()
         return tensors
 
     def state_info(self) -> dict[str, Any]:
-        """The rest of the state, for JSON."""
+        """The part of the state that is stored as JSON."""
         return {
             "iteration": self.iteration,
             "history": list(self.history),
@@ -185,18 +187,17 @@ class StyleTrainer:
         }
 
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Continue from ``state_tensors`` and ``state_info``, bit for bit."""
+        """Resume from ``state_tensors`` and ``state_info``, bit for bit."""
         self.iteration, self.history = info["iteration"], list(info["history"])
+        self.load_weights(tensors)
         slots: dict[tuple[str, str], dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optim."):
                 owner, slot = key.removeprefix("optim.").rsplit(":", 1)
                 name, param = owner.split(".", 1)
                 slots.setdefault((name, param), {})[slot] = value
-        for name, module in (("unet", self.unet), ("spn", self.spn)):
-            own = {k: tensors[f"{name}.{k}"] for k, _ in module.named_parameters()}
-            module.load_state_dict(own)
-            for key, p in module.named_parameters():
+        for name, network in self.networks.items():
+            for key, p in network.named_parameters():
                 if (name, key) in slots:
                     self.optimisers[name].state[p] = {
                         # Adam keeps its step counter on the CPU and its moments in the
@@ -207,18 +208,18 @@ class StyleTrainer:
 
 
 def trainable_copy(unet: UNet, dropout: float) -> UNet:
-    """epsilon_B before training: epsilon_A's weights, with gradients and this dropout."""
+    """A copy of epsilon_A with gradients and dropout: epsilon_B before training."""
     copied = copy.deepcopy(unet).requires_grad_(True).train()
     for module in copied.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, nn.Dropout):
             module.p = dropout
     return copied
 
 
 def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:
-    """What the SPN sees of the time: the step's index, as published, or its timestep.
+    """The SPN's time input at index i: the index itself, as published, or the timestep / 50.
 
-    A timestep means the same whatever the number of steps. It is given in units of 50, the
-    stride of the published training, so that both choices span the same range.
+    The timestep does not depend on the number of steps. Divided by the stride of the published
+    training, it has the range of the index.
     """
     return float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50

@@ -1,13 +1,13 @@
-"""Validated input: frozen pydantic models, and what is wrong with a value as data.
+"""Input validation: frozen pydantic models, and their errors as ``Problem`` objects.
 
-Every input of a user (mix, settings, catalog entry, configuration) is an ``InputModel``. Its field
-types state ranges and defaults once; problems, JSON Schemas and the reference are made from them.
+Every user input (mix, settings, catalog entry, configuration) is an ``InputModel``. The ranges and
+defaults in its field types are the source of error messages, JSON Schemas and reference pages.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -23,11 +23,11 @@ M = TypeVar("M", bound="InputModel")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an input.
+    """One validation error.
 
-    field: its path, such as ``styles[0].weight``; "" is the input as a whole. value: what was
-    found. message: what is wrong, in words that name field and value. allowed: what the value may
-    be, as a noun phrase such as ``a number in [0, 4]``; "" where the message says it.
+    field: path of the field, such as ``styles[0].weight``; "" is the whole input. value: the
+    invalid value. message: the error, which names field and value. allowed: the allowed values as a
+    noun phrase, such as ``a number in [0, 4]``; "" where the message names them.
     """
 
     field: str
@@ -38,8 +38,8 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.message}; it must be {self.allowed}" if self.allowed else self.message
 
-    def below(self, prefix: str) -> Problem:
-        """The same problem of an input that is the field ``prefix`` of a larger one."""
+    def with_prefix(self, prefix: str) -> Problem:
+        """The problem with the field path of an input that is the field ``prefix`` of another."""
         field = _join(prefix, self.field)
         message = self.message
         if self.field and message.startswith(self.field):
@@ -48,11 +48,11 @@ class Problem:
 
 
 class InvalidInputError(UserError):
-    """An input with problems. subject: what was read, such as ``mix``. problems: every one."""
+    """An invalid input. subject: its name, such as ``mix``. problems: all of its problems."""
 
     def __init__(self, subject: str, problems: Iterable[Problem]) -> None:
         self.subject, self.problems = subject, tuple(problems)
-        # Both go to args, so that the error survives the trip between processes.
+        # Exceptions are unpickled from args.
         super().__init__(subject, self.problems)
 
     def __str__(self) -> str:
@@ -60,30 +60,30 @@ class InvalidInputError(UserError):
 
 
 class InputModel(BaseModel):
-    """A frozen input. Texts are no numbers, true is no count, unknown fields are refused."""
+    """Base of user inputs: frozen, strict about types, unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-    # What messages call the input.
+    # Name of the input in messages.
     subject: ClassVar[str] = "input"
 
     @classmethod
     def parse(cls: type[M], data: Any, subject: str | None = None) -> M:
-        """Build from plain data (JSON, YAML). Raises InvalidInputError with every problem."""
+        """Build from plain data (JSON, YAML). Raises InvalidInputError with all problems."""
         try:
             return cls.model_validate(data)
         except ValidationError as e:
             raise InvalidInputError(subject or cls.subject, problems_of(cls, e)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that ``parse`` reads back: lists, no tuples."""
+        """Plain data for ``parse``, with lists in place of tuples."""
         return self.model_dump(mode="json")
 
     def replace(self: M, **changes: Any) -> M:
-        """The same input with other values, validated. Raises InvalidInputError."""
+        """A validated copy with changed fields. Raises InvalidInputError."""
         return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
 
     def cross_problems(self) -> list[Problem]:
-        """Problems between fields that are each good alone; subclasses add theirs."""
+        """Problems of combinations of fields; subclasses override this."""
         return []
 
     @model_validator(mode="after")
@@ -95,45 +95,36 @@ class InputModel(BaseModel):
 
 
 def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]:
-    """The problems that a pydantic error of this model holds."""
+    """The problems in a pydantic error of this model."""
     found: list[Problem] = []
     for e in error.errors(include_url=False):
         loc, kind = e["loc"], e["type"]
         field = _path(loc)
         if kind == "problems":
-            found += [p.below(field) for p in e["ctx"]["problems"]]
+            found += [p.with_prefix(field) for p in e["ctx"]["problems"]]
         elif kind == "extra_forbidden":
-            holder = _plain(_resolve(model, loc[:-1]))
-            known = list(holder.model_fields) if _is_model(holder) else []
+            parent = _unwrap(_resolve(model, loc[:-1]))
+            known = list(parent.model_fields) if _is_model(parent) else []
             name = str(loc[-1])
             where = f" of {_path(loc[:-1])}" if len(loc) > 1 else ""
             message = f"unknown field {name!r}{where}{did_you_mean(name, known)}"
             found.append(Problem(field, e["input"], message))
         elif kind == "missing":
-            found.append(Problem(field, None, f"{field} is missing", allowed_at(model, loc)))
+            allowed_values = allowed(_resolve(model, loc))
+            found.append(Problem(field, None, f"{field} is missing", allowed_values))
         else:
-            found.append(_value_problem(model, loc, field, e))
-    # A list with a wrong item is also too short for pydantic: its good items are too few.
+            message, allowed_values = f"{field or 'the input'} is {_shortened(e['input'])}", ""
+            if kind == "value_error":  # raised by a validator
+                message += f": {e['ctx']['error']}"
+            else:
+                allowed_values = allowed(_resolve(model, loc))
+            found.append(Problem(field, e["input"], message, allowed_values))
+    # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 
 
-def _value_problem(
-    model: type[BaseModel], loc: tuple[int | str, ...], field: str, error: Mapping[str, Any]
-) -> Problem:
-    value = error["input"]
-    message = f"{field or 'it'} is {_shown(value)}"
-    if error["type"] == "value_error":  # a validator's own words
-        return Problem(field, value, f"{message}: {error['ctx']['error']}")
-    return Problem(field, value, message, allowed_at(model, loc))
-
-
-def allowed_at(model: type[BaseModel], loc: Iterable[int | str]) -> str:
-    """What the field at this place may hold, as a noun phrase."""
-    return allowed(_resolve(model, loc))
-
-
 def allowed(kind: Any) -> str:
-    """What a field of this type (a FieldInfo or an annotation) may hold, as a noun phrase."""
+    """Allowed values of a type (a FieldInfo or an annotation), as a noun phrase."""
     if isinstance(kind, FieldInfo):
         return _with_limits(kind.annotation, kind.metadata)
     return _with_limits(kind, ())
@@ -160,7 +151,7 @@ def _with_limits(kind: Any, limits: Iterable[Any]) -> str:
 
 
 def _flat(limits: Iterable[Any]) -> list[Any]:
-    """Limits; those that stand inside a ``Field`` too."""
+    """Limits, including those inside a ``Field``."""
     return [m for x in limits for m in (x.metadata if isinstance(x, FieldInfo) else [x])]
 
 
@@ -200,10 +191,10 @@ def _number(value: Any) -> str:
 
 
 def _resolve(model: Any, loc: Iterable[int | str]) -> Any:
-    """The FieldInfo, annotation or model at a place below a model."""
+    """The FieldInfo, annotation or model at a location in a model."""
     found: Any = model
     for part in loc:
-        kind = _plain(found)
+        kind = _unwrap(found)
         if isinstance(part, int):
             found = (get_args(kind) or (None,))[0]
         elif _is_model(kind) and part in kind.model_fields:
@@ -215,15 +206,15 @@ def _resolve(model: Any, loc: Iterable[int | str]) -> Any:
     return found
 
 
-def _plain(kind: Any) -> Any:
-    """A type without its annotations, and without None beside it."""
+def _unwrap(kind: Any) -> Any:
+    """The type without Annotated and Optional."""
     if isinstance(kind, FieldInfo):
         kind = kind.annotation
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, types.UnionType):
         options = [a for a in get_args(kind) if a is not type(None)]
-        return _plain(options[0]) if len(options) == 1 else kind
+        return _unwrap(options[0]) if len(options) == 1 else kind
     return kind
 
 
@@ -242,6 +233,6 @@ def _join(prefix: str, field: str) -> str:
     return prefix + field if field.startswith("[") else f"{prefix}.{field}"
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from osasis.errors import UserError
-from osasis.settings import PASS_IMAGES
+from osasis.settings import BATCH_SIZES
 from pipelines.job_spec import JobSpec
 from pipelines.read_squares import ORDER
 
@@ -81,7 +81,7 @@ def plan_workers(
             f"at most {room} do"
         )
     device = "cuda" if gpus else "cpu"
-    chunk = PASS_IMAGES[device]
+    chunk = BATCH_SIZES[device]
     models = max(1, min(workers or room, -(-photos // chunk)))
     batch = chunk * _passes(-(-photos // chunk), models, MAX_PASSES[device])
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)

@@ -44,7 +44,7 @@ class ApiError(Exception):
 
 def invalid(error: InvalidInputError, prefix: str = "") -> ApiError:
     """422 with every problem of an input. prefix: the field that the input is in the request."""
-    problems = [p.below(prefix) for p in error.problems]
+    problems = [p.with_prefix(prefix) for p in error.problems]
     rows = [
         {
             "field": p.field,

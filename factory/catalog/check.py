@@ -124,7 +124,7 @@ def _setting_problems(
                 "see the reference of training settings",
                 entry.id,
             )
-            for p in (p.below("overrides") for p in e.problems)
+            for p in (p.with_prefix("overrides") for p in e.problems)
         ]
     return []
 

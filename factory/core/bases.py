@@ -192,7 +192,7 @@ def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | Non
         "model": choice.model,
         "pretrained": choice.pretrained,
         "config": choice.config.name if choice.config else None,
-        "facts": guide.facts,
+        "facts": guide.metadata,
     }
     beside = (choice.config,) if choice.config else ()
     return _Parts(spec, guide.model.state_dict(), perceptual, beside)

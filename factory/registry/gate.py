@@ -53,7 +53,7 @@ def parse_gate(texts: Iterable[Any]) -> tuple[Condition, ...]:
     """
     conditions, problems = _parse_texts(texts)
     if problems:
-        raise InvalidInputError("gate", [p.below("gate") for p in problems])
+        raise InvalidInputError("gate", [p.with_prefix("gate") for p in problems])
     return conditions
 
 
@@ -66,9 +66,9 @@ def _parse_texts(texts: Iterable[Any]) -> tuple[tuple[Condition, ...], list[Prob
                 conditions.append(_parse_condition(part))
             except InvalidInputError as e:
                 problems += [
-                    Problem(p.field, p.value, f"condition {part!r}: {p.message}", p.allowed).below(
-                        f"[{index}]"
-                    )
+                    Problem(
+                        p.field, p.value, f"condition {part!r}: {p.message}", p.allowed
+                    ).with_prefix(f"[{index}]")
                     for p in e.problems
                 ]
     return tuple(conditions), problems

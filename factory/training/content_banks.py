@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims
 from osasis.bundles.base import Base
-from osasis.contents import BANK_ARITHMETIC, BANK_JSON, BROUGHT, CHUNK, bank_photos
+from osasis.contents import BANK_ARITHMETIC, BANK_JSON, CHUNK, SHIPPED_BANKS, bank_photos
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 
@@ -114,7 +114,7 @@ def _ensure(
     report: Callable[[str], None],
     claims: Claims,
 ) -> Bank:
-    found = read_bank(path) or read_bank(base_folder / BROUGHT / path.name)
+    found = read_bank(path) or read_bank(base_folder / SHIPPED_BANKS / path.name)
     if found is not None:
         return found
     name, told = f"bank-{path.name}", False

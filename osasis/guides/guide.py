@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from osasis.guides.tokenizer import WordTokenizer
 
 
 class Guide(Protocol):
-    """The interface that training uses."""
+    """Interface of guides."""
 
     has_text: bool
 
@@ -41,6 +41,19 @@ class Guide(Protocol):
         ...
 
 
+class OpenClipMetadata(TypedDict, total=False):
+    """Properties of an open_clip model that its weights do not contain.
+
+    quick_gelu: the activation. tokenizer ("words"), vocabulary: only with a ``WordTokenizer``.
+    """
+
+    quick_gelu: bool
+    mean: list[float]
+    std: list[float]
+    tokenizer: str
+    vocabulary: list[str]
+
+
 class OpenClipGuide(nn.Module):
     """An open_clip model with its tokenizer and input normalisation (``mean``, ``std``)."""
 
@@ -48,15 +61,14 @@ class OpenClipGuide(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, tokenizer: Any, size: int, mean: Any, std: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, size: int, metadata: OpenClipMetadata) -> None:
         super().__init__()
         self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.size = size
-        # What a base stores beside the weights; see ``open_clip_guide``.
-        self.facts: dict[str, Any] = {}
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.metadata = metadata
+        for name, values in (("mean", metadata["mean"]), ("std", metadata["std"])):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def embed(self, images: Tensor, published_input: bool = False) -> Tensor:
         if published_input:
@@ -133,7 +145,7 @@ class CombinedGuide(nn.Module):
             raise UserError("a combined guide can have only one part with a text encoder")
         self.guides = [guide for guide, _ in parts]
         # Registered as submodules, so that ``to(device)`` moves them.
-        self.modules_ = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
+        self.submodules = nn.ModuleList(g for g in self.guides if isinstance(g, nn.Module))
         self.weights = [w for _, w in parts]
         self.has_text = any(guide.has_text for guide in self.guides)
 
@@ -170,16 +182,15 @@ def open_clip_guide(
     model: str,
     pretrained: str | None,
     config: str | Path | None = None,
-    facts: dict[str, Any] | None = None,
+    metadata: OpenClipMetadata | None = None,
 ) -> OpenClipGuide:
     """Build an open_clip guide by model name, or from a configuration file named MODEL.json.
 
     pretrained: a tag of open_clip (open_clip downloads the weights and checks their hash), a local
     checkpoint (safetensors, or a file that loads with ``weights_only``), or None for random
     weights.
-    facts: the ``facts`` of a saved guide whose weights the caller loads afterwards: activation,
-    mean, standard deviation and vocabulary, which weights do not contain. A tag implies them; for
-    a local checkpoint without them, choose the model name that implies the activation, such as
+    metadata: of a saved guide whose weights the caller loads afterwards. A tag implies it; for a
+    local checkpoint without it, choose the model name that implies the activation, such as
     ``ViT-B-32-quickgelu`` for OpenAI's weights.
     Raises UserError naming the nearest model or the known tags.
     """
@@ -199,13 +210,15 @@ def open_clip_guide(
             f"open_clip model {model!r} has no pretrained tag {pretrained!r}, and there is no such "
             f"file; its tags: {', '.join(tags) or 'none'}"
         )
-    if facts is None and pretrained is not None and pretrained not in tags:
-        facts = _facts_of(Path(pretrained))
-    known = facts or (open_clip.get_pretrained_cfg(model, pretrained) if pretrained in tags else {})
+    known: Mapping[str, Any] = metadata or {}
+    if pretrained in tags:
+        known = metadata or open_clip.get_pretrained_cfg(model, pretrained)
+    elif metadata is None and pretrained is not None:
+        known = _read_metadata(Path(pretrained))
     quick_gelu = bool(known.get("quick_gelu", False))
     try:
         # open_clip warns about random weights, also where the caller loads weights next.
-        with _without_warnings():
+        with _errors_only():
             net = open_clip.create_model(
                 model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
             )
@@ -218,21 +231,17 @@ def open_clip_guide(
     size = net.visual.image_size
     mean = known.get("mean") or net.visual.image_mean or open_clip.OPENAI_DATASET_MEAN
     std = known.get("std") or net.visual.image_std or open_clip.OPENAI_DATASET_STD
-    words: dict[str, Any] = {}
+    own: OpenClipMetadata = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std)}
     if known.get("tokenizer") == "words":
-        words = {"tokenizer": "words", "vocabulary": list(known["vocabulary"])}
-    tokenizer: Any = (
-        WordTokenizer(words["vocabulary"], net.context_length, net.vocab_size)
-        if words
-        else open_clip.get_tokenizer(model)
-    )
-    guide = OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, mean, std)
-    guide.facts = {"quick_gelu": quick_gelu, "mean": list(mean), "std": list(std), **words}
-    return guide
+        own |= {"tokenizer": "words", "vocabulary": list(known["vocabulary"])}
+        tokenizer: Any = WordTokenizer(own["vocabulary"], net.context_length, net.vocab_size)
+    else:
+        tokenizer = open_clip.get_tokenizer(model)
+    return OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, own)
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
+def _errors_only() -> Iterator[None]:
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)
     try:
@@ -241,12 +250,12 @@ def _without_warnings() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _facts_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The facts in the metadata of a checkpoint of ``pretraining.train_guide``, or None."""
+def _read_metadata(checkpoint: Path) -> dict[str, Any]:
+    """Metadata in a checkpoint of ``pretraining.train_guide``; empty for other checkpoints."""
     if checkpoint.suffix != ".safetensors":
-        return None
+        return {}
     try:
         with safe_open(checkpoint, "pt") as f:
-            return json.loads((f.metadata() or {}).get("facts", "null"))
+            return json.loads((f.metadata() or {}).get("facts", "{}"))
     except Exception:  # loading the weights reports a broken file
-        return None
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,14 @@ class PerceptualNet(nn.Module):
         return self.from_features(self.features(a), self.features(b))
 
     def from_features(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distances (B,) from ``features``, so that those of a constant image are computed once."""
-        total: Tensor | float = 0.0
+        """Distances (B,) from ``features``; saves recomputing the features of a constant image."""
+        pairs = zip(a, b, strict=True)
         if self.net == "small":
-            for fa, fb in zip(a, b, strict=True):
-                total = total + (fa - fb).float().pow(2).sum(dim=1).mean(dim=(1, 2))
-            assert isinstance(total, Tensor)
-            return total
-        for fa, fb, lin in zip(a, b, self.model.lins, strict=True):
-            diff = (_unit(fa) - _unit(fb)) ** 2
-            total = total + lin(diff).mean(dim=(1, 2, 3))
-        assert isinstance(total, Tensor)
-        return total
+            stages = [(x - y).float().pow(2).sum(dim=1).mean(dim=(1, 2)) for x, y in pairs]
+        else:
+            lins = zip(pairs, self.model.lins, strict=True)
+            stages = [lin((_unit(x) - _unit(y)) ** 2).mean(dim=(1, 2, 3)) for (x, y), lin in lins]
+        return reduce(torch.add, stages)
 
 
 def _unit(f: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ START = 1
 class WordTokenizer:
     """Maps texts to the token ids of open_clip's text encoder.
 
-    0 pads, 1 starts a text, the highest id ends it (open_clip pools at the largest id), and words
-    have the ids between.
+    0 is padding, 1 the start and the highest id the end of a text (open_clip pools at the largest
+    id); words have the ids between.
     """
 
     def __init__(self, vocabulary: list[str], context_length: int, size: int) -> None:
@@ -30,7 +30,7 @@ class WordTokenizer:
         self.ids = {word: i + 2 for i, word in enumerate(vocabulary)}
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Returns (N, context_length) int64. Raises UserError for unknown words and long texts."""
+        """Token ids (N, context_length). Raises UserError for unknown words or long texts."""
         out = torch.zeros(len(texts), self.context_length, dtype=torch.long)
         for row, text in zip(out, texts, strict=True):
             words = split_words(text)

@@ -1,4 +1,4 @@
-"""Compositing of stylized squares into the photo. Outputs have the photo's size for every fit."""
+"""Compositing of stylized squares into the photo; the output has the size of the photo."""
 
 from __future__ import annotations
 
@@ -57,25 +57,24 @@ def composite_into_photo(
     otherwise the stylized square is enlarged.
     """
     if fit == "align":
-        return _faces_back(_given(photo), places, squares, stylized, detail)
+        return _composite_faces(_require(photo), places, squares, stylized, detail)
     (place,), (before,), (after,) = places, squares, stylized
     if detail:
-        return apply_colour_change(_given(photo), _change(before, after), place)
+        return apply_colour_change(_require(photo), _colour_change(before, after), place)
     if fit == "pad":
         (left, top), (w, h) = pad_box(size, after.width)
         after = after.crop((left, top, left + w, top + h))
     if fit == "crop" and size[0] != size[1]:
-        return _crop_back(size, _given(photo), place, before, after)
+        return _composite_crop(size, _require(photo), place, before, after)
     return _resized(after, size)
 
 
-def _crop_back(
+def _composite_crop(
     size: Size, small: Image.Image, place: SquarePlacement, before: Image.Image, after: Image.Image
 ) -> Image.Image:
-    """The stylized square in the centre; the photo beside it gets the square's colour change."""
-
+    """Paste the stylized square into the centre; the rest gets the square's colour change."""
     x, y = small.width / size[0], small.height / size[1]
-    around = apply_colour_change(small, _change(before, after), place.scaled(x, y))
+    around = apply_colour_change(small, _colour_change(before, after), place.scaled(x, y))
     whole = _resized(around, size)
     left, top, side = crop_box(size)
     whole.paste(_resized(after, (side, side)), (left, top), _seam(size))
@@ -100,24 +99,24 @@ def _seam(size: Size) -> Image.Image:
     return mask
 
 
-def _faces_back(
+def _composite_faces(
     photo: Image.Image,
     places: Sequence[SquarePlacement],
     squares: Sequence[Image.Image],
     stylized: Sequence[Image.Image],
     detail: bool,
 ) -> Image.Image:
-
     for place, before, after in zip(places, squares, stylized, strict=True):
         if detail:
-            photo = apply_colour_change(photo, _change(before, after), place, feather=FEATHER)
+            photo = apply_colour_change(
+                photo, _colour_change(before, after), place, feather=FEATHER
+            )
         else:
             photo = paste_square(photo, image_to_tensor(after), place, feather=FEATHER)
     return photo
 
 
-def _change(before: Image.Image, after: Image.Image) -> ColourChange:
-
+def _colour_change(before: Image.Image, after: Image.Image) -> ColourChange:
     return fit_colour_change(image_to_tensor(before), image_to_tensor(after))
 
 
@@ -125,7 +124,7 @@ def _resized(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _given(photo: Image.Image | None) -> Image.Image:
+def _require(photo: Image.Image | None) -> Image.Image:
     if photo is None:
         raise ValueError("photo is None; this fit needs it (see photo_needed)")
     return photo

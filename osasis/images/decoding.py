@@ -39,8 +39,8 @@ IMAGE_SUFFIXES = frozenset(
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
 
-# Image.open has one pixel limit for the whole process, below MAX_PIXELS; the readers' classes have
-# none, so that each call can set its own.
+# Image.open has one pixel limit for the whole process, below MAX_PIXELS. The reader classes have
+# none, so each call can set its own.
 _READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
     ("PNG", rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     ("JPEG", rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -51,13 +51,14 @@ _READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
     ("PPM", rb"P[1-6f][\s#]", PpmImagePlugin.PpmImageFile),
 )
 FORMATS = tuple(name for name, _, _ in _READERS)
-# Signatures of two bytes, which plain text can start with: a header that does not parse means that
-# the file is no image.
-_WEAK = ("BMP", "PPM")
+# Formats with a signature of two bytes, which text files can start with: if the header does not
+# parse, the file is reported as not an image.
+_SHORT_SIGNATURES = ("BMP", "PPM")
 _REFUSED = (("HEIC", rb"....ftyp(hei|hev|mif|msf)"), ("AVIF", rb"....ftypavi"), ("PDF", rb"%PDF"))
 _ALLOWED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} files are read"
 
-_TURNS = {
+# Transposition for each value of the EXIF orientation tag.
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,7 +67,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = tuple(_TURNS[i] for i in (5, 6, 7, 8))
+_SWAPS_SIDES = tuple(_TRANSPOSE[i] for i in (5, 6, 7, 8))
 
 
 def load_image(
@@ -85,8 +86,8 @@ def load_image(
 
     The EXIF orientation and the ICC profile are applied, transparent pixels are composited over
     white, and the first frame of an animation is taken. Grey of more than 8 bits is scaled to
-    0..255. Float and 32-bit grey state no range: white is the smallest of 1 (float only), 255 and
-    65535 that is not below the largest value, else the largest value.
+    0..255. Float and 32-bit grey files state no range: white is the smallest of 1 (float only), 255
+    and 65535 that is at least the largest value, else the largest value.
 
     Raises ImageError for an unreadable file, more than ``max_pixels`` pixels, or a side below
     ``min_side``.
@@ -108,9 +109,9 @@ def load_sized(
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """``load_image`` of encoded bytes, and the file's own width and height after its orientation.
+    """``load_image`` of encoded bytes, and the width and height of the file, oriented by EXIF.
 
-    With ``target`` the decoded image may be smaller than that size. Raises ImageError.
+    With ``target``, the decoded image may be smaller than this size. Raises ImageError.
     """
     return _decode(io.BytesIO(data), _printable(name), max_pixels, min_side, target)
 
@@ -137,14 +138,14 @@ def _require_regular_file(path: Path, shown: str) -> os.stat_result:
 
 @contextlib.contextmanager
 def _file_errors(shown: str) -> Iterator[None]:
-    """Raise the system's errors about the file ``shown`` as ImageError."""
+    """Convert file system errors to ImageError for the file ``shown``."""
     try:
         yield
     except FileNotFoundError:
         raise ImageError(shown, "no such file") from None
     except OSError as error:
         raise ImageError(shown, _system_reason(error)) from None
-    except ValueError:  # a null byte, or text that no file name can hold
+    except ValueError:  # a null byte or a character that file names cannot contain
         raise ImageError(shown, "is not a valid file name") from None
 
 
@@ -166,29 +167,31 @@ def _decode(
         image = reader(stream)
         size = image.size
         if size[0] * size[1] > max_pixels:
-            reason = f"too many pixels: {_by(size)}; at most {max_pixels:,} in all are allowed"
+            reason = (
+                f"too many pixels: {_dimensions(size)}; at most {max_pixels:,} in all are allowed"
+            )
             raise ImageError(shown, reason)
         if min(size) < min_side:
-            reason = f"{_by(size)} pixels; at least {min_side}x{min_side} are needed"
+            reason = f"{_dimensions(size)} pixels; at least {min_side}x{min_side} are needed"
             raise ImageError(shown, reason)
         if target is not None and kind == "JPEG":
             image.draft(None, (max(2 * target, 1),) * 2)
         raw = _raw_mode(image)
         image.load()
-        turn = _TURNS.get(_orientation(image))
+        transpose = _TRANSPOSE.get(_orientation(image))
         picture = _to_rgb(image, raw)
-        if turn is not None:
-            picture = picture.transpose(turn)
+        if transpose is not None:
+            picture = picture.transpose(transpose)
         picture.info = {}  # a profile left here would be applied again by the next reader
-        return picture, (size[::-1] if turn in _SIDEWAYS else size)
+        return picture, (size[::-1] if transpose in _SWAPS_SIDES else size)
     except ImageError:
         raise
     except Image.DecompressionBombError:
         reason = f"too many pixels; at most {max_pixels:,} in all are allowed"
     except MemoryError:
-        reason = "not enough memory" + (f" for {_by(size)} pixels" if size else "")
+        reason = "not enough memory" + (f" for {_dimensions(size)} pixels" if size else "")
     except Exception as error:  # decoders raise errors of any type for damaged data
-        if size is None and kind in _WEAK:
+        if size is None and kind in _SHORT_SIGNATURES:
             reason = _not_an_image(head)
         elif isinstance(error, OSError) and error.errno is not None:
             reason = _system_reason(error)
@@ -206,7 +209,7 @@ def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
     if mode[0] in "IF":
         image = _to_grey8(image, raw)
     elif "transparency" in image.info and mode in ("L", "RGB"):
-        # The file states the transparent colour at its own depth, Pillow the pixels at 8 bits.
+        # The transparent colour has the sample depth of the file, the pixels have 8 bits.
         key = image.info["transparency"]
         if raw == "RGB;16B":
             key = tuple(value >> 8 for value in key)
@@ -297,12 +300,12 @@ def _system_reason(error: OSError) -> str:
     return (error.strerror or "cannot be read").lower()
 
 
-def _by(size: tuple[int, int]) -> str:
+def _dimensions(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
 def _printable(name: str) -> str:
-    # A file name may contain line breaks or bytes that a terminal cannot encode.
+    # File names may contain line breaks or bytes that a terminal cannot encode.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from osasis.errors import UserError
 from osasis.images.geometry import SquarePlacement
-from osasis.images.tensors import image_to_tensor
+from osasis.images.tensors import image_to_tensor, tensor_to_image
 
 # Positions of the eyes in an aligned portrait, as shares of the side from the top left, and centre
 # and side of the detector's box, used where the eyes are not detected. Medians over portraits.
@@ -41,7 +41,7 @@ def find_faces(image: Image.Image) -> list[SquarePlacement]:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     grey = np.asarray(small.convert("L"))
-    # The detector misses a face that fills the image; a margin fixes that.
+    # Without a margin, the detector misses faces that fill the image.
     margin = max(8, min(grey.shape) // 4)
     grey = np.pad(grey, margin, mode="edge")
     faces, eyes = _cascades()
@@ -64,10 +64,10 @@ def _cascades() -> tuple[Any, list[Any]]:
         cv2 = importlib.import_module("cv2")
     if not hasattr(cv2, "CascadeClassifier"):
         raise UserError(
-            "fit align finds faces with OpenCV 4, which is not installed; "
+            "fit align detects faces with OpenCV 4, which is not installed; "
             'run pip install "opencv-python-headless<5"'
         )
-    cv2.setNumThreads(1)  # with threads the order of boxes, and so their mean, varies
+    cv2.setNumThreads(1)  # with threads, the order of the boxes and so their mean varies
     names = ("frontalface_alt2", "eye_tree_eyeglasses", "eye")
     face, *eyes = (
         cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml") for name in names
@@ -78,8 +78,8 @@ def _cascades() -> tuple[Any, list[Any]]:
 def _eyes(face: np.ndarray, cascades: list[Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """Left and right eye in pixels of the box, or None.
 
-    A pair counts where a cascade finds exactly two eyes in the upper part of the box, at a
-    plausible distance and tilt.
+    A cascade must find exactly two eyes in the upper part of the box, at a plausible distance and
+    tilt.
     """
     side = len(face)
     upper = Image.fromarray(face[: int(side * 0.62)])
@@ -148,8 +148,7 @@ def cut_square(image: Image.Image, place: SquarePlacement, size: int) -> Image.I
     found = F.grid_sample(
         pixels, grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )
-    small = F.avg_pool2d(found, 2)[0].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+    return tensor_to_image(F.avg_pool2d(found, 2)[0])
 
 
 def require_detector() -> None:

@@ -10,7 +10,7 @@ upsampled and added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +66,8 @@ def fit_colour_change(
     wide = _box(wide, reach)
     whole = _affine(guide, change, lambda x: x.mean((2, 3), keepdim=True), WIDE_SMOOTHNESS)
     explained = _evaluate(guide[0].reshape(3, size), local[0].reshape(12, size))
-    rest = change[0] - explained.view(3, *guide.shape[2:])
-    return ColourChange(torch.cat([local[0], rest]), wide[0], whole.flatten())
+    residual = change[0] - explained.view(3, *guide.shape[2:])
+    return ColourChange(torch.cat([local[0], residual]), wide[0], whole.flatten())
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
@@ -75,7 +75,9 @@ def _box(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(x, side, stride=1, padding=radius, count_include_pad=False)
 
 
-def _affine(guide: Tensor, change: Tensor, mean, smoothness: float) -> Tensor:  # type: ignore[no-untyped-def]
+def _affine(
+    guide: Tensor, change: Tensor, mean: Callable[[Tensor], Tensor], smoothness: float
+) -> Tensor:
     """Coefficients (1, 12, h, w) of the regularised least-squares fit in each window."""
     centre, target = mean(guide), mean(change)
     pairs = [(i, j) for i in range(3) for j in range(3)]
@@ -108,10 +110,10 @@ def apply_colour_change(
 ) -> Image.Image:
     """Apply a change to a whole photo ("RGB"), strip by strip.
 
-    Outside the square, the change at its border is used, which becomes the mean change with the
+    Outside the square, the change at its border is used and fades into the mean change with the
     distance, so that the border is not visible. With ``feather`` (a share of half a side, in
     (0, 1]) only the square is changed, and the change fades out towards its rounded border.
-    Memory beyond the photo and the result does not grow with the photo.
+    Additional memory does not depend on the size of the photo.
     """
     pixels = np.array(image)
     box = (0, 0, image.width, image.height)
@@ -121,10 +123,10 @@ def apply_colour_change(
         window = pixels[rows, box[0] : box[2]]
         shape = window.shape
         photo = torch.from_numpy(window.reshape(-1, 3).T.astype(np.float32) / 255)
-        found = _local_coefficients(change, grid)
+        coefficients = _sample(change.local, grid)
         if feather is None:
-            found = _extrapolated(change, found, grid, place, image.size)
-        delta = _evaluate(photo, found) + found[12:]
+            coefficients = _extrapolated(change, coefficients, grid, place, image.size)
+        delta = _evaluate(photo, coefficients) + coefficients[12:]
         if feather is not None:
             delta = delta * _mask(grid, feather).flatten()
         out = (photo + delta).clamp_(0, 1).mul_(255).round_()
@@ -168,12 +170,8 @@ def _strips(
         yield slice(start, stop), torch.stack([u, v], -1).float()
 
 
-def _local_coefficients(change: ColourChange, grid: Tensor) -> Tensor:
-    """Coefficients (15, n) at the grid's points; outside the square those of its border."""
-    return _at(change.local, grid)
-
-
-def _at(maps: Tensor, grid: Tensor) -> Tensor:
+def _sample(maps: Tensor, grid: Tensor) -> Tensor:
+    """Values (C, n) of maps (C, h, w) at n grid points; outside the square those of its border."""
     return F.grid_sample(
         maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )[0].flatten(1)
@@ -181,7 +179,7 @@ def _at(maps: Tensor, grid: Tensor) -> Tensor:
 
 def _extrapolated(
     change: ColourChange,
-    found: Tensor,
+    local: Tensor,
     grid: Tensor,
     place: SquarePlacement,
     photo: tuple[int, int],
@@ -193,23 +191,23 @@ def _extrapolated(
     # A border of the square that is the photo's border needs no transition.
     axes = [axis for axis, farthest in enumerate((u, v)) if farthest > 1 + 1e-3]
     if not axes:
-        return found
+        return local
     out = grid.abs()[..., axes].amax(-1).flatten() - 1
-    seam = _smooth(1 + out / SEAM)
+    seam = _smoothstep(1 + out / SEAM)
     if not bool((seam > 0).any()):
-        return found
-    coarse = _at(change.wide, grid)
-    coarse = coarse + (change.overall[:, None] - coarse) * _smooth(out / REACH)
-    coefficients = found[:12] + (coarse - found[:12]) * seam
-    return torch.cat([coefficients, found[12:] * (1 - seam)])
+        return local
+    coarse = _sample(change.wide, grid)
+    coarse = coarse + (change.overall[:, None] - coarse) * _smoothstep(out / REACH)
+    coefficients = local[:12] + (coarse - local[:12]) * seam
+    return torch.cat([coefficients, local[12:] * (1 - seam)])
 
 
 def _mask(grid: Tensor, feather: float) -> Tensor:
     """Blending weights: 1 inside the square, 0 on and outside its rounded border."""
     distance = grid.pow(4).sum(-1).pow(0.25)
-    return _smooth((1 - distance) / feather)
+    return _smoothstep((1 - distance) / feather)
 
 
-def _smooth(x: Tensor) -> Tensor:
+def _smoothstep(x: Tensor) -> Tensor:
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)

@@ -28,9 +28,8 @@ def tensor_to_image(tensor: Tensor) -> Image.Image:
         raise ValueError(f"an image tensor is (3, H, W), not {tuple(tensor.shape)}")
     values = tensor.detach().float().cpu()
     if values.isnan().any():
-        raise ValueError("the image tensor holds NaN")
-    pixels = values.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        raise ValueError("the image tensor contains NaN")
+    return Image.fromarray(to_uint8(values).permute(1, 2, 0).contiguous().numpy())
 
 
 def to_uint8(images: Tensor) -> Tensor:

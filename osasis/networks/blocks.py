@@ -6,10 +6,13 @@ Module and parameter names are those of the official checkpoints, which load key
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from osasis.networks.sizes import EncoderConfig, UNetConfig
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -42,8 +45,8 @@ class ResBlock(nn.Module):
     """Residual block of the ADM family, conditioned on the timestep and on z.
 
     The normalised features are modulated by the timestep, ``h * (1 + scale_t) + shift_t``, and
-    then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` the block has no
-    second half, as in the semantic encoder.
+    then by z, ``h * (1 + scale_z)`` (DiffAE, Eq. 7). Without ``time_channels`` (semantic encoder)
+    the block has no second half.
     """
 
     def __init__(
@@ -130,6 +133,36 @@ def resampled(x: Tensor, direction: str) -> Tensor:
     if direction == "down":
         return F.avg_pool2d(x, 2)
     return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def encoder_blocks(
+    c: UNetConfig | EncoderConfig,
+    res: Callable[..., ResBlock],
+    attention: Callable[[int], AttentionBlock],
+) -> tuple[nn.ModuleList, list[int], list[int], int]:
+    """The downsampling half of a UNet.
+
+    res: builds a block from its input and output channels. attention: from its channels.
+    Returns the blocks, the resolution level and the output channels of each, and the last channels.
+    """
+    ch = c.model_channels * c.channel_mult[0]
+    blocks: list[nn.Module] = [BlockSequence(nn.Conv2d(3, ch, 3, padding=1))]
+    levels, skips, resolution = [0], [ch], c.image_size
+    for level, mult in enumerate(c.channel_mult):
+        for _ in range(c.num_res_blocks):
+            layers: list[nn.Module] = [res(ch, mult * c.model_channels)]
+            ch = mult * c.model_channels
+            if resolution in c.attention_resolutions:
+                layers.append(attention(ch))
+            blocks.append(BlockSequence(*layers))
+            levels.append(level)
+            skips.append(ch)
+        if level != len(c.channel_mult) - 1:
+            resolution //= 2
+            blocks.append(BlockSequence(res(ch, ch, resample="down")))
+            levels.append(level + 1)
+            skips.append(ch)
+    return nn.ModuleList(blocks), levels, skips, ch
 
 
 class BlockSequence(nn.Sequential):

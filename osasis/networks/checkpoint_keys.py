@@ -60,8 +60,8 @@ def from_official(
         if ".cond_layers." in key:
             continue
         name = key.removeprefix(prefix)
-        inside = name.startswith(("encoder.", "latent_net."))
-        renamed[name if inside else f"unet.{name}"] = state[key].float()
+        is_unet = not name.startswith(("encoder.", "latent_net."))
+        renamed[f"unet.{name}" if is_unet else name] = state[key].float()
     return renamed
 
 

@@ -199,7 +199,7 @@ class DiffAEConfig(InputModel):
                 )
                 found.append(Problem("channel_mult", [a, b], message))
         if self.prior is not None:
-            found += [p.below("prior") for p in self.prior.problems_at(self.image_size)]
+            found += [p.with_prefix("prior") for p in self.prior.problems_at(self.image_size)]
         return found
 
 

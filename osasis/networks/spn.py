@@ -34,7 +34,7 @@ class SPNBlock(nn.Module):
 
 
 class StructurePreservingNetwork(nn.Module):
-    """Predicts the structure term that every step of the generation adds to x_t.
+    """Predicts the structure term that is added to x_t at every denoising step.
 
     forward: photo (B, 3, H, W) in [-1, 1], step (B,) -> (B, 3, H, W), without lambda_SPN.
     """
@@ -53,7 +53,7 @@ class StructurePreservingNetwork(nn.Module):
         return self.at(self.features(photo), step)
 
     def features(self, photo: Tensor) -> Tensor:
-        """The part independent of the step, a fifth of the work. Returns (B, 256, H, W)."""
+        """The step-independent part, a fifth of the computation. Returns (B, 256, H, W)."""
         return self.block1.pre_layer(self.in_layer(photo))
 
     def at(self, features: Tensor, step: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from osasis.networks.blocks import (
     BlockSequence,
     GroupNorm32,
     ResBlock,
+    encoder_blocks,
     timestep_embedding,
     zeroed,
 )
@@ -35,13 +36,13 @@ class UNet(nn.Module):
         self.config = config
         c = config
         self.time_embed = self._time_embedding(c)
-        self.input_blocks, self.input_levels, skips, ch = self._encoder_side(c)
-        self.middle_block = BlockSequence(
-            _res(c)(ch, ch),
-            AttentionBlock(ch, c.heads, c.head_channels),
-            _res(c)(ch, ch),
+        res = partial(
+            ResBlock, time_channels=c.embed_channels, z_channels=c.z_channels, dropout=c.dropout
         )
-        self.output_blocks, self.output_levels, ch = self._decoder_side(c, skips, ch)
+        attention = partial(AttentionBlock, heads=c.heads, head_channels=c.head_channels)
+        self.input_blocks, self.input_levels, skips, ch = encoder_blocks(c, res, attention)
+        self.middle_block = BlockSequence(res(ch, ch), attention(ch), res(ch, ch))
+        self.output_blocks, self.output_levels, ch = self._decoder(c, skips, ch, res, attention)
         self.out = nn.Sequential(
             GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, c.out_channels, 3, padding=1))
         )
@@ -57,33 +58,13 @@ class UNet(nn.Module):
         return nn.ModuleDict({"time_embed": layers}) if c.z_channels is not None else layers
 
     @staticmethod
-    def _encoder_side(c: UNetConfig) -> tuple[nn.ModuleList, list[int], list[int], int]:
-        res = _res(c)
-        ch = c.model_channels * c.channel_mult[0]
-        blocks: list[nn.Module] = [BlockSequence(nn.Conv2d(3, ch, 3, padding=1))]
-        levels, skips, resolution = [0], [ch], c.image_size
-        for level, mult in enumerate(c.channel_mult):
-            for _ in range(c.num_res_blocks):
-                layers: list[nn.Module] = [res(ch, mult * c.model_channels)]
-                ch = mult * c.model_channels
-                if resolution in c.attention_resolutions:
-                    layers.append(AttentionBlock(ch, c.heads, c.head_channels))
-                blocks.append(BlockSequence(*layers))
-                levels.append(level)
-                skips.append(ch)
-            if level != len(c.channel_mult) - 1:
-                resolution //= 2
-                blocks.append(BlockSequence(res(ch, ch, "down")))
-                levels.append(level + 1)
-                skips.append(ch)
-        return nn.ModuleList(blocks), levels, skips, ch
-
-    @staticmethod
-    def _decoder_side(
-        c: UNetConfig, skips: list[int], ch: int
+    def _decoder(
+        c: UNetConfig,
+        skips: list[int],
+        ch: int,
+        res: Callable[..., ResBlock],
+        attention: Callable[[int], AttentionBlock],
     ) -> tuple[nn.ModuleList, list[int], int]:
-        res = _res(c)
-        skips = list(skips)
         blocks: list[nn.Module] = []
         levels: list[int] = []
         resolution = c.image_size >> (len(c.channel_mult) - 1)
@@ -92,9 +73,9 @@ class UNet(nn.Module):
                 layers: list[nn.Module] = [res(ch + skips.pop(), mult * c.model_channels)]
                 ch = mult * c.model_channels
                 if resolution in c.attention_resolutions:
-                    layers.append(AttentionBlock(ch, c.heads, c.head_channels))
+                    layers.append(attention(ch))
                 if level and i == c.num_res_blocks:
-                    layers.append(res(ch, ch, "up"))
+                    layers.append(res(ch, ch, resample="up"))
                     resolution *= 2
                 blocks.append(BlockSequence(*layers))
                 levels.append(level)
@@ -142,20 +123,6 @@ def noise_of_velocity(v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
 def alpha_bars(device: torch.device) -> Tensor:
     """alpha_bar of the 1000 timesteps, (1000,) float32 on a device."""
     return torch.from_numpy(linear_alphas_cumprod()).float().to(device)
-
-
-def _res(c: UNetConfig) -> Callable[..., ResBlock]:
-    def build(in_channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
-        return ResBlock(
-            in_channels,
-            out_channels,
-            time_channels=c.embed_channels,
-            z_channels=c.z_channels,
-            dropout=c.dropout,
-            resample=resample,
-        )
-
-    return build
 
 
 def _level_conditions(z: Tensor | None, levels: int) -> Callable[[int], Tensor | None]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
-from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.guides.guide import OpenClipGuide, OpenClipMetadata, open_clip_guide
 from osasis.images.tensors import from_uint8
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
@@ -65,7 +65,7 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
 
 def new_guide(config: Path, seed: int) -> OpenClipGuide:
     """An untrained guide with a tokenizer for the words of captions."""
-    facts = {
+    metadata: OpenClipMetadata = {
         "tokenizer": "words",
         "vocabulary": vocabulary(),
         "quick_gelu": False,
@@ -73,7 +73,7 @@ def new_guide(config: Path, seed: int) -> OpenClipGuide:
         "std": list(STD),
     }
     with seeded(seed, "guide"):
-        return open_clip_guide(config.stem, None, config, facts)
+        return open_clip_guide(config.stem, None, config, metadata)
 
 
 class GuideTrainer:
@@ -245,11 +245,11 @@ def train_guide(
     save_tensors(
         out / "guide.safetensors",
         to_float16(guide.model.state_dict()),
-        {"facts": json.dumps(guide.facts)},
+        {"facts": json.dumps(guide.metadata)},
     )
     report: dict[str, Any] = {
         "model": own.stem,
-        "facts": guide.facts,
+        "facts": guide.metadata,
         "parameters": sum(p.numel() for p in guide.model.parameters()),
         "steps": trainer.steps_done,
         "photos": len(photos),

@@ -1,4 +1,4 @@
-"""A tiny base with random weights, made once a session, and helpers around it."""
+"""Session fixtures: a tiny base with random weights, styles, trainers and guides."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def make_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
     return (smooth + fine).clamp(-1, 1)
 
 
-def far(a: Tensor, b: Tensor) -> float:
-    """The largest difference."""
+def max_difference(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference."""
     return float((a - b).abs().max())
 
 
@@ -102,7 +102,7 @@ def tiny_base(tiny_folder: Path) -> Base:
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> Callable[..., TrainSettings]:
-    """Settings of few steps; keywords override."""
+    """Settings with few steps; keywords override fields."""
 
     def build(**overrides: Any) -> TrainSettings:
         few: dict[str, Any] = {
@@ -129,7 +129,7 @@ def tiny_contents(tiny_base: Base, tiny_settings: Callable[..., TrainSettings]) 
 def tiny_style(
     tiny_base: Base, tiny_settings: Callable[..., TrainSettings]
 ) -> Callable[..., Style]:
-    """Styles with random differences, SPN and z; a seed makes one, keywords are settings."""
+    """Styles with random deltas, SPN and z from a seed; keywords are settings."""
 
     def build(style_id: str = "a", seed: int = 21, **settings: Any) -> Style:
         other = random_state(tiny_base.diffae.unet, seed)
@@ -163,7 +163,7 @@ def tiny_trainer(
 
 @pytest.fixture(scope="session")
 def clip_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Files that configure open_clip models small enough for a test."""
+    """Configuration files of small open_clip models."""
     folder = tmp_path_factory.mktemp("clip")
 
     def build(name: str, image_size: int = 32, patch_size: int = 8) -> Path:

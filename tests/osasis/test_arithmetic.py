@@ -1,4 +1,4 @@
-"""What a precision means on a device, and the arithmetic that a context computes in."""
+"""Resolving a precision for a device, and autocast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_forward_passes_compute_in_what_was_asked_for(arithmetic: Arithmetic) -> None:
+def test_forward_passes_compute_in_the_given_arithmetic(arithmetic: Arithmetic) -> None:
     """Also on a CPU that has to emulate bfloat16."""
     with autocast(CPU, arithmetic):
         product = torch.mm(torch.ones(2, 2), torch.ones(2, 2))
@@ -20,13 +20,13 @@ def test_forward_passes_compute_in_what_was_asked_for(arithmetic: Arithmetic) ->
     assert resolve(arithmetic, CPU) == arithmetic
 
 
-def test_auto_is_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_depends_on_the_instructions_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     assert resolve("auto", CPU) == ("bfloat16" if has_bfloat16(CPU) else "float32")
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_auto_is_what_the_environment_says(
+def test_the_environment_variable_sets_auto(
     arithmetic: Arithmetic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, arithmetic)
@@ -35,7 +35,7 @@ def test_auto_is_what_the_environment_says(
     assert resolve(other, CPU) == other
 
 
-def test_a_wrong_value_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "float16")
     with pytest.raises(UserError, match=f"{ENVIRONMENT} is 'float16'; set it to float32"):
         resolve("auto", CPU)

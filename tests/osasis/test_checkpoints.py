@@ -1,4 +1,4 @@
-"""Training checkpoints: what is written is read back; a file that is no checkpoint is refused."""
+"""Training checkpoints: round trip, and errors of other files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from osasis.errors import UserError
 from osasis.storage import save_tensors
 
 
-def test_tensors_and_json_come_back(tmp_path: Path) -> None:
+def test_tensors_and_json_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "state"
     tensors = {"a": torch.arange(6.0).view(2, 3), "step": torch.tensor(3.0)}
     info = {"iteration": 3, "history": [{"total": 0.1}], "note": None}
@@ -22,12 +22,12 @@ def test_tensors_and_json_come_back(tmp_path: Path) -> None:
     assert told == info
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[k], v) for k, v in tensors.items())
-    # A plain safetensors file, and nothing beside it.
+    # The checkpoint is a single safetensors file.
     assert load_file(path).keys() == tensors.keys()
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
     broken, plain = tmp_path / "broken", tmp_path / "plain"
     broken.write_bytes(b"not a checkpoint")
     save_tensors(plain, {"a": torch.ones(1)})

@@ -127,7 +127,7 @@ def test_the_ends_of_t0(
     images: Images,
     t0: float,
 ) -> None:
-    """Whatever the settings allow gives a finite picture."""
+    """The smallest and the largest allowed t0 give finite images."""
     style, settings = images(1, 60), tiny_settings(counterpart_t0=t0)
     for base, photos in ((prior_base, None), (tiny_base, tiny_contents)):
         out = photo_counterpart(base, style, settings, photos)
@@ -146,11 +146,11 @@ def test_nearest_photos(tiny_base: Base, tiny_contents: Contents) -> None:
         near = nearest_photos(tiny_base, image, tiny_contents, count=2)
         assert len(near) == 2
         assert torch.equal(near.photo[0], tiny_contents.photo[i])
-    # No more than there are.
+    # count is limited to the number of photos.
     assert len(nearest_photos(tiny_base, image, tiny_contents, count=50)) == len(tiny_contents)
 
 
-def test_quantile_match_reaches_the_targets_distribution() -> None:
+def test_quantile_match_gives_the_distribution_of_the_target() -> None:
     g = torch.Generator().manual_seed(0)
     source = torch.rand(1, 1, 40, 40, generator=g) * 3 - 5
     target = torch.rand(2, 1, 40, 40, generator=g) ** 2
@@ -160,7 +160,7 @@ def test_quantile_match_reaches_the_targets_distribution() -> None:
         assert float(out.quantile(q)) == pytest.approx(float(target.quantile(q)), abs=2e-3)
     order = source.flatten().argsort()
     assert (out.flatten()[order].diff() >= 0).all()
-    # And a second time nothing changes.
+    # Matching is idempotent.
     torch.testing.assert_close(quantile_match(out, target), out, atol=2e-3, rtol=0)
 
 
@@ -170,7 +170,7 @@ def test_quantile_match_of_itself_is_the_identity() -> None:
 
 
 def test_quantile_match_keeps_ties_equal() -> None:
-    # A plain ground of 60% takes one value: the middle of its share of the target.
+    # A uniform background of 60% maps to one value: the middle of its quantile range.
     source = torch.cat([torch.full((60,), 1.0), torch.linspace(-1, 0.9, 40)])
     target = torch.linspace(0, 1, 1001)
     out = quantile_match(source, target)
@@ -190,7 +190,7 @@ def test_photo_palette_takes_the_photos_colours(images: Images) -> None:
     for channel in range(3):
         expected = float(photos[:, channel].mean())
         assert float(out[:, channel].mean()) == pytest.approx(expected, abs=0.03)
-    # The style image's own lightness order stays: its lines are where they were.
+    # The order of lightness is that of the style image.
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     a, b = ((x * weights).sum(1).flatten() for x in (style, out))
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.9

@@ -25,7 +25,7 @@ ALPHA_BAR = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
 
 
 def consistent_eps(x0: Tensor) -> EpsFn:
-    """The noise that always implies this x0."""
+    """A noise predictor that implies this x0."""
 
     def eps(x: Tensor, t: Tensor) -> Tensor:
         a = torch.from_numpy(ALPHA_BAR)[t].to(x.dtype).view(-1, 1, 1, 1)
@@ -67,7 +67,7 @@ def test_x0_is_clamped_on_request() -> None:
     assert diffusion.predict_x0(s, 5, x, torch.zeros_like(x), clip=False).min() > 5
 
 
-def test_past_the_chains_ends() -> None:
+def test_alpha_bar_past_the_ends_of_the_schedule() -> None:
     s = image_schedule(10)
     assert (s.alpha_bar(-1), s.alpha_bar(10)) == (1.0, 0.0)
     assert s.alpha_bar(9) == pytest.approx(ALPHA_BAR[900])
@@ -81,7 +81,7 @@ def test_prior_schedule_reaches_both_ends() -> None:
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100])
 @pytest.mark.parametrize("t0", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-def test_the_walk_back_is_as_long_as_the_inversion(steps: int, t0: float) -> None:
+def test_denoising_takes_as_many_steps_as_inversion(steps: int, t0: float) -> None:
     s = image_schedule(steps)
     assert steps_from(s, t0) == steps_to(s, t0) == round(steps * t0)
 
@@ -97,7 +97,7 @@ def test_progress_counts_every_step(images: Callable[..., Tensor]) -> None:
 
 
 def test_ancestral_step_of_known_noise() -> None:
-    """With the true noise, the mean is the posterior's, and index 0 gives x_0."""
+    """The true noise gives the posterior mean, and x_0 at index 0."""
     s = Schedule(np.arange(1000), ALPHA_BAR)
     x0, noise = torch.full((1, 3, 4, 4), 0.3), torch.linspace(-2, 2, 48).view(1, 3, 4, 4)
     smallest = torch.cat([noise, -torch.ones_like(noise)], dim=1)
@@ -108,7 +108,7 @@ def test_ancestral_step_of_known_noise() -> None:
     beta, a, b = s.betas[i], ALPHA_BAR[i], ALPHA_BAR[i - 1]
     expected = (b**0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - b) * x) / (1 - a)
     torch.testing.assert_close(mean, expected.float(), atol=1e-5, rtol=0)
-    # An interpolation of -1 is the posterior variance, of 1 it is beta.
+    # Interpolation -1 gives the posterior variance, 1 gives beta.
     for value, variance in ((-1.0, beta * (1 - b) / (1 - a)), (1.0, beta)):
         output = torch.cat([noise, torch.full_like(noise, value)], dim=1)
         moved, _ = diffusion.ancestral_step(s, i, x, output, torch.ones_like(x))
@@ -120,7 +120,7 @@ def test_ancestral_step_of_known_noise() -> None:
 
 @torch.no_grad()
 def test_numbers_of_a_full_loop(tiny_base: Base, images: Callable[..., Tensor]) -> None:
-    """Regression: sums of this package's own results at the time of writing."""
+    """Regression test against stored sums."""
     photos = images(2, seed=1)
     z = tiny_base.encode_z(photos)
     s = image_schedule(10)

@@ -1,4 +1,4 @@
-"""Early stop and the best iteration: which look is best, when to end, and the same when resumed."""
+"""Early stopping: choosing the best evaluation, stopping, restoring, resuming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Trainers = Callable[..., StyleTrainer]
 FALLING_THEN_RISING = (0.9, 0.5, 0.7, 0.6, 0.4)
 
 
-def looked(trainer: StyleTrainer, values: tuple[float, ...]) -> tuple[EarlyStopping, list[int]]:
+def evaluate_each(
+    trainer: StyleTrainer, values: tuple[float, ...]
+) -> tuple[EarlyStopping, list[int]]:
     """Early stopping after an evaluation of each iteration, and the iterations trained."""
     stopping = EarlyStopping(trainer.settings)
     seen = []
@@ -35,7 +37,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_both_are_off_unless_asked_for(tiny_trainer: Trainers) -> None:
+def test_both_are_off_by_default(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer()
     stopping = EarlyStopping(trainer.settings)
     assert not stopping.enabled
@@ -48,23 +50,23 @@ def test_both_are_off_unless_asked_for(tiny_trainer: Trainers) -> None:
         assert EarlyStopping(tiny_trainer(**asked).settings).enabled
 
 
-def test_looks_come_every_few_iterations_and_at_the_last(tiny_trainer: Trainers) -> None:
+def test_evaluations_are_due_every_few_iterations_and_at_the_last(tiny_trainer: Trainers) -> None:
     stopping = EarlyStopping(tiny_trainer(keep_best=True, watch_every=3, iterations=8).settings)
     assert [i for i in range(1, 9) if stopping.is_due(i)] == [3, 6, 8]
 
 
-def test_training_ends_when_patience_does(tiny_trainer: Trainers) -> None:
+def test_training_stops_after_patience(tiny_trainer: Trainers) -> None:
     settings = {"watch": "style_distance", "iterations": 5}
-    _, seen = looked(tiny_trainer(early_stop_patience=2, **settings), FALLING_THEN_RISING)
+    _, seen = evaluate_each(tiny_trainer(early_stop_patience=2, **settings), FALLING_THEN_RISING)
     assert seen == [1, 2, 3, 4]
-    _, seen = looked(tiny_trainer(early_stop_patience=3, **settings), FALLING_THEN_RISING)
+    _, seen = evaluate_each(tiny_trainer(early_stop_patience=3, **settings), FALLING_THEN_RISING)
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_the_best_iterations_weights_are_put_back(tiny_trainer: Trainers) -> None:
+def test_the_weights_of_the_best_iteration_are_restored(tiny_trainer: Trainers) -> None:
     settings = {"watch": "style_distance", "iterations": 5}
     trainer = tiny_trainer(keep_best=True, early_stop_patience=2, **settings)
-    stopping, _ = looked(trainer, FALLING_THEN_RISING)
+    stopping, _ = evaluate_each(trainer, FALLING_THEN_RISING)
     plain = tiny_trainer(**settings)
     for _ in range(2):
         plain.step()
@@ -73,20 +75,20 @@ def test_the_best_iterations_weights_are_put_back(tiny_trainer: Trainers) -> Non
     assert same(trainer.weights(), plain.weights())
 
 
-def test_a_metric_that_rises_is_better_when_larger(tiny_trainer: Trainers) -> None:
+def test_a_larger_direction_is_better(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(keep_best=True, watch="direction", iterations=3)
-    stopping, _ = looked(trainer, (0.1, 0.3, 0.2))
+    stopping, _ = evaluate_each(trainer, (0.1, 0.3, 0.2))
     assert stopping.restore_best(trainer) == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_never_best(tiny_trainer: Trainers, value: float) -> None:
+def test_nan_and_inf_are_never_best(tiny_trainer: Trainers, value: float) -> None:
     trainer = tiny_trainer(keep_best=True, watch="style_distance", iterations=3)
-    stopping, _ = looked(trainer, (value, 0.5, value))
+    stopping, _ = evaluate_each(trainer, (value, 0.5, value))
     assert (stopping.best, stopping.best_iteration, stopping.waited) == (0.5, 2, 1)
 
 
-def test_the_loss_is_a_mean_since_the_look_before(tiny_trainer: Trainers) -> None:
+def test_the_loss_is_the_mean_since_the_last_evaluation(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(keep_best=True, watch_every=2)
     for _ in range(3):
         trainer.step()
@@ -97,11 +99,11 @@ def test_the_loss_is_a_mean_since_the_look_before(tiny_trainer: Trainers) -> Non
     assert stopping.best == recent_loss(trainer, 2)
 
 
-def test_a_resumed_watch_ends_as_the_uninterrupted_one(tiny_trainer: Trainers) -> None:
+def test_resumed_early_stopping_equals_the_uninterrupted_one(tiny_trainer: Trainers) -> None:
     settings: dict[str, Any] = {"watch": "style_distance", "iterations": 5, "keep_best": True}
     settings["early_stop_patience"] = 2
     trainer = tiny_trainer(**settings)
-    stopping, _ = looked(trainer, FALLING_THEN_RISING[:3])
+    stopping, _ = evaluate_each(trainer, FALLING_THEN_RISING[:3])
     info = json.loads(json.dumps(stopping.state_info()))
     again = EarlyStopping(trainer.settings)
     again.load_state({**trainer.state_tensors(), **stopping.state_tensors()}, info)

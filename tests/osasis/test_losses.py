@@ -49,7 +49,7 @@ def test_directional_loss_is_the_mean_over_groups(directions: Tensor) -> None:
     mixed = one.clone()
     mixed[:, 0] *= -1
     assert directional_loss(one, mixed) == pytest.approx(2 / 3, abs=1e-6)
-    # A batch of one is compared with all of the other.
+    # A batch of one is broadcast.
     both = torch.cat([one, -one])
     assert directional_loss(both, one) == pytest.approx(1, abs=1e-6)
 
@@ -64,14 +64,14 @@ def test_edge_loss_ignores_palette_contrast_and_brightness(images: Callable[...,
     assert edge_loss(grey.expand_as(a), sepia) == pytest.approx(0, abs=1e-5)
 
 
-def test_edge_loss_sees_where_lines_run(images: Callable[..., Tensor]) -> None:
+def test_edge_loss_depends_on_the_position_of_edges(images: Callable[..., Tensor]) -> None:
     a, other = images(2, seed=4), images(2, seed=5)
     assert edge_loss(a, -a) == pytest.approx(2, abs=1e-5)
     assert edge_loss(a, other) > 0.6
     assert edge_loss(a, a.roll(3, dims=3)) > 0.3
 
 
-def test_relative_distance_ends() -> None:
+def test_relative_distance_of_style_and_counterpart() -> None:
     style, own = torch.ones(1, 2, 4), -torch.ones(1, 2, 4)
     both = style.expand(3, -1, -1)
     assert relative_distance(both, style, own) == 0
@@ -119,7 +119,7 @@ def test_a_weight_scales_its_part_only(
         assert float(b[name]) == pytest.approx(factor * float(a[name]), rel=1e-5), name
 
 
-def test_parts_of_weight_zero_that_the_paper_lacks_are_not_computed(
+def test_additional_losses_of_weight_zero_are_not_computed(
     tiny_base: Base, tiny_settings: Settings, images: Callable[..., Tensor]
 ) -> None:
     _, parts = losses(tiny_base, tiny_settings(), images)
@@ -135,7 +135,7 @@ def test_reconstruction_of_the_style_image_itself(
     _, parts = loss(style.repeat(2, 1, 1, 1), style, photo, loss.embed(photo))
     for name in ("recon_clip", "recon_l1", "recon_lpips", "style_match"):
         assert float(parts[name]) == pytest.approx(0, abs=2e-5), name
-    # And photos that moved just as the counterpart did have no cross-domain loss.
+    # Photos with the same difference as the counterpart have no cross-domain loss.
     _, parts = loss(style, style, images(1, 31), loss.embed(images(1, 31)))
     assert float(parts["cross_dom"]) == pytest.approx(0, abs=1e-5)
 

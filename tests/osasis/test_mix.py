@@ -1,4 +1,4 @@
-"""The mix: validated all at once, the same as JSON and as an object."""
+"""The mix: validation and the JSON form."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def problems(data: dict[str, Any]) -> dict[str, Problem]:
-    """What is wrong with a mix, by field."""
+    """The problems of a mix, by field."""
     with pytest.raises(InvalidInputError) as e:
         Mix.parse(data)
     text = str(e.value)
@@ -112,13 +112,13 @@ def test_a_mix_needs_a_style(data: dict[str, Any]) -> None:
     ],
 )
 def test_json_of_any_type_gives_a_user_error(field: str, value: Any) -> None:
-    """The same dictionary comes over HTTP, where a client may send anything."""
+    """The mix is part of the HTTP body, where a client can send any JSON."""
     with pytest.raises(UserError, match=field.removesuffix("s")):
         Mix.parse({"styles": ["a"], field: value})
 
 
 @pytest.mark.parametrize("data", [[], "a", None, 3])
-def test_json_that_is_no_object_gives_a_user_error(data: Any) -> None:
+def test_json_that_is_not_an_object_gives_a_user_error(data: Any) -> None:
     with pytest.raises(UserError):
         Mix.parse(data)
 

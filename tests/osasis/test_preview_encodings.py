@@ -1,4 +1,4 @@
-"""Encodings of the previews' photos that come with a base."""
+"""Precomputed encodings of a base's preview photos."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from osasis.stylize import EncodePlan, encode
 from tests.tiny import SIZE
 
 Settings = Callable[..., TrainSettings]
-# Float32 of one CPU differs from another's by this much after ten steps of inversion.
+# Largest float32 difference between CPUs after ten inversion steps.
 SHIPPED_TOLERANCE = 1e-3
 PLAN = EncodePlan(0.5, 10, "float32")
 
 
 @pytest.fixture
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    """The tiny base, with two photos more than are held out."""
+    """The tiny base with the held-out photos and two more."""
     folder = tmp_path / "base"
     shutil.copytree(tiny_folder, folder)
     shape, generator = (HELD_OUT + 2, 3, SIZE, SIZE), torch.Generator().manual_seed(0)
@@ -53,7 +53,7 @@ def held_out(base: Base) -> Tensor:
     return photo_tensor(base.photos[-HELD_OUT:])
 
 
-def test_they_are_what_encoding_makes(
+def test_shipped_encodings_equal_computed_ones(
     folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
 ) -> None:
     assert shipped_previews(folder, base, held_out, PLAN) is None
@@ -68,14 +68,14 @@ def test_they_are_what_encoding_makes(
 
 
 @pytest.mark.parametrize("other", [{"t0": 0.6}, {"steps": 20}, {"arithmetic": "bfloat16"}])
-def test_encoded_otherwise_they_are_not_taken(
+def test_encodings_with_another_plan_are_ignored(
     folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings, other: dict[str, Any]
 ) -> None:
     ship_previews(folder, tiny_settings(stylize_encode_steps=10))
     assert shipped_previews(folder, base, held_out, replace(PLAN, **other)) is None
 
 
-def test_of_other_photos_they_are_not_taken(
+def test_encodings_of_other_photos_are_ignored(
     folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
 ) -> None:
     ship_previews(folder, tiny_settings(stylize_encode_steps=10))
@@ -85,23 +85,23 @@ def test_of_other_photos_they_are_not_taken(
         assert shipped_previews(folder, base, photos, PLAN) is None
 
 
-def test_of_another_base_they_are_not_taken(
+def test_encodings_of_another_base_are_ignored(
     folder: Path, base: Base, held_out: Tensor, tiny_settings: Settings
 ) -> None:
-    """One that was packed anew into the same folder."""
+    """The base was replaced in the same folder."""
     ship_previews(folder, tiny_settings(stylize_encode_steps=10))
     assert shipped_previews(folder, base, held_out, PLAN) is not None
     base.info["fingerprint"] = "another"
     assert shipped_previews(folder, base, held_out, PLAN) is None
 
 
-def test_a_base_without_photos_has_none_to_ship(tiny_folder: Path, tiny_settings: Settings) -> None:
+def test_a_base_without_photos_is_refused(tiny_folder: Path, tiny_settings: Settings) -> None:
     with pytest.raises(UserError, match="has no photos of its own"):
         ship_previews(tiny_folder, tiny_settings())
 
 
-def test_the_shipped_base_brings_those_of_preset_fast() -> None:
-    """A base that is packed anew, or other settings of the preset, need them anew."""
+def test_the_shipped_base_has_the_encodings_of_preset_fast() -> None:
+    """Run ``python -m osasis.preview_encodings`` after a change of the base or the preset."""
     torch.set_num_threads(1)
     folder, fast = shipped_bases()["portraits64"], make_settings("fast")
     base = load_base(folder)

@@ -1,4 +1,4 @@
-"""The recorded numbers of the published implementation (see --reference-dir in conftest)."""
+"""Comparison with recorded results of the published code (--reference-dir in conftest)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: atomic writes."""
+"""Atomic writes of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which timesteps a schedule visits."""
+"""Timesteps of respaced schedules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_leading_spacing() -> None:
 def test_trailing_spacing_meets_the_inversion(steps: int) -> None:
     t = stride_timesteps(steps, "trailing")
     assert (len(t), t[-1], t[steps // 2 - 1]) == (steps, 999, 500)
-    # Half of a leading schedule of any length ends at the same place.
+    # Half of a leading schedule of any length ends at the same timestep.
     assert stride_timesteps(100)[steps_to(image_schedule(100), 0.5)] == 500
 
 

@@ -27,7 +27,7 @@ from osasis.stylize import (
     suggested_cutoff,
 )
 from osasis.validation import InvalidInputError
-from tests.osasis.conftest import far
+from tests.osasis.conftest import max_difference
 
 Images = Callable[..., Tensor]
 Styles = Callable[..., Style]
@@ -47,14 +47,14 @@ def test_encode_is_inversion_with_epsilon_a(tiny_base: Base, images: Images) -> 
         z = tiny_base.encode_z(photos)
         x = ddim_invert(tiny_base.eps_a(z), photos, image_schedule(STEPS), STEPS // 2)
     assert e.plan == EncodePlan(0.5, STEPS, "float32")
-    assert far(e.z, z) < 1e-4 and far(e.x_t0, x) < 1e-4
-    assert far(e.x_t0, photos) > 0.1
+    assert max_difference(e.z, z) < 1e-4 and max_difference(e.x_t0, x) < 1e-4
+    assert max_difference(e.x_t0, photos) > 0.1
     part = e.take(slice(1, 2))
     assert torch.equal(part.z, e.z[1:]) and torch.equal(part.x_t0, e.x_t0[1:])
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_a_photo_is_the_same_in_any_company(
+def test_a_result_does_not_depend_on_the_batch(
     tiny_base: Base, tiny_style: Styles, images: Images, arithmetic: Arithmetic
 ) -> None:
     mix = Mix.of("a", decode_steps=STEPS)
@@ -67,10 +67,10 @@ def test_a_photo_is_the_same_in_any_company(
 
     together, backwards = run(photos), run(photos.flip(0)).flip(0)
     assert together.shape == photos.shape and together.abs().max() <= 1
-    assert far(together[:1], together[1:2]) > 0.1
-    assert far(together, backwards) < 1e-4
+    assert max_difference(together[:1], together[1:2]) > 0.1
+    assert max_difference(together, backwards) < 1e-4
     for i in (0, 3, 4):
-        assert far(run(photos[i : i + 1]), together[i : i + 1]) < 1e-4
+        assert max_difference(run(photos[i : i + 1]), together[i : i + 1]) < 1e-4
 
 
 def test_bfloat16_is_near_float32(
@@ -95,20 +95,22 @@ def test_strength_0_reconstructs_with_epsilon_a(
     with torch.no_grad():
         schedule = image_schedule(STEPS, style.settings.spacing)
         plain = ddim_sample(tiny_base.eps_a(encodings.z), encodings.x_t0, schedule, start=1)
-    assert far(out, plain.clamp(-1, 1)) < 1e-4
+    assert max_difference(out, plain.clamp(-1, 1)) < 1e-4
     styled = decode(tiny_base, encodings, mix.replace(strength=1.0), {"a": style})
-    assert far(out, styled) > 0.1
+    assert max_difference(out, styled) > 0.1
 
 
 def test_strength_0_alone_reconstructs(
     tiny_base: Base, tiny_style: Styles, encodings: Encodings
 ) -> None:
-    """As Mix says, whatever the cutoff: at strength 0 no z_style is mixed in either."""
+    """At strength 0 the share of z_style is 0 for every cutoff."""
     styles = {"a": tiny_style()}
     mix = Mix.of("a", strength=0.0, decode_steps=STEPS)
     plain = mix.replace(structure=0.0, level_weights=ALL_PHOTO)
     assert (
-        far(decode(tiny_base, encodings, mix, styles), decode(tiny_base, encodings, plain, styles))
+        max_difference(
+            decode(tiny_base, encodings, mix, styles), decode(tiny_base, encodings, plain, styles)
+        )
         < 1e-4
     )
 
@@ -125,7 +127,7 @@ def test_every_parameter_matters(
         e = encode(tiny_base, images(1, 50), EncodePlan(mix.t0 or 0.5, STEPS))
         outs.append(decode(tiny_base, e, mix, styles))
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert far(outs[a], outs[b]) > 0.01
+        assert max_difference(outs[a], outs[b]) > 0.01
 
 
 def test_blends_of_one_style_agree(
@@ -136,7 +138,7 @@ def test_blends_of_one_style_agree(
         decode(tiny_base, encodings, Mix.of("a", blend=b, decode_steps=STEPS), styles)
         for b in ("weights", "noise")
     )
-    assert far(weights, noise) < 1e-4
+    assert max_difference(weights, noise) < 1e-4
 
 
 @pytest.mark.parametrize("blend", ["weights", "noise"])
@@ -152,9 +154,9 @@ def test_a_faint_second_style_hardly_shows(
     a, b = run(StyleShare(style="a")), run(StyleShare(style="b"))
     faint = run(StyleShare(style="a", weight=1.0), StyleShare(style="b", weight=1e-4))
     even = run(StyleShare(style="a", weight=2.0), StyleShare(style="b", weight=2.0))
-    assert far(a, b) > 0.2
-    assert far(faint, a) < 5e-3
-    assert far(even, a) > 0.1 and far(even, b) > 0.1
+    assert max_difference(a, b) > 0.2
+    assert max_difference(faint, a) < 5e-3
+    assert max_difference(even, a) > 0.1 and max_difference(even, b) > 0.1
 
 
 def test_blended_weights_are_linear(tiny_base: Base, tiny_style: Styles) -> None:
@@ -166,7 +168,7 @@ def test_blended_weights_are_linear(tiny_base: Base, tiny_style: Styles) -> None
         expected = own[key] + 0.5 * a.delta[key] + 1.5 * b.delta[key]
         torch.testing.assert_close(out[key], expected)
     torch.testing.assert_close(out["out.2.bias"], own["out.2.bias"] + 0.5 * a.delta["out.2.bias"])
-    # Weights that sum to 1 in any scale.
+    # Weights are scaled to sum to 1.
     assert relative_weights(
         Mix(styles=(StyleShare(style="a", weight=3.0), StyleShare(style="b", weight=9.0)))
     ) == [0.25, 0.75]
@@ -176,7 +178,7 @@ def test_level_conditions() -> None:
     z_in, z_style = torch.zeros(2, 4), torch.ones(2, 4)
     z = level_conditions(z_in, z_style, (1.0, 0.25))
     assert z.shape == (2, 3, 4)
-    # The middle block takes the photo's.
+    # The middle block takes z_in.
     assert z[0, :, 0].tolist() == [1.0, 0.25, 0.0]
 
 
@@ -204,20 +206,20 @@ def test_cutoff_and_level_weights_agree(
 def test_the_structure_network_is_added_at_each_step(
     tiny_base: Base, tiny_style: Styles, images: Images
 ) -> None:
-    """One step of the walk back, computed by hand."""
+    """One denoising step, computed by hand."""
     style = tiny_style(spn_time="index")
     e = encode(tiny_base, images(1, 50), EncodePlan(0.5, 2))
     mix = Mix.of("a", structure=0.3, strength=0.5, decode_steps=2, level_weights=ALL_PHOTO)
     out = decode(tiny_base, e, mix, {"a": style})
     with torch.no_grad():
-        # What the style adds scales with its strength.
+        # The structure term is scaled by the strength.
         x = e.x_t0 + 0.3 * 0.5 * style.spn_module()(e.photo, torch.zeros(1))
         weights = blended_weights(tiny_base, [style], [1.0], 0.5)
         t = torch.full((1,), 500)
         eps = torch.func.functional_call(tiny_base.diffae.unet, weights, (x, t, e.z))
         a = image_schedule(2, "trailing").alpha_bar(0)
         x0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
-    assert far(out, x0) < 1e-4
+    assert max_difference(out, x0) < 1e-4
 
 
 def test_text_edits_move_z_in(tiny_base: Base, tiny_style: Styles, encodings: Encodings) -> None:
@@ -228,10 +230,10 @@ def test_text_edits_move_z_in(tiny_base: Base, tiny_style: Styles, encodings: En
     moved = replace(encodings, z=encodings.z + 2 * edit)
     by_hand = decode(tiny_base, moved, mix.replace(text_edit=None), styles)
     plain = decode(tiny_base, encodings, mix.replace(text_edit=None), styles)
-    assert far(out, by_hand) < 1e-5 and far(out, plain) > 0.01
+    assert max_difference(out, by_hand) < 1e-5 and max_difference(out, plain) > 0.01
 
 
-def test_everything_that_is_missing_is_named(
+def test_every_problem_of_a_mix_is_named(
     tiny_base: Base, tiny_style: Styles, encodings: Encodings
 ) -> None:
     mix = Mix(
@@ -257,7 +259,7 @@ def test_everything_that_is_missing_is_named(
 def test_encodings_of_another_t0_are_refused(
     tiny_base: Base, tiny_style: Styles, encodings: Encodings
 ) -> None:
-    """x_t0 holds the noise of its own t0; walking back from another gives a broken picture."""
+    """x_t0 has the noise of its t0; denoising from another t0 gives a broken image."""
     with pytest.raises(UserError, match="t0"):
         decode(tiny_base, encodings, Mix.of("a", t0=0.25), {"a": tiny_style()})
 

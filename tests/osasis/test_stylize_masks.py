@@ -1,4 +1,4 @@
-"""Where and how much structure and style are added: the SPN over the steps, masks."""
+"""Structure terms over the steps, and masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from osasis.diffusion import image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.stylize import EncodePlan, Encodings, decode, encode
-from tests.osasis.conftest import far
+from tests.osasis.conftest import max_difference
 
 Images = Callable[..., Tensor]
 Styles = Callable[..., Style]
@@ -25,35 +25,35 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def silent_base(tiny_base: Base) -> Base:
-    """The tiny base, but epsilon is 0: what is added to x_t is all that happens."""
+def zero_noise_base(tiny_base: Base) -> Base:
+    """The tiny base with epsilon 0, so that only the structure terms change x_t."""
     diffae = copy.deepcopy(tiny_base.diffae)
     for name in ("weight", "bias"):
         getattr(diffae.unet.out[2], name).zero_()
     return tiny_base.replace(diffae=diffae)
 
 
-def ones(style: Style) -> Style:
-    """The style without a difference, and with a structure network that always gives 1."""
+def constant_style(style: Style) -> Style:
+    """The style with a zero delta and an SPN whose output is 1."""
     spn = {k: torch.zeros_like(v) for k, v in style.spn.items()}
     return replace(style, delta={}, spn=spn | {"out_layer.0.bias": torch.ones(3)})
 
 
-def blank(base: Base) -> Encodings:
+def zero_encodings(base: Base) -> Encodings:
     nothing = torch.zeros(1, 3, 32, 32)
     return Encodings(nothing, base.z_mean, nothing, EncodePlan(0.5, STEPS))
 
 
 @pytest.mark.parametrize("spn_time", ["timestep", "index"])
 def test_structure_and_the_number_of_steps(
-    silent_base: Base, tiny_style: Styles, spn_time: str
+    zero_noise_base: Base, tiny_style: Styles, spn_time: str
 ) -> None:
-    """A timestep style's structure keeps its sum; an index style adds it in full every step."""
-    # Trained with two steps back of a schedule of four.
-    style = ones(tiny_style(spn_time=spn_time))
+    """With spn_time "timestep" the sum is constant; with "index" the term of a step is."""
+    # Trained with two denoising steps of a schedule of four.
+    style = constant_style(tiny_style(spn_time=spn_time))
     for steps in (4, 10, 20):
         mix = Mix.of("a", structure=0.01, decode_steps=steps)
-        out = decode(silent_base, blank(silent_base), mix, {"a": style})
+        out = decode(zero_noise_base, zero_encodings(zero_noise_base), mix, {"a": style})
         count = steps // 2
         scale = 0.01 * (2 / count if spn_time == "timestep" else 1)
         below = image_schedule(steps, "trailing").alphas_cumprod[:count]
@@ -62,23 +62,27 @@ def test_structure_and_the_number_of_steps(
         torch.testing.assert_close(out, torch.full_like(out, expected), atol=1e-5, rtol=1e-4)
 
 
-def test_structure_stays_inside_the_mask(silent_base: Base, tiny_style: Styles) -> None:
+def test_structure_stays_inside_the_mask(zero_noise_base: Base, tiny_style: Styles) -> None:
     mask = torch.zeros(32, 32)
     mask[:, :16] = 1
     mix = Mix(
         styles=(StyleShare(style="a", weight=1.0, mask="left"),), structure=0.01, decode_steps=4
     )
     out = decode(
-        silent_base, blank(silent_base), mix, {"a": ones(tiny_style())}, masks={"left": mask}
+        zero_noise_base,
+        zero_encodings(zero_noise_base),
+        mix,
+        {"a": constant_style(tiny_style())},
+        masks={"left": mask},
     )
     below = image_schedule(4, "trailing").alphas_cumprod[:2]
     assert out[..., 16:].abs().max() == 0
     expected = 0.01 * float((below**-0.5).sum())
-    assert far(out[..., :16], torch.tensor(expected)) < 1e-5
+    assert max_difference(out[..., :16], torch.tensor(expected)) < 1e-5
 
 
 class TestMasks:
-    """With one step and no structure network, each pixel follows its own noise only."""
+    """With one step and no SPN, each pixel depends on its own noise only."""
 
     @pytest.fixture(scope="class")
     def one_step(self, tiny_base: Base, images: Images) -> Encodings:
@@ -102,7 +106,7 @@ class TestMasks:
         mix = Mix(styles=shares, decode_steps=2, **{"structure": 0.0, **fields})
         return decode(base, e, mix, styles, masks=masks)
 
-    def test_a_mask_confines_its_style(
+    def test_a_mask_limits_its_style(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
     ) -> None:
         styles, masks = {"a": tiny_style()}, {"left": left}
@@ -111,10 +115,10 @@ class TestMasks:
         half = self.run(
             tiny_base, one_step, styles, StyleShare(style="a", weight=1.0, mask="left"), masks=masks
         )
-        assert far(photo[..., :16], full[..., :16]) > 0.1
-        assert far(photo[..., 16:], full[..., 16:]) > 0.1
-        assert far(half[..., :16], full[..., :16]) < 1e-5
-        assert far(half[..., 16:], photo[..., 16:]) < 1e-5
+        assert max_difference(photo[..., :16], full[..., :16]) > 0.1
+        assert max_difference(photo[..., 16:], full[..., 16:]) > 0.1
+        assert max_difference(half[..., :16], full[..., :16]) < 1e-5
+        assert max_difference(half[..., 16:], photo[..., 16:]) < 1e-5
 
     def test_two_styles_side_by_side(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
@@ -131,10 +135,10 @@ class TestMasks:
         )
         for name, side in (("a", slice(0, 16)), ("b", slice(16, 32))):
             alone = self.run(tiny_base, one_step, styles, StyleShare(style=name))
-            # Weights say nothing where only one mask covers.
-            assert far(both[..., side], alone[..., side]) < 1e-5
+            # Weights have no effect where only one mask applies.
+            assert max_difference(both[..., side], alone[..., side]) < 1e-5
 
-    def test_where_masks_overlap_weights_decide(
+    def test_overlapping_masks_are_weighted(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings, left: Tensor
     ) -> None:
         styles = {"a": tiny_style("a", 21), "b": tiny_style("b", 61)}
@@ -156,10 +160,10 @@ class TestMasks:
             blend="noise",
         )
         b = self.run(tiny_base, one_step, styles, StyleShare(style="b"))
-        assert far(masked[..., :16], noise[..., :16]) < 1e-5
-        assert far(masked[..., 16:], b[..., 16:]) < 1e-5
+        assert max_difference(masked[..., :16], noise[..., :16]) < 1e-5
+        assert max_difference(masked[..., 16:], b[..., 16:]) < 1e-5
 
-    def test_a_soft_mask_shows_the_photo(
+    def test_a_soft_mask_mixes_with_the_photo(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
     ) -> None:
         styles = {"a": tiny_style()}
@@ -172,10 +176,10 @@ class TestMasks:
             StyleShare(style="a", weight=1.0, mask="soft"),
             masks={"soft": torch.full((32, 32), 0.25)},
         )
-        # The noise is composed, so x_0 is too where nothing is clamped.
+        # x_0 is linear in the noise where it is not clamped.
         free = (photo.abs() < 0.95) & (full.abs() < 0.95) & (soft.abs() < 0.95)
         assert free.float().mean() > 0.2
-        assert far(soft[free], (0.25 * full + 0.75 * photo)[free]) < 1e-4
+        assert max_difference(soft[free], (0.25 * full + 0.75 * photo)[free]) < 1e-4
 
     def test_a_mask_of_another_size_is_refused(
         self, tiny_base: Base, tiny_style: Styles, one_step: Encodings
@@ -190,10 +194,10 @@ class TestMasks:
             )
 
 
-def test_what_no_mask_covers_is_the_photo_itself(
+def test_pixels_without_a_mask_are_those_of_the_photo(
     tiny_base: Base, tiny_style: Styles, images: Images
 ) -> None:
-    """After any number of steps, structure network included; not epsilon_A's reconstruction."""
+    """The photo itself, not its reconstruction by epsilon_A, after several steps with SPN."""
     encodings = encode(tiny_base, images(2, 50), EncodePlan(0.5, STEPS))
     left = torch.zeros(32, 32)
     left[:, :16] = 1
@@ -201,7 +205,7 @@ def test_what_no_mask_covers_is_the_photo_itself(
     styles = {"a": tiny_style()}
     out = decode(tiny_base, encodings, mix, styles, masks={"left": left})
     photo = encodings.photo
-    assert far(out[..., 16:], photo[..., 16:]) < 1e-5
-    assert far(out[..., :16], photo[..., :16]) > 0.1
+    assert max_difference(out[..., 16:], photo[..., 16:]) < 1e-5
+    assert max_difference(out[..., :16], photo[..., :16]) > 0.1
     plain = decode(tiny_base, encodings, Mix.of("a", strength=0.0, decode_steps=STEPS), styles)
-    assert far(plain[..., 16:], photo[..., 16:]) > 0.01
+    assert max_difference(plain[..., 16:], photo[..., 16:]) > 0.01

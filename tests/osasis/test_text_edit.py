@@ -1,4 +1,4 @@
-"""Text-driven edits: a direction of z_in that follows the guide's direction between two texts."""
+"""Text-driven edits: optimising and storing directions of z_in."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def edit(text_base: Base, encodings: Encodings) -> TextEdit:
 def test_the_loss_falls(edit: TextEdit) -> None:
     assert len(edit.history) == 60
     first, last = sum(edit.history[:10]) / 10, sum(edit.history[-10:]) / 10
-    # 1 is no relation between the two directions.
+    # At 1 the two directions are orthogonal.
     assert first > 0.8 and last < 0.7 * first
 
 
-def test_what_it_holds(text_base: Base, edit: TextEdit) -> None:
+def test_the_fields_of_an_edit(text_base: Base, edit: TextEdit) -> None:
     assert edit.direction.shape == (16,) and edit.direction.norm() > 0.1
     assert not edit.direction.requires_grad
     assert (edit.source, edit.target) == PAIR and edit.base == text_base.fingerprint
     assert edit.settings == {"iterations": 60, "lr": 0.1, "keep": 0.001, "steps": 4, "seed": 0}
 
 
-def test_it_follows_its_seed(text_base: Base, encodings: Encodings) -> None:
+def test_the_result_depends_on_the_seed(text_base: Base, encodings: Encodings) -> None:
     def run(seed: int) -> TextEdit:
         return optimise_text_edit(text_base, encodings, *PAIR, iterations=4, steps=10, seed=seed)
 
@@ -74,10 +74,10 @@ def test_keep_shortens_the_direction(text_base: Base, encodings: Encodings) -> N
 
 
 def test_equal_texts_are_refused(text_base: Base, encodings: Encodings) -> None:
-    with pytest.raises(UserError, match="are the same to the guide"):
+    with pytest.raises(UserError, match=r"embeddings of .* are the same"):
         optimise_text_edit(text_base, encodings, "a face", "a face")
     # Its tokenizer ignores case and surplus spaces.
-    with pytest.raises(UserError, match="are the same to the guide"):
+    with pytest.raises(UserError, match=r"embeddings of .* are the same"):
         optimise_text_edit(text_base, encodings, "a face", "A  Face ")
 
 

@@ -1,4 +1,4 @@
-"""Training one style: resumable bit for bit, seeded, stopped where it diverges."""
+"""Training one style: resuming bit for bit, seeds, divergence; settings and presets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     settings = {"dropout": 0.1, "spn_weight": spn_weight, "iterations": 3, "lr_decay": 0.8}
     whole = run(tiny_trainer(**settings), 3)
     state = through_files(run(tiny_trainer(**settings), killed_after), tmp_path)
-    torch.rand(7)  # the global generator is elsewhere in another process
+    torch.rand(7)  # another process has another state of the global generator
     resumed = tiny_trainer(**settings)
     resumed.load_state(*state)
     assert resumed.iteration == killed_after == len(resumed.history)
@@ -70,7 +70,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 def test_learning_rates_fall_over_the_last_share(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(iterations=4, lr_unet=0.01, lr_spn=0.1, lr_decay=0.5)
-    steps = trainer.back_steps
+    steps = trainer.denoising_steps
     seen: list[float] = []
     for name in ("unet", "spn"):
         step = trainer.optimisers[name].step
@@ -88,7 +88,7 @@ def test_learning_rates_fall_over_the_last_share(tiny_trainer: Trainers) -> None
     assert seen[1::2] == pytest.approx([0.1 * e for e in expected])
 
 
-def test_state_is_a_copy_of_nothing_that_moves_on(tiny_trainer: Trainers, tmp_path: Path) -> None:
+def test_loaded_state_is_copied(tiny_trainer: Trainers, tmp_path: Path) -> None:
     trainer = run(tiny_trainer(), 1)
     tensors, info = through_files(trainer, tmp_path)
     other = tiny_trainer()
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_trainer: Trainers) -> None:
     assert not same(first, parameters(run(tiny_trainer(seed=3, dropout=0.0), 1)))
 
 
-def test_training_leaves_the_global_generator_alone(tiny_trainer: Trainers) -> None:
+def test_training_does_not_change_the_global_generator(tiny_trainer: Trainers) -> None:
     torch.manual_seed(1)
     expected = torch.rand(4)
     torch.manual_seed(1)
@@ -115,7 +115,7 @@ def test_training_leaves_the_global_generator_alone(tiny_trainer: Trainers) -> N
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_training_leaves_the_base_alone(tiny_base: Base, tiny_trainer: Trainers) -> None:
+def test_training_does_not_change_the_base(tiny_base: Base, tiny_trainer: Trainers) -> None:
     before = {k: v.clone() for k, v in tiny_base.diffae.state_dict().items()}
     trainer = run(tiny_trainer(dropout=0.3), 1)
     assert same(before, tiny_base.diffae.state_dict())
@@ -134,7 +134,7 @@ def test_history_holds_the_mean_of_each_iteration(tiny_trainer: Trainers) -> Non
     trainer = tiny_trainer()
     for n in range(1, 3):
         rows = trainer.step()
-        assert len(rows) == trainer.back_steps == 2
+        assert len(rows) == trainer.denoising_steps == 2
         assert trainer.iteration == len(trainer.history) == n
         assert list(trainer.history[-1]) == list(LOSS_NAMES)
         for name in LOSS_NAMES:
@@ -148,7 +148,7 @@ def test_the_loss_falls(tiny_trainer: Trainers) -> None:
     assert last < 0.8 * first
 
 
-def test_what_was_trained_becomes_a_style(tiny_base: Base, tiny_trainer: Trainers) -> None:
+def test_the_trained_style(tiny_base: Base, tiny_trainer: Trainers) -> None:
     trainer = run(tiny_trainer(), 2)
     style = trainer.style("mine")
     own = dict(tiny_base.diffae.unet.named_parameters())
@@ -157,7 +157,7 @@ def test_what_was_trained_becomes_a_style(tiny_base: Base, tiny_trainer: Trainer
     assert style.id == "mine" and style.settings == trainer.settings
     assert torch.equal(style.z_style, tiny_base.encode_z(trainer.style_image))
     assert torch.equal(style.z_counterpart, tiny_base.encode_z(trainer.counterpart))
-    # It no longer follows the trainer.
+    # Further training does not change it.
     before = {k: v.clone() for k, v in style.spn.items()}
     run(trainer, 1)
     assert same(before, style.spn)
@@ -166,8 +166,8 @@ def test_what_was_trained_becomes_a_style(tiny_base: Base, tiny_trainer: Trainer
     assert out.isfinite().all()
 
 
-class Spoilt:
-    """Contents whose n-th draw holds a NaN."""
+class NanContents:
+    """Contents whose n-th draw contains a NaN."""
 
     def __init__(self, contents: Contents, bad: int) -> None:
         self.bank, self.bad, self.count = ContentBank(contents), bad, 0
@@ -187,18 +187,18 @@ def test_divergence_names_the_iteration(
     style_image[0, 0, 5, 5] = float("nan")
     with pytest.raises(DivergedError, match=r"diverged at iteration 1, step 1: the loss is nan"):
         tiny_trainer(style_image=style_image).step()
-    trainer = tiny_trainer(source=Spoilt(tiny_contents, 3))
+    trainer = tiny_trainer(source=NanContents(tiny_contents, 3))
     run(trainer, 2)
     before = parameters(trainer)
     with pytest.raises(DivergedError, match=r"diverged at iteration 3"):
         trainer.step()
-    # The weights are still those of the last whole iteration.
+    # The weights are those of the last complete iteration.
     assert trainer.iteration == len(trainer.history) == 2
     assert same(parameters(trainer), before)
     assert isinstance(DivergedError("x"), UserError)
 
 
-def test_weights_that_are_not_finite_are_noticed(tiny_trainer: Trainers) -> None:
+def test_infinite_weights_raise_diverged_error(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer()
     with torch.no_grad():
         next(iter(trainer.unet.parameters())).fill_(float("inf"))
@@ -225,7 +225,7 @@ def test_every_option_changes_the_training(tiny_trainer: Trainers, option: dict[
     assert not same(plain, other)
 
 
-def test_presets_are_sound() -> None:
+def test_presets() -> None:
     assert set(PRESETS) == {"reference", "default", "fast"}
     reference = make_settings("reference")
     assert (reference.iterations, reference.batch_size) == (200, 8)
@@ -235,7 +235,7 @@ def test_presets_are_sound() -> None:
 
 
 def problems(preset: str = "default", **overrides: Any) -> dict[str, Problem]:
-    """What is wrong with settings, by field."""
+    """The problems of settings, by field."""
     with pytest.raises(InvalidInputError) as e:
         make_settings(preset, **overrides)
     assert e.value.subject == "settings" and "\n" not in str(e.value)
@@ -274,7 +274,7 @@ def test_every_value_out_of_range_is_named_at_once() -> None:
         ("content_cutoff", "32", "a whole number in [1, 4096] or null"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_told_what_is_allowed(
+def test_the_problem_of_a_wrong_type_names_the_allowed_values(
     field: str, value: Any, allowed: str
 ) -> None:
     found = problems(**{field: value, "t0": 7.0})
@@ -292,9 +292,9 @@ def test_settings_round_trip() -> None:
     assert TrainSettings.parse(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_a_t0_between_steps_is_refused_where_steps_trail() -> None:
-    """There the walk back would start above or below where inversion ended."""
-    with pytest.raises(UserError, match=r"t0 is 0\.33, which is no whole number of steps of"):
+def test_a_t0_between_steps_is_refused_with_trailing_spacing() -> None:
+    """Denoising would start at a timestep other than the one where inversion ended."""
+    with pytest.raises(UserError, match=r"t0 is 0\.33, which is not a whole number of steps"):
         make_settings("fast", t0=0.33)
     assert make_settings("reference", t0=0.33).t0 == 0.33
     assert make_settings("default", t0=0.6).t0 == 0.6

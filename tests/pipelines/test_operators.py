@@ -88,7 +88,7 @@ def test_a_style_that_yields_nan_fails_its_own_rows_only(run: Run, tmp_path: Pat
     assert set(written(output)) == {"good/photo.png"}
     (failure,) = folder.failures.values()
     assert (failure.stage, failure.target) == ("model", 1)
-    assert failure.reason == "ValueError: the image tensor holds NaN"
+    assert failure.reason == "ValueError: the image tensor contains NaN"
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])

@@ -17,13 +17,14 @@ from factory.training.content_banks import Photos, bank_path, ensure_banks, read
 from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
 from osasis.contents import (
     BANK_JSON,
-    BROUGHT,
     CHUNK,
     PARTS,
+    SHIPPED_BANKS,
     ContentBank,
     bank_photos,
     build_bank,
     encode_contents,
+    save_contents,
     ship_bank,
 )
 from osasis.settings import TrainSettings, make_settings
@@ -137,7 +138,7 @@ def test_a_bank_that_came_with_the_base_is_taken(
     path = bank_path(tmp_path / "banks", base, settings)
     assert path is not None
     built = tmp_path / "built" / path.name
-    build_bank(base, settings).save(built / "shard-00000.safetensors")
+    save_contents(built / "shard-00000.safetensors", build_bank(base, settings).contents)
     (built / BANK_JSON).write_text('{"contents": 4, "seconds": 1.0}')
     own = tmp_path / "base"
     shutil.copytree(shop.base, own)
@@ -148,7 +149,7 @@ def test_a_bank_that_came_with_the_base_is_taken(
     assert (bank.contents, bank.seconds) == (4, None)
     # Another bank is asked for: this one is not it.
     other = bank_path(tmp_path / "banks", base, settings.replace(t0=1.0))
-    assert other is not None and read_bank(own / BROUGHT / other.name) is None
+    assert other is not None and read_bank(own / SHIPPED_BANKS / other.name) is None
 
 
 def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None
     shipped, fast = load_base(folder), make_settings("fast")
     path, own = bank_path(tmp_path, shipped, fast), bank_photos(shipped)
     assert path is not None and own is not None
-    bank = read_bank(folder / BROUGHT / path.name)
+    bank = read_bank(folder / SHIPPED_BANKS / path.name)
     assert bank is not None and bank.contents == len(own)
     stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
     made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)

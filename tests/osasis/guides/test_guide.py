@@ -15,6 +15,7 @@ from osasis.errors import UserError
 from osasis.guides.guide import (
     CombinedGuide,
     OpenClipGuide,
+    OpenClipMetadata,
     StatisticsGuide,
     group_weights,
     open_clip_guide,
@@ -77,7 +78,7 @@ def test_impossible_stages_are_refused(tiny_base: Base, stages: tuple[int, ...])
         StatisticsGuide(tiny_base.perceptual, stages)
 
 
-def test_statistics_know_no_text(tiny_base: Base) -> None:
+def test_statistics_have_no_text_encoder(tiny_base: Base) -> None:
     assert tiny_base.guide.has_text is False
     with pytest.raises(UserError, match="no text encoder"):
         tiny_base.guide.embed_text(["a photo"])
@@ -98,7 +99,7 @@ def test_open_clip_text(clip_guide: OpenClipGuide) -> None:
     assert torch.equal(out[0], out[2]) and (out[0] - out[1]).norm() > 1e-3
 
 
-def test_open_clip_gets_its_own_mean_and_deviation(
+def test_open_clip_input_is_normalised_with_its_mean_and_std(
     clip_guide: OpenClipGuide, images: Images
 ) -> None:
     x = images(2)
@@ -142,7 +143,7 @@ def test_local_weights_give_the_same_embeddings(
     assert not torch.equal(other.embed(x), clip_guide.embed(x))
 
 
-def test_a_base_brings_its_guide(
+def test_a_base_stores_its_guide(
     tiny_base: Base,
     clip_guide: OpenClipGuide,
     clip_config: Callable[..., Path],
@@ -177,7 +178,7 @@ def test_a_base_brings_its_guide(
     torch.testing.assert_close(base.guide.embed(x), clip_guide.embed(x), atol=1e-6, rtol=0)
 
 
-def test_unknown_models_and_tags_name_what_there_is(tmp_path: Path) -> None:
+def test_errors_for_unknown_models_and_tags_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown open_clip model 'ViT-B-33'.*ViT-B-32"):
         open_clip_guide("ViT-B-33", None)
     with pytest.raises(UserError, match=r"no pretrained tag 'laion'.*laion2b_s34b_b79k"):
@@ -194,17 +195,21 @@ def test_a_broken_checkpoint_is_refused(clip_config: Callable[..., Path], tmp_pa
         open_clip_guide("tests-tiny-clip", str(path), config)
 
 
-def test_facts_that_weights_do_not_hold_are_kept(clip_config: Callable[..., Path]) -> None:
-    """OpenAI's weights have another activation under the same keys."""
-    facts = {"quick_gelu": True, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+def test_metadata_beside_the_weights_is_stored(clip_config: Callable[..., Path]) -> None:
+    """OpenAI's weights need another activation, which their keys do not show."""
+    metadata: OpenClipMetadata = {
+        "quick_gelu": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
     config = clip_config("tests-tiny-clip")
-    guide = open_clip_guide("tests-tiny-clip", None, config, facts)
-    assert guide.facts == facts
+    guide = open_clip_guide("tests-tiny-clip", None, config, metadata)
+    assert guide.metadata == metadata
     names = {type(m).__name__ for m in guide.model.modules()}
     assert "QuickGELU" in names and "GELU" not in names
     assert guide.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     plain = open_clip_guide("tests-tiny-clip", None, config)
-    assert not plain.facts["quick_gelu"]
+    assert not plain.metadata["quick_gelu"]
 
 
 @pytest.fixture
@@ -213,7 +218,7 @@ def combined(tiny_base: Base, clip_guide: OpenClipGuide) -> CombinedGuide:
     return CombinedGuide([(statistics, 1.0), (clip_guide, 0.5)])
 
 
-def test_combined_guides_stand_side_by_side(
+def test_combined_guides_are_concatenated(
     combined: CombinedGuide, tiny_base: Base, clip_guide: OpenClipGuide, images: Images
 ) -> None:
     x = images(2)
@@ -228,7 +233,7 @@ def test_combined_guides_stand_side_by_side(
     assert group_weights(clip_guide, clip_guide.embed(x)) is None
 
 
-def test_combined_guides_hand_text_on(combined: CombinedGuide, clip_guide: OpenClipGuide) -> None:
+def test_combined_guides_delegate_text(combined: CombinedGuide, clip_guide: OpenClipGuide) -> None:
     assert combined.has_text and text_guide(combined) is clip_guide
     assert torch.equal(combined.embed_text(["a photo"]), clip_guide.embed_text(["a photo"]))
     alone = CombinedGuide([(combined.guides[0], 1.0)])
@@ -245,7 +250,7 @@ def test_impossible_combinations_are_refused(combined: CombinedGuide) -> None:
         CombinedGuide([(combined.guides[1], 1.0), (combined.guides[1], 1.0)])
 
 
-def test_weights_weigh_the_losses(combined: CombinedGuide, images: Images) -> None:
+def test_group_weights_scale_the_losses(combined: CombinedGuide, images: Images) -> None:
     a, b = combined.embed(images(2, 1)), combined.embed(images(2, 2))
     weights = group_weights(combined, a)
     cos = torch.cosine_similarity(a, b, dim=-1)
@@ -255,7 +260,7 @@ def test_weights_weigh_the_losses(combined: CombinedGuide, images: Images) -> No
     torch.testing.assert_close(directional_loss(a, b, even), directional_loss(a, b))
 
 
-def test_a_base_brings_its_combined_guide(
+def test_a_base_stores_its_combined_guide(
     tiny_base: Base,
     combined: CombinedGuide,
     clip_config: Callable[..., Path],
@@ -290,5 +295,5 @@ def test_a_base_brings_its_combined_guide(
     base = load_base(folder)
     assert base.guide.has_text
     x = images(2)
-    # The bundle keeps the perceptual net in float16.
+    # The bundle stores the perceptual net in float16.
     torch.testing.assert_close(base.guide.embed(x), combined.embed(x), atol=5e-3, rtol=5e-3)

@@ -40,7 +40,7 @@ def test_equals_the_library(perceptual_file: Path, images: Images) -> None:
 
 
 @torch.no_grad()
-def test_features_taken_before_give_the_same(perceptual_file: Path, images: Images) -> None:
+def test_distances_from_precomputed_features(perceptual_file: Path, images: Images) -> None:
     net = PerceptualNet("alex", perceptual_file)
     a, b = images(2, 1), images(2, 2)
     features = net.features(a)
@@ -61,7 +61,7 @@ def test_the_real_weights(net: str, images: Images) -> None:
     assert (own(a, near) < 0.5 * own(a, b)).all() and own(a, near).min() > 0
 
 
-def test_nothing_is_trained(perceptual_file: Path) -> None:
+def test_parameters_are_frozen(perceptual_file: Path) -> None:
     net = PerceptualNet("alex", perceptual_file)
     assert not net.training and not any(p.requires_grad for p in net.parameters())
 

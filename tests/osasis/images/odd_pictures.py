@@ -1,4 +1,4 @@
-"""Odd pictures by hand, and what reading them gives."""
+"""Helpers that build unusual image files and read them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chunk(tag: bytes, data: bytes) -> bytes:
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG by hand: Pillow writes neither 16-bit colour nor headers that lie."""
+    """A PNG that Pillow cannot write: 16-bit colour, or a header with a wrong size."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = b"".join(extra) + chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
@@ -53,7 +53,7 @@ def pixels(source: str | os.PathLike[str] | bytes, **options: Any) -> np.ndarray
 
 
 def colour(source: bytes) -> list[int]:
-    """The one colour of a plain picture."""
+    """The colour of a picture of one colour."""
     found = np.unique(pixels(source).reshape(-1, 3), axis=0)
     assert len(found) == 1, found
     return found[0].tolist()

@@ -1,4 +1,4 @@
-"""The way to the base's square and back: sizes, places, and what stands beside the square."""
+"""Compositing of stylized squares: output size, surroundings and seams."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def test_the_output_has_the_photos_size_and_an_unchanged_square_gives_the_photo(
     out = composite_into_photo(size, fit, places, [square], [square], photo=given, detail=detail)
     assert out.size == size
     difference = np.abs(np.asarray(out, int) - np.asarray(photo, int))
-    # Enlarged again the photo is softer, and one of 9 pixels lost most of what it had.
+    # Enlarging blurs the photo, most of all one that is 9 pixels high.
     assert difference.mean() < (0.01 if detail else 40 if min(size) < 10 else 6)
 
 
-def test_what_is_cropped_away_takes_the_squares_change() -> None:
+def test_the_cropped_parts_get_the_colour_change_of_the_square() -> None:
     photo = smooth(160, 64)
     square = fit_square(photo, SQUARE)
     dark = square.point(lambda v: v // 2)
@@ -53,15 +53,15 @@ def test_what_is_cropped_away_takes_the_squares_change() -> None:
 
 @pytest.mark.parametrize("detail", [False, True])
 @pytest.mark.parametrize("upright", [False, True])
-def test_no_line_shows_where_a_cropped_square_ends(detail: bool, upright: bool) -> None:
-    """A style of strokes, whose border pixels stand for nothing: a frame, and bars across it."""
+def test_the_border_of_a_cropped_square_is_not_visible(detail: bool, upright: bool) -> None:
+    """A stylization with strokes and a frame of artefacts at its border."""
     grey = Image.new("RGB", (192, 64), (120, 130, 140))
     photo = grey.transpose(Image.Transpose.ROTATE_90) if upright else grey
     square = fit_square(photo, SQUARE)
     pixels = np.full((SQUARE, SQUARE, 3), (200, 170, 110), np.uint8)
     pixels[::4] = (90, 60, 30)
     pixels[:, ::4] = (90, 60, 30)
-    pixels[[0, -1]] = pixels[:, [0, -1]] = (20, 160, 20)  # as networks leave borders
+    pixels[[0, -1]] = pixels[:, [0, -1]] = (20, 160, 20)  # border artefacts of networks
     places = [placement_for_fit(photo.size, SQUARE, "crop")]
     given = photo if detail else downscaled_photo(photo, SQUARE)
     back = composite_into_photo(
@@ -69,19 +69,19 @@ def test_no_line_shows_where_a_cropped_square_ends(detail: bool, upright: bool) 
     )
     out = np.asarray(back, float)
     out = out.transpose(1, 0, 2) if upright else out
-    # Beside the square nothing is drawn on that the photo does not hold: no streaks, no steps.
+    # No streaks or steps beside the square.
     for beside in (out[:, :63], out[:, 129:]):
         assert np.abs(np.diff(beside, axis=0)).max() <= 2
         assert np.abs(np.diff(beside, axis=1)).max() <= 4
-    # In the middle the strokes are there; towards its ends they fade.
+    # Strokes fade towards the border of the square.
     middle = np.abs(np.diff(out[:, 80:112], axis=1)).mean()
     ends = np.abs(np.diff(out[:, 62:66], axis=1)).mean()
     assert ends < middle / 4
-    # The far ends take the square's mean colour, as near as a flat photo can have it.
+    # Far from the square, the photo has its mean colour.
     assert np.abs(out[:, :8].mean((0, 1)) - pixels.mean((0, 1))).max() < 12
 
 
-def test_padding_is_left_out_of_the_output() -> None:
+def test_padding_is_cropped_from_the_output() -> None:
     photo = Image.new("RGB", (80, 40), (200, 200, 200))
     square = fit_square(photo, SQUARE, "pad")
     stylized = Image.new("RGB", (SQUARE, SQUARE), (255, 0, 0))

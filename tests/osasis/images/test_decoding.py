@@ -1,4 +1,4 @@
-"""Hostile and odd pictures: each is shown right, or refused in one exact line."""
+"""Decoding of unusual image files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.osasis.images.odd_pictures import (
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
 @pytest.mark.parametrize("as_bytes", [True, False], ids=["bytes", "path"])
-def test_lossless_formats_come_back_as_written(tmp_path: Path, kind: str, as_bytes: bool) -> None:
+def test_lossless_formats_round_trip(tmp_path: Path, kind: str, as_bytes: bool) -> None:
     data = encode(NOISE, kind, **({"lossless": True} if kind == "WEBP" else {}))
     path = tmp_path / "wrong-suffix.txt"
     path.write_bytes(data)
@@ -239,7 +239,7 @@ def test_profile_of_another_colour_space_is_ignored() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
-    # How a camera stores the upright picture, from the EXIF table of first row and first column.
+    # The stored image for each orientation, by the EXIF table of first row and first column.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -268,7 +268,7 @@ def test_exif_orientation_of_a_jpeg() -> None:
     assert got[20:].max() < 15
 
 
-def test_exif_that_is_nonsense_is_ignored() -> None:
+def test_invalid_exif_is_ignored() -> None:
     for exif in (b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + bytes(range(64)), b"junk"):
         np.testing.assert_array_equal(pixels(encode(NOISE, "PNG", exif=exif)), NOISE)
 
@@ -294,7 +294,7 @@ def test_large_jpegs_decode_at_a_reduced_scale(target: int | None, want: tuple[i
     assert np.abs(np.asarray(image).astype(int) - [10, 200, 30]).max() <= 3
 
 
-def test_target_never_changes_other_formats_or_the_limit() -> None:
+def test_target_does_not_affect_other_formats_or_the_limit() -> None:
     assert load_image(encode(NOISE, "PNG"), target=1).size == (40, 24)
     big = encode(Image.new("RGB", (800, 640)), "JPEG")
     want = "x: too many pixels: 800x640; at most 1,000 in all are allowed"
@@ -337,7 +337,7 @@ def test_find_images_refusals(tmp_path: Path) -> None:
         assert str(caught.value) == f"{folder}: {reason}"
 
 
-def test_png_bytes_carries_text_and_nothing_else() -> None:
+def test_png_bytes_contains_text_and_no_other_metadata() -> None:
     image = Image.fromarray(NOISE)
     image.info["icc_profile"] = b"left over"
     text = {"style": "öl, 墨, 🎨", "mix": '{"strength": 1}', "path": "bad \udce9 byte"}

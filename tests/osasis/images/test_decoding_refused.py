@@ -1,4 +1,4 @@
-"""Pictures that are refused, each in one exact line, and files that lie."""
+"""Image files that are refused, with their one-line errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_formats_that_are_not_allowed(head: bytes, kind: str) -> None:
     assert refusal(head, name="x") == f"x: {kind} is not an allowed format; {ALLOWED}"
 
 
-def test_a_format_that_pillow_knows_and_we_do_not_allow() -> None:
+def test_a_format_of_pillow_that_is_not_allowed() -> None:
     for kind in ("ICO", "TGA", "PCX", "EPS", "JPEG2000"):
         assert refusal(encode(NOISE, kind), name="x") == f"x: not an image; {ALLOWED}", kind
 
@@ -102,7 +102,7 @@ def test_sizes_at_the_limits() -> None:
     assert pixels(encode(NOISE, "PNG"), max_pixels=960).shape == (24, 40, 3)
 
 
-def test_very_wide_is_fine() -> None:
+def test_very_wide_images_are_allowed() -> None:
     wide = np.zeros((100, 20_000, 3), np.uint8)
     wide[:, 9_900:10_100] = 200
     image = load_image(encode(wide, "PNG"))
@@ -123,7 +123,7 @@ def test_bombs_are_refused_by_their_header(side: int, monkeypatch: pytest.Monkey
     assert refusal(data, name="x") == want
 
 
-def test_our_limit_holds_where_pillow_warns_or_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_replaces_the_limits_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # 960 pixels: a warning from Pillow
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -173,14 +173,14 @@ def test_truncated_files_are_whole_or_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_half_a_file_is_called_truncated(tmp_path: Path, kind: str) -> None:
+def test_half_a_file_is_reported_as_truncated(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "half"
     path.write_bytes(SAVED[kind][: len(SAVED[kind]) // 2])
     assert refusal(path) == f"{path}: the {kind} data is truncated"
 
 
 @pytest.mark.parametrize("kind", SAVED)
-def test_garbage_never_escapes_as_another_error(kind: str) -> None:
+def test_damaged_data_raises_image_error_only(kind: str) -> None:
     rng = np.random.default_rng(3)
     for _ in range(60):
         data = bytearray(SAVED[kind])
@@ -205,8 +205,8 @@ def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("action", ["error", "always"])
-def test_warnings_of_the_decoder_stay_inside(action: Any) -> None:
-    # An animation of no frames: Pillow warns, and the picture is fine.
+def test_warnings_of_the_decoder_are_suppressed(action: Any) -> None:
+    # Pillow warns about an animation without frames, but decodes the image.
     rows = b"".join(b"\0" + bytes([7] * 24) for _ in range(8))
     data = raw_png(8, 8, 8, 2, rows, chunk(b"acTL", bytes(8)))
     with warnings.catch_warnings(record=True) as seen:
@@ -217,7 +217,7 @@ def test_warnings_of_the_decoder_stay_inside(action: Any) -> None:
         assert seen == []
 
 
-def test_warning_filters_of_other_modules_stay() -> None:
+def test_warning_filters_of_other_modules_are_kept() -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         workers = [threading.Thread(target=load_image, args=(SAVED["PNG"],)) for _ in range(4)]
@@ -229,7 +229,7 @@ def test_warning_filters_of_other_modules_stay() -> None:
         assert [str(w.message) for w in seen] == ["ours"]
 
 
-def test_image_error_survives_another_process() -> None:
+def test_image_error_can_be_pickled() -> None:
     error = ImageError("a.png", "the file is empty")
     copy = pickle.loads(pickle.dumps(error))
     assert isinstance(copy, ImageError)

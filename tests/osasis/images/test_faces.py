@@ -1,4 +1,4 @@
-"""Faces: found where they are, upright, as a base has its portraits; none where there is none."""
+"""Face detection and alignment."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_no_face_in_a_landscape() -> None:
     assert find_faces(picture) == []
 
 
-def test_a_square_is_cut_where_its_place_says() -> None:
-    """A turned and scaled place brings back the picture that was put there."""
+def test_cut_square_inverts_a_placement() -> None:
+    """A picture drawn with a rotation and a scale is cut out upright."""
     pixels = np.random.RandomState(1).randint(0, 256, (4, 4, 3), dtype=np.uint8)
     want = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
     angle = np.deg2rad(20)
@@ -44,8 +44,8 @@ def test_a_square_is_cut_where_its_place_says() -> None:
 
 
 @needs_portraits
-def test_faces_of_a_group_are_cut_as_the_portraits_are() -> None:
-    """Portraits scaled, turned and put on a scene come back where they were."""
+def test_faces_of_a_group_have_the_squares_of_their_portraits() -> None:
+    """Portraits are scaled and pasted into a scene."""
     files = sorted(PORTRAITS.glob("*.jpg"))[:4]
     portraits = [Image.open(f).convert("RGB") for f in files]
     scene = Image.new("RGB", (1500, 600), (120, 130, 110))

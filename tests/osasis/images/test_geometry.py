@@ -1,4 +1,4 @@
-"""Squares and tensors: what the base sees of a picture."""
+"""Fitting images to squares, and conversion to tensors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_unknown_fit_and_size() -> None:
         fit_square(image, 0)
 
 
-def test_all_values_survive_the_way_through_a_tensor() -> None:
+def test_all_values_round_trip_through_a_tensor() -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(8, 32)
     image = Image.fromarray(np.stack([ramp, ramp[::-1], ramp.T.reshape(8, 32)], -1))
     tensor = image_to_tensor(image)
@@ -87,7 +87,7 @@ def test_tensor_to_image_clamps_and_rounds_to_nearest() -> None:
     assert np.asarray(tensor_to_image(half)).min() == 255
 
 
-def test_tensor_to_image_refuses_what_is_no_picture() -> None:
+def test_tensor_to_image_refuses_other_shapes_and_nan() -> None:
     with pytest.raises(ValueError, match=r"is \(3, H, W\), not \(1, 3, 8, 8\)"):
         tensor_to_image(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="NaN"):

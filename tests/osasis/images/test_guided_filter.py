@@ -1,4 +1,4 @@
-"""The guided upsampling: nothing where nothing changes, edges where the photo has them."""
+"""Guided upsampling: identity, sharp edges, strokes, strips and feathering."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = 64
 
 
 def edge(size: int) -> Image.Image:
-    """Dark left, light right, with a little colour; the edge falls on no pixel of the square."""
+    """Dark left, light right; the edge is not on a pixel border of the square."""
     pixels = np.full((size, size, 3), (60, 70, 90), np.uint8)
     pixels[:, size * 53 // 128 :] = (200, 190, 160)
     return Image.fromarray(pixels)
@@ -26,7 +26,7 @@ def place(width: int, height: int) -> SquarePlacement:
     return SquarePlacement(2 / width, 0, -1, 0, 2 / height, -1)
 
 
-def test_a_photo_that_is_not_changed_comes_back_bit_for_bit() -> None:
+def test_an_unchanged_square_gives_the_photo_bit_for_bit() -> None:
     rng = np.random.RandomState(0)
     photo = Image.fromarray(rng.randint(0, 256, (90, 130, 3), dtype=np.uint8))
     square = image_to_tensor(fit_square(photo, 32, "resize"))
@@ -35,7 +35,7 @@ def test_a_photo_that_is_not_changed_comes_back_bit_for_bit() -> None:
     ).tobytes() == (photo.tobytes())
 
 
-def test_an_edge_stays_as_sharp_as_the_photos_where_enlarging_blurs_it() -> None:
+def test_edges_are_sharper_than_with_bicubic_enlargement() -> None:
     photo = edge(512)
     square = image_to_tensor(fit_square(photo, 32, "resize"))
     stylized = -0.8 * square  # a negative: an affine change of the colours
@@ -50,13 +50,13 @@ def test_an_edge_stays_as_sharp_as_the_photos_where_enlarging_blurs_it() -> None
     whole_step = int(0.8 * 140)
     assert steepest(sharp) > 0.75 * whole_step
     assert steepest(soft) < 0.25 * whole_step
-    # And it is the stylization: far from the edge, its colours.
+    # Far from the edge, the colours are those of the stylization.
     for x in (40, 470):
         wanted = 255 - (255 * (1 - 0.8) / 2 + 0.8 * np.asarray(photo, int)[256, x])
         assert np.abs(sharp[256, x] - wanted).max() <= 6
 
 
-def test_strokes_that_the_photo_does_not_hold_are_kept() -> None:
+def test_strokes_of_the_stylization_are_kept() -> None:
     photo = Image.new("RGB", (256, 256), (128, 128, 128))
     square = image_to_tensor(fit_square(photo, 32, "resize"))
     stylized = square.clone()
@@ -68,18 +68,18 @@ def test_strokes_that_the_photo_does_not_hold_are_kept() -> None:
     assert abs(int(out[40, 128, 0]) - 128) < 12
 
 
-def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.RandomState(1)
     photo = Image.fromarray(rng.randint(0, 256, (150, 97, 3), dtype=np.uint8))
     square = image_to_tensor(fit_square(photo, 32))
     change = fit_colour_change(square, square.flip(0))
     at = SquarePlacement(2 / 97, 0, -1, 0, 2 / 97, -1 - 2 * 26 / 97)
-    at_once = apply_colour_change(photo, change, at)
+    whole = apply_colour_change(photo, change, at)
     monkeypatch.setattr(guided_filter, "STRIP_PIXELS", 200)
-    assert apply_colour_change(photo, change, at).tobytes() == at_once.tobytes()
+    assert apply_colour_change(photo, change, at).tobytes() == whole.tobytes()
 
 
-def test_a_pasted_square_fades_out_inside_its_place() -> None:
+def test_a_pasted_square_fades_out_towards_its_border() -> None:
     photo = Image.new("RGB", (200, 100), (255, 255, 255))
     at = SquarePlacement(2 / 50, 0, -1 - 2 * 100 / 50, 0, 2 / 50, -1 - 2 * 25 / 50)
     assert at.bounds(200, 100) == (100, 25, 150, 75)

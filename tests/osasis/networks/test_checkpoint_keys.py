@@ -62,7 +62,7 @@ def test_without_prefix(tiny_base: Base) -> None:
     assert set(back) == set(tiny_base.diffae.state_dict())
 
 
-def test_other_prefixes_are_the_callers(tiny_base: Base) -> None:
+def test_keys_with_other_prefixes_are_ignored(tiny_base: Base) -> None:
     official = to_official(tiny_base.diffae.state_dict())
     extra = {"model.anything": torch.zeros(1), "x_T": torch.zeros(2)}
     assert set(from_official(official | extra, tiny_base.config, "test")) == set(

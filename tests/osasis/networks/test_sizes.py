@@ -1,4 +1,4 @@
-"""Base configurations: the shipped ones, and how invalid ones are refused."""
+"""Base configurations: the shipped ones, and errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_attention_resolutions_may_be_empty_but_levels_may_not(tiny_config: Diff
     assert [p.value for p in found["channel_mult"]] == [[]]
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
+def test_the_error_for_an_unknown_name_names_the_nearest() -> None:
     with pytest.raises(UserError) as e:
         load_config("ffhq265")
     assert "nearest: ffhq256" in str(e.value) and "horse128" in str(e.value)
@@ -108,7 +108,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     assert "nearest" not in str(e.value)
 
 
-def test_broken_json_is_refused_by_line(tmp_path: Path) -> None:
+def test_the_error_for_invalid_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text('{"name": "x",\n "image_size": }')
     with pytest.raises(UserError, match=r"line 2"):
@@ -118,7 +118,7 @@ def test_broken_json_is_refused_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("[1, 2]", [1, 2]), ('"ffhq256"', "ffhq256"), ("3", 3)]
 )
-def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str, value: Any) -> None:
+def test_json_that_is_not_an_object_is_refused(tmp_path: Path, text: str, value: Any) -> None:
     path = tmp_path / "list.json"
     path.write_text(text)
     with pytest.raises(InvalidInputError) as e:

@@ -1,4 +1,4 @@
-"""What a base's UNet predicts."""
+"""Noise and velocity predictions of the UNet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.unet import UNet, noise_of_velocity
 
 
-def test_velocity_and_noise_say_the_same() -> None:
-    """v = sqrt(a) eps - sqrt(1 - a) x_0 gives back the noise that x_t was made with."""
+def test_noise_of_velocity() -> None:
+    """v = sqrt(a) eps - sqrt(1 - a) x_0 is converted back to eps."""
     generator = torch.Generator().manual_seed(0)
     x0, eps = (torch.randn(1, 3, 4, 4, generator=generator).clamp(-1, 1) for _ in range(2))
     schedule = image_schedule(1000)

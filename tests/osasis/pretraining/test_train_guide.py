@@ -121,7 +121,7 @@ def test_the_command_writes_a_guide_that_loads(
     # The weights carry the facts; nothing else is needed.
     copied = out / config.name
     guide = open_clip_guide(config.stem, str(out / "guide.safetensors"), copied)
-    assert guide.facts == report["facts"]
+    assert guide.metadata == report["facts"]
     x = images(2)
     by_facts = open_clip_guide(config.stem, None, copied, report["facts"])
     by_facts.model.load_state_dict(guide.model.state_dict())
