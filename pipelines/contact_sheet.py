@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from factory.core.html import render_report
@@ -19,9 +18,10 @@ from osasis.errors import UserError
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
 from osasis.storage import write_atomic
-from pipelines.job_folder import DONE, JobFolder
+from pipelines.job_folder import DONE, JobFolder, part_path
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import printable
+from pipelines.parquet_output import read_parts
 from pipelines.result import StylizeResult
 from pipelines.source import read_group, read_photo
 
@@ -57,7 +57,7 @@ class Row:
 
 def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
     """Write a sheet of up to MAX_PHOTOS photos, evenly spread, and MAX_TARGETS targets."""
-    targets = list(range(len(job.targets)))[:MAX_TARGETS]
+    targets = range(min(len(job.targets), MAX_TARGETS))
     photos = _sample_photos(folder)
     tables = _parquet_outputs(folder, photos) if job.options.format == "parquet" else {}
     rows = [_sheet_row(index, targets, tables, job, folder) for index in photos]
@@ -78,7 +78,7 @@ def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder:
 
 def _sheet_row(
     index: int,
-    targets: list[int],
+    targets: Sequence[int],
     tables: dict[tuple[int, int], bytes],
     job: JobSpec,
     folder: JobFolder,
@@ -136,15 +136,12 @@ def _read_output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | 
 def _parquet_outputs(folder: JobFolder, photos: Sequence[int]) -> dict[tuple[int, int], bytes]:
     """Outputs of some photos, by (photo, target), from the part files that still exist."""
     wanted = set(photos)
-    found: dict[tuple[int, int], bytes] = {}
-    for name in sorted({p for (i, _), p in folder.parts.items() if i in wanted}):
-        path = folder.path / "parts" / name[:2] / name
-        if path.is_file():
-            table = pq.read_table(path)
-            for index, target, data in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                if index in wanted:
-                    found[index, target] = data
-    return found
+    parts = {
+        key: name
+        for key, name in folder.parts.items()
+        if key[0] in wanted and part_path(folder.path, name).is_file()
+    }
+    return read_parts(folder.path, parts)
 
 
 def _thumbnail(data: bytes | None) -> str | None:

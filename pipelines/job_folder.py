@@ -31,7 +31,14 @@ from factory.core.uris import public
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_spec import TargetSpec
-from pipelines.manifest import LISTING, first_difference, output_id, printable, write_manifest
+from pipelines.manifest import (
+    LISTING,
+    first_difference,
+    output_id,
+    printable,
+    write_manifest,
+    write_parquet,
+)
 
 FOLDER = ".job"
 ERRORS = "errors.parquet"
@@ -95,6 +102,11 @@ def record_computed(job: str, run: str, actor: str, outputs: int, since: float) 
         )
 
 
+def part_path(job: str | Path, name: str) -> Path:
+    """The part file of this name, which holds a batch's outputs of a Parquet job."""
+    return Path(job) / "parts" / name[:2] / name
+
+
 def stopped(job: str, run: str) -> bool:
     """Whether workers of this run must not start another photo or batch."""
     return (Path(job) / "stop").exists() or superseded(job, run)
@@ -153,14 +165,15 @@ class JobFolder:
 
         Raises UserError naming every difference if the folder holds another job.
         """
-        fingerprint = json.loads(json.dumps(fingerprint))  # tuples become lists, as in job.json
-        identity = self.path / "job.json"
-        resumed = identity.is_file()
+        # Through JSON, so that tuples become lists as in job.json.
+        identity = json.loads(json.dumps({"format": FORMAT, **fingerprint}))
+        path = self.path / "job.json"
+        resumed = path.is_file()
         if resumed:
-            self._check_same_job(json.loads(identity.read_text()), fingerprint, manifest)
+            self._check_same_job(json.loads(path.read_text()), identity, manifest)
         else:
             write_manifest(self.path / "manifest.parquet", manifest)
-            write_json(identity, {"format": FORMAT, **fingerprint})
+            write_json(path, identity)
         self.manifest = manifest
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self._targets])])
@@ -177,18 +190,15 @@ class JobFolder:
         return resumed
 
     def _check_same_job(self, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table) -> None:
-        names = [n for n in new if old.get(n) != new[n]]
-        if old.get("format") != FORMAT:
-            names = ["format", *names]
-        if not names:
-            return
         differences = []
-        for name in names:
+        for name in (n for n in new if old.get(n) != new[n]):
             if name == "input":
                 before = pq.read_table(self.path / "manifest.parquet")
                 differences.append(f"input: {first_difference(before, manifest)}")
             else:
-                differences += _differences(name, old.get(name), {**new, "format": FORMAT}[name])
+                differences += _differences(name, old.get(name), new[name])
+        if not differences:
+            return
         raise UserError(
             f"{self.output} holds another job ({'; '.join(differences)}); repeat its command to "
             f"resume it, choose another --output, or delete {self.path}"
@@ -306,9 +316,7 @@ class JobFolder:
         if not rows:
             path.unlink(missing_ok=True)
             return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=ERRORS_SCHEMA), sink)
-        write_atomic(path, sink.getvalue().to_pybytes())
+        write_parquet(path, pa.Table.from_pylist(rows, schema=ERRORS_SCHEMA))
 
     def stop(self) -> None:
         """Ask workers to start no further photo or batch."""

@@ -84,8 +84,13 @@ def _stem(name: bytes) -> bytes:
 
 def write_manifest(path: Path, table: pa.Table) -> None:
     """Write a manifest atomically, in row groups of ``ROW_GROUP``."""
+    write_parquet(path, table, row_group_size=ROW_GROUP)
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a Parquet file atomically. options: of ``pyarrow.parquet.write_table``."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP)
+    pq.write_table(table, sink, **options)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

@@ -7,9 +7,8 @@ interruptions of the job.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import pyarrow.parquet as pq
 from osasis.bundles.provenance import read_provenance
 from osasis.errors import UserError
 from osasis.storage import write_atomic
-from pipelines.job_folder import FAILED, JobFolder
+from pipelines.job_folder import FAILED, JobFolder, part_path
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import output_id
+from pipelines.manifest import output_id, write_parquet
 from pipelines.source import open_parquet
 
 # Photos per output file; a file's outputs are held in memory, encoded.
@@ -73,9 +72,11 @@ def write_tables(folder: JobFolder, job: JobSpec, tables: Sequence[str]) -> None
     write = ray.remote(_write_file).options(num_cpus=0.1)
     done = {key: part for key, part in folder.parts.items() if folder.done(*key)}
     pending: list[Any] = []
-    for k, span in enumerate(_spans(folder.manifest)):
-        parts = {key: p for key, p in done.items() if key[0] in span}
-        pending.append(write.remote(job, k, (span.start, span.stop), parts, list(tables)))
+    count = folder.manifest.num_rows
+    for k, start in enumerate(range(0, count, PHOTOS_PER_FILE)):
+        stop = min(start + PHOTOS_PER_FILE, count)
+        parts = {key: part for key, part in done.items() if start <= key[0] < stop}
+        pending.append(write.remote(job, k, (start, stop), parts, list(tables)))
         if len(pending) >= 8:  # bounds memory: each task holds the photos of a file
             ready, pending = ray.wait(pending)
             ray.get(ready)
@@ -86,12 +87,6 @@ def write_tables(folder: JobFolder, job: JobSpec, tables: Sequence[str]) -> None
         shutil.rmtree(folder.path / "parts", ignore_errors=True)
 
 
-def _spans(manifest: pa.Table) -> Iterator[range]:
-    """The photos of each output file."""
-    count = manifest.num_rows
-    yield from (range(s, min(s + PHOTOS_PER_FILE, count)) for s in range(0, count, PHOTOS_PER_FILE))
-
-
 def _write_file(
     job: JobSpec,
     number: int,
@@ -99,7 +94,8 @@ def _write_file(
     parts: dict[tuple[int, int], str],
     tables: list[str],
 ) -> None:
-    outputs = _read_parts(job, parts)
+    """Write the output file of the photos from span[0] to span[1]."""
+    outputs = read_parts(job.folder, parts)
     manifest = pq.read_table(f"{job.folder}/manifest.parquet").slice(span[0], span[1] - span[0])
     rows, source = [], []
     for i, row in enumerate(manifest.to_pylist()):
@@ -127,16 +123,16 @@ def _write_file(
     if tables:
         table = _join_columns(_input_rows(tables, span), [s - span[0] for s in source], table)
     path = Path(job.output) / f"part-{number:05d}.parquet"
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=64)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_parquet(path, table, row_group_size=64)
 
 
-def _read_parts(job: JobSpec, parts: dict[tuple[int, int], str]) -> dict[tuple[int, int], bytes]:
-    """The encoded outputs by (photo, target). parts: names of the part files, likewise."""
+def read_parts(
+    job: str | Path, parts: Mapping[tuple[int, int], str]
+) -> dict[tuple[int, int], bytes]:
+    """The encoded outputs by (photo, target). parts: the names of their part files."""
     found: dict[tuple[int, int], bytes] = {}
     for name in sorted(set(parts.values())):
-        table = pq.read_table(os.path.join(job.folder, "parts", name[:2], name))  # noqa: PTH118
+        table = pq.read_table(part_path(job, name))
         for index, target, data in zip(*(c.to_pylist() for c in table.columns), strict=True):
             if parts.get((index, target)) == name:
                 found[index, target] = data

@@ -23,10 +23,10 @@ class Progress:
         self.total = self.before = 0
         self.last_update = time.monotonic()
 
-    def start(self, text: str, total: int, before: int, **facts: Any) -> None:
+    def start(self, text: str, total: int, before: int) -> None:
         """Report the start. before: outputs and errors of earlier runs."""
         self.total, self.before = total, before
-        self.emit(text, "start", total=total, done=before, **facts)
+        self.emit(text, "start", total=total, done=before)
 
     def update(self, done: int, errors: int, computed: int = 0, since: float | None = None) -> None:
         """Report the progress, unless the last update is too recent.
@@ -51,18 +51,18 @@ class Progress:
             text += f" | {rate:.1f} a second | about {_duration(eta)} left"
         if errors:
             text += f" | {errors} error(s)"
-        facts = {"rate": round(rate, 3), "eta_seconds": round(eta, 1) if rate else None}
+        fields = {"rate": round(rate, 3), "eta_seconds": round(eta, 1) if rate else None}
         self.emit(
             text, "progress", done=done, computed=all_computed, total=self.total, errors=errors,
-            running=True, **facts,
+            running=True, **fields,
         )  # fmt: skip
 
-    def emit(self, text: str, event: str, *, running: bool = False, **facts: Any) -> None:
+    def emit(self, text: str, event: str, *, running: bool = False, **fields: Any) -> None:
         """Report one line. running: the next line may overwrite it in a terminal."""
         if self.report is None:
             return
         if not self.terminal:
-            self.report(json.dumps({"event": event, "text": text, **facts}, ensure_ascii=False))
+            self.report(json.dumps({"event": event, "text": text, **fields}, ensure_ascii=False))
             return
         self.report(f"\r\x1b[K{text}" if running else f"\r\x1b[K{text}\n")
 

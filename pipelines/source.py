@@ -79,7 +79,8 @@ def open_source(
     path = Path(text)
     if path.is_dir():
         tables = sorted(p for p in path.rglob("*.parquet") if not _hidden(p, path))
-        if tables and not any(_photos_below(path)):
+        photos = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if tables and all(_hidden(p, path) for p in photos):
             return _from_parquet([str(p) for p in tables], text, column, row_fields)
         return _files("folder", find_images(path), path)
     if path.is_file():
@@ -96,14 +97,6 @@ def open_source(
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _photos_below(folder: Path) -> Iterator[Path]:
-    return (
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p, folder)
-    )
 
 
 def _from_glob(pattern: str, column: str | None, row_fields: Sequence[str]) -> Source:

@@ -71,7 +71,12 @@ class Targets:
     def _check_base(self, version: StyleVersion) -> None:
         """Check that all styles share one imported base. Raises UserError."""
         if self.base is None:
-            self.base = self._find_base(version)
+            self.base = self.home.base_with(version.base)
+            if self.base is None:
+                raise UserError(
+                    f"the base of {version.reference} ({version.base}) is not in "
+                    f"{self.home.bases}; import it"
+                )
             self._info = read_base_info(self.base)
         elif version.base != self._info["fingerprint"]:
             known = [*self.versions.values(), version]
@@ -79,14 +84,6 @@ class Targets:
             raise UserError(
                 f"these styles belong to different bases; stylize base by base ({named})"
             )
-
-    def _find_base(self, version: StyleVersion) -> Path:
-        if (folder := self.home.base_with(version.base)) is not None:
-            return folder
-        raise UserError(
-            f"the base of {version.reference} ({version.base}) is not in {self.home.bases}; "
-            "import it"
-        )
 
 
 def read_mix_file(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from factory.core.failures import describe_failure
@@ -23,9 +20,9 @@ from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
 from osasis.storage import write_atomic
-from pipelines.job_folder import OutputRecord, superseded, write_records
+from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import manifest_rows, printable
+from pipelines.manifest import manifest_rows, printable, write_parquet
 from pipelines.read_squares import decode_png
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
@@ -143,11 +140,10 @@ def _write_part(
 ) -> list[OutputRecord]:
     """Write a batch's Parquet outputs to one part file; ``write_tables`` later orders the parts."""
     name = f"{uuid.uuid4().hex}.parquet"
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(part, schema=PART), sink, compression="none")
+    table = pa.Table.from_pylist(part, schema=PART)
     changes: dict[str, Any] = {"part": name}
     try:
-        write_atomic(Path(job.folder) / "parts" / name[:2] / name, sink.getvalue())
+        write_parquet(part_path(job.folder, name), table, compression="none")
     except OSError as e:
         changes = {"stage": "write", "reason": describe_failure(e)}
     return [r if r.stage else replace(r, **changes) for r in records]
