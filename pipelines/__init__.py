@@ -1,6 +1,6 @@
-"""Corpora: batch stylization on Ray Data.
+"""Batch stylization of corpora on Ray Data.
 
-``pipelines.stylize(styles, source, output, ...)`` is the command ``style-factory stylize``.
+``pipelines.stylize(styles, source, output, ...)`` does what ``style-factory stylize`` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["OutputOptions", "StylizeResult", "stylize"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: importing them takes a second.
+    # Lazy: these imports take a second.
     if name == "StylizeResult":
         from pipelines.result import StylizeResult
 

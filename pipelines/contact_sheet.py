@@ -1,4 +1,4 @@
-"""The contact sheet: some photos in all their styles on one page that needs nothing else."""
+"""The contact sheet: one self-contained HTML page with a sample of photos and their outputs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import base64
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from factory.core.html import render_report
@@ -18,19 +18,24 @@ from osasis.errors import UserError
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
 from osasis.storage import write_atomic
-from pipelines.job_folder import JobFolder
+from pipelines.job_folder import DONE, JobFolder, part_path
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import shown
+from pipelines.manifest import printable
+from pipelines.parquet_output import read_parts
 from pipelines.result import StylizeResult
 from pipelines.source import read_group, read_photo
 
-PHOTOS, TARGETS, REASONS = 24, 12, 20
-SIDE = 220
+# Most rows, columns and error reasons of a sheet.
+MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20
+THUMBNAIL_SIDE = 220
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A place of the sheet: an image (source, a data URI), or why there is none."""
+    """A cell of the sheet: an image with its alternative text, an error, or nothing.
+
+    source: the image as a data URI; None if it cannot be shown. reason: of a failed output.
+    """
 
     alt: str = ""
     source: str | None = None
@@ -46,15 +51,16 @@ class Row:
 
     @property
     def name_parts(self) -> list[str]:
-        """The name in parts after which a long name may break."""
+        """The name split where a long name may wrap."""
         return re.findall(r"[^/_.-]*[/_.-]+|[^/_.-]+$", self.name)
 
 
-def write_contact(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
-    """Write the sheet: up to PHOTOS photos, evenly spread, in up to TARGETS targets."""
-    targets = list(range(len(job.targets)))[:TARGETS]
-    tables = _table_outputs(folder) if job.options.format == "parquet" else {}
-    rows = [_row(index, targets, tables, job, folder) for index in _chosen(folder)]
+def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
+    """Write a sheet of up to MAX_PHOTOS photos, evenly spread, and MAX_TARGETS targets."""
+    targets = range(min(len(job.targets), MAX_TARGETS))
+    photos = _sample_photos(folder)
+    tables = _parquet_outputs(folder, photos) if job.options.format == "parquet" else {}
+    rows = [_sheet_row(index, targets, tables, job, folder) for index in photos]
     page = render_report(
         "pipelines",
         "contact.html.j2",
@@ -62,97 +68,99 @@ def write_contact(path: Path, result: StylizeResult, job: JobSpec, folder: JobFo
         title=f"{_count(result.images, 'image')} of {_count(result.photos, 'photo')}",
         meta=", ".join(result.styles),
         stats=_stats(result),
-        targets=[(job.targets[t].label, _changes(job.targets[t].mix)) for t in targets],
+        targets=[(job.targets[t].label, _mix_text(job.targets[t].mix)) for t in targets],
         rows=rows,
-        more=_more(result, len(rows), len(targets), len(job.targets)),
-        reasons=list(result.reasons.items())[:REASONS],
+        footnote=_footnote(result, len(rows), len(targets), len(job.targets)),
+        reasons=list(result.reasons.items())[:MAX_REASONS],
     )
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _row(
+def _sheet_row(
     index: int,
-    targets: list[int],
+    targets: Sequence[int],
     tables: dict[tuple[int, int], bytes],
     job: JobSpec,
     folder: JobFolder,
 ) -> Row:
     listing = {n: folder.manifest[n][index].as_py() for n in folder.manifest.column_names}
-    cells = [Cell("the photo", _thumbnail(_photo(listing, job)))]
+    cells = [Cell("the photo", _thumbnail(_read_photo(listing, job)))]
     for target in targets:
         if target in listing["targets"] and folder.done(index, target):
-            data = tables.get((index, target)) if tables else _output(job, listing, target)
+            data = tables.get((index, target)) if tables else _read_output(job, listing, target)
             cells.append(Cell(job.targets[target].label, _thumbnail(data)))
         elif (failure := folder.failures.get((index, target))) is not None:
             cells.append(Cell(reason=failure.reason))
         else:
             cells.append(Cell())
-    return Row(shown(listing["key"]), cells)
+    return Row(printable(listing["key"]), cells)
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
-def _chosen(folder: JobFolder) -> list[int]:
-    """Photos to show, evenly spread; those with an output before those without."""
-    count = folder.manifest.num_rows
-    spread = sorted({i * count // min(count, 4 * PHOTOS) for i in range(min(count, 4 * PHOTOS))})
-    good = [i for i in spread if (folder.state[folder.first[i] : folder.first[i + 1]] == 1).any()]
-    picked = [good[i * len(good) // PHOTOS] for i in range(PHOTOS)] if len(good) > PHOTOS else good
-    return sorted(set(picked))
+def _sample_photos(folder: JobFolder) -> list[int]:
+    """Rows of the manifest to show, evenly spread, among photos with an output."""
+    candidates = _spread(range(folder.manifest.num_rows), 4 * MAX_PHOTOS)
+    done = folder.state == DONE
+    usable = [i for i in candidates if done[folder.first[i] : folder.first[i + 1]].any()]
+    return _spread(usable, MAX_PHOTOS)
 
 
-def _photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
-    place = os.fsdecode(listing["path"])
+def _spread(items: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` items, evenly spread."""
+    count = min(len(items), most)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _read_photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
+    location = os.fsdecode(listing["path"])
     try:
         if listing["row"] < 0:
-            return read_photo(place)
-        for _, data in read_group(place, listing["group"], job.image, [listing["row"]]):
+            return read_photo(location)
+        for _, data in read_group(location, listing["group"], job.image_column, [listing["row"]]):
             return data
     except (UserError, OSError):
         pass
     return None
 
 
-def _output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | None:
+def _read_output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | None:
     try:
         return job.output_path(listing["name"], target).read_bytes()
     except OSError:
         return None
 
 
-def _table_outputs(folder: JobFolder) -> dict[tuple[int, int], bytes]:
-    """Outputs of the photos to show, from the parts, or from the first file that is finished."""
-    wanted = set(_chosen(folder))
-    found: dict[tuple[int, int], bytes] = {}
-    for name in sorted({p for (i, _), p in folder.parts.items() if i in wanted}):
-        path = folder.path / "parts" / name[:2] / name
-        if path.is_file():
-            table = pq.read_table(path)
-            for index, target, data in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                if index in wanted:
-                    found[index, target] = data
-    return found
+def _parquet_outputs(folder: JobFolder, photos: Sequence[int]) -> dict[tuple[int, int], bytes]:
+    """Outputs of some photos, by (photo, target), from the part files that still exist."""
+    wanted = set(photos)
+    parts = {
+        key: name
+        for key, name in folder.parts.items()
+        if key[0] in wanted and part_path(folder.path, name).is_file()
+    }
+    return read_parts(folder.path, parts)
 
 
 def _thumbnail(data: bytes | None) -> str | None:
     if data is None:
         return None
     try:
-        image = load_image(data, target=SIDE, min_side=1)
+        image = load_image(data, target=THUMBNAIL_SIDE, min_side=1)
     except UserError:
         return None
     side = max(image.size)
-    scale = SIDE / side if side > SIDE else max(1, SIDE // (2 * side))
+    scale = THUMBNAIL_SIDE / side if side > THUMBNAIL_SIDE else max(1, THUMBNAIL_SIDE // (2 * side))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _changes(mix: Mix) -> str:
-    """What a mix changes of its defaults."""
+def _mix_text(mix: Mix) -> str:
+    """The mix fields that differ from their defaults, as text."""
     return ", ".join(f"{name} {value}" for name, value in mix.changes().items())
 
 
@@ -168,12 +176,12 @@ def _stats(result: StylizeResult) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _more(result: StylizeResult, rows: int, shown_targets: int, targets: int) -> str:
-    told = []
+def _footnote(result: StylizeResult, rows: int, shown_targets: int, targets: int) -> str:
+    notes = []
     if rows < result.photos:
-        told.append(f"{rows} of {result.photos:,} photos are shown")
+        notes.append(f"{rows} of {result.photos:,} photos are shown")
     if shown_targets < targets:
-        told.append(f"{shown_targets} of {targets} ways")
+        notes.append(f"{shown_targets} of {targets} mixes are shown")
     if result.stopped:
-        told.append(result.stopped)
-    return "; ".join(told)
+        notes.append(result.stopped)
+    return "; ".join(notes)

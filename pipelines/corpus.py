@@ -1,15 +1,17 @@
-"""`style-factory stylize`: a corpus of photos through registered styles, on Ray Data.
+"""`style-factory stylize`: stylize a corpus of photos in registered styles, on Ray Data.
 
-A job has a directory of its own below the output. Killed anywhere, the same call finishes what is
-missing, and the outputs are those of an uninterrupted run, byte for byte. A bad photo is a row in
-``errors.parquet``; nothing else stops.
+A job keeps its state in a folder below the output. The same call resumes a killed job; its outputs
+are byte for byte those of an uninterrupted run. A photo that cannot be stylized is a row in
+``errors.parquet`` and does not stop the job.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from osasis.storage import write_json
-from pipelines.contact_sheet import write_contact
-from pipelines.job_folder import DONE, FAILED, JobFolder
+from pipelines.contact_sheet import write_contact_sheet
+from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
 from pipelines.manifest import build_manifest, listing_digest
 from pipelines.masks import read_masks
@@ -32,7 +34,7 @@ from pipelines.parquet_output import check_columns, write_tables
 from pipelines.progress import Progress
 from pipelines.result import CONTACT, SUMMARY, StylizeResult
 from pipelines.source import Source, open_source
-from pipelines.stream import connect, make_orders, plan_workers, stream
+from pipelines.stream import Workers, connect, make_read_tasks, plan_workers, run_pipeline
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
 
 
@@ -65,22 +67,26 @@ def stylize(
     report: Callable[[str], None] | None = None,
     terminal: bool = False,
 ) -> StylizeResult:
-    """Stylize every photo of a corpus in every style; the same call again finishes what is missing.
+    """Stylize every photo of a corpus in every style; the same call resumes an unfinished job.
 
-    styles: ``name``, ``name@alias`` or ``name:version``; may be empty where the mix or the input's
-    rows name them. source: folder, glob, list (.txt), photo, Parquet, or a URI of any of these.
-    output: a folder on storage that all nodes share. mix, mix_file: fields of ``osasis.mix.Mix``;
-    with ``styles`` among them, one blend of several. Columns of a Parquet input named like fields
-    of the mix (and ``style``, ``weight``) replace them row by row.
+    styles: ``name``, ``name@alias`` or ``name:version``; may be empty if the mix or the input's
+    rows name them. source: folder, glob, list (.txt), photo, Parquet, or a URI of one of these.
+    output: a folder on storage that all nodes share. home: the factory's home; default
+    ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix with ``styles`` is one
+    blend. Columns of a Parquet input named like fields of the mix (and ``style``, ``weight``)
+    override them for their row.
     fit, size, detail, format, encoding, quality, metadata, no_face, precision: see
-    ``OutputOptions``. masks: a grey picture for each mask that the mix names, for every photo.
-    workers, gpus_per_worker: model actors and what each takes of a GPU. readers: photos read (and
-    written) at a time. max_errors: end early after more error rows. timeout_per_image: seconds
-    for reading and fitting, and for writing, a photo. retry_errors: try again what failed in an
-    earlier run. report: takes progress, one line at a time; terminal: lines for people.
+    ``OutputOptions``. masks: a greyscale image file for each mask that the mix names, applied to
+    every photo. image_column: column of a Parquet input with image bytes or paths.
+    workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
+    concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
+    new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
+    encoding an output. retry_errors: retry the failures of earlier runs. contact_sheet: write
+    ``contact.html``. report: called with each progress line. terminal: progress lines are text for
+    a terminal instead of JSON.
 
-    Raises UserError for mistakes that concern the whole run, among them an output that holds
-    another job.
+    Raises UserError for mistakes that concern the whole job, such as an unknown style or an output
+    folder that holds another job.
     """
     home = home or Home.find()
     if format == "jpg":
@@ -91,7 +97,7 @@ def stylize(
             "size": size,
             "detail": detail,
             "format": format,
-            # An unknown format is one problem, not two.
+            # An unknown format must not be reported as an unknown encoding too.
             "encoding": encoding or (format if format in FORMATS else "png"),
             "quality": quality,
             "metadata": metadata,
@@ -103,31 +109,31 @@ def stylize(
         from osasis.images.faces import require_detector
 
         require_detector()
-    fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
-    if not styles and "styles" not in fields and not os.fspath(source).endswith(".parquet"):
+    mix_fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
+    if not styles and "styles" not in mix_fields and not os.fspath(source).endswith(".parquet"):
         raise UserError("no style is named; name at least one")
-    listed = open_source(source, column=image_column, row_fields=ROW_FIELDS)
-    target_folder = _output_folder(source, os.fspath(output))
+    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS)
+    output_folder = _output_folder(source, os.fspath(output))
     if options.format == "parquet":
-        check_columns(listed.table)
+        check_columns(corpus.tables)
     targets = Targets(home)
-    common = common_targets(targets, list(styles), fields)
-    rows, problems = row_targets(
-        targets, common, list(styles), fields, listed.columns, listed.count
-    )
+    common = common_targets(targets, list(styles), mix_fields)
+    rows, problems = row_targets(targets, common, mix_fields, corpus.columns, corpus.count)
     if targets.base is None:
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
     square = read_base_info(targets.base)["config"]["image_size"]
     mask_specs = read_masks(masks or {}, targets.targets, options.fit, square)
-    folder = JobFolder(target_folder)
+    folder = JobFolder(output_folder)
     with folder.locked():
-        job = CorpusRun(home, options, listed, targets, mask_specs, folder, timeout_per_image)
+        job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
         progress = Progress(report, terminal)
         return job.run(
-            build_manifest(listed, rows, problems),
+            build_manifest(corpus, rows, problems),
             progress,
-            workers=(workers, readers, gpus_per_worker),
+            plan=partial(
+                plan_workers, workers=workers, readers=readers, gpus_per_worker=gpus_per_worker
+            ),
             max_errors=max_errors,
             retry_errors=retry_errors,
             contact_sheet=contact_sheet,
@@ -135,19 +141,19 @@ def stylize(
 
 
 def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
-    """The folder that an output names. Raises UserError where it cannot be one."""
+    """The output folder. Raises UserError if it cannot be one."""
     if is_uri(given) and not given.startswith("file:///"):
         raise UserError(
-            f"output {public(given)}: outputs are renamed into place and the job's folder is "
-            "locked, which object stores cannot do; give a folder that all nodes share (such as "
-            "a mount of the store), and copy it there when the job is done"
+            f"output {public(given)}: object stores support neither the atomic renames nor the "
+            "lock that a job needs; give a folder that all nodes share (such as a mount of the "
+            "store), and copy it to the store when the job is done"
         )
     output = Path(locate(given, Path()))
-    read = Path(source)
+    input_folder = Path(source)
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output} is a file; give a folder")
-    if read.is_dir() and output.resolve().is_relative_to(read.resolve()):
-        raise UserError(f"output {output} lies inside input {source}; choose another folder")
+    if input_folder.is_dir() and output.resolve().is_relative_to(input_folder.resolve()):
+        raise UserError(f"output {output} is inside input {source}; choose another folder")
     return output
 
 
@@ -161,6 +167,7 @@ class CorpusRun:
         assert targets.base is not None
         info = read_base_info(targets.base)
         self.source, self.folder = source, folder
+        self.stop_reason = ""
         self.spec = JobSpec(
             code=__version__,
             folder=str(folder.path.resolve()),
@@ -179,12 +186,12 @@ class CorpusRun:
             text_edits=str(home.text_edits),
             options=options,
             masks=masks,
-            image=source.image,
+            image_column=source.image_column,
             timeout=timeout,
         )
 
     def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
-        """What tells this job from others; a field that differs is named to the user."""
+        """The fields that identify a job. Only a call with the same fields resumes the job."""
         spec = self.spec
         return {
             "code": spec.code,
@@ -198,103 +205,96 @@ class CorpusRun:
 
     def run(
         self, manifest: pa.Table, progress: Progress,
-        *, workers: tuple[int | None, int | None, float | None],
-        max_errors: int | None, retry_errors: bool, contact_sheet: bool,
+        *, plan: Callable[[int], Workers], max_errors: int | None, retry_errors: bool,
+        contact_sheet: bool,
     ) -> StylizeResult:  # fmt: skip
         started = time.perf_counter()
         folder = self.folder
         resumed = folder.open(self.fingerprint(manifest), manifest)
         if retry_errors:
-            folder.forget_errors()
-        self._note_problems()
-        before = folder.count(DONE)
-        text = f"{manifest.num_rows} photo(s) in {len(self.spec.targets)} way(s) to {folder.output}"
+            folder.reset_failed()
+        self._record_row_errors()
+        done_before = folder.count(DONE)
+        total = len(folder.state)
+        text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {folder.output}"
         if resumed:
-            text += f"; {before} of {len(folder.state)} image(s) are there already"
-        progress.start(text, len(folder.state), before + folder.count(FAILED))
-        self.early = ""
-        models = self._stream(progress, workers, max_errors)
-        if self.spec.options.format == "parquet" and not self.early and folder.parts:
+            text += f"; {done_before} of {total} image(s) exist"
+        progress.start(text, total, done_before + folder.count(FAILED))
+        models = self._run_pipeline(progress, plan, max_errors)
+        if self.spec.options.format == "parquet" and not self.stop_reason and folder.parts:
             connect()
-            write_tables(folder, self.spec, self.source.table)
+            write_tables(folder, self.spec, self.source.tables)
         seconds = time.perf_counter() - started
-        result = self._result(seconds, before, models)
+        result = self._result(seconds, done_before, models)
         write_json(result.output / SUMMARY, result.to_dict())
         if contact_sheet:
-            write_contact(result.output / CONTACT, result, self.spec, folder)
-        said = f"{result.done_now} image(s) in {seconds:.1f} s"
+            write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
+        text = f"{result.done_now} image(s) in {seconds:.1f} s"
         if result.done_now:
-            said += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
-        said += f", {result.failed} failed" if result.failed else ""
-        progress.say(
-            said + (f"; {self.early}" if self.early else ""), "end",
+            text += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
+        text += f", {result.failed} failed" if result.failed else ""
+        progress.emit(
+            text + (f"; {result.stopped}" if result.stopped else ""), "end",
             images=result.images, failed=result.failed, seconds=round(seconds, 2),
         )  # fmt: skip
         return result
 
-    def _note_problems(self) -> None:
-        """Rows whose own columns ask for what cannot be are errors before anything runs."""
-        from pipelines.job_folder import write_records
-
+    def _record_row_errors(self) -> None:
+        """Record an error for each row whose own columns name an invalid style or mix."""
+        problems = self.folder.manifest["problem"].to_pylist()
         records = [
-            {"photo": i, "target": -1, "status": "error", "stage": "mix", "reason": problem}
-            for i, problem in enumerate(self.folder.manifest["problem"].to_pylist())
-            if problem is not None and self.folder.state[self.folder.first[i]] == 0
+            OutputRecord(i, -1, "mix", problem)
+            for i, problem in enumerate(problems)
+            if problem is not None and self.folder.state[self.folder.first[i]] == MISSING
         ]
         if records:
             write_records(self.spec.folder, self.folder.run, records)
-            self.folder.gather()
+            self.folder.merge_records()
 
-    def _stream(
-        self, progress: Progress, workers: tuple[int | None, int | None, float | None],
-        max_errors: int | None,
-    ) -> int:  # fmt: skip
-        """Do what is missing; returns how many model actors did it."""
+    def _run_pipeline(
+        self, progress: Progress, plan: Callable[[int], Workers], max_errors: int | None
+    ) -> int:
+        """Stylize the missing outputs; returns the number of model actors."""
         folder = self.folder
         missing = folder.missing()
         if not missing:
             return 0
         connect()
-        plan = plan_workers(len(missing), *workers)
-        self.spec = self.spec.replace(batch=plan.batch)
+        workers = plan(len(missing))
+        self.spec = self.spec.replace(batch=workers.batch)
         groups = None
-        if self.source.image is not None:
+        if self.source.image_column is not None:
             listing = self.source.listing
             groups = list(zip(listing["path"].to_pylist(), listing["group"].to_pylist(),
                               strict=True))  # fmt: skip
-        errors_before = folder.count(FAILED)
+        failed_before = folder.count(FAILED)
 
-        def watch() -> bool:
-            folder.gather()
+        def poll() -> bool:
+            folder.merge_records()
             failed = folder.count(FAILED)
             progress.update(folder.count(DONE) + failed, failed, *folder.computed())
-            if max_errors is not None and failed - errors_before > max_errors and not self.early:
-                self.early = f"stopped after more than {max_errors} error(s) (--max-errors)"
+            too_many = max_errors is not None and failed - failed_before > max_errors
+            if too_many and not self.stop_reason:
+                self.stop_reason = f"stopped after more than {max_errors} error(s) (--max-errors)"
                 folder.stop()
-            return not self.early
+            return not self.stop_reason
 
         try:
-            stream(make_orders(missing, groups, plan), self.spec, plan, watch)
+            run_pipeline(make_read_tasks(missing, groups, workers), self.spec, workers, poll)
         except KeyboardInterrupt:
             folder.stop()
-            progress.say("stopping: what is in flight is finished first", "stopping")
+            progress.emit("stopping after the batches in flight", "stopping")
             raise
-        return plan.models
+        return workers.models
 
-    def _result(self, seconds: float, before: int, models: int) -> StylizeResult:
+    def _result(self, seconds: float, done_before: int, models: int) -> StylizeResult:
         folder = self.folder
         errors = folder.error_rows(self.spec.targets)
         folder.write_errors(errors)
-        facts = [f for f in folder.facts if f.get("run") == folder.run]
-        busy = sum(f["busy"] for f in facts)
-        span = 0.0
-        if facts:
-            first = min(f["ended"] - f["busy"] for f in facts)
-            span = max(f["ended"] for f in facts) - first
-        reasons: dict[str, int] = {}
-        for row in errors:
-            reason = f"{row['stage']}: {row['reason']}"
-            reasons[reason] = reasons.get(reason, 0) + 1
+        batches = [b for b in folder.stats if b.get("run") == folder.run]
+        busy = sum(b["busy"] for b in batches)
+        started = min((b["ended"] - b["busy"] for b in batches), default=0.0)
+        span = max((b["ended"] for b in batches), default=0.0) - started
         return StylizeResult(
             photos=folder.manifest.num_rows,
             styles=tuple(s.reference for s in self.spec.styles.values()),
@@ -302,10 +302,10 @@ class CorpusRun:
             errors=tuple(errors),
             output=folder.output,
             seconds=seconds,
-            done_before=before,
-            stopped=self.early,
+            done_before=done_before,
+            stopped=self.stop_reason,
             model_seconds=busy,
             model_share=min(1.0, busy / (span * models)) if span and models else 0.0,
-            passes=sum(f["passes"] for f in facts),
-            reasons=dict(sorted(reasons.items(), key=lambda r: -r[1])),
+            passes=sum(b["passes"] for b in batches),
+            reasons=dict(Counter(f"{e['stage']}: {e['reason']}" for e in errors).most_common()),
         )

@@ -1,13 +1,14 @@
-"""A job's directory: what is to be done, what is done, and what went wrong.
+"""The state of a job in OUTPUT/.job: its identity, manifest, finished outputs and errors.
 
-    OUTPUT/.job/job.json           the job's fingerprint, field by field
-    OUTPUT/.job/manifest.parquet   every photo with its targets
-    OUTPUT/.job/progress/*.jsonl   one file a finished batch, written after its outputs
-    OUTPUT/.job/progress.jsonl     the same, gathered by the driver
-    OUTPUT/.job/computed/*.json    how far each model actor is, for progress alone
+    job.json           the fields that identify the job
+    manifest.parquet   every photo with its targets
+    progress/*.jsonl   one file per finished batch, written by a worker
+    progress.jsonl     the driver's log, into which it merges these files
+    computed/*.json    outputs computed by each model actor; read only for the progress line
+    run                id of the newest driver; workers of an older driver stop
+    stop               exists once the driver has asked its workers to stop
 
-A record is written only after the output it speaks of; so a job that was killed anywhere knows
-exactly what is missing.
+A worker records an output after writing it. A resumed job therefore knows which outputs exist.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ from factory.core.uris import public
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_spec import TargetSpec
-from pipelines.manifest import LISTING, first_difference, row_id, shown, write_manifest
+from pipelines.manifest import (
+    LISTING,
+    first_difference,
+    output_id,
+    printable,
+    write_manifest,
+    write_parquet,
+)
 
 FOLDER = ".job"
 ERRORS = "errors.parquet"
@@ -41,57 +49,84 @@ MISSING, DONE, FAILED = 0, 1, 2
 FORMAT = 1
 
 
-def write_records(
-    job: str, run: str, records: list[dict[str, Any]], facts: dict[str, Any] | None = None
-) -> None:
-    """What a worker has finished, as one small file.
+@dataclass(frozen=True)
+class OutputRecord:
+    """The result of one output: written, or failed at a stage for a reason.
 
-    records: photo (index), target, status "done" or "error"; with stage and reason.
+    photo: row of the manifest. target: index into the job's targets; -1: none could be determined.
+    stage: "mix", "read", "decode", "fit", "model" or "write"; "" for an output that was written.
+    part: the file below ``parts`` that holds the output of a Parquet job.
     """
+
+    photo: int
+    target: int
+    stage: str = ""
+    reason: str = ""
+    part: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a line of the log."""
+        line: dict[str, Any] = {"photo": self.photo, "target": self.target}
+        if self.stage:
+            return {**line, "status": "error", "stage": self.stage, "reason": self.reason}
+        return {**line, "status": "done", **({"part": self.part} if self.part else {})}
+
+    @classmethod
+    def from_dict(cls, line: dict[str, Any]) -> OutputRecord:
+        """Read what ``to_dict`` wrote; other keys are ignored."""
+        return cls(**{f.name: line[f.name] for f in fields(cls) if f.name in line})
+
+
+def write_records(
+    job: str, run: str, records: Sequence[OutputRecord], stats: dict[str, Any] | None = None
+) -> None:
+    """Record a worker's results in one file. stats: timings of a model batch."""
     if superseded(job, run):
         return
     name = uuid.uuid4().hex
-    lines = [{"batch": name, **facts}] if facts else []
-    lines += [{"batch": name, **r} for r in records]
+    lines = [{"batch": name, **stats}] if stats else []
+    lines += [{"batch": name, **r.to_dict()} for r in records]
     path = Path(job) / "progress" / name[:2] / f"{name}.jsonl"
     write_atomic(path, ("".join(json.dumps(line) + "\n" for line in lines)).encode())
 
 
 def record_computed(job: str, run: str, actor: str, outputs: int, since: float) -> None:
-    """How many outputs an actor has computed in this run, written or not yet.
+    """Publish how many outputs a model actor has computed in this run, for the progress line.
 
-    since: when it began with the first one, in seconds of the epoch.
+    since: start of the actor's first batch, in seconds since the epoch.
     """
-    told = {"run": run, "outputs": outputs, "since": since}
-    with contextlib.suppress(OSError):  # what cannot be written fails where it matters
-        write_json(Path(job) / "computed" / f"{actor}.json", told)
+    with contextlib.suppress(OSError):  # progress is optional; it must not fail a batch
+        write_json(
+            Path(job) / "computed" / f"{actor}.json",
+            {"run": run, "outputs": outputs, "since": since},
+        )
+
+
+def part_path(job: str | Path, name: str) -> Path:
+    """The part file of this name, which holds a batch's outputs of a Parquet job."""
+    return Path(job) / "parts" / name[:2] / name
 
 
 def stopped(job: str, run: str) -> bool:
-    """Whether workers of this run should take up nothing more."""
+    """Whether workers of this run must not start another photo or batch."""
     return (Path(job) / "stop").exists() or superseded(job, run)
 
 
 def superseded(job: str, run: str) -> bool:
-    """Whether another driver has taken over; workers may outlive a killed one by a moment."""
+    """Whether another driver has resumed the job; workers may briefly outlive a killed driver."""
     try:
         return (Path(job) / "run").read_text() != run
     except OSError:
         return True
 
 
-@dataclass
-class Failure:
-    """One output that is not there, and why."""
-
-    index: int
-    target: int
-    stage: str
-    reason: str
-
-
 class JobFolder:
-    """The job directory of an output folder, as the driver sees it."""
+    """The driver's view of a job folder.
+
+    first: index of each photo's first output among all outputs of the job, (photos + 1,). state:
+    MISSING, DONE or FAILED for each output. failures, parts: by (photo, target). stats: timings of
+    the model batches of all runs.
+    """
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -99,17 +134,17 @@ class JobFolder:
         self.manifest: pa.Table = pa.table({})
         self.first: np.ndarray = np.zeros(1, np.int64)
         self.state: np.ndarray = np.zeros(0, np.uint8)
-        self.failures: dict[tuple[int, int], Failure] = {}
+        self.failures: dict[tuple[int, int], OutputRecord] = {}
         self.parts: dict[tuple[int, int], str] = {}
-        self.facts: list[dict[str, Any]] = []
+        self.stats: list[dict[str, Any]] = []
         self.run = uuid.uuid4().hex
         self._targets: list[list[int]] = []
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for one driver; the lock ends with its process, however it ends.
+        """Lock the folder for this driver. The system releases the lock when the process ends.
 
-        Raises UserError where another driver holds it.
+        Raises UserError if another driver holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "lock")
@@ -117,8 +152,8 @@ class JobFolder:
             lock.acquire(blocking=False)
         except Timeout:
             raise UserError(
-                f"{self.output}: another `stylize` is writing there; wait for it, or choose "
-                "another --output"
+                f"{self.output}: another `stylize` is writing there; wait until it ends, or "
+                "choose another --output"
             ) from None
         try:
             yield
@@ -126,49 +161,47 @@ class JobFolder:
             lock.release()
 
     def open(self, fingerprint: dict[str, Any], manifest: pa.Table) -> bool:
-        """Begin a job, or take up the one that is there; True where it is taken up.
+        """Start a job, or resume the job of this folder; returns whether it is resumed.
 
-        Raises UserError naming every difference where another job is there.
+        Raises UserError naming every difference if the folder holds another job.
         """
-        fingerprint = json.loads(json.dumps(fingerprint))  # as it will be read: lists, no tuples
-        known = self.path / "job.json"
-        resumed = known.is_file()
+        # Through JSON, so that tuples become lists as in job.json.
+        identity = json.loads(json.dumps({"format": FORMAT, **fingerprint}))
+        path = self.path / "job.json"
+        resumed = path.is_file()
         if resumed:
-            self._refuse_another(json.loads(known.read_text()), fingerprint, manifest)
+            self._check_same_job(json.loads(path.read_text()), identity, manifest)
         else:
             write_manifest(self.path / "manifest.parquet", manifest)
-            write_json(known, {"format": FORMAT, **fingerprint})
+            write_json(path, identity)
         self.manifest = manifest
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self._targets])])
         self.state = np.zeros(int(self.first[-1]), np.uint8)
-        for left in (self.path / "computed").glob("*.json"):
-            left.unlink(missing_ok=True)
+        for stale in (self.path / "computed").glob("*.json"):
+            stale.unlink(missing_ok=True)
         write_atomic(self.path / "run", self.run.encode())
         (self.path / "stop").unlink(missing_ok=True)
         self._read_log()
-        self.gather()
+        self.merge_records()
         if resumed and self.count(MISSING):
-            for left in self.output.rglob(".*.part"):  # of a killed writer
-                left.unlink(missing_ok=True)
+            for stale in self.output.rglob(".*.part"):  # temporary files of a killed writer
+                stale.unlink(missing_ok=True)
         return resumed
 
-    def _refuse_another(self, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table) -> None:
-        names = [n for n in new if old.get(n) != new[n]]
-        if old.get("format") != FORMAT:
-            names = ["format", *names]
-        if not names:
-            return
-        told = []
-        for name in names:
+    def _check_same_job(self, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table) -> None:
+        differences = []
+        for name in (n for n in new if old.get(n) != new[n]):
             if name == "input":
                 before = pq.read_table(self.path / "manifest.parquet")
-                told.append(f"input: {first_difference(before, manifest)}")
+                differences.append(f"input: {first_difference(before, manifest)}")
             else:
-                told += _differences(name, old.get(name), {**new, "format": FORMAT}[name])
+                differences += _differences(name, old.get(name), new[name])
+        if not differences:
+            return
         raise UserError(
-            f"{self.output} holds another job ({'; '.join(told)}); go on with the same command, "
-            f"choose another --output, or delete {self.path}"
+            f"{self.output} holds another job ({'; '.join(differences)}); repeat its command to "
+            f"resume it, choose another --output, or delete {self.path}"
         )
 
     # --- progress ---------------------------------------------------------------------------
@@ -179,98 +212,96 @@ class JobFolder:
             return
         with path.open("rb") as log:
             for line in log:
-                with contextlib.suppress(ValueError):  # the last line of a killed driver
-                    self._take(json.loads(line))
+                with contextlib.suppress(ValueError):  # a line cut off when a driver was killed
+                    self._apply(json.loads(line))
 
-    def gather(self) -> list[dict[str, Any]]:
-        """Take in what workers have finished since the last look; returns its records.
-
-        Small files become lines of one log: appended, then deleted.
-        """
-        new: list[dict[str, Any]] = []
+    def merge_records(self) -> None:
+        """Append the workers' new record files to the log, apply them, and delete the files."""
         paths = sorted((self.path / "progress").glob("*/*.jsonl"))
         if not paths:
-            return new
+            return
         with (self.path / "progress.jsonl").open("ab") as log:
             if log.tell():
-                log.write(b"\n")  # ends a line that a killed driver left open
+                log.write(b"\n")  # ends a line that a killed driver cut off
             for path in paths:
                 data = path.read_bytes()
                 log.write(data)
                 for line in data.splitlines():
-                    record = json.loads(line)
-                    if self._take(record):
-                        new.append(record)
+                    self._apply(json.loads(line))
             log.flush()
             os.fsync(log.fileno())
         for path in paths:
             path.unlink(missing_ok=True)
-        return new
 
-    def _take(self, record: dict[str, Any]) -> bool:
-        if "photo" not in record:
-            self.facts.append(record)
-            return False
-        key = (record["photo"], record["target"])
-        slot = self.slot(*key)
-        if record["status"] == "done":
-            if self.state[slot] == DONE:
-                return False
-            self.state[slot] = DONE
+    def _apply(self, line: dict[str, Any]) -> None:
+        if "photo" not in line:
+            self.stats.append(line)
+            return
+        record = OutputRecord.from_dict(line)
+        key = (record.photo, record.target)
+        index = self._output_index(*key)
+        if self.state[index] == DONE:
+            return
+        if record.stage:
+            self.state[index] = FAILED
+            self.failures[key] = record
+        else:
+            self.state[index] = DONE
             self.failures.pop(key, None)
-            if "part" in record:
-                self.parts[key] = record["part"]
-        elif self.state[slot] != DONE:
-            self.state[slot] = FAILED
-            self.failures[key] = Failure(*key, record["stage"], record["reason"])
-        return True
+            if record.part:
+                self.parts[key] = record.part
 
-    def slot(self, photo: int, target: int) -> int:
-        """The place of an output among all."""
+    def _output_index(self, photo: int, target: int) -> int:
+        """The index of an output in ``state``."""
         return int(self.first[photo]) + self._targets[photo].index(target)
 
-    def forget_errors(self) -> None:
-        """Make rows that failed missing again."""
+    def reset_failed(self) -> None:
+        """Mark failed outputs as missing, so that this run retries them."""
         self.state[self.state == FAILED] = MISSING
         self.failures.clear()
 
     def missing(self) -> list[tuple[int, list[int]]]:
-        """Photos with the targets that they still lack."""
+        """(photo, missing targets) for each photo with a missing output."""
         out = []
         for photo in np.unique(np.searchsorted(self.first, np.flatnonzero(self.state == MISSING),
                                                side="right") - 1):  # fmt: skip
             start = int(self.first[photo])
-            lack = [
+            targets = [
                 t for k, t in enumerate(self._targets[photo]) if self.state[start + k] == MISSING
             ]
-            out.append((int(photo), lack))
+            out.append((int(photo), targets))
         return out
 
     def done(self, photo: int, target: int) -> bool:
-        return bool(self.state[self.slot(photo, target)] == DONE)
+        return bool(self.state[self._output_index(photo, target)] == DONE)
 
     def count(self, state: int) -> int:
         return int((self.state == state).sum())
 
+    def computed(self) -> tuple[int, float | None]:
+        """Outputs computed in this run, written or not, and the start in seconds since the epoch.
+
+        The start is None before the first batch.
+        """
+        actors = [json.loads(path.read_text()) for path in (self.path / "computed").glob("*.json")]
+        current = [a for a in actors if a["run"] == self.run]
+        return sum(a["outputs"] for a in current), min((a["since"] for a in current), default=None)
+
     # --- errors -----------------------------------------------------------------------------
 
-    def computed(self) -> tuple[int, float | None]:
-        """Outputs that this run's actors have computed, also those not yet written; since when."""
-        told = [json.loads(path.read_text()) for path in (self.path / "computed").glob("*.json")]
-        mine = [t for t in told if t["run"] == self.run]
-        return sum(t["outputs"] for t in mine), min((t["since"] for t in mine), default=None)
-
     def error_rows(self, targets: Sequence[TargetSpec]) -> list[dict[str, str]]:
-        """All failures, in the manifest's order."""
+        """The rows of ``errors.parquet``, in the manifest's order."""
         out = []
         for key in sorted(self.failures):
             failure = self.failures[key]
-            row = {n: self.manifest[n][failure.index].as_py() for n in LISTING.names}
+            row = {n: self.manifest[n][failure.photo].as_py() for n in LISTING.names}
             target = targets[failure.target] if failure.target >= 0 else None
-            path = public(shown(row["path"])) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
+            path = public(printable(row["path"]))
+            if row["row"] >= 0:
+                path += f"#{printable(row['key'])}"
             out.append(
                 {
-                    "id": row_id(row, json.dumps(target.mix.to_dict()) if target else ""),
+                    "id": output_id(row, json.dumps(target.mix.to_dict()) if target else ""),
                     "path": path,
                     "style": target.label if target else "",
                     "stage": failure.stage,
@@ -280,22 +311,20 @@ class JobFolder:
         return out
 
     def write_errors(self, rows: list[dict[str, str]]) -> None:
-        """``errors.parquet``, or none where there is no error."""
+        """Write ``errors.parquet``; delete the file if there are no errors."""
         path = self.output / ERRORS
         if not rows:
             path.unlink(missing_ok=True)
             return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=ERRORS_SCHEMA), sink)
-        write_atomic(path, sink.getvalue().to_pybytes())
+        write_parquet(path, pa.Table.from_pylist(rows, schema=ERRORS_SCHEMA))
 
     def stop(self) -> None:
-        """Ask workers to take up nothing more."""
+        """Ask workers to start no further photo or batch."""
         (self.path / "stop").touch()
 
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:
-    """``name: old then, new now`` for each leaf that differs."""
+    """``name: old before, new now`` for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         out = []
         for key in [*old, *(k for k in new if k not in old)]:
@@ -305,9 +334,9 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [d for i, (a, b) in pairs if a != b for d in _differences(f"{name}[{i}]", a, b)]
-    return [f"{name}: {_brief(old)} then, {_brief(new)} now"]
+    return [f"{name}: {_shorten(old)} before, {_shorten(new)} now"]
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."

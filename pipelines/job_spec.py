@@ -1,4 +1,4 @@
-"""The specification of a corpus job, which travels to every worker."""
+"""The specification of a corpus job. Every worker receives a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.options import OutputOptions
 
 
 class StyleSpec(InputModel):
-    """The version of a style that a job uses. folder: of its bundle, on storage that all share."""
+    """A style version of a job. folder: its bundle, on storage that all nodes share."""
 
     reference: str
     fingerprint: str
@@ -23,26 +23,27 @@ class StyleSpec(InputModel):
 
 
 class TargetSpec(InputModel):
-    """One output of a photo. label: the mix's styles; names the folder of the outputs."""
+    """A mix that photos are stylized with. label: its styles; the name of the outputs' folder."""
 
     label: str
     mix: Mix
 
 
 class MaskSpec(InputModel):
-    """A mask at the base's size. png: grey, encoded; sha256: of the file that was given."""
+    """A mask at the base's size. png: greyscale, encoded; sha256: hash of the user's file."""
 
     sha256: str
     png: bytes
 
 
 class JobSpec(InputModel):
-    """Everything that readers, models and writers of a job need beside their rows.
+    """The settings of a job that the three operators share.
 
-    folder: the job's folder; output: where outputs go; run: id of this driver's run. base: folder
-    of the base; square: its image size in pixels. styles: by id. image: the column of bytes of a
-    Parquet input, else None. text_edits: folder of the saved directions. batch: images that a model
-    takes at once. timeout: seconds to read, and to write, a photo.
+    folder: the job folder. output: the output folder. run: id of this driver's run. base: the
+    base's bundle. square: the base's image size in pixels. styles: by name. text_edits: folder of
+    the saved text edits. masks: by name. image_column: column of a Parquet input that holds image
+    bytes, else None. batch: photos per model batch. timeout: seconds to read and fit a photo, and
+    to encode an output.
     """
 
     subject: ClassVar[str] = "job"
@@ -59,17 +60,17 @@ class JobSpec(InputModel):
     text_edits: str
     options: OutputOptions
     masks: dict[str, MaskSpec] = Field(default_factory=dict)
-    image: str | None = None
+    image_column: str | None = None
     batch: int = 1
     timeout: float | None = None
 
     def output_path(self, name: bytes, target: int) -> Path:
-        """Where an output goes: OUTPUT/LABEL/NAME.SUFFIX."""
+        """The path of an output: OUTPUT/LABEL/NAME.SUFFIX."""
         label = self.targets[target].label
         return Path(self.output) / label / (os.fsdecode(name) + FORMATS[self.options.encoding])
 
     def provenance(self, target: int, source: str, arithmetic: Any) -> Provenance:
-        """What made the output of a photo named ``source``."""
+        """The provenance of an output. source: the photo's key."""
         mix, o = self.targets[target].mix, self.options
         styles = [self.styles[s.style] for s in mix.styles]
         return Provenance(

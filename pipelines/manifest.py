@@ -1,7 +1,7 @@
-"""The manifest: every photo of a job with its output's name and its targets, on disk.
+"""The manifest of a job: a Parquet file with one row per photo, its output name and its targets.
 
-A row is a photo; a photo and one of its targets is an output with an id of its own. Workers read
-the few rows that they need, so that a corpus of any size passes through a driver of any size.
+Each pair of a photo and a target is an output with its own id. Workers read only the rows that
+they process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from osasis.storage import write_atomic
 from pipelines.source import LISTING, Source
 
-GROUP = 1024
+ROW_GROUP = 1024
 SCHEMA = pa.schema(
     [
         *LISTING,
@@ -33,7 +33,10 @@ SCHEMA = pa.schema(
 def build_manifest(
     source: Source, targets: Sequence[list[int]], problems: dict[int, str]
 ) -> pa.Table:
-    """The source's listing with names and targets (indices into the job's targets)."""
+    """The source's listing with output names and targets (indices into the job's targets).
+
+    problems: reasons why rows have no targets, by row.
+    """
     return pa.table(
         [
             *source.listing.columns,
@@ -46,29 +49,29 @@ def build_manifest(
 
 
 def output_names(keys: Sequence[bytes]) -> list[bytes]:
-    """A name below a style's folder for each photo, without its suffix; no two are the same.
+    """A unique output name for each photo: its path below a style's folder, without suffix.
 
-    a.jpg beside a.png keep their suffixes, so that neither takes the other's name; further equal
-    names are numbered. Names compare without case, as some file systems do.
+    Photos that differ only in the suffix (a.jpg, a.png) keep it. Further equal names are numbered.
+    Names are compared without case, because some file systems ignore case.
     """
-    clean = [_inside(key) for key in keys]
+    clean = [_safe_path(key) for key in keys]
     stems = [_stem(name) for name in clean]
     shared = Counter(s.lower() for s in stems)
     names = [s if shared[s.lower()] == 1 else n for s, n in zip(stems, clean, strict=True)]
     taken: set[bytes] = set()
     out = []
     for name in names:
-        free, n = name, 1
-        while free.lower() in taken:
+        unique, n = name, 1
+        while unique.lower() in taken:
             n += 1
-            free = b"%s~%d" % (name, n)
-        taken.add(free.lower())
-        out.append(free)
+            unique = b"%s~%d" % (name, n)
+        taken.add(unique.lower())
+        out.append(unique)
     return out
 
 
-def _inside(key: bytes) -> bytes:
-    """A key as a relative path that stays inside its folder."""
+def _safe_path(key: bytes) -> bytes:
+    """A key as a relative path without "..", so that an output stays inside its folder."""
     parts = [p for p in key.replace(b"\0", b"").split(b"/") if p not in (b"", b".", b"..")]
     return b"/".join(parts) or b"photo"
 
@@ -80,30 +83,35 @@ def _stem(name: bytes) -> bytes:
 
 
 def write_manifest(path: Path, table: pa.Table) -> None:
-    """Write a manifest, atomically, in groups of ``GROUP`` rows."""
+    """Write a manifest atomically, in row groups of ``ROW_GROUP``."""
+    write_parquet(path, table, row_group_size=ROW_GROUP)
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a Parquet file atomically. options: of ``pyarrow.parquet.write_table``."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=GROUP)
+    pq.write_table(table, sink, **options)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def manifest_rows(path: str, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Some rows of a manifest, each with its ``index``."""
+    """The manifest rows at ``indices``, each with its ``index``."""
     out = []
     for i in indices:
-        group = _group(path, i // GROUP)
-        row = {name: group[name][i % GROUP].as_py() for name in group.column_names}
+        group = _read_row_group(path, i // ROW_GROUP)
+        row = {name: group[name][i % ROW_GROUP].as_py() for name in group.column_names}
         out.append({**row, "index": i})
     return out
 
 
 @functools.lru_cache(maxsize=4)
-def _group(path: str, group: int) -> pa.Table:
+def _read_row_group(path: str, group: int) -> pa.Table:
     with pq.ParquetFile(path) as table:
         return table.read_row_group(group)
 
 
 def listing_digest(table: pa.Table) -> str:
-    """A hash of what the inputs are: keys, places, sizes and times of change."""
+    """A hash of the photos' keys, paths, sizes and modification times."""
     digest = hashlib.sha256()
     for batch in table.select(LISTING.names).combine_chunks().to_batches(max_chunksize=1 << 16):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -112,25 +120,25 @@ def listing_digest(table: pa.Table) -> str:
 
 
 def first_difference(old: pa.Table, new: pa.Table) -> str:
-    """In words, where two listings differ first."""
+    """The first difference of two listings, as text."""
     if old.num_rows != new.num_rows:
-        return f"{old.num_rows} photo(s) then, {new.num_rows} now"
+        return f"{old.num_rows} photo(s) before, {new.num_rows} now"
     for name in LISTING.names:
         before, now = old[name].to_pylist(), new[name].to_pylist()
         for i, (a, b) in enumerate(zip(before, now, strict=True)):
             if a != b:
-                key = shown(new["key"][i].as_py())
-                what = {"size": "size", "mtime": "time of change"}.get(name, name)
-                return f"{key} has another {what} than then"
-    return "its photos are the same"
+                key = printable(new["key"][i].as_py())
+                what = {"mtime": "modification time"}.get(name, name)
+                return f"{key} has another {what} than before"
+    return "the photos are the same"
 
 
-def row_id(row: dict[str, Any], mix: str) -> str:
-    """The id of an output: its photo's identity and its mix (JSON)."""
+def output_id(row: dict[str, Any], mix: str) -> str:
+    """The id of an output: a hash of its photo's row in the listing and of its mix (JSON)."""
     photo = repr(tuple(row[name] for name in LISTING.names))
     return hashlib.sha256(f"{photo}\n{mix}".encode()).hexdigest()[:16]
 
 
-def shown(name: bytes) -> str:
-    """A file name as text that any terminal and table can hold."""
+def printable(name: bytes) -> str:
+    """A file name as text; bytes that are not UTF-8 are escaped."""
     return name.decode("utf-8", "backslashreplace")

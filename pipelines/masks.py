@@ -1,4 +1,4 @@
-"""Masks of a corpus: one picture for each mask that a mix names, laid over every photo."""
+"""Masks of a corpus job: one image per mask name, applied to every photo."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def read_masks(
     fit: str,
     square: int,
 ) -> dict[str, MaskSpec]:
-    """Read the masks that mixes name, fitted to the base's square as the photos are.
+    """Read mask files and fit them to the base's square like the photos.
 
-    Raises InvalidInputError for masks that are named and not given or given and not named,
-    UserError where a file cannot be read or faces are aligned.
+    given: files by mask name. square: pixels. Raises InvalidInputError if the names differ from
+    those in the targets' mixes; UserError for an unreadable file, or masks with ``fit`` "align".
     """
     named = {s.mask for t in targets for s in t.mix.styles if s.mask}
     problems = [
-        Problem("mask", name, f"mask {name!r} is named in the mix and not given (--mask)")
+        Problem("mask", name, f"the mix names mask {name!r}, but no file is given (--mask)")
         for name in sorted(named - set(given))
     ]
     problems += [
-        Problem("mask", name, f"mask {name!r} is given, and the mix names no such mask")
+        Problem("mask", name, f"a file is given for mask {name!r}, but no mix names this mask")
         for name in sorted(set(given) - named)
     ]
     if problems:
         raise InvalidInputError("masks", problems)
     if named and fit == "align":
-        raise UserError("fit align cuts out faces, which a mask cannot follow; choose another fit")
+        raise UserError("masks cannot be combined with fit align; choose another fit")
     return {name: _read(os.fspath(path), fit, square) for name, path in given.items()}
 
 

@@ -1,4 +1,4 @@
-"""What decides an output's bytes, beside photo, styles and mix."""
+"""Options that determine an output's bytes, besides photo, styles and mix."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from osasis.validation import InputModel, Problem
 
 
 class OutputOptions(InputModel):
-    """How photos become squares, and squares become files."""
+    """How photos are fitted to the base's square, and how outputs are composited and encoded."""
 
     subject: ClassVar[str] = "options"
 
     fit: Literal["crop", "pad", "resize", "align"] = Field(
-        "crop", description="how a photo meets the base's square; `align` finds faces"
+        "crop", description="how a photo is fitted to the base's square; `align` finds faces"
     )
     size: Literal["photo", "base"] = Field(
         "photo", description="size of an output: the photo's own, or the base's square"
@@ -28,7 +28,7 @@ class OutputOptions(InputModel):
         "png", description="format of the outputs"
     )
     encoding: Literal["png", "jpeg", "webp"] = Field(
-        "png", description="format of the images; only Parquet may hold another one than `format`"
+        "png", description="encoding of the images; differs from `format` only in Parquet"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
     metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
@@ -38,20 +38,20 @@ class OutputOptions(InputModel):
         "kept as it is",
     )
     precision: Precision | None = Field(
-        None, description="arithmetic of the forward passes; null: as each style's settings say"
+        None, description="arithmetic of the forward passes; null: from each style's settings"
     )
 
     def cross_problems(self) -> list[Problem]:
         if self.fit == "align" and self.size == "base":
             message = (
-                "size base is one square a photo, and fit align may find several faces; choose "
-                "size photo, or another fit"
+                "size base writes one square per photo, but fit align may find several faces; "
+                "choose size photo, or another fit"
             )
             return [Problem("size", self.size, message)]
         return []
 
     def fingerprint(self) -> dict[str, Any]:
-        """The options that decide something here; the quality of a PNG does not."""
+        """The options that affect the outputs; the quality of a PNG, for example, does not."""
         kept = {"fit", "size", "detail", "format", "metadata"}
         if self.format == "parquet":
             kept.add("encoding")

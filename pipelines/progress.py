@@ -1,4 +1,4 @@
-"""Progress of a corpus: one line with rate and estimate in a terminal, JSON lines elsewhere."""
+"""Progress of a corpus job: one updated line in a terminal, JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,66 +7,67 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-TERMINAL_SECONDS, LINES_SECONDS = 1.0, 10.0
+# Least time between two updates.
+TERMINAL_SECONDS, JSON_SECONDS = 1.0, 10.0
 
 
 class Progress:
-    """Tells how far a job is, not more often than is of use.
+    """Reports the progress of a job at limited frequency.
 
-    report: takes one line. terminal: lines for people, of which the running one ends in no
-    newline ("\\r" first); else each line is one JSON object with its ``event``.
+    report: called with each line; None reports nothing. terminal: lines are text, and an update
+    overwrites the one before it; otherwise each line is a JSON object with an ``event``.
     """
 
     def __init__(self, report: Callable[[str], None] | None, terminal: bool = False) -> None:
         self.report, self.terminal = report, terminal
         self.total = self.before = 0
-        self.told = time.monotonic()
+        self.last_update = time.monotonic()
 
-    def start(self, text: str, total: int, before: int, **facts: Any) -> None:
-        """The job's first line. before: outputs that an earlier run has done."""
+    def start(self, text: str, total: int, before: int) -> None:
+        """Report the start. before: outputs and errors of earlier runs."""
         self.total, self.before = total, before
-        self.say(text, "start", total=total, done=before, **facts)
+        self.emit(text, "start", total=total, done=before)
 
     def update(self, done: int, errors: int, computed: int = 0, since: float | None = None) -> None:
-        """Tell how far it is, if it is time to.
+        """Report the progress, unless the last update is too recent.
 
-        done: outputs and errors of all runs. computed: what this run's models have done, which is
-        written later, a batch at a time; since: when they began, in seconds of the epoch.
+        done: outputs and errors of all runs. computed: outputs computed in this run; they are
+        written when their batch ends. since: start of the computation, in seconds since the epoch.
         """
         now = time.monotonic()
-        if now - self.told < (TERMINAL_SECONDS if self.terminal else LINES_SECONDS):
+        if now - self.last_update < (TERMINAL_SECONDS if self.terminal else JSON_SECONDS):
             return
-        self.told = now
-        # A batch that was computed twice, after a death, counts to the end and not beyond.
-        ahead = min(self.total, max(done, self.before + computed))
-        # Starting the actors is not pace.
+        self.last_update = now
+        # A retried batch is counted twice; do not exceed the total.
+        all_computed = min(self.total, max(done, self.before + computed))
+        # The rate excludes the start of the actors.
         seconds = time.time() - since if since else 0.0
         rate = computed / seconds if seconds > 0 else 0.0
-        rest = (self.total - ahead) / rate if rate else 0.0
+        eta = (self.total - all_computed) / rate if rate else 0.0
         text = f"{done}/{self.total}"
-        if ahead > done:
-            text += f" ({ahead} computed)"
+        if all_computed > done:
+            text += f" ({all_computed} computed)"
         if rate:
-            text += f" | {rate:.1f} a second | about {_clock(rest)} left"
+            text += f" | {rate:.1f} a second | about {_duration(eta)} left"
         if errors:
             text += f" | {errors} error(s)"
-        facts = {"rate": round(rate, 3), "eta_seconds": round(rest, 1) if rate else None}
-        self.say(
-            text, "progress", done=done, computed=ahead, total=self.total, errors=errors,
-            running=True, **facts,
+        fields = {"rate": round(rate, 3), "eta_seconds": round(eta, 1) if rate else None}
+        self.emit(
+            text, "progress", done=done, computed=all_computed, total=self.total, errors=errors,
+            running=True, **fields,
         )  # fmt: skip
 
-    def say(self, text: str, event: str, *, running: bool = False, **facts: Any) -> None:
-        """One line, for people or for machines."""
+    def emit(self, text: str, event: str, *, running: bool = False, **fields: Any) -> None:
+        """Report one line. running: the next line may overwrite it in a terminal."""
         if self.report is None:
             return
         if not self.terminal:
-            self.report(json.dumps({"event": event, "text": text, **facts}, ensure_ascii=False))
+            self.report(json.dumps({"event": event, "text": text, **fields}, ensure_ascii=False))
             return
         self.report(f"\r\x1b[K{text}" if running else f"\r\x1b[K{text}\n")
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

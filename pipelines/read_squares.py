@@ -1,4 +1,4 @@
-"""The first operator: bytes to squares. Runs in a pool of CPU tasks; small PNGs leave it."""
+"""The first operator: reads photos and fits them to the base's square. Runs in CPU tasks."""
 
 from __future__ import annotations
 
@@ -17,110 +17,106 @@ from osasis.errors import ImageError, UserError
 from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
-from pipelines.job_folder import stopped, write_records
+from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
 from pipelines.source import read_group, read_photo
-from pipelines.subprocess_timeout import HelperDiedError, TimeLimitExceededError, run_within_limit
+from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
-# A table is handed on when it holds this much, even if its rows are few.
-TABLE_BYTES = 32 * 1024 * 1024
+# A table is yielded at this size even if it has fewer rows than a model batch.
+MAX_TABLE_BYTES = 32 * 1024 * 1024
 
-ORDER = pa.schema([("index", pa.int64()), ("todo", pa.list_(pa.int32()))])
+# A read task: rows of the manifest, each with the targets that it still lacks.
+READ_TASK = pa.schema([("index", pa.int64()), ("todo", pa.list_(pa.int32()))])
 SQUARES = pa.schema(
     [
-        *ORDER,
+        *READ_TASK,
         ("width", pa.int32()),
         ("height", pa.int32()),
+        # JSON: the fit, and the placement of each square in the photo.
         ("places", pa.string()),
         ("squares", pa.list_(pa.large_binary())),
+        # The copy of the photo that compositing needs, encoded.
         ("photo", pa.large_binary()),
         ("exif", pa.large_binary()),
     ]
 )
-# Brings the bytes of a photo; may be sent to another process.
+# Returns the bytes of a photo; can be pickled.
 Fetch = Callable[[], bytes]
 
 
-def read_squares(orders: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
-    """Rows of the manifest (schema ORDER) to squares (schema SQUARES), a few at a time.
+def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
+    """Read the photos of a READ_TASK; yields tables (schema SQUARES) of one model batch each.
 
-    A photo that cannot be read is recorded with its reason and goes no further.
+    A photo that cannot be read is recorded as an error and is not yielded.
     """
-    todo = dict(zip(orders["index"].to_pylist(), orders["todo"].to_pylist(), strict=True))
+    todo = dict(zip(task["index"].to_pylist(), task["todo"].to_pylist(), strict=True))
     rows = manifest_rows(f"{job.folder}/manifest.parquet", list(todo))
     ready: list[dict[str, Any]] = []
-    errors: list[dict[str, Any]] = []
-    held = 0
-    for row, fetch in _fetched(rows, job):
+    errors: list[OutputRecord] = []
+    size = 0
+    for row, fetch in _fetchers(rows, job):
         if stopped(job.folder, job.run):
             break
-        found = _row(fetch, job)
-        if isinstance(found, dict):
-            ready.append({"index": row["index"], "todo": todo[row["index"]], **found})
-            held += _weight(found)
+        index = row["index"]
+        result = _read_with_timeout(fetch, job)
+        if isinstance(result, dict):
+            ready.append({"index": index, "todo": todo[index], **result})
+            size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
         else:
-            stage, reason = found
-            errors += [
-                {"photo": row["index"], "target": t, "status": "error", "stage": stage,
-                 "reason": reason}
-                for t in todo[row["index"]]
-            ]  # fmt: skip
-        if len(ready) >= job.batch or held >= TABLE_BYTES:
+            errors += [OutputRecord(index, target, *result) for target in todo[index]]
+        if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
             yield pa.Table.from_pylist(ready, schema=SQUARES)
-            ready, held = [], 0
+            ready, size = [], 0
     if errors:
         write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
 
 
-def _weight(row: dict[str, Any]) -> int:
-    return len(row["photo"] or b"") + sum(map(len, row["squares"]))
-
-
-def _fetched(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:
-    """Each row with what brings its bytes; rows of a Parquet group are read in one pass."""
+def _fetchers(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:
+    """Each row with a function that returns its bytes; a Parquet row group is read in one pass."""
     for row in (r for r in rows if r["row"] < 0):
         yield row, partial(read_photo, os.fsdecode(row["path"]))
-    inside: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[bytes, int], dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["row"] >= 0:
-            inside.setdefault((row["path"], row["group"]), []).append(row)
-    for (path, group), members in inside.items():
-        by_row = {r["row"]: r for r in members}
+            groups.setdefault((row["path"], row["group"]), {})[row["row"]] = row
+    for (path, group), by_row in groups.items():
         try:
-            for number, data in read_group(os.fsdecode(path), group, job.image, list(by_row)):
-                yield by_row.pop(number), partial(_present, data)
+            wanted = list(by_row)
+            for number, data in read_group(os.fsdecode(path), group, job.image_column, wanted):
+                yield by_row.pop(number), partial(_bytes_or_error, data)
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             for row in by_row.values():
-                yield row, partial(_raise, "image", reason)
+                yield row, partial(_bytes_or_error, None, reason)
 
 
-def _present(data: bytes | None) -> bytes:
-    return _raise("image", "the row holds no image (null)") if data is None else data
+def _bytes_or_error(data: bytes | None, reason: str = "the row holds no image (null)") -> bytes:
+    if data is None:
+        raise ImageError("image", reason)
+    return data
 
 
-def _raise(name: str, reason: str) -> bytes:
-    raise ImageError(name, reason)
-
-
-def _row(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
-    """A row of SQUARES, or the stage that failed and why."""
+def _read_with_timeout(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
+    """A row of SQUARES without index and todo, or (stage, reason) of the failure."""
     try:
-        return run_within_limit(job.timeout, _read, fetch, job)
-    except (TimeLimitExceededError, HelperDiedError) as e:
+        return run_with_timeout(job.timeout, _read, fetch, job)
+    except (CallTimeoutError, WorkerCrashedError) as e:
         return "read", str(e)
 
 
 def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
+    options = job.options
+    full_size = options.fit == "align" or (options.detail and options.size == "photo")
     stage = "read"
     try:
         data = fetch()
         stage = "decode"
-        image, size = load_sized(data, target=None if _whole(job) else job.square)
+        image, size = load_sized(data, target=None if full_size else job.square)
         stage = "fit"
-        return {**_fitted(image, size, data, job), "exif": _exif(data, job)}
+        exif = kept_exif(data) if options.metadata == "keep" else None
+        return {**_fit(image, size, data, job), "exif": exif}
     except ImageError as e:
         return stage, e.reason
     except UserError as e:
@@ -129,16 +125,8 @@ def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
         return stage, f"{type(e).__name__}: {e}"
 
 
-def _whole(job: JobSpec) -> bool:
-    return bool(job.options.fit == "align" or (job.options.detail and job.options.size == "photo"))
-
-
-def _exif(data: bytes, job: JobSpec) -> bytes | None:
-    return kept_exif(data) if job.options.metadata == "keep" else None
-
-
-def _fitted(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -> dict[str, Any]:
-    """The squares of a photo, their places, and what the way back needs of it."""
+def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -> dict[str, Any]:
+    """The squares of a photo, their placements, and the copy of the photo for compositing."""
     square, fit = job.square, job.options.fit
     places: list[SquarePlacement] = []
     if fit == "align":
@@ -169,5 +157,5 @@ def _fitted(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec
 
 
 def decode_png(data: bytes) -> Image.Image:
-    """A PNG of our own."""
+    """Decode a PNG that an operator has encoded."""
     return Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB")

@@ -1,4 +1,4 @@
-"""What a corpus job leaves for people: a summary, a contact sheet, and the value it returns."""
+"""The result of a corpus job, as a Python value, JSON and an HTML table."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 
 SUMMARY = "summary.json"
 CONTACT = "contact.html"
-# Errors that a summary lists one by one; all of them are in errors.parquet.
-LISTED_ERRORS = 1000
+# Most errors in summary.json; errors.parquet has all.
+MAX_LISTED_ERRORS = 1000
 
 
 @dataclass(frozen=True)
 class StylizeResult:
-    """A job over a corpus after a run. A notebook shows it as a table.
+    """The result of a corpus job after a run. Notebooks render it as a table.
 
-    images: outputs that are there, of all runs; done_before: of earlier ones. errors: id, path,
-    style, stage and reason of every output that is not. model_share: of the time from the first
-    pass to the last one, what the model actors computed. passes: forward batches of this run.
-    stopped: why it ended early, or "".
+    photos: photos of the input. styles: references with versions. images: outputs written by all
+    runs. errors: id, path, style, stage and reason of each failed output. output: the output
+    folder. done_before: outputs written by earlier runs. stopped: why the run ended early, or "".
+    reasons: number of errors by "stage: reason", most frequent first.
+    Of this run: seconds; model_seconds: compute time, summed over the model actors; model_share:
+    fraction in [0, 1] of the actors' time, between first and last batch, spent computing; passes:
+    forward batches.
     """
 
     photos: int
@@ -38,14 +41,16 @@ class StylizeResult:
 
     @property
     def failed(self) -> int:
+        """Number of failed outputs."""
         return len(self.errors)
 
     @property
     def done_now(self) -> int:
+        """Outputs written by this run."""
         return self.images - self.done_before
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; at most LISTED_ERRORS errors one by one."""
+        """The content of summary.json, with at most MAX_LISTED_ERRORS errors."""
         return {
             "photos": self.photos,
             "styles": list(self.styles),
@@ -53,7 +58,7 @@ class StylizeResult:
             "done_before": self.done_before,
             "failed": self.failed,
             "stopped": self.stopped,
-            "errors": list(self.errors[:LISTED_ERRORS]),
+            "errors": list(self.errors[:MAX_LISTED_ERRORS]),
             "reasons": self.reasons,
             "output": str(self.output),
             "seconds": round(self.seconds, 2),

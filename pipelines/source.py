@@ -1,7 +1,7 @@
-"""What a corpus is made of: a folder, glob, list, one photo, Parquet, or any of these at a URI.
+"""Lists and reads the photos of a corpus: folder, glob, list, photo, Parquet, or a URI of these.
 
-A source is a listing: one row a photo with its key (what names it in outputs), where its bytes
-are, and what tells whether it has changed. Nothing is decoded here.
+A listing has one row per photo: its key, the location of its bytes, size and modification time.
+This module decodes no image.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "uri")
 KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
 
-# key: names the outputs. path: of the photo, or of the Parquet file that holds it at (group, row);
-# row is -1 for a photo in a file of its own. size, mtime: of that file, for "has it changed?".
+# key: the photo's relative path or name; outputs are named after it. path: path or URI of the image
+# file, or of the Parquet file that holds the photo at (group, row); else group and row are -1. size
+# (bytes), mtime (ns): of that file; a resumed job compares them to detect a changed input.
 LISTING = pa.schema(
     [
         ("key", pa.large_binary()),
@@ -43,15 +44,18 @@ LISTING = pa.schema(
 
 @dataclass(frozen=True)
 class Source:
-    """A listing. columns: per-row mix fields of a Parquet input. image: its column of bytes.
-    table: the Parquet files of the input, in order; empty for other kinds."""
+    """A corpus.
+
+    kind: "folder", "glob", "list", "photo", "uri" or "parquet". Of a Parquet input: columns: its
+    mix fields, by row; image_column: its column of image bytes, or None if it holds paths; tables:
+    its files, in order.
+    """
 
     kind: str
-    name: str
     listing: pa.Table
     columns: dict[str, list[Any]]
-    image: str | None = None
-    table: tuple[str, ...] = ()
+    image_column: str | None = None
+    tables: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -64,9 +68,10 @@ def open_source(
     column: str | None = None,
     row_fields: Sequence[str] = (),
 ) -> Source:
-    """List an input. column: of a Parquet input, the one with bytes or paths (default: by name).
+    """List the photos of an input.
 
-    row_fields: names of columns to read for the mix. Raises UserError.
+    column: of a Parquet input, the column with image bytes or paths; default: found by its name.
+    row_fields: columns of a Parquet input to read into ``Source.columns``. Raises UserError.
     """
     text = os.fspath(given)
     if URI.match(text):
@@ -74,33 +79,24 @@ def open_source(
     path = Path(text)
     if path.is_dir():
         tables = sorted(p for p in path.rglob("*.parquet") if not _hidden(p, path))
-        if tables and not any(_photos_below(path)):
+        photos = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if tables and all(_hidden(p, path) for p in photos):
             return _from_parquet([str(p) for p in tables], text, column, row_fields)
-        return _files("folder", text, find_images(path), path)
+        return _files("folder", find_images(path), path)
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix == ".parquet":
             return _from_parquet([text], text, column, row_fields)
         if suffix in (".txt", ".lst"):
             return _from_list(path)
-        return _files("photo", text, [path], path.parent)
+        return _files("photo", [path], path.parent)
     if glob.has_magic(text):
         return _from_glob(text, column, row_fields)
-    raise UserError(
-        f"{text}: no such folder, photo, list (.txt) or Parquet file; globs match nothing else"
-    )
+    raise UserError(f"{text}: no such folder, photo, list (.txt) or Parquet file; check the path")
 
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _photos_below(folder: Path) -> Iterator[Path]:
-    return (
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p, folder)
-    )
 
 
 def _from_glob(pattern: str, column: str | None, row_fields: Sequence[str]) -> Source:
@@ -111,22 +107,22 @@ def _from_glob(pattern: str, column: str | None, row_fields: Sequence[str]) -> S
     photos = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     if not photos:
         raise UserError(f"{pattern}: no photo matches (quote the pattern; ** goes into folders)")
-    # Names start where the pattern begins to vary.
+    # Keys are relative to the pattern's longest prefix without wildcards.
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return _files("glob", pattern, photos, Path(os.path.dirname(fixed) or "."))  # noqa: PTH120
+    return _files("glob", photos, Path(os.path.dirname(fixed) or "."))  # noqa: PTH120
 
 
 def _from_list(path: Path) -> Source:
-    """One path or URI a line, relative to the list's folder; blank lines and # comments pass."""
+    """A file of paths (relative to its folder) or URIs; blank lines and # comments are skipped."""
     lines = [os.fsdecode(line.strip()) for line in path.read_bytes().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserError(f"{path}: the list is empty; write one path a line")
-    places = [line if URI.match(line) else str(path.parent / line) for line in lines]
+        raise UserError(f"{path}: the list is empty; write one path per line")
+    locations = [line if URI.match(line) else str(path.parent / line) for line in lines]
     keys = [re.sub(URI, "", line) for line in lines]
     if any(Path(k).is_absolute() for k in keys):
         keys = _below_common(keys)
-    return _listed("list", str(path), keys, places)
+    return _listed("list", keys, locations)
 
 
 def _below_common(keys: list[str]) -> list[str]:
@@ -135,43 +131,44 @@ def _below_common(keys: list[str]) -> list[str]:
     return [os.path.relpath(k, common) if Path(k).is_absolute() else k for k in keys]
 
 
-def _files(kind: str, name: str, paths: Sequence[Path], root: Path) -> Source:
+def _files(kind: str, paths: Sequence[Path], root: Path) -> Source:
     keys = [os.path.relpath(p, root) for p in paths]
-    return _listed(kind, name, keys, [str(p) for p in paths])
+    return _listed(kind, keys, [str(p) for p in paths])
 
 
-def _listed(kind: str, name: str, keys: Sequence[str], places: Sequence[str]) -> Source:
-    facts = [_facts(p) for p in places]
-    resolved = [p if URI.match(p) else os.path.abspath(p) for p in places]  # noqa: PTH100
-    return Source(kind, name, _table(keys, resolved, facts), {})
+def _listed(kind: str, keys: Sequence[str], locations: Sequence[str]) -> Source:
+    resolved = [_absolute(p) for p in locations]
+    stats = [_size_and_mtime(p) for p in resolved]
+    return Source(kind, _listing_table(keys, resolved, stats), {})
 
 
-def _facts(place: str) -> tuple[int, int]:
-    """Size and time of change; (-1, 0) for what cannot be asked (its row will say why)."""
-    if URI.match(place):
+def _size_and_mtime(location: str) -> tuple[int, int]:
+    """Size and modification time; (-1, 0) for a URI or a missing file, which fails when read."""
+    if URI.match(location):
         return -1, 0
     try:
-        found = os.stat(place)  # noqa: PTH116  # undecodable names, many files
+        found = os.stat(location)  # noqa: PTH116  # undecodable names, many files
     except (OSError, ValueError):
         return -1, 0
     return found.st_size, found.st_mtime_ns
 
 
-def _table(
+def _listing_table(
     keys: Sequence[str],
-    places: Sequence[str],
-    facts: Sequence[tuple[int, int]],
-    at: Sequence[tuple[int, int]] | None = None,
+    locations: Sequence[str],
+    stats: Sequence[tuple[int, int]],
+    positions: Sequence[tuple[int, int]] | None = None,
 ) -> pa.Table:
-    at = at if at is not None else [(-1, -1)] * len(keys)
+    """A listing. stats: size and mtime; positions: row group and row; both by photo."""
+    positions = positions or [(-1, -1)] * len(keys)
     return pa.table(
         [
             pa.array([_encode(k) for k in keys], pa.large_binary()),
-            pa.array([_encode(p) for p in places], pa.large_binary()),
-            pa.array([g for g, _ in at], pa.int32()),
-            pa.array([r for _, r in at], pa.int32()),
-            pa.array([s for s, _ in facts], pa.int64()),
-            pa.array([m for _, m in facts], pa.int64()),
+            pa.array([_encode(p) for p in locations], pa.large_binary()),
+            pa.array([g for g, _ in positions], pa.int32()),
+            pa.array([r for _, r in positions], pa.int32()),
+            pa.array([s for s, _ in stats], pa.int64()),
+            pa.array([m for _, m in stats], pa.int64()),
         ],
         schema=LISTING,
     )
@@ -189,26 +186,26 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise UserError(f"{public(uri)}: nothing is there")
+            raise UserError(f"{public(uri)}: no such file or folder")
         single = info.type == pa.fs.FileType.File
         entries = [info] if single else fs.get_file_info(pa.fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{public(uri)}: {first_line(error)}") from None
     root = os.path.dirname(path) if single else path  # noqa: PTH120
-    named = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
-    names = sorted(n for n in named if not any(part.startswith(".") for part in n.split("/")))
-    places = {n: uri if single else below(uri, n) for n in names}
+    files = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
+    names = sorted(n for n in files if not any(part.startswith(".") for part in n.split("/")))
+    locations = {n: uri if single else below(uri, n) for n in names}
     photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
     tables = [n for n in names if n.lower().endswith(".parquet")]
     if not photos and tables:
-        return _from_parquet([places[n] for n in tables], uri, column, row_fields)
+        return _from_parquet([locations[n] for n in tables], uri, column, row_fields)
     if not photos and single:
         photos = names
     if not photos:
-        raise UserError(f"{public(uri)}: no image and no Parquet file there")
-    found = [named[n] for n in photos]
-    facts = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
-    return Source("uri", uri, _table(photos, [places[n] for n in photos], facts), {})
+        raise UserError(f"{public(uri)}: no image and no Parquet file found")
+    found = [files[n] for n in photos]
+    stats = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
+    return Source("uri", _listing_table(photos, [locations[n] for n in photos], stats), {})
 
 
 # --- Parquet --------------------------------------------------------------------------------
@@ -225,48 +222,46 @@ def _from_parquet(
             schema = table.schema_arrow
             chosen, is_bytes = _image_column(schema, file, column)
             if position and (image is not None) != is_bytes:
-                raise UserError(f"{file}: column {chosen!r} has another type than in {files[0]}")
+                raise UserError(f"{file}: column {chosen!r} has another type in {files[0]}")
             image = chosen if is_bytes else None
-            parts.append(_rows(table, file, chosen, is_bytes, len(files) > 1))
+            parts.append(_list_rows(table, file, chosen, is_bytes, len(files) > 1))
             for field in row_fields:
                 if field in schema.names:
-                    have = columns.setdefault(field, [None] * sum(len(p) for p in parts[:-1]))
-                    have += table.read([field]).column(0).to_pylist()
+                    values = columns.setdefault(field, [None] * sum(len(p) for p in parts[:-1]))
+                    values += table.read([field]).column(0).to_pylist()
         total = sum(len(p) for p in parts)
         for values in columns.values():
             values += [None] * (total - len(values))
     listing = pa.concat_tables(parts)
     if not listing.num_rows:
         raise UserError(f"{name}: the Parquet input has no row")
-    return Source("parquet", name, listing, columns, image, tuple(map(_absolute, files)))
+    return Source("parquet", listing, columns, image, tuple(map(_absolute, files)))
 
 
-def _beside(file: str, path: str) -> str:
-    """The place that a Parquet file's row names; a relative one counts from the file's folder."""
+def _resolve(file: str, path: str) -> str:
+    """The location of a path in a Parquet file; relative paths start at the file's folder."""
     if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
         return path
     return beside(file, path) if URI.match(file) else str(Path(file).parent / path)
 
 
-def _absolute(place: str) -> str:
-    return place if URI.match(place) else os.path.abspath(place)  # noqa: PTH100
+def _absolute(location: str) -> str:
+    return location if URI.match(location) else os.path.abspath(location)  # noqa: PTH100
 
 
-def open_parquet(place: str) -> pq.ParquetFile:
-    """A Parquet file at a path or URI. Raises UserError."""
+def open_parquet(location: str) -> pq.ParquetFile:
+    """Open a Parquet file at a path or URI. Raises UserError."""
     try:
-        if not URI.match(place):
-            return pq.ParquetFile(place)
-        fs, path = file_system(place)
+        if not URI.match(location):
+            return pq.ParquetFile(location)
+        fs, path = file_system(location)
         return pq.ParquetFile(path, filesystem=fs)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{place}: not a Parquet file that can be read: {first_line(error)}"
-        ) from None
+        raise UserError(f"{location}: not a readable Parquet file: {first_line(error)}") from None
 
 
 def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> tuple[str, bool]:
-    """The column of photos and whether it holds bytes (else paths)."""
+    """The column of photos, and whether it holds bytes (else paths)."""
 
     def holds_bytes(name: str) -> bool:
         kind = schema.field(name).type
@@ -280,7 +275,9 @@ def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> tuple[str
 
     if wanted is not None:
         if wanted not in schema.names:
-            raise UserError(f"{file}: no column {wanted!r}; there are {', '.join(schema.names)}")
+            raise UserError(
+                f"{file}: no column {wanted!r}; the columns are {', '.join(schema.names)}"
+            )
         if not (holds_bytes(wanted) or holds_text(wanted)):
             raise UserError(
                 f"{file}: column {wanted!r} is {schema.field(wanted).type}; it must hold encoded "
@@ -293,56 +290,52 @@ def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> tuple[str
                 return name, fits is holds_bytes
     raise UserError(
         f"{file}: no column of images (one of {', '.join(BYTES_COLUMNS)} with bytes, or one of "
-        f"{', '.join(PATH_COLUMNS)} with paths); there are {', '.join(schema.names)}; name it "
-        "with --image-column"
+        f"{', '.join(PATH_COLUMNS)} with paths); the columns are {', '.join(schema.names)}; "
+        "choose one with --image-column"
     )
 
 
-def _rows(table: pq.ParquetFile, file: str, column: str, is_bytes: bool, several: bool) -> pa.Table:
+def _list_rows(
+    table: pq.ParquetFile, file: str, column: str, is_bytes: bool, several: bool
+) -> pa.Table:
+    """The listing of a Parquet file. several: the input has other files; keys name the file."""
     groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
-    at = [(g, r) for g, rows in enumerate(groups) for r in range(rows)]
+    positions = [(g, r) for g, rows in enumerate(groups) for r in range(rows)]
     prefix = Path(file).stem + "/" if several else ""
     if not is_bytes:
         paths = [p or "" for p in table.read([column]).column(0).to_pylist()]
-        places = [_beside(file, p) for p in paths]
+        locations = [_absolute(_resolve(file, p)) for p in paths]
         keys = [
             prefix + (re.sub(URI, "", p).lstrip("/") or f"{i:06d}") for i, p in enumerate(paths)
         ]
-        facts = [_facts(p) for p in places]
-        return _table(keys, [_absolute(p) for p in places], facts)
-    schema = table.schema_arrow
-    named = next(
-        (
-            n
-            for n in KEY_COLUMNS
-            if n in schema.names
-            and n != column
-            and (
-                pa.types.is_string(schema.field(n).type)
-                or pa.types.is_integer(schema.field(n).type)
-            )
-        ),
-        None,
-    )
-    values = table.read([named]).column(0).to_pylist() if named else [None] * len(at)
+        return _listing_table(keys, locations, [_size_and_mtime(p) for p in locations])
+    usable = {
+        f.name
+        for f in table.schema_arrow
+        if f.name != column and (pa.types.is_string(f.type) or pa.types.is_integer(f.type))
+    }
+    values: list[Any] = [None] * len(positions)
+    if key_columns := [name for name in KEY_COLUMNS if name in usable]:
+        values = table.read(key_columns[:1]).column(0).to_pylist()
     keys = [prefix + (f"{i:06d}" if v in (None, "") else str(v)) for i, v in enumerate(values)]
-    return _table(keys, [_absolute(file)] * len(at), [_facts(file)] * len(at), at)
+    stats = [_size_and_mtime(file)] * len(keys)
+    return _listing_table(keys, [_absolute(file)] * len(keys), stats, positions)
 
 
 # --- Reading --------------------------------------------------------------------------------
 
 
-def read_photo(place: str) -> bytes:
-    """The bytes of a photo in a file of its own. Raises ImageError."""
-    if not URI.match(place):
-        return read_image_file(place, MAX_BYTES)
+def read_photo(location: str) -> bytes:
+    """The bytes of an image file at a path or URI. Raises ImageError."""
+    if not URI.match(location):
+        return read_image_file(location, MAX_BYTES)
     try:
-        fs, path = file_system(place)
+        fs, path = file_system(location)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise ImageError(place, "no such file")
+            raise ImageError(location, "no such file")
         if info.size is not None and info.size > MAX_BYTES:
-            raise ImageError(place, f"{info.size:,} bytes; at most {MAX_BYTES:,} are allowed")
+            raise ImageError(location, f"{info.size:,} bytes; at most {MAX_BYTES:,} are allowed")
         with fs.open_input_stream(path) as stream:
             data: bytes = stream.read()
             return data
@@ -350,16 +343,19 @@ def read_photo(place: str) -> bytes:
         reason = getattr(error, "reason", str(error))
     except (OSError, pa.ArrowException) as error:
         reason = first_line(error)
-    raise ImageError(place, reason)
+    raise ImageError(location, reason)
 
 
 def read_group(
-    place: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
+    location: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
 ) -> Iterator[tuple[int, bytes | None]]:
-    """(row, bytes) of some rows of a row group, in order; a few rows in memory at a time."""
+    """(row, bytes) of the wanted rows of a row group, in order; ``batch`` rows in memory at a time.
+
+    Null rows yield None. Raises UserError.
+    """
     rows, last = set(wanted), max(wanted)
     start = 0
-    with open_parquet(place) as table:
+    with open_parquet(location) as table:
         for part in table.iter_batches(batch, row_groups=[group], columns=[column]):
             if start > last:
                 return

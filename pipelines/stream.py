@@ -1,8 +1,8 @@
-"""The stream of a corpus on Ray Data: orders -> squares -> stylized squares -> outputs.
+"""Ray Data pipeline of a corpus: read tasks -> squares -> stylized squares -> outputs.
 
-Encoded images travel between the operators. A reader drops the photos that it cannot read and
-yields tables of one model batch each; only the last table of an order may be shorter, and Ray Data
-joins short tables. The settings below bound the memory in flight, whatever the corpus' size.
+Images travel encoded between the operators. A read task yields tables of one model batch each; its
+last table may be shorter, and Ray Data joins short tables. The settings below bound the memory of
+tables in flight, independently of the corpus' size.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ import pyarrow as pa
 from osasis.errors import UserError
 from osasis.settings import BATCH_SIZES
 from pipelines.job_spec import JobSpec
-from pipelines.read_squares import ORDER
+from pipelines.read_squares import READ_TASK
 
-# Most forward passes in a batch. Larger batches set a style up less often; smaller ones spread
-# more evenly over the actors.
+# Most forward passes in a batch. Large batches switch styles less often; small batches spread more
+# evenly over the actors.
 MAX_PASSES = {"cpu": 8, "cuda": 4}
-# Share of the model's time that actors may idle at the end for the sake of larger batches.
+# Share of the job's time that an actor may idle at the end so that batches can be larger.
 MAX_IDLE_SHARE = 0.02
-# Most batches in an order. Ray Data hands all tables of an order to one actor.
-MAX_BATCHES_PER_ORDER = 4
-# A large Parquet row group is read by at most this many orders per actor.
+# Most batches in a read task. Ray Data sends all tables of a task to one actor.
+MAX_BATCHES_PER_TASK = 4
+# A large Parquet row group is read by at most this many tasks per actor.
 READS_PER_ACTOR = 8
-# Up to this many batches per actor, an actor queues one batch at a time instead of two; with two,
-# the actor that starts first would take all batches.
+# At or below this many batches per actor, an actor queues one batch instead of two; with two, the
+# actor that starts first would take all batches.
 SMALL_CORPUS_BATCHES = 2
 POLL_SECONDS = 1.0
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
-# CPUs that Ray reserves for a model actor and for a reading or writing task, without and with a
-# GPU. Without, an actor uses its core fully and leaves a fraction to the tasks that feed it.
+# CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
+# of an actor's core lets the tasks that feed it be scheduled.
 CPUS = {"cpu": (0.8, 0.1), "cuda": (0.0, 0.5)}
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How a corpus uses the cluster.
+    """Worker counts and batch size of a run.
 
-    models: model actors. readers: reading tasks at a time, and writing tasks at a time. gpus: GPUs
-    per actor. batch: photos per model batch.
+    models: model actors. readers: concurrent reading tasks, and concurrent writing tasks. gpus:
+    GPUs per actor. batch: photos per model batch.
     """
 
     models: int
@@ -62,9 +62,9 @@ class Workers:
 def plan_workers(
     photos: int, workers: int | None, readers: int | None, gpus_per_worker: float | None
 ) -> Workers:
-    """One actor per GPU (or fraction of a GPU), or one per CPU where there is no GPU.
+    """Plan one actor per GPU (or fraction of a GPU), or one per CPU without GPUs.
 
-    Raises UserError where the cluster has too few GPUs.
+    Raises UserError if the cluster has too few GPUs.
     """
     import ray
 
@@ -74,47 +74,44 @@ def plan_workers(
     if gpus_per_worker and not gpus:
         raise UserError("--gpus-per-worker: this cluster has no GPU")
     share = gpus_per_worker or (min(1.0, gpus / workers) if gpus and workers else float(gpus > 0))
-    room = int(gpus / share + 1e-6) if gpus else cpus
-    if workers and workers > room and gpus_per_worker:
+    capacity = int(gpus / share + 1e-6) if gpus else cpus
+    if workers and workers > capacity and gpus_per_worker:
         raise UserError(
             f"--workers {workers} of {share:g} GPU each do not fit into {gpus:g} GPU(s); "
-            f"at most {room} do"
+            f"at most {capacity} do"
         )
     device = "cuda" if gpus else "cpu"
     chunk = BATCH_SIZES[device]
-    models = max(1, min(workers or room, -(-photos // chunk)))
+    models = max(1, min(workers or capacity, -(-photos // chunk)))
     batch = chunk * _passes(-(-photos // chunk), models, MAX_PASSES[device])
     return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
 
 
 def _passes(chunks: int, models: int, most: int) -> int:
-    """Most forward passes per batch with which all actors still end at about the same time."""
+    """The most forward passes per batch with which all actors end at about the same time."""
 
     def longest(passes: int) -> int:
-        """Passes of the busiest actor."""
+        """Forward passes of the busiest actor, for a number of passes per batch."""
         return math.ceil(math.ceil(chunks / passes) / models) * passes
 
     best = min(longest(p) for p in range(1, most + 1))
     return max(p for p in range(1, most + 1) if longest(p) <= best * (1 + MAX_IDLE_SHARE))
 
 
-def stream(
-    orders: list[pa.Table],
-    job: JobSpec,
-    workers: Workers,
-    watch: Callable[[], bool],
+def run_pipeline(
+    tasks: list[pa.Table], job: JobSpec, workers: Workers, poll: Callable[[], bool]
 ) -> None:
-    """Run all orders. Returns when their outputs are on disk and recorded.
+    """Run all read tasks. Returns when their outputs are written and recorded.
 
-    watch: called every POLL_SECONDS and at the end; returns False to end the stream early, after
-    the batches in flight. Raises the stream's first error.
+    poll: called every POLL_SECONDS and at the end; returns False once it has asked the workers to
+    stop, after which only the batches in flight are finished. Raises the pipeline's error.
     """
     failure: list[BaseException] = []
 
     def consume() -> None:
         try:
-            for _ in _dataset(orders, job, workers).iter_batches(batch_size=None):
-                pass  # a row only says that its outputs are on disk
+            for _ in _dataset(tasks, job, workers).iter_batches(batch_size=None):
+                pass  # outputs are on disk; the batches hold only row numbers
         except BaseException as e:
             failure.append(e)
 
@@ -122,14 +119,14 @@ def stream(
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        if not watch():
+        if not poll():
             thread.join()
-    watch()
+    poll()
     if failure:
         raise failure[0]
 
 
-def _dataset(orders: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
+def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     import ray.data
 
     from pipelines.read_squares import read_squares
@@ -138,10 +135,10 @@ def _dataset(orders: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
 
     # After the import of ray.data, which sets the levels of its loggers.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    small = sum(map(len, orders)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
+    small = sum(map(len, tasks)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
     model_cpus, task_cpus = CPUS[workers.device]
     return (
-        _from_orders(orders)
+        _from_tasks(tasks)
         .map_batches(
             read_squares,
             batch_size=None,
@@ -174,8 +171,8 @@ def _dataset(orders: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     )
 
 
-def _from_orders(orders: list[pa.Table]) -> Any:
-    """A dataset with settings of its own; the process's settings for other datasets stay."""
+def _from_tasks(tasks: list[pa.Table]) -> Any:
+    """A dataset of the tasks, one block each; the process's Ray Data settings are restored."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -184,25 +181,25 @@ def _from_orders(orders: list[pa.Table]) -> Any:
     try:
         for name, value in settings.items():
             setattr(context, name, value)
-        return ray.data.from_arrow(orders)  # copies the current settings
+        return ray.data.from_arrow(tasks)  # copies the current settings
     finally:
         for name, value in before.items():
             setattr(context, name, value)
 
 
-def make_orders(
+def make_read_tasks(
     missing: list[tuple[int, list[int]]], groups: list[tuple[str, int]] | None, workers: Workers
 ) -> list[pa.Table]:
-    """Orders to readers (schema ORDER) for photos with the targets that they lack.
+    """Split (photo, missing targets) rows into read tasks (schema READ_TASK).
 
-    groups: file and row group of each photo inside Parquet; an order then is one row group, which
-    is read in one pass, or a part of a large row group. Photos that lack the same targets stand
-    together, so that forward passes are full.
+    groups: file and row group of each photo of a Parquet input; a task is then one row group, or a
+    part of a large row group. Otherwise, rows that lack the same targets are sorted together, so
+    that forward passes are full.
     """
     batches = math.ceil(len(missing) / workers.batch)
-    # Larger orders need fewer tasks, but make the actors' ends less even.
+    # Larger tasks cost less overhead, but the actors end less evenly.
     size = workers.batch * min(
-        MAX_BATCHES_PER_ORDER, max(1, int(MAX_IDLE_SHARE * batches / workers.models))
+        MAX_BATCHES_PER_TASK, max(1, int(MAX_IDLE_SHARE * batches / workers.models))
     )
     if groups is None:
         ordered = sorted(missing, key=lambda m: (m[1] != missing[0][1], m[1]))
@@ -219,7 +216,7 @@ def make_orders(
                 pa.array([i for i, _ in span], pa.int64()),
                 pa.array([t for _, t in span], pa.list_(pa.int32())),
             ],
-            schema=ORDER,
+            schema=READ_TASK,
         )
         for span in spans
     ]
@@ -230,8 +227,8 @@ def _split(rows: list[tuple[int, list[int]]], size: int) -> list[list[tuple[int,
 
 
 def connect() -> None:
-    """Start or join Ray, without its progress bars and notices on the terminal."""
-    # One order becomes several batches, so a corpus may have fewer orders than actors.
+    """Start or join Ray, without its progress bars and log messages on the terminal."""
+    # A read task yields several batches, so a corpus may have fewer tasks than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     from factory.core.ray_cluster import start_ray
 

@@ -1,7 +1,7 @@
-"""Runs a function in a helper process that is killed when its time limit is over.
+"""Runs a function in a worker process that is killed on timeout.
 
-A decoder that hangs inside C code cannot be stopped from within its process. The system's alarm
-ends the helper instead, and the next call starts a new one; the calling process goes on.
+A decoder that hangs inside C code cannot be stopped from within its process. An alarm signal kills
+the worker process instead, and the next call starts a new one.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-# For a helper to start, on a busy machine; no part of a photo's own limit.
+# Limit for starting a worker process on a busy machine; not part of a call's own limit.
 START_SECONDS = 120.0
-# A helper that its alarm has not ended by then waits for a disk; it is given up as it is.
+# A worker process that survives its alarm by this long waits for a disk; the caller abandons it.
 GRACE_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class TimeLimitExceededError(Exception):
-    """Work that took longer than it may."""
+class CallTimeoutError(Exception):
+    """The function took longer than its limit."""
 
 
-class HelperDiedError(Exception):
-    """A helper that ended in the middle of its work, as a decoder's crash ends it."""
+class WorkerCrashedError(Exception):
+    """The worker process ended during a call, for example because a decoder crashed."""
 
 
-def run_within_limit(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
-    """``work(*args)``; with ``seconds`` it runs in a helper process, which ends when they are over.
+def run_with_timeout(seconds: float | None, function: Callable[..., T], *args: Any) -> T:
+    """``function(*args)``, in a worker process that is killed after ``seconds``.
 
-    work must be importable by name, and return its failures rather than raise them. Raises
-    TimeLimitExceededError, HelperDiedError.
+    Without a limit, the call runs in this process. function must be importable by name and must
+    return its failures instead of raising them. Raises CallTimeoutError, WorkerCrashedError.
     """
-    global _helper
+    global _worker
     if seconds is None:
-        return work(*args)
-    if _helper is None:
-        _helper = _Helper()
+        return function(*args)
+    if _worker is None:
+        _worker = _WorkerProcess()
     try:
-        result: T = _helper.call(seconds, work, args)
+        result: T = _worker.call(seconds, function, args)
         return result
-    except (TimeLimitExceededError, HelperDiedError):
-        _helper = None
+    except (CallTimeoutError, WorkerCrashedError):
+        _worker = None
         raise
 
 
-class _Helper:
-    """A process that does one thing at a time; it ends with the pipe to its owner."""
+class _WorkerProcess:
+    """A process that runs one call at a time. It ends when its owner closes the pipe or dies."""
 
     def __init__(self) -> None:
         self.pipe, other = Pipe()
-        known = os.pathsep.join(p for p in sys.path if p)
+        search_path = os.pathsep.join(p for p in sys.path if p)
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -62,53 +62,53 @@ class _Helper:
                 f"from pipelines.subprocess_timeout import serve; serve({other.fileno()})",
             ],
             pass_fds=[other.fileno()],
-            env={**os.environ, "PYTHONPATH": known},
+            env={**os.environ, "PYTHONPATH": search_path},
             stdin=subprocess.DEVNULL,
         )
         other.close()
-        self._answer(START_SECONDS, "a helper process did not start in time")
+        self._receive(START_SECONDS, f"no worker process started within {START_SECONDS:g} s")
 
-    def call(self, seconds: float, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def call(self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
-            self.pipe.send((seconds, work, args))
-        except OSError:  # it died since
-            raise self._died() from None
-        return self._answer(seconds + GRACE_SECONDS, f"took longer than {seconds:g} s")
+            self.pipe.send((seconds, function, args))
+        except OSError:  # the process ended after the last call
+            raise self._crashed() from None
+        return self._receive(seconds + GRACE_SECONDS, f"took longer than {seconds:g} s")
 
-    def _answer(self, seconds: float, late: str) -> Any:
+    def _receive(self, seconds: float, timeout_message: str) -> Any:
         try:
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
         except (EOFError, OSError):
-            died = self._died()
+            crashed = self._crashed()
             if self.process.returncode == -signal.SIGALRM:
-                raise TimeLimitExceededError(late) from None
-            raise died from None
+                raise CallTimeoutError(timeout_message) from None
+            raise crashed from None
         self.process.kill()
         self.pipe.close()
-        raise TimeLimitExceededError(late)
+        raise CallTimeoutError(timeout_message)
 
-    def _died(self) -> HelperDiedError:
+    def _crashed(self) -> WorkerCrashedError:
         self.pipe.close()
         code = self.process.wait()
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return HelperDiedError(f"the process that did it died ({how})")
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return WorkerCrashedError(f"the worker process crashed ({cause})")
 
 
-_helper: _Helper | None = None
+_worker: _WorkerProcess | None = None
 
 
 def serve(handle: int) -> None:
-    """A helper's life: what comes through the pipe is done, until the pipe ends."""
+    """Main loop of the worker process: run the calls from the pipe until the pipe is closed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     pipe = Connection(handle)
     pipe.send("ready")
     while True:
         try:
-            seconds, work, args = pipe.recv()
+            seconds, function, args = pipe.recv()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        result = work(*args)
+        result = function(*args)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(result)

@@ -1,4 +1,4 @@
-"""What is made of each photo: the mixes of a job, common to all photos or named by its rows."""
+"""The targets of a job: the mixes that photos are stylized with, for all photos or per row."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from osasis.networks.sizes import DiffAEConfig
 from pipelines.job_spec import TargetSpec
 
 MIX_FIELDS = tuple(name for name in Mix.model_fields if name != "styles")
-# Columns of an input that are read for each row.
+NO_STYLE = "neither the row nor the job (--styles) names a style"
+# Columns of a Parquet input that override the job's mix in their row.
 ROW_FIELDS = ("style", "styles", "weight", "weights", *MIX_FIELDS)
 
 
 class Targets:
-    """The distinct targets of a job, the style versions they need, and the base they share."""
+    """The distinct targets of a job, their style versions, and the common base."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -34,14 +35,17 @@ class Targets:
         self._info: dict[str, Any] = {}
 
     def style(self, reference: str) -> str:
-        """Resolve ``a``, ``a@alias`` or ``a:3``; returns the style's name. Raises UserError."""
+        """Resolve ``a``, ``a@alias`` or ``a:3`` to the style's name.
+
+        Raises UserError for an unknown style, a second version of a style, or another base.
+        """
         if reference not in self._references:
             version = self.registry.resolve(reference)
-            have = self.versions.get(version.style)
-            if have is not None and have.version != version.version:
+            known = self.versions.get(version.style)
+            if known is not None and known.version != version.version:
                 raise UserError(
                     f"the same style is named twice: {version.style!r} in versions "
-                    f"{have.version} and {version.version}; name one version of it"
+                    f"{known.version} and {version.version}; name one version of it"
                 )
             self._check_base(version)
             self.versions[version.style] = version
@@ -49,7 +53,7 @@ class Targets:
         return self._references[reference]
 
     def add(self, shares: list[StyleShare], fields: dict[str, Any]) -> int:
-        """The index of a target; equal ones are one. Raises UserError for a bad mix."""
+        """The index of the target with this mix, added if it is new. Raises UserError."""
         named = [s.replace(style=self.style(s.style)) for s in shares]
         styles = [s.to_dict() for s in named]
         mix = Mix.parse({"styles": styles, **fields})
@@ -65,9 +69,14 @@ class Targets:
         return self._index[key]
 
     def _check_base(self, version: StyleVersion) -> None:
-        """All styles share one base, which is here. Raises UserError."""
+        """Check that all styles share one imported base. Raises UserError."""
         if self.base is None:
-            self.base = self._find_base(version)
+            self.base = self.home.base_with(version.base)
+            if self.base is None:
+                raise UserError(
+                    f"the base of {version.reference} ({version.base}) is not in "
+                    f"{self.home.bases}; import it"
+                )
             self._info = read_base_info(self.base)
         elif version.base != self._info["fingerprint"]:
             known = [*self.versions.values(), version]
@@ -76,17 +85,9 @@ class Targets:
                 f"these styles belong to different bases; stylize base by base ({named})"
             )
 
-    def _find_base(self, version: StyleVersion) -> Path:
-        if (folder := self.home.base_with(version.base)) is not None:
-            return folder
-        raise UserError(
-            f"the base of {version.reference} ({version.base}) is not in {self.home.bases}; "
-            "import it"
-        )
-
 
 def read_mix_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A mix from a JSON file. Raises UserError."""
+    """Read mix fields from a JSON file. Raises UserError."""
     try:
         data = json.loads(Path(path).read_text())
     except OSError as e:
@@ -94,12 +95,12 @@ def read_mix_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except ValueError as e:
         raise UserError(f"--mix-file {path}: not valid JSON ({e})") from None
     if not isinstance(data, dict):
-        raise UserError(f'--mix-file {path}: it must hold an object such as {{"strength": 0.8}}')
+        raise UserError(f'--mix-file {path}: not a JSON object such as {{"strength": 0.8}}')
     return data
 
 
 def common_targets(targets: Targets, styles: list[str], fields: dict[str, Any]) -> list[int]:
-    """The targets of photos that name none: one a style, or the blend that the mix describes."""
+    """The targets of photos without their own: one per style, or the blend of ``fields``."""
     fields = dict(fields)
     blend = fields.pop("styles", None)
     if blend is not None:
@@ -115,14 +116,14 @@ def common_targets(targets: Targets, styles: list[str], fields: dict[str, Any]) 
 def row_targets(
     targets: Targets,
     common: list[int],
-    styles: list[str],
     fields: dict[str, Any],
     columns: dict[str, list[Any]],
     count: int,
 ) -> tuple[list[list[int]], dict[int, str]]:
-    """Targets of each row, and what is wrong with the rows that have none.
+    """The targets of each row, and an error message for each row without targets.
 
-    A row's own values replace the job's; nulls leave them.
+    common: the targets of a row without its own values. columns: values by row, which override
+    ``fields``; a null keeps the job's value.
     """
     if not columns:
         return [common] * count, {}
@@ -133,43 +134,39 @@ def row_targets(
         row = {k: v[i] for k, v in columns.items() if v[i] is not None}
         key = json.dumps(row, sort_keys=True, default=str)
         if key not in seen:
-            seen[key] = _row(targets, common, styles, fields, row)
-        found = seen[key]
-        if isinstance(found, str):
-            problems[i] = found
+            seen[key] = _targets_of_row(targets, common, fields, row)
+        result = seen[key]
+        if isinstance(result, str):
+            problems[i] = result
             out.append([])
         else:
-            out.append(found)
+            out.append(result)
     return out, problems
 
 
-def _row(
-    targets: Targets,
-    common: list[int],
-    styles: list[str],
-    fields: dict[str, Any],
-    row: dict[str, Any],
+def _targets_of_row(
+    targets: Targets, common: list[int], fields: dict[str, Any], row: dict[str, Any]
 ) -> list[int] | str:
-    """The targets of a row with these values, or what is wrong with it."""
-    own = {k: _whole(k, row[k]) for k in MIX_FIELDS if k in row}
+    """The targets of a row with these values, or an error message."""
+    own = {k: _restore_int(k, row[k]) for k in MIX_FIELDS if k in row}
     named = row.get("style", row.get("styles"))
     weights = row.get("weight", row.get("weights"))
     if not own and named is None:
-        return common if common else "names no style, and the job names none (--styles)"
+        return common or NO_STYLE
     merged = {**{k: v for k, v in fields.items() if k != "styles"}, **own}
     try:
         if named is None:
             shares = [list(targets.targets[t].mix.styles) for t in common]
-            return [targets.add(s, merged) for s in shares] or "names no style"
+            return [targets.add(s, merged) for s in shares] or NO_STYLE
         return [targets.add(_shares(named, weights), merged)]
     except UserError as e:
         return str(e)
 
 
 def _shares(named: Any, weights: Any) -> list[StyleShare]:
-    """``style`` and ``weight`` of a row: one, a list, or text with commas."""
-    styles = _items(named)
-    shares = [1.0] * len(styles) if weights is None else [_number(w) for w in _items(weights)]
+    """The styles and weights of a row: each a value, a list, or comma-separated text."""
+    styles = _as_list(named)
+    shares = [1.0] * len(styles) if weights is None else [_as_float(w) for w in _as_list(weights)]
     if len(shares) != len(styles) or not styles:
         raise UserError(f"{len(styles)} style(s) but {len(shares)} weight(s)")
     return [
@@ -178,20 +175,20 @@ def _shares(named: Any, weights: Any) -> list[StyleShare]:
     ]
 
 
-def _whole(field: str, value: Any) -> Any:
-    """Columns with nulls come as floats, whatever they were."""
-    whole = field in ("content_cutoff", "encode_steps", "decode_steps", "seed")
-    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
+def _restore_int(field: str, value: Any) -> Any:
+    """Convert a float back to int: pandas writes integer columns with nulls as floats."""
+    is_int = field in ("content_cutoff", "encode_steps", "decode_steps", "seed")
+    return int(value) if is_int and isinstance(value, float) and value.is_integer() else value
 
 
-def _items(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _number(value: Any) -> float:
+def _as_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise UserError(f"weight {value!r} is no number") from None
+        raise UserError(f"weight {value!r} is not a number") from None

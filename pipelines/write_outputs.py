@@ -1,17 +1,18 @@
-"""The third operator: stylized squares to outputs on disk, and the record that they are there."""
+"""The third operator: composites stylized squares into photos, writes and records the outputs."""
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from factory.core.failures import describe_failure
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.provenance import encode_image
 from osasis.errors import ImageError
@@ -19,103 +20,80 @@ from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
 from osasis.storage import write_atomic
-from pipelines.job_folder import superseded, write_records
+from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import manifest_rows, shown
+from pipelines.manifest import manifest_rows, printable, write_parquet
 from pipelines.read_squares import decode_png
-from pipelines.subprocess_timeout import HelperDiedError, TimeLimitExceededError, run_within_limit
+from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
-WRITTEN = pa.schema([("index", pa.int64()), ("done", pa.int32())])
+WRITTEN = pa.schema([("index", pa.int64())])
 PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa.large_binary())])
 
 
 def write_outputs(batch: pa.Table, job: JobSpec) -> pa.Table:
-    """Write a batch (schema STYLIZED) and record it; returns schema WRITTEN."""
-    # What the model has made is written, unless another driver has taken over.
+    """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN."""
+    # After a stop, outputs that are already computed are still written.
     if not batch.num_rows or superseded(job.folder, job.run):
         return WRITTEN.empty_table()
     rows = batch.to_pylist()
     listed = manifest_rows(f"{job.folder}/manifest.parquet", [r["index"] for r in rows])
-    records: list[dict[str, Any]] = []
     part: list[dict[str, Any]] = []
-    done = []
-    for row, listing in zip(rows, listed, strict=True):
-        before = len(records)
-        records += _outputs(row, listing, job, part)
-        done.append(sum(r["status"] == "done" for r in records[before:]))
-    _canvas.clear()
+    records = [
+        _write_output(row, listing, k, job, part)
+        for row, listing in zip(rows, listed, strict=True)
+        for k in range(len(row["todo"]))
+    ]
+    _compositors.clear()
     if part:
-        _write_part(part, records, job)
-    facts: dict[str, Any] = {
+        records = _write_part(part, records, job)
+    stats: dict[str, Any] = {
         name: (max if name == "ended" else sum)(row[name] for row in rows)
         for name in ("busy", "ended", "images", "passes")
     }
-    facts |= {"run": job.run, "node": rows[0]["node"]}
-    write_records(job.folder, job.run, records, facts)
-    return pa.table([[r["index"] for r in rows], done], schema=WRITTEN)
+    write_records(job.folder, job.run, records, {**stats, "run": job.run, "node": rows[0]["node"]})
+    return pa.table([[r["index"] for r in rows]], schema=WRITTEN)
 
 
-def _outputs(
-    row: dict[str, Any], listing: dict[str, Any], job: JobSpec, part: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Write all outputs of a photo; one record a target."""
-    records = []
-    count = len(row["squares"])
-    for k, target in enumerate(row["todo"]):
-        record = {"photo": row["index"], "target": target}
-        try:
-            if row["failed"][k]:
-                raise _FailedError("model", row["failed"][k])
-            stylized = row["stylized"][k * count : (k + 1) * count]
-            arithmetic = row["arithmetic"][k]
-            data = run_within_limit(
-                job.timeout, _encoded, row, stylized, listing, target, arithmetic, job
-            )
-            if isinstance(data, str):
-                raise _FailedError("write", data)
-            if job.options.format == "parquet":
-                part.append({**_part_key(row, target), "stylized": data})
-            else:
-                write_atomic(job.output_path(listing["name"], target), data)
-            records.append({**record, "status": "done"})
-        except _FailedError as e:
-            records.append({**record, "status": "error", "stage": e.stage, "reason": e.reason})
-        except (TimeLimitExceededError, HelperDiedError) as e:
-            records.append({**record, "status": "error", "stage": "write", "reason": str(e)})
-        except OSError as e:
-            records.append({**record, "status": "error", "stage": "write", "reason": _described(e)})
-    return records
+def _write_output(
+    row: dict[str, Any], listing: dict[str, Any], k: int, job: JobSpec, part: list[dict[str, Any]]
+) -> OutputRecord:
+    """Write the output of the row's k-th target to its file, or append it to ``part``."""
+    index, target, count = row["index"], row["todo"][k], len(row["squares"])
+    failed = partial(OutputRecord, index, target)
+    if row["failed"][k]:
+        return failed("model", row["failed"][k])
+    stylized = row["stylized"][k * count : (k + 1) * count]
+    arithmetic = row["arithmetic"][k]
+    try:
+        data = run_with_timeout(
+            job.timeout, _encode_output, row, stylized, listing, target, arithmetic, job
+        )
+        if isinstance(data, str):
+            return failed("write", data)
+        if job.options.format == "parquet":
+            part.append({"index": index, "target": target, "stylized": data})
+        else:
+            write_atomic(job.output_path(listing["name"], target), data)
+    except (CallTimeoutError, WorkerCrashedError) as e:
+        return failed("write", str(e))
+    except OSError as e:
+        return failed("write", describe_failure(e))
+    return OutputRecord(index, target)
 
 
-def _described(error: Exception) -> str:
-    from factory.core.failures import describe_failure  # loads torch; most writers meet no failure
-
-    return describe_failure(error)
-
-
-def _part_key(row: dict[str, Any], target: int) -> dict[str, Any]:
-    return {"index": row["index"], "target": target}
-
-
-class _FailedError(Exception):
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(reason)
-        self.stage, self.reason = stage, reason
-
-
-class _Canvas:
-    """A photo's part of the way back, decoded once for all its targets."""
+class _Compositor:
+    """Composites the outputs of one photo; decodes the photo once for all its targets."""
 
     def __init__(self, row: dict[str, Any], job: JobSpec) -> None:
         self.row, self.job = row, job
-        told = json.loads(row["places"])
-        self.fit: str = told["fit"]
-        self.places = [SquarePlacement(*p) for p in told["at"]]
+        placement = json.loads(row["places"])
+        self.fit: str = placement["fit"]
+        self.places = [SquarePlacement(*p) for p in placement["at"]]
         self._photo: Image.Image | None = None
         self._squares: list[Image.Image] | None = None
 
-    def put_back(self, stylized: list[bytes]) -> Image.Image:
-        """The output's pixels."""
+    def composite(self, stylized: list[bytes]) -> Image.Image:
+        """The output image, from the stylized squares (PNG)."""
         after = [decode_png(s) for s in stylized]
         if self.job.options.size == "base":
             return after[0]
@@ -130,11 +108,11 @@ class _Canvas:
         )  # fmt: skip
 
 
-# The canvas of the photo that was last worked on: its next target finds it here.
-_canvas: dict[tuple[str, int], _Canvas] = {}
+# The compositor of the last photo, by (run, photo); the photo's next target reuses it.
+_compositors: dict[tuple[str, int], _Compositor] = {}
 
 
-def _encoded(
+def _encode_output(
     row: dict[str, Any],
     stylized: list[bytes],
     listing: dict[str, Any],
@@ -142,34 +120,30 @@ def _encoded(
     arithmetic: Arithmetic,
     job: JobSpec,
 ) -> bytes | str:
-    """An output's file, or why there is none."""
+    """The encoded output with its provenance, or the reason why it failed."""
     key = (job.run, row["index"])
-    if key not in _canvas:
-        _canvas.clear()
-        _canvas[key] = _Canvas(row, job)
+    if key not in _compositors:
+        _compositors.clear()
+        _compositors[key] = _Compositor(row, job)
     try:
         return encode_image(
-            _canvas[key].put_back(stylized),
-            job.provenance(target, shown(listing["key"]), arithmetic),
+            _compositors[key].composite(stylized),
+            job.provenance(target, printable(listing["key"]), arithmetic),
             exif=row["exif"],
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
-        return _described(e)
+        return describe_failure(e)
 
 
-def _write_part(part: list[dict[str, Any]], records: list[dict[str, Any]], job: JobSpec) -> None:
-    """Outputs of a batch as one file among the parts; the job's end puts them in order."""
+def _write_part(
+    part: list[dict[str, Any]], records: Sequence[OutputRecord], job: JobSpec
+) -> list[OutputRecord]:
+    """Write a batch's Parquet outputs to one part file; ``write_tables`` later orders the parts."""
     name = f"{uuid.uuid4().hex}.parquet"
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(part, schema=PART), sink, compression="none")
+    table = pa.Table.from_pylist(part, schema=PART)
+    changes: dict[str, Any] = {"part": name}
     try:
-        write_atomic(Path(job.folder) / "parts" / name[:2] / name, sink.getvalue())
+        write_parquet(part_path(job.folder, name), table, compression="none")
     except OSError as e:
-        reason = _described(e)
-        for record in records:
-            if record["status"] == "done":
-                record |= {"status": "error", "stage": "write", "reason": reason}
-        return
-    for record in records:
-        if record["status"] == "done":
-            record["part"] = name
+        changes = {"stage": "write", "reason": describe_failure(e)}
+    return [r if r.stage else replace(r, **changes) for r in records]

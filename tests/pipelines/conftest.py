@@ -1,4 +1,4 @@
-"""The tiny base, homes and the local Ray of the factory's tests; styles, photos, jobs to kill."""
+"""Fixtures: a home with two styles, photos, and readers of a job's outputs and records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def register(home: Home, style: str, base: str = "tiny", seed: int = 1) -> None:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """All pictures of an output, by their path in it."""
+    """All images of an output folder, by relative path."""
     suffixes = {".png", ".jpg", ".webp"}
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
@@ -47,7 +47,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def times_done(output: Path) -> Counter[tuple[int, int]]:
-    """How often each output was finished, by all runs of a job."""
+    """How often each output was recorded as done, over all runs of a job."""
     paths = [output / ".job" / "progress.jsonl", *(output / ".job" / "progress").glob("*/*.jsonl")]
     records = {}
     for path in paths:
@@ -57,14 +57,14 @@ def times_done(output: Path) -> Counter[tuple[int, int]]:
             except ValueError:
                 continue
             if record.get("status") == "done":
-                # A batch's file may have been gathered and not yet deleted.
+                # A killed driver may have merged a batch's file without deleting it.
                 records[record["batch"], record["photo"], record["target"]] = record
     return Counter((photo, target) for _, photo, target in records)
 
 
 @pytest.fixture(scope="session")
 def gallery(fresh_home: Callable[[], Path]) -> Home:
-    """A home with two styles; not to be written to."""
+    """A home with two styles; tests must not write to it."""
     home = Home(fresh_home())
     register(home, "oil", seed=1)
     register(home, "ink", seed=5)
@@ -73,7 +73,7 @@ def gallery(fresh_home: Callable[[], Path]) -> Home:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine photos, wider than tall or the other way round."""
+    """Nine photos in landscape and portrait format."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     for i, name in enumerate(PHOTOS):

@@ -1,4 +1,4 @@
-"""A corpus through registered styles, on a real Ray: outputs, names, errors, resume, Parquet."""
+"""`stylize` on a real Ray: outputs, names, errors, resume, Parquet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.tiny import SIZE, picture, truncated_jpeg
 def both(
     gallery: Home, photos: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[StylizeResult, Path]:
-    """All photos in both styles, each as the base's square, by two workers."""
+    """Result and output folder of all photos in both styles, at the base's size, by two workers."""
     output = tmp_path_factory.mktemp("both")
     result = stylize(["oil", "ink"], photos, output, home=gallery, workers=2, size="base")
     return result, output
@@ -47,7 +47,7 @@ def test_every_photo_is_written_under_its_own_name(both: tuple[StylizeResult, Pa
     assert result.styles == ("oil:1", "ink:1")
     files = written(output)
     assert set(files) == {f"{style}/{name}" for style in ("oil", "ink") for name in OUTPUTS}
-    # All differ: no photo took another's place.
+    # Distinct content: no photo was written under another's name.
     assert len(set(files.values())) == 18
     names = {".job", "oil", "ink", "summary.json", "contact.html"}
     assert {p.name for p in output.iterdir()} == names
@@ -62,10 +62,10 @@ def test_every_photo_is_written_under_its_own_name(both: tuple[StylizeResult, Pa
     assert "://" not in sheet
 
 
-def test_a_photos_picture_is_the_methods_own(
+def test_outputs_equal_encode_and_decode_of_a_single_photo(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path
 ) -> None:
-    """Against encode and decode of that one photo, without Ray: no company, no bytes between."""
+    """The reference runs without Ray, batching or encoding between the steps."""
     _, output = both
     torch.set_num_threads(1)
     base = load_base(gallery.bases / "tiny")
@@ -81,13 +81,13 @@ def test_a_photos_picture_is_the_methods_own(
             assert got.tobytes() == tensor_to_image(image).tobytes()
 
 
-def test_the_same_call_does_nothing_twice_and_finishes_what_is_missing(
+def test_the_same_call_resumes_and_repeats_no_output(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
 ) -> None:
     _, output = both
     kept = tmp_path / "kept"
     shutil.copytree(output, kept)
-    # As a kill leaves it: some outputs are not recorded, some are not there.
+    # The state after a kill: some outputs are not recorded, one is missing.
     log = kept / ".job" / "progress.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines() if line]
     lost = [r for r in records if r.get("photo", 0) % 3 == 1]
@@ -101,10 +101,10 @@ def test_the_same_call_does_nothing_twice_and_finishes_what_is_missing(
     assert (third.images, third.done_now, third.passes) == (18, 0, 0)
 
 
-def test_photos_at_a_uri_are_those_of_the_folder(
+def test_a_uri_gives_the_outputs_of_its_folder(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
 ) -> None:
-    """By fsspec (pyarrow knows no local://), in the workers' own processes; written to a URI."""
+    """local:// is read by fsspec, in the worker processes; the output is a file:// URI."""
     _, output = both
     result = stylize(
         ["oil"], f"local://{photos}", tmp_path.as_uri(), home=gallery, workers=1, size="base"
@@ -115,7 +115,7 @@ def test_photos_at_a_uri_are_those_of_the_folder(
 
 
 @pytest.mark.slow
-def test_inspect_prints_the_command_that_makes_the_picture_again(
+def test_inspect_prints_the_command_that_reproduces_the_output(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mix = {
@@ -134,13 +134,13 @@ def test_inspect_prints_the_command_that_makes_the_picture_again(
     program, *argv = shlex.split(ran.document["command"])
     assert program == "style-factory"
     assert argv[-1] == "OUTPUT"
-    monkeypatch.chdir(photos)  # the photo is named as the job's input had it
+    monkeypatch.chdir(photos)  # the printed input is relative
     again = cli(*argv[:-1], tmp_path / "again", "--home", gallery.path, "--workers", "1")
     assert again.code == 0, again.err
     assert written(tmp_path / "again") == {name: data}
 
 
-def test_another_job_into_the_same_folder_is_refused_by_name(
+def test_another_job_in_the_same_folder_is_refused_with_the_differences(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
 ) -> None:
     _, output = both
@@ -149,10 +149,10 @@ def test_another_job_into_the_same_folder_is_refused_by_name(
     shutil.copytree(photos, other)
     picture(9, (50, 50)).save(other / "3.png")
     for change, difference in (
-        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 then, 0.5 now"),
-        ({"fit": "pad"}, 'options.fit: "crop" then, "pad" now'),
-        ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" then, none now'),
-        ({"source": other}, "then"),
+        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 before, 0.5 now"),
+        ({"fit": "pad"}, 'options.fit: "crop" before, "pad" now'),
+        ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" before, none now'),
+        ({"source": other}, "before"),
     ):
         call = {"styles": ["oil", "ink"], "source": photos, "size": "base", **change}
         with pytest.raises(UserError) as refused:
@@ -163,7 +163,7 @@ def test_another_job_into_the_same_folder_is_refused_by_name(
 
 
 def hostile(folder: Path) -> dict[str, str]:
-    """A folder of everything that goes wrong; returns the reason for each bad file."""
+    """Fill a folder with odd and broken files; returns the reason of each file that must fail."""
     folder.mkdir()
     (folder / "empty.png").write_bytes(b"")
     truncated_jpeg(folder / "cut.jpg")
@@ -201,15 +201,15 @@ def hostile(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
+def test_every_photo_of_a_hostile_corpus_is_an_output_or_an_error(
     gallery: Home, local_ray: None, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     bad = hostile(source)
-    # A folder where the image would go: the disk refuses, as a full one does.
+    # A folder at the output's path makes the write fail.
     (output / "oil" / "taken.png" / "x").mkdir(parents=True)
-    told: list[str] = []
-    result = stylize(["oil"], source, output, home=gallery, report=told.append, workers=1)
+    lines: list[str] = []
+    result = stylize(["oil"], source, output, home=gallery, report=lines.append, workers=1)
     assert result.images + result.failed == result.photos == 18
     rows = pq.read_table(output / "errors.parquet").to_pylist()
     assert list(rows) == list(result.errors)
@@ -224,7 +224,7 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
         "decode",
         "write",
     )
-    # The output keeps the photo's size, as a viewer shows it.
+    # Outputs have the photo's size after EXIF rotation.
     files = {
         "turned.png": (40, 60), "wide.png": (9000, 9), "moving.png": (40, 40), "cmyk.png": (40, 40),
         "good\nname ü.png": (40, 40), "twin.png.png": (40, 40), "TWIN.jpg.png": (40, 40),
@@ -234,10 +234,10 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
     for name, size in files.items():
         with Image.open(output / "oil" / name) as image:
             assert (image.size, image.mode) == (size, "RGB")
-    events = [json.loads(line) for line in told]
+    events = [json.loads(line) for line in lines]
     assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
     assert events[-1]["failed"] == 7
-    # What failed counts as done, until it is asked for again.
+    # Failed outputs are skipped unless retry_errors is set.
     shutil.rmtree(output / "oil" / "taken.png")
     again = stylize(["oil"], source, output, home=gallery)
     assert (again.done_now, again.failed) == (0, 7)
@@ -245,7 +245,7 @@ def test_every_row_of_a_hostile_corpus_is_an_output_or_an_error(
     assert (retried.done_now, retried.failed) == (1, 6)
 
 
-def test_parquet_in_and_out_with_columns_for_the_mix(
+def test_parquet_input_and_output_with_mix_columns(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path
 ) -> None:
     data = [(photos / n).read_bytes() for n in ("0.png", "1.png", "2.jpg")] + [None, b"no image"]
@@ -278,10 +278,10 @@ def test_parquet_in_and_out_with_columns_for_the_mix(
     assert [r["stylized_style"] for r in rows] == ["oil:1", "ink:1"]
     assert [json.loads(r["stylized_mix"])["strength"] for r in rows] == [1.0, 0.5]
     for row in rows:
-        told = read_provenance(row["stylized"])
-        assert told is not None
-        assert told.to_text() == json.loads(row["stylized_provenance"])
-        assert [s.reference for s in told.styles] == [row["stylized_style"]]
+        provenance = read_provenance(row["stylized"])
+        assert provenance is not None
+        assert provenance.to_text() == json.loads(row["stylized_provenance"])
+        assert [s.reference for s in provenance.styles] == [row["stylized_style"]]
     first = (output / "part-00000.parquet").read_bytes()
     again = stylize(["oil"], tmp_path / "in.parquet", output, **call)  # type: ignore[arg-type]
     assert again.done_now == 0
@@ -312,7 +312,7 @@ def test_max_errors_ends_early(gallery: Home, local_ray: None, tmp_path: Path) -
     assert result.images == 0
 
 
-def test_styles_of_different_bases_are_refused_in_one_line(
+def test_styles_of_different_bases_are_refused(
     fresh_home: Callable[[], Path], sources: Path, photos: Path, tmp_path: Path
 ) -> None:
     home = Home(fresh_home())
@@ -335,7 +335,7 @@ def test_styles_of_different_bases_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("change", "message"),
     [
         ({"fit": "corp"}, "fit is 'corp'; it must be one of crop, pad, resize, align"),
         ({"format": "bmp"}, "format is 'bmp'; it must be one of png"),
@@ -347,11 +347,11 @@ def test_styles_of_different_bases_are_refused_in_one_line(
         ({"mix": {"strenght": 1}}, "unknown field 'strenght'"),
     ],
 )
-def test_mistakes_are_one_line(
-    wrong: dict[str, object], said: str, gallery: Home, photos: Path, tmp_path: Path
+def test_user_mistakes_are_refused(
+    change: dict[str, object], message: str, gallery: Home, photos: Path, tmp_path: Path
 ) -> None:
-    call = {"styles": ["oil"], "source": photos, **wrong}
+    call = {"styles": ["oil"], "source": photos, **change}
     with pytest.raises(UserError) as refused:
         pipelines.stylize(output=tmp_path / "out", home=gallery, **call)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert not (tmp_path / "out" / ".job" / "job.json").exists()

@@ -1,4 +1,4 @@
-"""Killed anywhere, and on two nodes: the outputs are those of one uninterrupted run."""
+"""Killed jobs and jobs on two nodes give the outputs of one uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH":
 
 
 def driver(home: Home, source: Path, output: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, with a Ray of its own."""
+    """`style-factory stylize` in a new process, with its own Ray."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "factory.cli", "stylize", "--home", str(home.path)),
@@ -57,7 +57,7 @@ def whole(gallery: Home, many: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_a_job_killed_again_and_again_ends_as_one_that_never_was(
+def test_a_repeatedly_killed_job_gives_the_outputs_of_an_uninterrupted_one(
     gallery: Home, many: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     for share in SHARES:
@@ -83,8 +83,8 @@ def test_a_job_killed_again_and_again_ends_as_one_that_never_was(
 def test_two_nodes_give_the_outputs_of_one(
     gallery: Home, many: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    # In a process of its own: this one may hold another Ray. The driver leaves the cluster before
-    # it ends; else its exit code would be that of a driver whose node has died under it.
+    # A new process, because this one may already use Ray. It disconnects before the cluster shuts
+    # down; otherwise its exit code would report a dead node.
     script = (
         "import sys, os\n"
         "from ray.cluster_utils import Cluster\n"

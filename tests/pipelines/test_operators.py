@@ -1,4 +1,4 @@
-"""The operators by themselves, without Ray: time limits, metadata, formats, models that fail."""
+"""The operators without Ray: timeouts, metadata, formats, failing models; read tasks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipelines.job_folder import JobFolder
 from pipelines.job_spec import JobSpec, StyleSpec, TargetSpec
 from pipelines.manifest import build_manifest
 from pipelines.options import OutputOptions
-from pipelines.read_squares import ORDER, read_squares
+from pipelines.read_squares import READ_TASK, read_squares
 from pipelines.source import open_source
-from pipelines.stream import Workers, _passes, make_orders
+from pipelines.stream import Workers, _passes, make_read_tasks
 from pipelines.stylize_squares import StylizeSquares
 from pipelines.write_outputs import write_outputs
 from tests.pipelines.conftest import written
@@ -34,7 +34,7 @@ Run = Callable[..., tuple[JobFolder, Path]]
 
 @pytest.fixture
 def run(home: Path, tmp_path: Path) -> Run:
-    """All operators, one after the other, over a folder, in the styles "good" and "bad"."""
+    """Run all operators in sequence over a folder, in the styles "good" and "bad" (NaN weights)."""
     tiny = home / "bases" / "tiny"
 
     def go(source: Path, **options: Any) -> tuple[JobFolder, Path]:
@@ -73,15 +73,15 @@ def run(home: Path, tmp_path: Path) -> Run:
         )
         actor = StylizeSquares(job, "cpu")
         rows = [{"index": i, "todo": [0, 1]} for i in range(manifest.num_rows)]
-        for squares in read_squares(pa.Table.from_pylist(rows, schema=ORDER), job):
+        for squares in read_squares(pa.Table.from_pylist(rows, schema=READ_TASK), job):
             write_outputs(actor(squares), job)
-        folder.gather()
+        folder.merge_records()
         return folder, output
 
     return go
 
 
-def test_a_style_that_yields_nan_fails_its_own_rows_only(run: Run, tmp_path: Path) -> None:
+def test_a_style_that_yields_nan_fails_only_its_own_outputs(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     picture(1).save(tmp_path / "in" / "photo.png")
     folder, output = run(tmp_path / "in")
@@ -99,17 +99,17 @@ def test_formats_with_metadata_kept(format: str, suffix: str, run: Run, tmp_path
     picture(1, (60, 40)).save(tmp_path / "in" / "photo.jpg", exif=exif)
     _, output = run(tmp_path / "in", format=format, encoding=format, metadata="keep", detail=True)
     (data,) = written(output).values()
-    told = read_provenance(data)
-    assert told is not None
-    assert (told.styles[0].reference, told.source, told.detail) == ("good:1", "photo.jpg", True)
-    assert (told.format, told.quality, told.metadata) == (format, 90, "keep")
+    info = read_provenance(data)
+    assert info is not None
+    assert (info.styles[0].reference, info.source, info.detail) == ("good:1", "photo.jpg", True)
+    assert (info.format, info.quality, info.metadata) == (format, 90, "keep")
     with Image.open(output / "good" / f"photo.{suffix}") as image:
         assert image.size == (40, 60)
         assert image.getexif()[0x010F] == "Maker"
         assert image.getexif().get(0x0112, 1) == 1
 
 
-def test_align_says_where_there_is_no_face(run: Run, tmp_path: Path) -> None:
+def test_align_records_an_error_for_a_photo_without_a_face(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     picture(1, (120, 100)).save(tmp_path / "in" / "photo.png")
     folder, output = run(tmp_path / "in", fit="align")
@@ -117,7 +117,7 @@ def test_align_says_where_there_is_no_face(run: Run, tmp_path: Path) -> None:
     assert {(f.stage, f.reason) for f in folder.failures.values()} == {("fit", "no face is found")}
 
 
-def test_align_may_keep_a_photo_without_a_face(run: Run, tmp_path: Path) -> None:
+def test_align_with_no_face_keep_writes_the_photo_unchanged(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     photo = picture(1, (120, 100))
     photo.save(tmp_path / "in" / "photo.png")
@@ -126,9 +126,9 @@ def test_align_may_keep_a_photo_without_a_face(run: Run, tmp_path: Path) -> None
         assert kept.tobytes() == photo.tobytes()
 
 
-def test_a_photo_may_not_take_longer_than_it_may(run: Run, tmp_path: Path) -> None:
+def test_a_photo_that_exceeds_the_timeout_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    # A small file that takes a while: 100 million pixels.
+    # 100 million pixels in a small file: slow to decode.
     Image.new("L", (10_000, 10_000)).save(tmp_path / "in" / "vast.png", compress_level=1)
     folder, output = run(tmp_path / "in", timeout=0.05)
     assert written(output) == {}
@@ -137,42 +137,42 @@ def test_a_photo_may_not_take_longer_than_it_may(run: Run, tmp_path: Path) -> No
     }
 
 
-def test_a_time_limit_does_not_change_the_outputs(run: Run, tmp_path: Path) -> None:
+def test_a_timeout_does_not_change_the_outputs(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(2):
         picture(i, (60, 40)).save(tmp_path / "in" / f"{i}.png")
     (tmp_path / "in" / "text.jpg").write_text("dear diary")
     folder, output = run(tmp_path / "in", detail=True)
     failures = {(f.stage, f.reason) for f in folder.failures.values() if f.target == 0}
-    free = written(output)
-    assert set(free) == {"good/0.png", "good/1.png"}
+    expected = written(output)
+    assert set(expected) == {"good/0.png", "good/1.png"}
     shutil.rmtree(output)
     folder, output = run(tmp_path / "in", detail=True, timeout=120)
-    assert written(output) == free
+    assert written(output) == expected
     assert {(f.stage, f.reason) for f in folder.failures.values() if f.target == 0} == failures
 
 
-def test_batches_let_all_actors_end_together() -> None:
-    # Passes an actor has to do, of 12 in all, for two actors: 6, or 8 in batches of four.
+def test_batch_sizes_let_all_actors_end_together() -> None:
+    # Of 12 passes, each of two actors runs 6 in batches of three; one of them 8 in batches of four.
     assert [_passes(n, 2, 4) for n in (12, 16, 3, 1)] == [3, 4, 2, 1]
     assert [_passes(15, 1, 4), _passes(250_000, 2, 4), _passes(10, 4, 4)] == [3, 4, 3]
-    # A dozen photos, two a pass: six to each of two actors.
+    # Of 6 passes, each of two actors runs 3.
     assert _passes(6, 2, 8) == 3
 
 
-def test_orders_reach_all_actors() -> None:
-    """What one order yields goes to one actor: a small corpus is not all one order."""
+def test_read_tasks_reach_all_actors() -> None:
+    """One actor gets all tables of a task, so a small corpus has several tasks."""
 
     def sizes(photos: int, groups: list[tuple[str, int]] | None = None) -> list[int]:
-        orders = make_orders([(i, [0]) for i in range(photos)], groups, Workers(2, 1, 0.0, 8))
-        assert [i for o in orders for i in o["index"].to_pylist()] == list(range(photos))
-        return [o.num_rows for o in orders]
+        tasks = make_read_tasks([(i, [0]) for i in range(photos)], groups, Workers(2, 1, 0.0, 8))
+        assert [i for t in tasks for i in t["index"].to_pylist()] == list(range(photos))
+        return [t.num_rows for t in tasks]
 
     assert sizes(12) == [8, 4]
     assert sizes(100) == [8] * 12 + [4]
-    # Where one batch more or less is nothing, orders are larger.
+    # In a large corpus, tasks hold several batches.
     assert sizes(64_000) == [32] * 2000
-    # A row group is one order, but for one that would keep the others waiting.
+    # A row group is one task, unless it holds much of the corpus.
     assert sizes(20, [("a", i // 10) for i in range(20)]) == [8, 2, 8, 2]
     assert sizes(1600, [("a", 0)] * 1600) == [100] * 16
     assert sizes(80_000, [("a", i // 500) for i in range(80_000)]) == [500] * 160

@@ -1,4 +1,4 @@
-"""Progress of a corpus: what is written, what is only computed, pace and estimate."""
+"""Progress of a corpus job: written and computed outputs, rate and time left."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def told(lines: list[str]) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(lines[-1])
-    return said
+def last_event(lines: list[str]) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(lines[-1])
+    return event
 
 
-def test_pace_counts_what_is_computed_before_it_is_written(clock: Clock) -> None:
+def test_the_rate_counts_outputs_that_are_computed_but_not_written(clock: Clock) -> None:
     lines: list[str] = []
     job = Progress(lines.append)
     job.start("go", total=36, before=6)
@@ -46,22 +46,22 @@ def test_pace_counts_what_is_computed_before_it_is_written(clock: Clock) -> None
     assert len(lines) == 1
     clock.now = 111  # the actors start
     job.update(6, 0)
-    said = told(lines)
-    assert said["text"] == "6/36"
-    assert (said["done"], said["computed"], said["eta_seconds"]) == (6, 6, None)
-    clock.now = 122  # they began at 112
+    event = last_event(lines)
+    assert event["text"] == "6/36"
+    assert (event["done"], event["computed"], event["eta_seconds"]) == (6, 6, None)
+    clock.now = 122  # the first batch began at 112
     job.update(6, 0, 10, 5112.0)
-    said = told(lines)
-    assert said["text"] == "6/36 (16 computed) | 1.0 a second | about 20 s left"
-    assert (said["done"], said["computed"], said["eta_seconds"]) == (6, 16, 20.0)
+    event = last_event(lines)
+    assert event["text"] == "6/36 (16 computed) | 1.0 a second | about 20 s left"
+    assert (event["done"], event["computed"], event["eta_seconds"]) == (6, 16, 20.0)
     clock.now = 132
     job.update(12, 1, 10, 5112.0)
-    said = told(lines)
-    assert said["text"] == "12/36 (16 computed) | 0.5 a second | about 40 s left | 1 error(s)"
-    assert (said["rate"], said["eta_seconds"]) == (0.5, 40.0)
+    event = last_event(lines)
+    assert event["text"] == "12/36 (16 computed) | 0.5 a second | about 40 s left | 1 error(s)"
+    assert (event["rate"], event["eta_seconds"]) == (0.5, 40.0)
 
 
-def test_a_batch_that_was_computed_twice_counts_to_the_end_and_not_beyond(clock: Clock) -> None:
+def test_a_batch_computed_twice_does_not_exceed_the_total(clock: Clock) -> None:
     lines: list[str] = []
     job = Progress(lines.append, terminal=True)
     job.start("go", total=10, before=0)
@@ -73,7 +73,7 @@ def test_a_batch_that_was_computed_twice_counts_to_the_end_and_not_beyond(clock:
     assert lines[-1] == "\r\x1b[K9/10 (10 computed) | 3.5 a second | about 0 s left"
 
 
-def test_only_this_runs_actors_count(tmp_path: Path) -> None:
+def test_only_actors_of_this_run_count(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     assert folder.computed() == (0, None)
     for actor, run, since in (("a", folder.run, 8.0), ("b", folder.run, 7.0), ("c", "other", 1.0)):
@@ -82,19 +82,19 @@ def test_only_this_runs_actors_count(tmp_path: Path) -> None:
     assert folder.computed() == (8, 7.0)
 
 
-def test_what_cannot_be_told_stops_nothing(tmp_path: Path) -> None:
+def test_a_failed_progress_write_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "computed").write_text("no folder")
     record_computed(str(tmp_path), "run", "a", 1, 1.0)
 
 
-def test_models_tell_how_far_they_are(
+def test_model_actors_publish_their_progress(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path
 ) -> None:
     started = time.time()
     stylize(["oil"], photos, tmp_path, home=gallery, workers=1, size="base")
     folder = JobFolder(tmp_path)
-    told = [json.loads(p.read_text()) for p in (folder.path / "computed").glob("*.json")]
-    assert [t["run"] for t in told] == [(folder.path / "run").read_text()]
-    # Nine photos; what came within a second of its last word was not told.
-    assert 1 <= told[0]["outputs"] <= 9
-    assert started < told[0]["since"] < time.time()
+    reports = [json.loads(p.read_text()) for p in (folder.path / "computed").glob("*.json")]
+    assert [t["run"] for t in reports] == [(folder.path / "run").read_text()]
+    # Nine photos; an actor publishes at most once a second.
+    assert 1 <= reports[0]["outputs"] <= 9
+    assert started < reports[0]["since"] < time.time()

@@ -1,4 +1,4 @@
-"""What a corpus is made of: every kind of input lists the same photos under the right names."""
+"""Sources: every kind of input lists the same photos under the right keys."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_folder_glob_list_and_uri_list_the_same_photos(folder: Path) -> None:
     assert keys(open_source(folder / "b.png")) == ["b.png"]
 
 
-def test_a_file_system_that_only_fsspec_knows(folder: Path) -> None:
+def test_a_file_system_of_fsspec(folder: Path) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -66,8 +66,8 @@ def test_a_file_system_that_only_fsspec_knows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["file://", "local://"])
-def test_names_below_a_uri_may_hold_anything(scheme: str, tmp_path: Path) -> None:
-    """By pyarrow, whose URIs are escaped, and by fsspec, whose are not."""
+def test_names_below_a_uri_may_hold_any_character(scheme: str, tmp_path: Path) -> None:
+    """pyarrow (file://) escapes URIs; fsspec (local://) does not."""
     names = ["100%41.png", "a b.png", "c#d.png", "e?f.png", "ü/x.png"]
     for i, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_names_below_a_uri_may_hold_anything(scheme: str, tmp_path: Path) -> Non
         assert read_photo(os.fsdecode(place)) == (tmp_path / name).read_bytes()
 
 
-def test_a_uri_keeps_its_options_and_an_error_does_not_show_its_keys() -> None:
+def test_a_uri_keeps_its_options_and_errors_hide_its_credentials() -> None:
     # No network: the region is given, and nothing is read.
     uri = "s3://key:secret@bucket/in/?region=us-east-1&scheme=http"
     photo = below(uri, "a b/ü.png")
@@ -105,31 +105,31 @@ def test_parquet_of_bytes_and_of_paths(folder: Path, tmp_path: Path) -> None:
     table = pa.table({"id": [7, 8], "image": data, "strength": [0.5, None]})
     pq.write_table(table, tmp_path / "bytes.parquet", row_group_size=1)
     source = open_source(tmp_path / "bytes.parquet", row_fields=("strength", "seed"))
-    assert (source.image, source.columns) == ("image", {"strength": [0.5, None]})
+    assert (source.image_column, source.columns) == ("image", {"strength": [0.5, None]})
     assert keys(source) == ["7", "8"]
     assert source.listing["group"].to_pylist() == [0, 1]
     assert list(read_group(str(tmp_path / "bytes.parquet"), 1, "image", [0])) == [(0, data[1])]
     pq.write_table(pa.table({"file": ["in/b.png"]}), tmp_path / "paths.parquet")
     source = open_source(tmp_path / "paths.parquet")
-    assert source.image is None
+    assert source.image_column is None
     (place,) = source.listing["path"].to_pylist()
     assert Path(os.fsdecode(place)) == folder / "b.png"
 
 
-def test_inputs_that_cannot_be_are_one_line(folder: Path, tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": [1]}), tmp_path / "n.parquet")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    for given, said in (
+    for given, message in (
         (tmp_path / "n.parquet", "no column of images"),
         (tmp_path / "empty.txt", "the list is empty"),
-        (tmp_path / "broken.parquet", "not a Parquet file"),
+        (tmp_path / "broken.parquet", "not a readable Parquet file"),
         ("nothere://x/y", "nothere://x/y: "),
-        (folder.as_uri() + "/none", "nothing is there"),
+        (folder.as_uri() + "/none", "no such file or folder"),
     ):
         with pytest.raises(UserError) as refused:
             open_source(given)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
         assert "\n" not in str(refused.value)
 
 
