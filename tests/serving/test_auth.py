@@ -40,7 +40,7 @@ def test_only_hashes_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key = new_key(path, "alice")
     assert key not in path.read_text() and path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exists already"):
         new_key(path, "alice")
     for wrong in (None, "", key[:-1], "sf_é"):
         with pytest.raises(ApiError) as e:
