@@ -119,9 +119,10 @@ class Service:
         """One task per photo, with resolved styles, masks and text edit. Raises ApiError."""
         photos = [await self.read_photo(sent, request.fit) for sent in request.photos]
         photos += [await self.get_photo(key, i) for i, key in enumerate(request.encodings)]
+        size, limits = self.sizes.image_size, self.config.limits
         masks = {
             name: await asyncio.to_thread(
-                mask_png, data, f"masks.{name}", self.size, request.fit, self.config.limits
+                mask_png, data, f"masks.{name}", size, request.fit, limits
             )
             for name, data in request.masks.items()
         }
@@ -131,10 +132,6 @@ class Service:
             ImageTask(p.png, request.mix, versions, masks, edit, p.fit, p.source, hashes)
             for p in photos
         ]
-
-    @property
-    def size(self) -> int:
-        return self.sizes.image_size
 
     def _resolve(self, mix: Mix) -> tuple[dict[str, ServedVersion], Tensor | None]:
         """Served versions by style, and the text edit's direction. Raises ApiError."""
@@ -161,7 +158,7 @@ class Service:
     async def read_photo(self, sent: SentFile, fit: str) -> StoredPhoto:
         """Decode a sent photo and make it square. Raises ApiError."""
         png = await asyncio.to_thread(
-            square_png, sent.data, sent.field, self.size, fit, self.config.limits
+            square_png, sent.data, sent.field, self.sizes.image_size, fit, self.config.limits
         )
         return StoredPhoto(png, fit, sent.name)
 

@@ -40,17 +40,12 @@ async def readyz() -> dict[str, Any]:
     if service.draining:
         raise ApiError(503, "this server is closing", retry_after=10)
     try:
-        problem = await asyncio.wait_for(_engine_problem(service.engines), 10)
+        problem = await asyncio.wait_for(service.engines.problem.remote(), 10)
     except Exception:
         problem = "no engine answers"
     if problem:
         raise ApiError(503, str(problem), retry_after=5)
     return {"status": "ready", "styles": len(service.catalog.styles)}
-
-
-async def _engine_problem(engines: Any) -> str | None:
-    problem: str | None = await engines.problem.remote()
-    return problem
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

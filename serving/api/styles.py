@@ -90,7 +90,7 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "base": service.info["name"],
         "fingerprint": service.info["fingerprint"],
-        "image_size": service.size,
+        "image_size": service.sizes.image_size,
         "levels": service.sizes.levels,
         "text_edits": edits,
         "limits": vars(service.config.limits),
