@@ -46,7 +46,7 @@ class ServeConfig(InputModel):
     ingresses: Annotated[int, Field(ge=1, le=100)] = Field(
         1, description="processes that receive HTTP requests"
     )
-    device: str | None = Field(None, description="`cpu` or `cuda`; null: a GPU where there is one")
+    device: str | None = Field(None, description="`cpu` or `cuda`; null: a GPU if available")
     threads: Count | None = Field(
         None, description="CPU threads of an engine; null: the machine's cores divided by replicas"
     )
@@ -74,7 +74,7 @@ class ServeConfig(InputModel):
         1000 * MB, description="bytes of styles that an engine keeps on its device"
     )
     encodings: Budget = Field(256 * MB, description="bytes of encodings that an engine keeps")
-    photos: Budget = Field(64 * MB, description="bytes of uploaded photos that are kept")
+    photos: Budget = Field(64 * MB, description="bytes of stored photos")
     pinned: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="styles that stay loaded"
     )
@@ -90,8 +90,8 @@ class ServeConfig(InputModel):
     drain: Annotated[float, Field(ge=0, le=3600)] = Field(
         60.0, description="seconds to finish accepted requests at shutdown"
     )
-    jobs: Count = Field(64, description="jobs that are kept")
-    job_age: Seconds = Field(3600.0, description="seconds that a job is kept")
+    jobs: Count = Field(64, description="number of stored jobs")
+    job_age: Seconds = Field(3600.0, description="seconds that a job is stored")
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
     limits: Limits = Field(default_factory=Limits, description="limits of one request")

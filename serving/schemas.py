@@ -21,7 +21,7 @@ class StylizeBody(InputModel):
         max_length=1024,
     )
     masks: dict[str, str] = Field(
-        default_factory=dict, description="grey pictures by the names in the mix, base64"
+        default_factory=dict, description="grey images by the names in the mix, base64"
     )
     mix: Mix = Field(description="parameters of the stylization")
     fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
@@ -40,7 +40,7 @@ class EncodingsBody(InputModel):
 class EncodingRow(BaseModel):
     id: str = Field(description="id of the photo, for later calls")
     expires: str = Field(
-        "when newer photos need the room", description="when the photo is dropped, in words"
+        "when newer photos need the memory", description="when the photo is dropped, as text"
     )
 
 
@@ -88,7 +88,7 @@ class StylesAnswer(BaseModel):
 class JobAnswer(BaseModel):
     id: str = Field(description="id of the job")
     state: JobState = Field(description="state of the job")
-    images: int = Field(description="number of images asked for")
+    images: int = Field(description="number of requested images")
     done: int = Field(description="number of finished images")
     message: str | None = Field(None, description="why the job failed")
     results: list[str] = Field(default_factory=list, description="paths of the finished images")
@@ -108,8 +108,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "the path, style, job or encoding does not exist",
         406: "the server offers none of the types in Accept",
         408: "the body did not arrive within limits.seconds",
-        413: "the body or a picture exceeds limits.body_bytes or limits.pixels",
-        415: "the server does not read this type of body or picture",
+        413: "the body or an image exceeds limits.body_bytes or limits.pixels",
+        415: "the server does not read this type of body or image",
         422: "a field is wrong; the answer names the field",
         429: "the key's requests of this minute are used up; see Retry-After",
         503: "the server is busy or closing, or a style cannot be loaded; see Retry-After",
