@@ -20,39 +20,45 @@ function rangeText(schema = {}) {
 function fieldTable(rows) {
   if (!rows.length) return "";
   return element("table", {}, ...rows.map(([name, schema, note, required]) => element("tr", {},
-    element("td", {}, element("code", { textContent: name }), required ? " *" : ""),
-    element("td", { className: "quiet", textContent: typeName(schema) + rangeText(schema) }),
+    element("td", {}, code(name), required ? " *" : ""),
+    quiet("td", typeName(schema) + rangeText(schema)),
     element("td", { textContent: note || schema.description || "" }))));
 }
 
 const properties = (schema = {}) => Object.entries(schema.properties ?? {})
   .map(([name, s]) => [name, s, s.description, schema.required?.includes(name)]);
 
+const quiet = (name, textContent) => element(name, { className: "quiet", textContent });
+const code = (textContent) => element("code", { textContent });
+
 function operation(method, path, op) {
   const box = element("details", {}, element("summary", {},
     element("code", { className: "method", textContent: method.toUpperCase() }), " ",
-    element("code", { textContent: path }), " ",
-    element("span", { className: "quiet", textContent: (op.description || "").split(/(?<=\.)\s/)[0] })));
+    code(path), " ", quiet("span", (op.description || "").split(/(?<=\.)\s/)[0])));
   if (op.description) box.append(element("p", { textContent: op.description }));
-  box.append(fieldTable((op.parameters ?? []).map((p) => [p.name, p.schema, p.description, p.required])));
+  box.append(fieldTable((op.parameters ?? [])
+    .map((p) => [p.name, p.schema, p.description, p.required])));
   for (const [media, { schema, example }] of Object.entries(op.requestBody?.content ?? {})) {
     box.append(element("h3", { textContent: media }), fieldTable(properties(schema)));
-    if (schema.description) box.append(element("p", { className: "quiet", textContent: schema.description }));
+    if (schema.description) box.append(quiet("p", schema.description));
     if (example) box.append(element("pre", { textContent: JSON.stringify(example, null, 2) }));
   }
-  box.append(element("h3", { textContent: "Answers" }), fieldTable(Object.entries(op.responses ?? {})
-    .map(([status, r]) => [status, { type: Object.keys(r.content ?? {}).join(", ") || "-" }, r.description])));
+  const types = (response) => Object.keys(response.content ?? {}).join(", ") || "-";
+  const rows = Object.entries(op.responses ?? {})
+    .map(([status, r]) => [status, { type: types(r) }, r.description]);
+  box.append(element("h3", { textContent: "Answers" }), fieldTable(rows));
   return box;
 }
 
 try {
   const api = await (await fetch("/openapi.json")).json();
-  const all = element("section", {}, element("h2", { textContent: `Endpoints, version ${api.info.version}` }));
+  const all = element("section", {},
+    element("h2", { textContent: `Endpoints, version ${api.info.version}` }));
   for (const [path, methods] of Object.entries(api.paths))
     for (const [method, op] of Object.entries(methods)) all.append(operation(method, path, op));
   const types = element("section", {}, element("h2", { textContent: "Types" }));
   for (const [name, schema] of Object.entries(api.components.schemas))
-    types.append(element("details", {}, element("summary", {}, element("code", { textContent: name })),
+    types.append(element("details", {}, element("summary", {}, code(name)),
       element("p", { textContent: schema.description ?? "" }), fieldTable(properties(schema))));
   $("operations").append(all, types);
   $("status").textContent = "* required. For programs: /openapi.json";

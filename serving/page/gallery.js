@@ -9,7 +9,8 @@ let latest = 0;
 // Show the first page of a search, or append the next page.
 export async function list(first) {
   const id = ++latest;
-  const query = new URLSearchParams({ limit: PAGE, offset: first ? 0 : next, q: $("search").value });
+  const offset = first ? 0 : next;
+  const query = new URLSearchParams({ limit: PAGE, offset, q: $("search").value });
   const page = await (await request(`/v1/styles?${query}`)).json();
   if (id !== latest) return; // a newer search has started
   if (first) $("styles").replaceChildren();

@@ -79,9 +79,11 @@ function menu(name, label, options) {
 function levels() {
   const box = element("details", {}, element("summary", { textContent: "Style by level" }));
   for (let i = 0; i < state.info.levels; i++) {
-    const input = element("input", { type: "range", min: 0, max: 1, step: 0.05, value: 1, className: "level" });
+    const input = element("input",
+      { type: "range", min: 0, max: 1, step: 0.05, value: 1, className: "level" });
     input.addEventListener("input", () => {
-      state.values.level_weights = [...document.querySelectorAll(".level")].map((e) => Number(e.value));
+      const inputs = [...document.querySelectorAll(".level")];
+      state.values.level_weights = inputs.map((e) => Number(e.value));
       state.update();
     });
     box.append(element("label", { className: "row" },
@@ -93,7 +95,8 @@ function levels() {
 export function build() {
   const edits = state.info.text_edits;
   const rows = SLIDERS.filter((s) => s[0] !== "text_amount" || edits.length).map(slider);
-  if (edits.length) rows.splice(-1, 0, menu("text_edit", "Text edit", [["", "none"], ...edits.map((e) => [e, e])]));
+  const options = [["", "none"], ...edits.map((e) => [e, e])];
+  if (edits.length) rows.splice(-1, 0, menu("text_edit", "Text edit", options));
   $("sliders").replaceChildren(...rows);
   $("more-sliders").replaceChildren(...ADVANCED.map(slider),
     menu("blend", "Two styles blend", [["", "in one network"], ["noise", "as noise (slower)"]]),

@@ -29,7 +29,8 @@ export function show() {
 
 function choose(name) {
   language = name;
-  for (const n of ["curl", "python"]) $("as-" + n).setAttribute("aria-selected", String(n === name));
+  for (const n of ["curl", "python"])
+    $("as-" + n).setAttribute("aria-selected", String(n === name));
   show();
 }
 
