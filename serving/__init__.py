@@ -1,1 +1,1 @@
-"""Styles behind one HTTP endpoint: ingress, keeper and engine replicas on Ray Serve."""
+"""The HTTP server: ingress, engine and shared-state deployments on Ray Serve."""

@@ -1,4 +1,4 @@
-"""What a process has accepted and not answered yet, and how long that will take."""
+"""Admission control of one ingress process, and the Retry-After estimate."""
 
 from __future__ import annotations
 
@@ -10,62 +10,65 @@ from contextlib import contextmanager
 
 from serving.errors import ApiError
 
-# Seconds that the first images are thought to take, before any has been seen.
-FIRST_GUESS = 1.0
-LONGEST_WAIT = 600
+# Seconds per image before the first image has been measured.
+INITIAL_SECONDS = 1.0
+MAX_RETRY_AFTER = 600
 
 
-class Pace:
-    """Seconds that an image takes, all engines together, over the last ones.
+class Throughput:
+    """Mean seconds per image over the last ``window`` images, all engines together.
 
-    Its clock runs only while there is work, so that an idle hour does not count; batches and
-    replicas are in it without being asked for.
+    The clock runs only while work is in progress, so idle time does not count.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, last: int = 64) -> None:
-        self._clock, self._busy, self._since = clock, 0.0, clock()
-        self._working = False
-        self._done: deque[float] = deque([0.0], maxlen=last)
+    def __init__(self, clock: Callable[[], float] = time.monotonic, window: int = 64) -> None:
+        self._clock, self._elapsed, self._since = clock, 0.0, clock()
+        self._busy = False
+        self._finished: deque[float] = deque([0.0], maxlen=window)
 
-    def working(self, value: bool) -> None:
-        """Whether there is work from now on."""
+    def set_busy(self, busy: bool) -> None:
+        """Start or stop the clock."""
         now = self._clock()
-        if self._working:
-            self._busy += now - self._since
-        self._working, self._since = value, now
+        if self._busy:
+            self._elapsed += now - self._since
+        self._busy, self._since = busy, now
 
-    def done(self) -> None:
-        """An image is ready."""
-        self.working(self._working)
-        self._done.append(self._busy)
+    def record_image(self) -> None:
+        """Count a finished image."""
+        self.set_busy(self._busy)
+        self._finished.append(self._elapsed)
 
     @property
-    def seconds(self) -> float:
-        if len(self._done) == 1:
-            return FIRST_GUESS
-        return (self._done[-1] - self._done[0]) / (len(self._done) - 1)
+    def seconds_per_image(self) -> float:
+        if len(self._finished) == 1:
+            return INITIAL_SECONDS
+        return (self._finished[-1] - self._finished[0]) / (len(self._finished) - 1)
 
 
 class Admission:
-    """Bounds on images and on bytes of bodies at any one time; what is over them gets 503."""
+    """Limits on concurrent images and body bytes; requests above a limit are answered with 503.
+
+    An idle process admits a request of any size.
+    """
 
     def __init__(self, images: int, body_bytes: int) -> None:
-        self.most_images, self.most_bytes = images, body_bytes
+        self.max_images, self.max_bytes = images, body_bytes
         self.images = self.bytes = 0
-        self.refused = 0
-        self.pace = Pace()
+        self.rejected = 0
+        self.throughput = Throughput()
 
     def retry_after(self) -> int:
-        """Seconds until what is accepted now will be done, as far as recent images tell."""
-        return max(1, min(LONGEST_WAIT, math.ceil(self.images * self.pace.seconds)))
+        """Estimated seconds, 1 to 600, until all admitted images are finished."""
+        estimate = math.ceil(self.images * self.throughput.seconds_per_image)
+        return max(1, min(MAX_RETRY_AFTER, estimate))
 
     @contextmanager
-    def body(self, size: int) -> Iterator[None]:
-        """Room for a body of this many bytes. Raises ApiError 503."""
-        if self.bytes and self.bytes + size > self.most_bytes:
-            self.refused += 1
-            raise ApiError(503, f"busy: {self.bytes:,} bytes of requests are in work",
-                           allowed=f"at most {self.most_bytes:,} bytes",
+    def admit_body(self, size: int) -> Iterator[None]:
+        """Reserve ``size`` bytes for a request body. Raises ApiError 503."""
+        if self.bytes and self.bytes + size > self.max_bytes:
+            self.rejected += 1
+            raise ApiError(503, f"busy: {self.bytes:,} bytes of requests are in progress",
+                           allowed=f"at most {self.max_bytes:,} bytes",
                            retry_after=self.retry_after())  # fmt: skip
         self.bytes += size
         try:
@@ -74,15 +77,12 @@ class Admission:
             self.bytes -= size
 
     @contextmanager
-    def room(self, images: int) -> Iterator[None]:
-        """Room for images; a single request always finds some where nothing else is in work.
-
-        Raises ApiError 503.
-        """
-        if self.images and self.images + images > self.most_images:
-            self.refused += 1
-            raise ApiError(503, f"busy: {self.images} images are in work",
-                           allowed=f"at most {self.most_images}",
+    def admit_images(self, images: int) -> Iterator[None]:
+        """Reserve places for images. Raises ApiError 503."""
+        if self.images and self.images + images > self.max_images:
+            self.rejected += 1
+            raise ApiError(503, f"busy: {self.images} images are in progress",
+                           allowed=f"at most {self.max_images}",
                            retry_after=self.retry_after())  # fmt: skip
         self._add(images)
         try:
@@ -92,4 +92,4 @@ class Admission:
 
     def _add(self, images: int) -> None:
         self.images += images
-        self.pace.working(self.images > 0)
+        self.throughput.set_busy(self.images > 0)

@@ -1,4 +1,4 @@
-"""The deployments on Ray Serve: ingress, engine, keeper; ``build`` makes the application."""
+"""The Ray Serve deployments (ingress, engine, shared state); ``build`` makes the application."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -22,30 +22,30 @@ from factory.core.home import Home
 from osasis.errors import UserError
 from serving.api import health, jobs, styles, stylize
 from serving.config import ServeConfig
-from serving.engine import Engine, Result, Work, abandon
+from serving.engine import Engine, ImageTask, Result, abandon
 from serving.errors import ApiError, shown
-from serving.keeper import Keeper
 from serving.schemas import component_schemas, document_keys
-from serving.service import Service, current, install, log_line
+from serving.service import HEARTBEAT_SECONDS, Service, current, install, log_event
+from serving.shared_state import SharedState
 
 
 def make_app() -> FastAPI:
-    """The HTTP side; its routes find the process's service themselves."""
+    """The FastAPI application. Its routes use the service that ``install`` has set."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        current().begin()
+        current().start_heartbeat()
         yield
 
-    # The framework's own pages of documentation fetch scripts from outside.
+    # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan,
                   docs_url=None, redoc_url=None)  # fmt: skip
     for module in (stylize, jobs, styles, health):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Watched)
+    app.add_middleware(RequestLog)
     default = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -59,8 +59,8 @@ def make_app() -> FastAPI:
     return app
 
 
-class Watched:
-    """Counts and logs requests; an unforeseen error is a JSON answer too."""
+class RequestLog:
+    """Middleware that counts and logs requests, and answers unexpected errors as JSON."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -70,13 +70,15 @@ class Watched:
             await self.app(scope, receive, send)
             return
         service = current()
-        work = scope["method"] == "POST"
-        service.open_requests += work
-        started, status, request_id = time.monotonic(), [499], uuid.uuid4().hex[:16]
+        is_work = scope["method"] == "POST"
+        service.open_requests += is_work
+        # 499: the client disconnected before an answer was sent.
+        started, status, request_id = time.monotonic(), 499, uuid.uuid4().hex[:16]
 
-        async def watched(message: Any) -> None:
+        async def send_logged(message: Any) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                status[0] = message["status"]
+                status = message["status"]
                 message["headers"] = [
                     *message.get("headers", []), (b"x-log-id", request_id.encode())
                 ]  # fmt: skip
@@ -84,23 +86,24 @@ class Watched:
 
         failure = None
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send_logged)
         except Exception as e:
             failure = f"{type(e).__name__}: {e}"[:500]
-            if status[0] != 499:
+            if status != 499:
                 raise
-            body = {"error": {"status": 500, "message": f"unforeseen; request {request_id}"}}
-            await JSONResponse(body, 500)(scope, receive, watched)
+            message = f"unexpected error; see x-log-id {request_id} in the server's log"
+            answer = JSONResponse({"error": {"status": 500, "message": message}}, 500)
+            await answer(scope, receive, send_logged)
         finally:
-            service.open_requests -= work
+            service.open_requests -= is_work
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
-            service.counters.add("requests_total", route=route, status=status[0])
+            service.counters.add("requests_total", route=route, status=status)
             service.counters.observe("request_seconds", seconds)
             fields = {"error": failure} if failure else {}
-            log_line(service, request=request_id, method=scope["method"], route=route,
-                     status=status[0], seconds=round(seconds, 4),
-                     key=scope.get("state", {}).get("key"), **fields)  # fmt: skip
+            log_event(service, request=request_id, method=scope["method"], route=route,
+                      status=status, seconds=round(seconds, 4),
+                      key=scope.get("state", {}).get("key"), **fields)  # fmt: skip
 
 
 async def _api_error(_: Request, e: Exception) -> JSONResponse:
@@ -108,7 +111,7 @@ async def _api_error(_: Request, e: Exception) -> JSONResponse:
     return JSONResponse(e.body(), e.status, headers=e.headers)
 
 
-async def _invalid(_: Request, e: Exception) -> JSONResponse:
+async def _validation_error(_: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, RequestValidationError)
     first = e.errors()[0]
     field = ".".join(str(p) for p in first["loc"][1:])
@@ -122,16 +125,16 @@ async def _http_error(_: Request, e: Exception) -> JSONResponse:
     return JSONResponse(error.body(), e.status_code, headers=e.headers)
 
 
-@serve.deployment(name="keeper", max_ongoing_requests=1000)
-class KeeperDeployment(Keeper):
-    """One replica; its state is lost where it dies, and clients are told what to send again."""
+@serve.deployment(name="state", max_ongoing_requests=1000)
+class SharedStateDeployment(SharedState):
+    """One replica. Its state is lost if it dies; clients then get 404 and send photos again."""
 
 
 @serve.deployment(name="engine")
 class EngineDeployment:
-    """An engine over the base, and what it tells Serve and the keeper."""
+    """A replica with one engine. settings: fields of ``ServeConfig``."""
 
-    def __init__(self, settings: dict[str, Any], keeper: Any) -> None:
+    def __init__(self, settings: dict[str, Any], state: Any) -> None:
         import torch
 
         from factory.core.local_ray import usable_cpus
@@ -148,29 +151,29 @@ class EngineDeployment:
             styles_host=config.styles_host, styles_device=config.styles_device,
             encodings=config.encodings, stall=config.stall,
         )  # fmt: skip
-        self.config, self.keeper, self.name = config, keeper, uuid.uuid4().hex[:12]
+        self.config, self.state, self.name = config, state, uuid.uuid4().hex[:12]
         self.catalog = StyleCatalog(home, base.fingerprint)
         self.catalog.poll()
-        self._warm(list(self.catalog.styles)[: config.prewarm])
+        self._preload(list(self.catalog.styles)[: config.prewarm])
         if config.pinned:
-            self.catalog.start(config.poll, self._warm)
-        self._beating: Any = None
+            self.catalog.start(config.poll, self._preload)
+        self._heartbeat_task: asyncio.Task[None] | None = None
 
-    def _warm(self, more: list[str] | None = None) -> None:
-        """Load the pinned styles, and ``more``; a broken one is told to those who ask for it."""
-        keys = []
-        for name in dict.fromkeys([*self.config.pinned, *(more or [])]):
+    def _preload(self, more: Sequence[str] = ()) -> None:
+        """Load and pin the pinned styles; load ``more``. Requests report styles that fail."""
+        pinned = []
+        for name in dict.fromkeys([*self.config.pinned, *more]):
             with contextlib.suppress(UserError):
                 version = self.catalog.resolve(name)
-                self.engine.loads.now(version.reference, version.folder)
+                self.engine.loader.load(version.reference, version.folder)
                 if name in self.config.pinned:
-                    keys.append(version.reference)
-        self.engine.styles.pin(keys)
+                    pinned.append(version.reference)
+        self.engine.styles.pin(pinned)
 
-    async def run(self, work: Work) -> Result | UserError:
-        """The result, or what was wrong with the work or its styles."""
-        self._begin()
-        future = self.engine.submit(work)
+    async def run(self, task: ImageTask) -> Result | UserError:
+        """The result, or the error of an invalid task or a style that cannot be loaded."""
+        self._start_heartbeat()
+        future = self.engine.submit(task)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -180,22 +183,18 @@ class EngineDeployment:
             return e
 
     async def problem(self) -> str | None:
-        self._begin()
+        self._start_heartbeat()
         return self.engine.problem()
 
-    async def process(self) -> int:
-        """Its process id, for tests that end it."""
-        return os.getpid()
+    def _start_heartbeat(self) -> None:
+        if self._heartbeat_task is None:
+            self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
 
-    def _begin(self) -> None:
-        if self._beating is None:
-            self._beating = asyncio.create_task(self._beat())
-
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             with contextlib.suppress(Exception):
-                await self.keeper.beat.remote(self.name, self.engine.stats())
-            await asyncio.sleep(1.0)
+                await self.state.heartbeat.remote(self.name, self.engine.stats())
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def check_health(self) -> None:
         if problem := self.engine.problem():
@@ -205,10 +204,10 @@ class EngineDeployment:
 @serve.deployment(name="ingress")
 @serve.ingress(make_app())
 class Ingress:
-    """HTTP and routing."""
+    """A replica with the HTTP application and a service. settings: fields of ``ServeConfig``."""
 
-    def __init__(self, settings: dict[str, Any], engines: Any, keeper: Any) -> None:
-        install(Service(ServeConfig.parse(settings), engines, keeper))
+    def __init__(self, settings: dict[str, Any], engines: Any, state: Any) -> None:
+        install(Service(ServeConfig.parse(settings), engines, state))
 
     def check_health(self) -> None:
         current()
@@ -224,8 +223,8 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:
         resources["num_gpus"] = config.engine_gpus
-    keeper: Any = (
-        cast(Any, KeeperDeployment)
+    state: Any = (
+        cast(Any, SharedStateDeployment)
         .options(ray_actor_options={"num_cpus": 0})
         .bind(config.photos, config.jobs, config.job_age)
     )
@@ -234,13 +233,13 @@ def build(args: dict[str, Any]) -> Application:
         .options(
             num_replicas=config.replicas,
             ray_actor_options=resources,
-            # The router bounds the queue; what it lets in waits in the engine, where it is batched.
+            # Admission bounds the queue; admitted tasks wait in the engine, which batches them.
             max_ongoing_requests=config.queue * config.ingresses + 16,
             graceful_shutdown_timeout_s=config.drain,
             health_check_period_s=5,
             health_check_timeout_s=30,
         )
-        .bind(settings, keeper)
+        .bind(settings, state)
     )
     ingress: Any = Ingress
     return ingress.options(
@@ -249,4 +248,4 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=1000,
         max_queued_requests=1000,
         graceful_shutdown_timeout_s=config.drain,
-    ).bind(settings, engine, keeper)
+    ).bind(settings, engine, state)

@@ -1,4 +1,4 @@
-"""API keys, kept as hashes only, each with a rate limit of its own."""
+"""API keys with a rate limit each. Only hashes of keys are stored."""
 
 from __future__ import annotations
 
@@ -16,47 +16,50 @@ PER_MINUTE = 600
 
 
 class Keys:
-    """Checks keys and counts their requests (token bucket: a minute's worth may burst)."""
+    """Checks API keys and limits their rate with a token bucket that holds one minute's requests.
+
+    path: the key file; None serves every client.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.keys = read_keys(path) if path is not None else None
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def check(self, given: str | None, cost: float = 1.0) -> str:
-        """The key's name. Raises ApiError 401 or 429."""
+    def check(self, key: str | None) -> str:
+        """Count a request and return the key's name. Raises ApiError 401 or 429."""
         if self.keys is None:
             return "anonymous"
         challenge = {"WWW-Authenticate": 'Bearer realm="style-factory"'}
-        if not given:
+        if not key:
             raise ApiError(401, "an API key is needed: send Authorization: Bearer KEY",
                            field="Authorization", headers=challenge)  # fmt: skip
-        known = self.keys.get(hash_key(given))
-        if known is None:
-            raise ApiError(401, "this API key is not known", field="Authorization",
+        entry = self.keys.get(hash_key(key))
+        if entry is None:
+            raise ApiError(401, "the API key is unknown", field="Authorization",
                            headers=challenge)  # fmt: skip
-        name, per_minute = known
+        name, per_minute = entry
         now = time.monotonic()
         tokens, last = self._buckets.get(name, (float(per_minute), now))
         tokens = min(float(per_minute), tokens + (now - last) * per_minute / 60)
-        if tokens < min(cost, per_minute):
+        if tokens < 1:
             self._buckets[name] = (tokens, now)
-            wait = max(1, int((cost - tokens) * 60 / per_minute + 0.999))
+            wait = max(1, int((1 - tokens) * 60 / per_minute + 0.999))
             raise ApiError(429, f"key {name!r} has used its requests of this minute",
                            allowed=f"{per_minute} a minute", retry_after=wait)  # fmt: skip
-        self._buckets[name] = (tokens - cost, now)
+        self._buckets[name] = (tokens - 1, now)
         return name
 
 
 def hash_key(key: str) -> str:
-    # Keys are 256 random bits: a slow hash would add nothing.
+    # Keys are 256 random bits, so that a slow hash is not needed.
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def new_key(path: Path, name: str, per_minute: int = PER_MINUTE) -> str:
-    """Add a key to the file and return it; only its hash is kept."""
+    """Add a key to the file and return it; only its hash is stored. Raises UserError."""
     known = json.loads(path.read_text()) if path.is_file() else {}
     if name in known:
-        raise UserError(f"{path}: key {name!r} is there already; choose another name")
+        raise UserError(f"{path}: key {name!r} exists already; choose another name")
     key = "sf_" + secrets.token_urlsafe(32)
     known[name] = {"sha256": hash_key(key), "per_minute": per_minute}
     write_json(path, known)
@@ -65,19 +68,19 @@ def new_key(path: Path, name: str, per_minute: int = PER_MINUTE) -> str:
 
 
 def read_keys(path: Path) -> dict[str, tuple[str, int]]:
-    """Names and rates by hash. Raises UserError."""
+    """Name and requests per minute of each key, by hash. Raises UserError."""
     try:
         data = json.loads(path.read_text())
-        known = {v["sha256"]: (name, int(v.get("per_minute", PER_MINUTE)))
-                 for name, v in data.items()}  # fmt: skip
+        keys = {v["sha256"]: (name, int(v.get("per_minute", PER_MINUTE)))
+                for name, v in data.items()}  # fmt: skip
     except OSError as e:
         raise UserError(f"keys: {path}: {(e.strerror or 'cannot be read').lower()}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(
             f"keys: {path}: it must be JSON as `style-factory serve --new-key NAME` writes it"
         ) from None
-    for name, per_minute in known.values():
+    for name, per_minute in keys.values():
         if per_minute < 1:
             raise UserError(f"keys: {path}: per_minute of {name!r} is {per_minute}; "
                             "it must be at least 1")  # fmt: skip
-    return known
+    return keys

@@ -1,4 +1,4 @@
-"""Reading requests: JSON with base64 or a form, counted while it arrives, every mistake named."""
+"""Reads request bodies: JSON with base64 images, or multipart forms, within the size limit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from serving.errors import ApiError, invalid
 from serving.schemas import EncodingsBody, StylizeBody
 
 M = TypeVar("M", bound=InputModel)
-TYPES = ("application/json", "multipart/form-data")
+CONTENT_TYPES = ("application/json", "multipart/form-data")
 
 
 @dataclass(frozen=True)
 class SentFile:
-    """A picture of a request. field: where it stands in the request, for errors. name: of the file
-    that the client sent, without folders; "" where the client gave none."""
+    """An image file of a request.
+
+    field: its path in the request, for errors. name: file name without folders, or "".
+    """
 
     field: str
     data: bytes
@@ -37,7 +39,7 @@ class SentFile:
 
 @dataclass
 class StylizeRequest:
-    """What a client asks for, checked as far as that needs no styles."""
+    """A validated body of POST /v1/stylize or /v1/jobs; style names are not checked yet."""
 
     mix: Mix
     photos: list[SentFile] = field(default_factory=list)
@@ -46,30 +48,27 @@ class StylizeRequest:
     fit: str = "crop"
 
 
-async def read_stylize(request: Request, limits: Limits, most_images: int) -> StylizeRequest:
-    """The body of POST /v1/stylize and /v1/jobs. Raises ApiError."""
+async def read_stylize(request: Request, limits: Limits, max_images: int) -> StylizeRequest:
+    """Read the body of POST /v1/stylize and /v1/jobs. Raises ApiError."""
     data, files = await _read(request, limits)
     if isinstance(data.get("mix"), str):
         data["mix"] = _json(data["mix"], "mix")
     body = _validated(StylizeBody, data)
-    photos = files.pop("image", []) + [
-        SentFile(f"images[{i}]", _base64(text, f"images[{i}]"))
-        for i, text in enumerate(body.images)
-    ]
+    photos = files.pop("image", []) + _images(body.images)
     masks = {name: _base64(text, f"masks.{name}") for name, text in body.masks.items()}
     for name in list(files):
         if name.startswith("mask."):
             masks[name.removeprefix("mask.")] = files.pop(name)[0].data
-    _no_other_files(files, "image and mask.NAME")
+    _reject_other_files(files, "image and mask.NAME")
     count = len(photos) + len(body.encodings)
-    if not 1 <= count <= most_images:
+    if not 1 <= count <= max_images:
         raise ApiError(422, f"{count} images", field="images", value=count,
-                       allowed=f"1 to {most_images}, photos and encodings together")  # fmt: skip
+                       allowed=f"1 to {max_images}, photos and encodings together")  # fmt: skip
     mix = body.mix
-    check_limits(mix, limits)
+    _check_limits(mix, limits)
     named = {s.mask for s in mix.styles if s.mask}
     if missing := sorted(named - set(masks)):
-        raise ApiError(422, f"mask {missing[0]!r} is named in the mix, but was not sent",
+        raise ApiError(422, f"the mix names mask {missing[0]!r}, but no such mask was sent",
                        field="masks", value=missing[0], allowed=sorted(masks))  # fmt: skip
     return StylizeRequest(
         mix, photos, body.encodings, {k: v for k, v in masks.items() if k in named}, body.fit
@@ -82,48 +81,45 @@ async def read_encodings(
     """Photos, fit and style of POST /v1/encodings. Raises ApiError."""
     data, files = await _read(request, limits)
     photos = files.pop("image", [])
-    _no_other_files(files, "image")
+    _reject_other_files(files, "image")
     if photos and "images" not in data:
-        data["images"] = [""]
-        body = _validated(EncodingsBody, data)
+        # The model requires an image; the form sends its images as files.
+        body = _validated(EncodingsBody, {**data, "images": [""]})
     else:
         body = _validated(EncodingsBody, data)
-        photos = photos + [
-            SentFile(f"images[{i}]", _base64(text, f"images[{i}]"))
-            for i, text in enumerate(body.images)
-        ]
+        photos += _images(body.images)
     if len(photos) > limits.images:
         raise ApiError(422, f"{len(photos)} images", field="images", value=len(photos),
                        allowed=f"1 to {limits.images}")  # fmt: skip
     return photos, body.fit, body.style
 
 
-def check_limits(mix: Mix, limits: Limits) -> None:
-    """Raise ApiError where a mix asks for more than a request may."""
+def _check_limits(mix: Mix, limits: Limits) -> None:
+    """Raise ApiError if a mix exceeds the limits or names a style twice."""
     if len(mix.styles) > limits.styles:
         raise ApiError(422, f"{len(mix.styles)} styles in one mix", field="mix.styles",
                        value=len(mix.styles), allowed=f"at most {limits.styles}")  # fmt: skip
     for name in ("encode_steps", "decode_steps"):
-        value, most = getattr(mix, name), getattr(limits, name)
-        if value is not None and value > most:
+        value, limit = getattr(mix, name), getattr(limits, name)
+        if value is not None and value > limit:
             raise ApiError(422, f"mix.{name} is {value}", field=f"mix.{name}", value=value,
-                           allowed=f"at most {most}")  # fmt: skip
+                           allowed=f"at most {limit}")  # fmt: skip
     names = [s.style for s in mix.styles]
     if len(set(names)) < len(names):
-        raise ApiError(422, "the same style is named twice in the mix", field="mix.styles",
+        raise ApiError(422, "the mix names a style twice", field="mix.styles",
                        value=", ".join(names))  # fmt: skip
 
 
 async def _read(
     request: Request, limits: Limits
 ) -> tuple[dict[str, Any], dict[str, list[SentFile]]]:
-    """Fields, and files by name."""
+    """Fields of the body, and files of a form by name."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in TYPES:
-        raise ApiError(415, f"bodies of type {kind or '(none)'} are not read",
-                       field="Content-Type", value=kind, allowed=list(TYPES))  # fmt: skip
-    # Read before any of it is parsed, so that its size is known to be allowed.
-    body = await _bytes(request, limits)
+    if kind not in CONTENT_TYPES:
+        raise ApiError(415, f"bodies of type {kind or '(none)'} are not supported",
+                       field="Content-Type", value=kind, allowed=list(CONTENT_TYPES))  # fmt: skip
+    # Read the whole body before parsing, so that the size limit comes first.
+    body = await _read_bytes(request, limits)
     if kind == "application/json":
         data = await asyncio.to_thread(_json, body.decode("utf-8", "replace"), "body")
         if not isinstance(data, dict):
@@ -133,7 +129,7 @@ async def _read(
         parser = MultiPartParser(request.headers, _stream(body), max_files=256, max_fields=256,
                                  max_part_size=limits.body_bytes)  # fmt: skip
         form = await parser.parse()
-    except Exception as e:  # the parser's own errors, of several types
+    except Exception as e:  # the parser raises several unrelated types
         message = " ".join(str(getattr(e, "detail", e)).split())
         raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
     data = {}
@@ -152,36 +148,36 @@ async def _read(
     return data, files
 
 
-def _file_name(given: str) -> str:
-    """The last part of a file's name as a client sent it."""
-    return PurePosixPath(given.replace("\\", "/")).name[:255]
+def _file_name(path: str) -> str:
+    """The last part of a client's path, with either separator."""
+    return PurePosixPath(path.replace("\\", "/")).name[:255]
 
 
 async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A body that is there, as a form parser reads it."""
+    """The body as the stream that the form parser takes."""
     yield body
 
 
-async def _bytes(request: Request, limits: Limits) -> bytes:
-    """The whole body, counted while it arrives. Raises ApiError 408 or 413."""
+async def _read_bytes(request: Request, limits: Limits) -> bytes:
+    """The whole body. Raises ApiError 408 or 413."""
     try:
-        return await asyncio.wait_for(_counted(request, limits.body_bytes), limits.seconds)
+        return await asyncio.wait_for(_read_limited(request, limits.body_bytes), limits.seconds)
     except asyncio.TimeoutError:
         raise ApiError(408, "the body did not arrive in time", field="body",
                        allowed=f"at most {limits.seconds:g} s") from None  # fmt: skip
 
 
-async def _counted(request: Request, most: int) -> bytes:
-    too_much = ApiError(413, "the body is too large", field="body",
-                        allowed=f"at most {most:,} bytes")  # fmt: skip
+async def _read_limited(request: Request, limit: int) -> bytes:
+    too_large = ApiError(413, "the body is too large", field="body",
+                         allowed=f"at most {limit:,} bytes")  # fmt: skip
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
-        raise too_much
+    if length.isdigit() and int(length) > limit:
+        raise too_large
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > most:
-            raise too_much
+        if size > limit:
+            raise too_large
         parts.append(part)
     return b"".join(parts)
 
@@ -190,18 +186,23 @@ def _json(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise ApiError(400, f"{name} is no valid JSON: {str(e)[:100]}", field=name) from None
+        raise ApiError(400, f"{name} is not valid JSON: {str(e)[:100]}", field=name) from None
+
+
+def _images(texts: list[str]) -> list[SentFile]:
+    names = [f"images[{i}]" for i in range(len(texts))]
+    return [SentFile(name, _base64(text, name)) for name, text in zip(names, texts, strict=True)]
 
 
 def _base64(text: str, name: str) -> bytes:
-    # Browsers' data URLs hold the same text behind a comma; nothing is fetched.
+    # A data URL of a browser has the base64 text after a comma. No URL is ever fetched.
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ApiError(422, f"{name} is no base64", field=name, value=text[:40],
-                       allowed="a picture's bytes as base64; addresses are not fetched"
+        raise ApiError(422, f"{name} is not valid base64", field=name, value=text[:40],
+                       allowed="the bytes of an image as base64; URLs are not fetched"
                        ) from None  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def _validated(model: type[M], data: dict[str, Any]) -> M:
         raise invalid(e) from None
 
 
-def _no_other_files(files: dict[str, Any], allowed: str) -> None:
+def _reject_other_files(files: dict[str, Any], allowed: str) -> None:
     if files:
         name = next(iter(files))
         raise ApiError(422, f"a file named {name[:60]!r} is not expected", field=name[:60],

@@ -1,4 +1,4 @@
-"""Caches of an engine: styles in host and device memory, encodings; each with a byte budget."""
+"""LRU caches with byte budgets: any values, and styles in host and device memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ V = TypeVar("V")
 
 
 class ByteLru(Generic[V]):
-    """Least recently used values within a byte budget; pinned keys stay. Thread-safe.
+    """Thread-safe LRU cache with a byte budget. Pinned keys are never evicted.
 
-    A value larger than the whole budget is not kept.
+    A value larger than the budget is evicted at once. size: bytes of a value.
     """
 
     def __init__(self, budget: int, size: Callable[[V], int]) -> None:
@@ -52,10 +52,6 @@ class ByteLru(Generic[V]):
                 self.bytes -= self._size(self._values.pop(other))
                 self.evictions += 1
 
-    def keys(self) -> list[str]:
-        with self._lock:
-            return list(self._values)
-
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
@@ -70,29 +66,28 @@ class _KeyLock:
 
 
 class StyleCache:
-    """Styles in host memory, and the recently used ones on the device.
+    """Styles in host memory, and recently used styles on the device. Budgets in bytes.
 
-    A style is loaded once however many ask for it at the same time; loading one does not hold up
-    another.
+    Concurrent ``get`` calls for a key load it once; loads of different keys run in parallel.
     """
 
-    def __init__(self, host: int, device_budget: int, device: torch.device) -> None:
+    def __init__(self, host_budget: int, device_budget: int, device: torch.device) -> None:
         self.device = device
-        self.host: ByteLru[Style] = ByteLru(host, style_bytes)
+        self.host: ByteLru[Style] = ByteLru(host_budget, style_bytes)
         self.on_device: ByteLru[Style] = ByteLru(device_budget, style_bytes)
         self.loads = 0
-        self._locks: dict[str, _KeyLock] = {}
-        self._guard = threading.Lock()
+        self._key_locks: dict[str, _KeyLock] = {}
+        self._lock = threading.Lock()
 
     def pin(self, keys: Iterable[str]) -> None:
         self.host.pinned = self.on_device.pinned = frozenset(keys)
 
     def get(self, key: str, load: Callable[[], Style]) -> Style:
-        """The style in host memory, loaded where it is not there; what ``load`` raises."""
+        """The cached style; on a miss, the result of ``load``, whose errors propagate."""
         if (style := self.host.get(key)) is not None:
             return style
-        with self._guard:
-            entry = self._locks.setdefault(key, _KeyLock(threading.Lock()))
+        with self._lock:
+            entry = self._key_locks.setdefault(key, _KeyLock(threading.Lock()))
             entry.users += 1
         try:
             with entry.lock:
@@ -103,19 +98,19 @@ class StyleCache:
                 self.host.put(key, style)
                 return style
         finally:
-            with self._guard:
+            with self._lock:
                 entry.users -= 1
                 if entry.users == 0:
-                    self._locks.pop(key, None)
+                    self._key_locks.pop(key, None)
 
-    def place(self, key: str, style: Style) -> Style:
-        """The style on the engine's device."""
+    def to_device(self, key: str, style: Style) -> Style:
+        """A copy of the style on the device, from the cache if possible."""
         if self.device.type == "cpu":
             return style
-        if (placed := self.on_device.get(key)) is None:
-            placed = style.to(self.device)
-            self.on_device.put(key, placed)
-        return placed
+        if (copy := self.on_device.get(key)) is None:
+            copy = style.to(self.device)
+            self.on_device.put(key, copy)
+        return copy
 
 
 def style_bytes(style: Style) -> int:

@@ -1,4 +1,4 @@
-"""A small client of the endpoint, typed; needs nothing of the server's packages but Pillow.
+"""Typed HTTP client. Needs Pillow, and none of the server's dependencies.
 
 client = Client("http://127.0.0.1:8000")
 photo = client.encode("photo.jpg")
@@ -24,7 +24,8 @@ from osasis.errors import UserError
 
 
 class ServerError(UserError):
-    """The server's refusal. status: of HTTP. error: its JSON. retry_after: seconds, or None."""
+    """An HTTP error answer. error: the ``error`` object of its JSON. retry_after: seconds or
+    None."""
 
     def __init__(self, status: int, error: dict[str, Any], retry_after: int | None) -> None:
         super().__init__(f"{status}: {error.get('message', 'no reason given')}")
@@ -33,14 +34,18 @@ class ServerError(UserError):
 
 @dataclass(frozen=True)
 class Photo:
-    """An encoded photo; ``data`` stands in where the server has forgotten the id."""
+    """A photo stored on the server. data: the file's bytes, sent again if the id has expired."""
 
     id: str
     data: bytes
 
 
 class Client:
-    """tries: how often a busy server is asked, at its own Retry-After."""
+    """A client of one server.
+
+    key: API key. timeout: seconds per attempt. tries: attempts while the server answers with
+    Retry-After (429, 503); the client waits as long as the server asks.
+    """
 
     def __init__(
         self, url: str, key: str | None = None, *, timeout: float = 180.0, tries: int = 4
@@ -49,21 +54,21 @@ class Client:
         self.timeout, self.tries = timeout, tries
 
     def styles(self, q: str = "") -> list[dict[str, Any]]:
-        """All styles that match, of every page."""
+        """All styles that match the words of ``q``, from every page. Raises ServerError."""
         found: list[dict[str, Any]] = []
         offset: int | None = 0
         while offset is not None:
             query = urllib.parse.urlencode({"offset": offset, "limit": 200, "q": q})
-            page = json.loads(self._ask("GET", f"/v1/styles?{query}"))
+            page = json.loads(self._request("GET", f"/v1/styles?{query}"))
             found += page["styles"]
             offset = page["next_offset"]
         return found
 
     def encode(self, photo: str | Path | bytes, style: str | None = None) -> Photo:
-        """Send a photo once; with ``style`` it is encoded at once."""
-        data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
-        body = {"images": [_text(data)], **({"style": style} if style else {})}
-        answer = json.loads(self._ask("POST", "/v1/encodings", body))
+        """Store a photo on the server; with ``style``, encode it now. Raises ServerError."""
+        data = _read(photo)
+        body = {"images": [_base64(data)], **({"style": style} if style else {})}
+        answer = json.loads(self._request("POST", "/v1/encodings", body))
         return Photo(answer["encodings"][0]["id"], data)
 
     def stylize(
@@ -73,13 +78,13 @@ class Client:
         *,
         masks: dict[str, str | Path | bytes] | None = None,
     ) -> Image.Image:
-        """One photo through one mix. Raises ServerError."""
+        """Stylize one photo with a mix. masks: image files by the names in the mix.
+
+        Raises ServerError.
+        """
         body: dict[str, Any] = {"mix": mix}
         if masks:
-            body["masks"] = {
-                k: _text(m if isinstance(m, bytes) else Path(m).read_bytes())
-                for k, m in masks.items()
-            }
+            body["masks"] = {name: _base64(_read(mask)) for name, mask in masks.items()}
         if isinstance(photo, Photo):
             try:
                 return self._image({**body, "encodings": [photo.id]})
@@ -87,15 +92,14 @@ class Client:
                 if e.status != 404:
                     raise
             photo = photo.data
-        data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
-        return self._image({**body, "images": [_text(data)]})
+        return self._image({**body, "images": [_base64(_read(photo))]})
 
     def _image(self, body: dict[str, Any]) -> Image.Image:
-        image = Image.open(io.BytesIO(self._ask("POST", "/v1/stylize", body, "image/png")))
+        image = Image.open(io.BytesIO(self._request("POST", "/v1/stylize", body, "image/png")))
         image.load()
         return image
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None, accept: str = "*/*"
     ) -> bytes:
         headers = {"Accept": accept, "Content-Type": "application/json"}
@@ -110,17 +114,17 @@ class Client:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as e:
-                failure = _failure(e)
-            except OSError as e:  # URLError and timeouts are such
+                error = _server_error(e)
+            except OSError as e:  # includes URLError and timeouts
                 reason = getattr(e, "reason", e)
                 raise UserError(f"{self.url} cannot be reached ({reason})") from None
-            if failure.retry_after is None or attempt == self.tries:
-                raise failure
-            time.sleep(failure.retry_after)
+            if error.retry_after is None or attempt == self.tries:
+                raise error
+            time.sleep(error.retry_after)
         raise AssertionError("unreachable")
 
 
-def _failure(e: urllib.error.HTTPError) -> ServerError:
+def _server_error(e: urllib.error.HTTPError) -> ServerError:
     try:
         error = json.loads(e.read())["error"]
     except (ValueError, KeyError, TypeError):
@@ -129,5 +133,9 @@ def _failure(e: urllib.error.HTTPError) -> ServerError:
     return ServerError(e.code, error, int(after) if after.isdigit() else None)
 
 
-def _text(data: bytes) -> str:
+def _read(image: str | Path | bytes) -> bytes:
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""Settings of serving, validated all at once."""
+"""Settings of the server."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Seconds = Annotated[float, Field(gt=0, le=1e13)]
 
 
 class Limits(InputModel):
-    """What one request may ask for."""
+    """Limits of one request."""
 
     subject: ClassVar[str] = "limits"
 
     body_bytes: Count = Field(25 * MB, description="bytes of a request's body")
     pixels: Count = Field(
-        50_000_000, description="pixels of a picture, read in its header before decoding"
+        50_000_000, description="pixels of an image, read from its header before decoding"
     )
-    frames: Count = Field(1, description="frames of a picture")
+    frames: Count = Field(1, description="frames of an image")
     images: Count = Field(8, description="images of a request")
     job_images: Count = Field(64, description="images of a job")
     styles: Count = Field(4, description="styles of a mix")
     encode_steps: Count = Field(200, description="inversion steps of a full schedule")
-    decode_steps: Count = Field(200, description="steps of the walk back, of a full schedule")
+    decode_steps: Count = Field(200, description="decoding steps of a full schedule")
     seconds: Seconds = Field(120.0, description="seconds of a request")
 
 
 class ServeConfig(InputModel):
-    """How styles are served."""
+    """Settings of `style-factory serve`."""
 
     subject: ClassVar[str] = "serve"
 
     home: str | None = Field(None, description="home of the installation")
     base: str | None = Field(None, description="name of the base; null: the only one")
-    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="engines")
+    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="number of engines")
     ingresses: Annotated[int, Field(ge=1, le=100)] = Field(
         1, description="processes that receive HTTP requests"
     )
-    device: str | None = Field(None, description="`cpu` or `cuda`; null: a GPU where there is one")
+    device: str | None = Field(None, description="`cpu` or `cuda`; null: a GPU if available")
     threads: Count | None = Field(
-        None, description="threads of an engine on the CPU; null: the machine's cores, shared"
+        None, description="CPU threads of an engine; null: the machine's cores divided by replicas"
     )
     engine_cpus: Annotated[float, Field(ge=0, le=1024)] = Field(
         1.0, description="CPUs that Ray reserves for an engine"
@@ -57,12 +57,13 @@ class ServeConfig(InputModel):
         0.0, description="GPUs that Ray reserves for an engine"
     )
     queue: Count = Field(
-        64, description="images that an ingress accepts before it answers 503, until they are done"
+        64, description="images in progress at an ingress, above which it answers 503"
     )
     bodies: Count = Field(
-        256 * MB, description="bytes of bodies that an ingress accepts before it answers 503"
+        256 * MB,
+        description="bytes of bodies at an ingress, above which it answers 503",
     )
-    batch: Count = Field(8, description="images that an engine computes at once")
+    batch: Count = Field(8, description="images that an engine computes together, at most")
     batch_wait: Annotated[float, Field(ge=0, le=10)] = Field(
         0.01, description="seconds that the first image of a batch waits for others"
     )
@@ -73,27 +74,27 @@ class ServeConfig(InputModel):
         1000 * MB, description="bytes of styles that an engine keeps on its device"
     )
     encodings: Budget = Field(256 * MB, description="bytes of encodings that an engine keeps")
-    photos: Budget = Field(64 * MB, description="bytes of uploaded photos that are kept")
+    photos: Budget = Field(64 * MB, description="bytes of stored photos")
     pinned: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="styles that stay loaded"
     )
     prewarm: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        2, description="further styles that are loaded at the start"
+        2, description="further styles that are loaded at startup"
     )
     poll: Annotated[float, Field(ge=0.05, le=3600)] = Field(
-        1.0, description="seconds between two looks at the registry"
+        1.0, description="seconds between two polls of the registry"
     )
     stall: Seconds = Field(
-        120.0, description="seconds without a finished step after which an engine is replaced"
+        120.0, description="seconds at one step after which an engine is replaced"
     )
     drain: Annotated[float, Field(ge=0, le=3600)] = Field(
-        60.0, description="seconds to finish accepted requests at the end"
+        60.0, description="seconds to finish accepted requests at shutdown"
     )
-    jobs: Count = Field(64, description="jobs that are kept")
-    job_age: Seconds = Field(3600.0, description="seconds that a job is kept")
+    jobs: Count = Field(64, description="number of stored jobs")
+    job_age: Seconds = Field(3600.0, description="seconds that a job is stored")
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
-    limits: Limits = Field(default_factory=Limits, description="what one request may ask for")
+    limits: Limits = Field(default_factory=Limits, description="limits of one request")
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def load_config(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise UserError(f"{path}: {(e.strerror or 'cannot be read').lower()}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(e).split())[:120]})") from None
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:120]})") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: it must hold an object of settings")
+        raise UserError(f"{path}: it must be an object of settings")
     return data

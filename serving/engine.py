@@ -1,8 +1,8 @@
-"""The engine: one thread that encodes and decodes in batches. No Ray in here.
+"""The engine: one thread that encodes and decodes photos in batches. Independent of Ray.
 
-Requests of different styles share a batch: all photos without a cached encoding are encoded in
-one call; what has the same mix is decoded in one call, since one call takes one set of weights.
-Results do not depend on the company.
+Requests of different styles share a batch. Photos without a cached encoding are encoded together;
+photos with equal mixes are decoded together, since a decode uses one set of weights. A result does
+not depend on the batch that computed it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ from osasis.mix import Mix
 from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
 from serving.caches import ByteLru, StyleCache, encoding_bytes
 from serving.request_images import photo_id, to_pixels
-from serving.style_loader import StyleLoads, when_all
+from serving.style_loader import StyleLoader, when_all
 
-PREPARERS = 4
-
-
-class EngineClosedError(RuntimeError):
-    """The engine has stopped."""
+PREPARE_THREADS = 4
 
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """The version of a style that a request uses. reference: unique to the version, such as
-    ``oil:3``. folder: finds the style's bundle, which may have to be downloaded."""
+    """The version of a style that a request uses.
+
+    reference: id and version, such as ``oil:3``. folder: returns the style's bundle, and downloads
+    it if needed.
+    """
 
     reference: str
     fingerprint: str
@@ -48,13 +47,13 @@ class ServedVersion:
 
 
 @dataclass(frozen=True)
-class Work:
-    """One photo through one mix.
+class ImageTask:
+    """One photo to stylize with one mix.
 
-    photo: normalised PNG. versions: by the styles of the mix. masks: grey PNGs. text_edit: (D,) or
-    None. Without a mix the photo is only encoded, as the first of ``versions`` asks. fit: how the
-    photo became a square. source: name of the photo's file. mask_hashes: SHA-256 of the masks as
-    they were sent.
+    photo: PNG of the base's size. mix: None to encode the photo only, with the settings of the
+    first of ``versions``. versions: by style. masks: grey PNGs by name. text_edit: (D,) or None.
+    fit: how the photo was made square. source: name of the photo's file. mask_hashes: SHA-256 of
+    the masks as sent.
     """
 
     photo: bytes
@@ -69,7 +68,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Result:
-    """pixels: uint8 (H, W, 3), None for an encoding alone. seconds: of each part."""
+    """A finished task.
+
+    pixels: uint8 (H, W, 3); None if the photo was only encoded. cached: whether the encoding came
+    from the cache. batch: tasks in the batch.
+    """
 
     pixels: np.ndarray | None
     arithmetic: Arithmetic
@@ -81,16 +84,15 @@ class Result:
     decode_seconds: float
 
     @property
-    def picture(self) -> np.ndarray:
-        """The pixels of a result that has some."""
+    def image(self) -> np.ndarray:
+        """``pixels`` of a stylized photo."""
         assert self.pixels is not None
         return self.pixels
 
 
 @dataclass
-class _Item:
-    work: Work
-    mix: Mix | None
+class _QueuedTask:
+    task: ImageTask
     styles: dict[str, Style]
     future: Future[Result]
     photo: str
@@ -100,6 +102,7 @@ class _Item:
     load_seconds: float
     queued: float
     cached: bool = False
+    encode_seconds: float = 0.0
 
     @property
     def encoding_key(self) -> str:
@@ -108,19 +111,24 @@ class _Item:
 
     @property
     def decode_key(self) -> str:
-        versions = sorted((name, v.reference) for name, v in self.work.versions.items())
-        masks = sorted((name, photo_id(data)) for name, data in self.work.masks.items())
-        edit = None if self.work.text_edit is None else self.work.text_edit.tolist()
-        mix = None if self.mix is None else self.mix.to_dict()
+        versions = sorted((name, v.reference) for name, v in self.task.versions.items())
+        masks = sorted((name, photo_id(data)) for name, data in self.task.masks.items())
+        edit = None if self.task.text_edit is None else self.task.text_edit.tolist()
+        mix = None if self.task.mix is None else self.task.mix.to_dict()
         return json.dumps([mix, versions, masks, edit, asdict(self.plan)], sort_keys=True)
 
 
 class _AbandonedError(Exception):
-    """Nobody waits for this group any more."""
+    """All clients of a group have disconnected."""
 
 
 class Engine:
-    """Batches over one base. ``submit`` from any thread; one worker thread computes."""
+    """Runs tasks on one base in batches. ``submit`` is thread-safe; one worker thread computes.
+
+    batch: most tasks per batch. batch_wait: seconds that the first task of a batch waits for
+    others. styles_host, styles_device, encodings: bytes of the caches. stall: seconds without
+    progress after which ``problem`` reports the engine.
+    """
 
     def __init__(
         self,
@@ -135,127 +143,110 @@ class Engine:
     ) -> None:
         self.base, self.batch, self.batch_wait, self.stall = base, batch, batch_wait, stall
         self.styles = StyleCache(styles_host, styles_device, base.device)
-        self.loads = StyleLoads(base, self.styles)
+        self.loader = StyleLoader(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, encoding_bytes)
-        self.batches = self.images = self.encoded = self.cancelled = 0
-        self.busy_since: float | None = None
-        self._beat = time.monotonic()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
-        self._closed = False
+        self.batches = self.images = self.encoded = self.abandoned = 0
+        self._busy = False
+        self._last_progress = time.monotonic()
+        self._queue: queue.SimpleQueue[_QueuedTask] = queue.SimpleQueue()
+        self._prepare_pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work) -> Future[Result]:
-        """Queue work. The future raises UserError for what is wrong with it; cancelling it
-        takes it out of the queue, or out of the batch where all others are cancelled too."""
-        if self._closed:
-            raise EngineClosedError("the engine has stopped")
+    def submit(self, task: ImageTask) -> Future[Result]:
+        """Queue a task. The future raises UserError for an invalid task or a style that cannot be
+        loaded; ``abandon`` cancels it."""
         future: Future[Result] = Future()
         start = time.monotonic()
-        loads = {n: self.loads.soon(v.reference, v.folder) for n, v in work.versions.items()}
+        loads = {n: self.loader.submit(v.reference, v.folder) for n, v in task.versions.items()}
         when_all(
             loads.values(),
-            lambda: self._preparers.submit(self._prepare, work, loads, start, future),
+            lambda: self._prepare_pool.submit(self._prepare, task, loads, start, future),
         )
         return future
 
-    def close(self) -> None:
-        self._closed = True
-        self.loads.close()
-        self._preparers.shutdown(wait=True)
-        self._queue.put(None)
-        self._thread.join(timeout=self.stall)
-
     def problem(self) -> str | None:
-        """Why the engine is sick, if it is."""
-        if not self._thread.is_alive() and not self._closed:
+        """Why the engine is unhealthy; None if it is healthy."""
+        if not self._thread.is_alive():
             return "the engine's thread has ended"
-        silent = time.monotonic() - self._beat
-        if self.busy_since is not None and silent > self.stall:
-            return f"the engine has been at one step for {silent:.0f} s"
+        idle = time.monotonic() - self._last_progress
+        if self._busy and idle > self.stall:
+            return f"the engine has been at one step for {idle:.0f} s"
         return None
 
     def _prepare(
-        self, work: Work, loads: dict[str, Future[Style]], start: float, future: Future[Result]
-    ) -> None:
-        """Decode pictures, off the computing thread; all loads have ended."""
+        self, task: ImageTask, loads: dict[str, Future[Style]], start: float,
+        future: Future[Result],
+    ) -> None:  # fmt: skip
+        """Decode the task's PNGs in the prepare pool and queue it. All loads have ended."""
         try:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
-            mix = work.mix
+            mix = task.mix
             name = mix.styles[0].style if mix is not None else next(iter(styles))
             plan = encode_plan(mix, styles[name].settings, self.base.device)
-            pixels = torch.from_numpy(to_pixels(work.photo)).permute(2, 0, 1).float()
+            pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
-                for name, data in work.masks.items()
+                for name, data in task.masks.items()
             }
             now = time.monotonic()
             self._queue.put(
-                _Item(work, mix, styles, future, photo_id(work.photo), plan,
-                      pixels / 127.5 - 1, masks, load_seconds, now)
+                _QueuedTask(task, styles, future, photo_id(task.photo), plan,
+                            pixels / 127.5 - 1, masks, load_seconds, now)
             )  # fmt: skip
         except BaseException as e:
             if not future.done():
                 future.set_exception(e)
 
     def _run(self) -> None:
-        while (items := self._collect()) is not None:
-            items = [i for i in items if i.future.set_running_or_notify_cancel()]
+        while True:
+            items = [i for i in self._collect() if i.future.set_running_or_notify_cancel()]
             if not items:
                 continue
-            self._beat = self.busy_since = time.monotonic()
+            self._last_progress, self._busy = time.monotonic(), True
             try:
                 self._compute(items)
             except BaseException as e:
                 for item in items:
                     if not item.future.done():
                         item.future.set_exception(e)
-            self.busy_since = None
-            self._beat = time.monotonic()
+            self._busy = False
             self.batches += 1
             self.images += len(items)
 
-    def _collect(self) -> list[_Item] | None:
-        """A batch: up to ``batch`` items, waiting for them until the deadline of the first."""
-        first = self._queue.get()
-        if first is None:
-            return None
-        items, deadline = [first], time.monotonic() + self.batch_wait
+    def _collect(self) -> list[_QueuedTask]:
+        """Wait for the first task, then up to ``batch_wait`` for a batch of ``batch`` tasks."""
+        items, deadline = [self._queue.get()], time.monotonic() + self.batch_wait
         while len(items) < self.batch:
             try:
-                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+                items.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 break
-            if item is None:
-                self._queue.put(None)
-                break
-            items.append(item)
         return items
 
-    def _compute(self, items: list[_Item]) -> None:
+    def _compute(self, items: list[_QueuedTask]) -> None:
         started = time.monotonic()
-        encodings, encode_seconds = self._encode(items)
-        groups: dict[str, list[_Item]] = {}
+        encodings = self._encode(items)
+        groups: dict[str, list[_QueuedTask]] = {}
         for item in items:
-            if item.mix is None:
-                self._finish(item, None, len(items), started, encode_seconds, 0.0)
+            if item.task.mix is None:
+                self._finish(item, None, len(items), started, 0.0)
             elif not item.future.done():
                 groups.setdefault(item.decode_key, []).append(item)
         for group in groups.values():
             try:
-                self._decode(group, encodings, len(items), started, encode_seconds)
+                self._decode(group, encodings, len(items), started)
             except _AbandonedError:
-                self.cancelled += len(group)
-            except Exception as e:  # one mix's mistake is not the others'
+                self.abandoned += len(group)
+            except Exception as e:  # an error of one mix must not fail the other groups
                 for item in group:
                     item.future.set_exception(e)
 
-    def _encode(self, items: list[_Item]) -> tuple[dict[str, Encodings], dict[str, float]]:
-        """Encodings by key; cached ones, and the others in one call for each way of encoding."""
+    def _encode(self, items: list[_QueuedTask]) -> dict[str, Encodings]:
+        """Encodings by key, from the cache or from one encode call per plan."""
         found: dict[str, Encodings] = {}
-        wanted: dict[EncodePlan, dict[str, _Item]] = {}
+        missing: dict[EncodePlan, dict[str, _QueuedTask]] = {}
         for item in items:
             key = item.encoding_key
             cached = found.get(key) or self.encodings.get(key)
@@ -263,82 +254,76 @@ class Engine:
             if cached is not None:
                 found[key] = cached
             else:
-                wanted.setdefault(item.plan, {}).setdefault(key, item)
-        seconds: dict[str, float] = {}
-        for plan, new in wanted.items():
+                missing.setdefault(item.plan, {}).setdefault(key, item)
+        for plan, new in missing.items():
+            members = [i for i in items if i.encoding_key in new]
             start = time.monotonic()
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)
             try:
                 done = encode(self.base, photos, plan, progress=self._progress(None))
             except Exception as e:
-                for item in items:
-                    if item.encoding_key in new:
-                        item.future.set_exception(e)
+                for item in members:
+                    item.future.set_exception(e)
                 continue
-            took = time.monotonic() - start
+            elapsed = time.monotonic() - start
+            for item in members:
+                item.encode_seconds = elapsed
             for i, key in enumerate(new):
-                found[key] = _own(done.take(slice(i, i + 1)))
+                found[key] = _clone(done.take(slice(i, i + 1)))
                 self.encodings.put(key, found[key])
-                seconds[key] = took
             self.encoded += len(new)
-        return found, seconds
+        return found
 
     def _decode(
-        self,
-        group: list[_Item],
-        encodings: dict[str, Encodings],
-        batch: int,
-        started: float,
-        encode_seconds: dict[str, float],
+        self, group: list[_QueuedTask], encodings: dict[str, Encodings], batch: int, started: float
     ) -> None:
+        """Decode tasks with equal ``decode_key`` in one call."""
         start = time.monotonic()
-        first = group[0]
-        assert first.mix is not None
+        first, mix = group[0], group[0].task.mix
+        assert mix is not None
         parts = [encodings[i.encoding_key] for i in group]
-        together = Encodings(
+        batched = Encodings(
             torch.cat([p.photo for p in parts]),
             torch.cat([p.z for p in parts]),
             torch.cat([p.x_t0 for p in parts]),
             first.plan,
         )
-        keys = first.work.versions
-        styles = {n: self.styles.place(keys[n].reference, s) for n, s in first.styles.items()}
+        versions = first.task.versions
+        styles = {
+            n: self.styles.to_device(versions[n].reference, s) for n, s in first.styles.items()
+        }
         device = self.base.device
         edits = {}
-        if first.mix.text_edit is not None and first.work.text_edit is not None:
-            edits[first.mix.text_edit] = first.work.text_edit.to(device)
+        if mix.text_edit is not None and first.task.text_edit is not None:
+            edits[mix.text_edit] = first.task.text_edit.to(device)
         images = decode(
-            self.base, together, first.mix, styles,
+            self.base, batched, mix, styles,
             masks={k: v.to(device) for k, v in first.masks.items()},
             text_edits=edits, progress=self._progress(group),
         )  # fmt: skip
-        took = time.monotonic() - start
+        elapsed = time.monotonic() - start
         if not bool(torch.isfinite(images).all()):
-            raise UserError("the image holds no finite numbers; the style may have diverged")
+            raise UserError("the image has values that are not finite; the style may have diverged")
         pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        for item, picture in zip(group, pixels, strict=True):
-            self._finish(item, picture, batch, started, encode_seconds, took)
+        for item, image in zip(group, pixels, strict=True):
+            self._finish(item, image, batch, started, elapsed)
 
     def _finish(
-        self,
-        item: _Item,
-        pixels: np.ndarray | None,
-        batch: int,
-        started: float,
-        encode_seconds: dict[str, float],
+        self, item: _QueuedTask, pixels: np.ndarray | None, batch: int, started: float,
         decode_seconds: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if item.future.done():  # its encoding failed
             return
-        seconds = 0.0 if item.cached else encode_seconds.get(item.encoding_key, 0.0)
         item.future.set_result(
             Result(pixels, item.plan.arithmetic, item.cached, batch, started - item.queued,
-                   item.load_seconds, seconds, decode_seconds)
+                   item.load_seconds, item.encode_seconds, decode_seconds)
         )  # fmt: skip
 
-    def _progress(self, group: list[_Item] | None) -> Callable[[int, int], None]:
+    def _progress(self, group: list[_QueuedTask] | None) -> Callable[[int, int], None]:
+        """A callback per step: records progress and stops a group that is abandoned as a whole."""
+
         def step(done: int, of: int) -> None:
-            self._beat = time.monotonic()
+            self._last_progress = time.monotonic()
             if group and all(getattr(i.future, "abandoned", False) for i in group):
                 for item in group:
                     item.future.set_exception(_AbandonedError())
@@ -352,7 +337,7 @@ class Engine:
             "engine_batches_total": self.batches,
             "engine_images_total": self.images,
             "engine_encoded_total": self.encoded,
-            "engine_abandoned_total": self.cancelled,
+            "engine_abandoned_total": self.abandoned,
             "style_loads_total": self.styles.loads,
             "style_evictions_total": self.styles.host.evictions,
             "styles_loaded": len(self.styles.host),
@@ -364,11 +349,11 @@ class Engine:
 
 
 def abandon(future: Future[Result]) -> None:
-    """Nobody waits for this any more: cancel it, also where it is being computed."""
+    """Cancel a task. A running group stops at its next step once all its tasks are abandoned."""
     if not future.cancel():
         future.abandoned = True  # type: ignore[attr-defined]
 
 
-def _own(e: Encodings) -> Encodings:
-    """A copy that does not keep its whole batch in memory."""
+def _clone(e: Encodings) -> Encodings:
+    """A copy that does not keep the whole batch's tensors in memory."""
     return Encodings(e.photo.clone(), e.z.clone(), e.x_t0.clone(), e.plan)

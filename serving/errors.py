@@ -1,4 +1,4 @@
-"""Errors that a client reads: a status and a JSON body that names field, value and limit."""
+"""HTTP errors: a status and a JSON body that names field, value and limit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from osasis.validation import InvalidInputError
 
 
 class ApiError(Exception):
-    """An answer other than success.
+    """An HTTP error answer.
 
-    status: of HTTP. field: what was wrong, as a path such as ``mix.styles[0].weight``. value:
-    what was found. allowed: what there may be. retry_after: seconds, for 429 and 503.
-    errors: all problems where there are several.
+    field: path of the wrong field, such as ``mix.styles[0].weight``. value: the value found.
+    allowed: the allowed values. retry_after: seconds, for 429 and 503. errors: every problem of an
+    input.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ApiError(Exception):
 
 
 def invalid(error: InvalidInputError, prefix: str = "") -> ApiError:
-    """422 with every problem of an input. prefix: the field that the input is in the request."""
+    """A 422 with every problem of an input. prefix: path of the input in the request."""
     problems = [p.with_prefix(prefix) for p in error.problems]
     rows = [
         {
@@ -60,7 +60,7 @@ def invalid(error: InvalidInputError, prefix: str = "") -> ApiError:
 
 
 def shown(value: Any) -> Any:
-    """A value short enough to send back, and valid JSON."""
+    """The value as valid JSON of at most 120 characters, for error answers."""
     if isinstance(value, bool | int) or value is None:
         return value
     if isinstance(value, float) and abs(value) < float("inf"):

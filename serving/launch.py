@@ -1,4 +1,4 @@
-"""`style-factory serve`: start, wait, drain, stop."""
+"""`style-factory serve`: starts Ray Serve, waits for a signal, drains, stops."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
 from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
+from serving.auth import read_keys
 from serving.config import ServeConfig
 
-NAME = "style-factory"
+APP_NAME = "style-factory"
 
 
 def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
-    """What would be served. Raises UserError for what would not work."""
+    """Check settings, base, keys and styles. Returns url, base, styles and replicas.
+
+    Raises UserError.
+    """
     home = Home.find(config.home)
     info = read_base_info(home.base_folder(config.base))
     if config.keys:
-        from pathlib import Path
-
-        from serving.auth import read_keys
-
         read_keys(Path(config.keys))
     from serving.served_styles import StyleCatalog
 
@@ -52,13 +53,16 @@ def run(
     host: str,
     port: int,
     ready: Callable[[dict[str, Any]], None],
-    say: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was accepted. Raises UserError."""
+    """Serve until SIGTERM or SIGINT, then finish all accepted requests. Raises UserError.
+
+    ready: called with the result of ``check`` once the server answers. report: prints a line.
+    """
     facts = check(config, host, port)
-    _free(host, port)
+    _check_port(host, port)
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "0")
-    # Ray gives way to all other programs of the machine; somebody waits for an answer here.
+    # Ray lowers the priority of its workers by default; requests are interactive.
     os.environ.setdefault("RAY_worker_niceness", "0")
     from ray import serve
 
@@ -73,11 +77,11 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         serve.start(http_options={"host": host, "port": port})
-        serve.run(build(config.to_dict()), name=NAME, route_prefix="/")
+        serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
         if not stop.is_set():
             ready(facts)
         stop.wait()
-        say("closing: finishing what was accepted")
+        report("closing: finishing accepted requests")
         _drain(config.drain)
     finally:
         serve.shutdown()
@@ -85,22 +89,23 @@ def run(
 
 
 def _drain(seconds: float) -> None:
-    """No new work; wait until the ingresses have answered all that they accepted."""
+    """Refuse new work; wait up to ``seconds`` until all accepted requests are answered."""
     from ray import serve
 
-    keeper: Any = serve.get_deployment_handle("keeper", NAME)
+    state: Any = serve.get_deployment_handle("state", APP_NAME)
     end = time.monotonic() + seconds
-    quiet = 0
-    while time.monotonic() < end and quiet < 3:
+    idle_polls = 0
+    while time.monotonic() < end and idle_polls < 3:
         time.sleep(0.5)
         idle = False
-        # A keeper that is slow, or has been started anew, is told again.
+        # Repeated, because the actor may be slow or restarted.
         with contextlib.suppress(Exception):
-            idle = keeper.drain.remote().result(timeout_s=10)
-        quiet = quiet + 1 if idle else 0
+            idle = state.drain.remote().result(timeout_s=10)
+        idle_polls = idle_polls + 1 if idle else 0
 
 
-def _free(host: str, port: int) -> None:
+def _check_port(host: str, port: int) -> None:
+    """Raise UserError if the address cannot be bound."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,11 +1,11 @@
-"""Counters of this process, and all processes' together as Prometheus text."""
+"""Counters of a process, and their sum over all processes as Prometheus text."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
 
-# A sample's name with its labels, as Prometheus writes it: requests_total{route="/x"}.
+# By name with labels in Prometheus's notation: requests_total{route="/x"}.
 Samples = dict[str, float]
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PREFIX = "style_factory_"
@@ -15,8 +15,8 @@ HELP = {
     "request_seconds": "Seconds from a request's arrival to its answer",
     "images_total": "Images answered",
     "rejected_total": "Requests refused because the queue was full",
-    "in_flight": "Images accepted and not answered yet",
-    "open_requests": "Requests with work that are being read, worked on or answered",
+    "in_flight": "Images admitted and not answered yet",
+    "open_requests": "POST requests in progress",
     "engine_batches_total": "Batches computed",
     "engine_images_total": "Images computed",
     "engine_encoded_total": "Photos encoded",
@@ -42,8 +42,8 @@ class Counters:
 
     def observe(self, name: str, seconds: float) -> None:
         for limit in (*BUCKETS, "+Inf"):
-            if limit == "+Inf" or seconds <= float(limit):
-                self.add(f"{name}_bucket", 1.0, le=limit)
+            if seconds <= float(limit):
+                self.add(f"{name}_bucket", le=limit)
         self.add(f"{name}_sum", seconds)
         self.add(f"{name}_count")
 
@@ -53,13 +53,13 @@ class Counters:
 
 
 def render(sources: Iterable[Mapping[str, float]]) -> str:
-    """The sum over all processes, in Prometheus's text format."""
+    """The sum of all processes' samples in Prometheus's text format."""
     total: Samples = {}
     for source in sources:
         for key, value in source.items():
             total[key] = total.get(key, 0.0) + value
     families: dict[str, list[str]] = {}
-    for key in sorted(total, key=_order):
+    for key in sorted(total, key=_sort_key):
         name = key.partition("{")[0]
         family = name
         for suffix in ("_bucket", "_sum", "_count"):
@@ -68,11 +68,9 @@ def render(sources: Iterable[Mapping[str, float]]) -> str:
         families.setdefault(family, []).append(f"{PREFIX}{key} {total[key]:g}")
     lines = []
     for family, samples in families.items():
-        kind = (
-            "histogram"
-            if family.endswith("_seconds")
-            else ("counter" if family.endswith("_total") else "gauge")
-        )
+        kind = "counter" if family.endswith("_total") else "gauge"
+        if family.endswith("_seconds"):
+            kind = "histogram"
         lines.append(f"# HELP {PREFIX}{family} {HELP.get(family, family.replace('_', ' '))}")
         lines += [f"# TYPE {PREFIX}{family} {kind}", *samples]
     return "\n".join(lines) + "\n"
@@ -81,11 +79,12 @@ def render(sources: Iterable[Mapping[str, float]]) -> str:
 def _labels(labels: Mapping[str, object]) -> str:
     if not labels:
         return ""
-    clean = (f'{k}="{str(v)[:80]}"' for k, v in sorted(labels.items()))
-    return "{" + ",".join(clean) + "}"
+    pairs = (f'{k}="{str(v)[:80]}"' for k, v in sorted(labels.items()))
+    return "{" + ",".join(pairs) + "}"
 
 
-def _order(key: str) -> tuple[str, float]:
-    name, _, rest = key.partition("{")
-    le = rest.partition('le="')[2].partition('"')[0]
-    return (name + ("" if le else rest), float(le.replace("+Inf", "inf")) if le else 0.0)
+def _sort_key(key: str) -> tuple[str, float]:
+    """By name and labels; buckets by their upper bound."""
+    name, _, labels = key.partition("{")
+    le = labels.partition('le="')[2].partition('"')[0]
+    return (name + ("" if le else labels), float(le) if le else 0.0)

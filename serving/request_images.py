@@ -1,4 +1,4 @@
-"""Pictures in and out of requests: checked in the header, normalised, encoded with provenance."""
+"""Images of requests and answers: header checks, decoding to squares, encoding."""
 
 from __future__ import annotations
 
@@ -17,53 +17,50 @@ from osasis.images.geometry import fit_square
 from serving.config import Limits
 from serving.errors import ApiError
 
-# What a picture is, its first bytes decide, not what the client calls it.
+# The first bytes decide the format; file names and media types of clients are ignored.
 FORMATS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF"}
 MEDIA = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-ALLOWED = ", ".join(FORMATS)
 
 
-def arm(limits: Limits) -> None:
-    """Make Pillow's own guard an error in this process; ours comes first."""
+def limit_pillow(limits: Limits) -> None:
+    """Make Pillow raise on images above the pixel limit, as a second guard in this process."""
     Image.MAX_IMAGE_PIXELS = limits.pixels
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def square_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
-    """A client's picture as a PNG of size x size pixels without metadata. Raises ApiError."""
-    check_header(data, field, limits)
-    try:
-        picture = load_image(data, name=field, target=size, max_pixels=limits.pixels)
-    except ImageError as e:
-        raise ApiError(422, str(e), field=field) from None
-    return png_bytes(fit_square(picture, size, fit))
+    """A client's image as a PNG of size x size pixels without metadata. Raises ApiError."""
+    return png_bytes(fit_square(_decode(data, field, limits, size), size, fit))
 
 
 def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
-    """A mask as a grey PNG of size x size pixels, white where the style shows."""
+    """A mask as a grey PNG of size x size pixels, white where the style shows. Raises ApiError."""
+    return png_bytes(fit_square(_decode(data, field, limits).convert("L"), size, fit))
+
+
+def _decode(data: bytes, field: str, limits: Limits, target: int | None = None) -> Image.Image:
     check_header(data, field, limits)
     try:
-        picture = load_image(data, name=field, max_pixels=limits.pixels)
+        return load_image(data, name=field, target=target, max_pixels=limits.pixels)
     except ImageError as e:
         raise ApiError(422, str(e), field=field) from None
-    return png_bytes(fit_square(picture.convert("L"), size, fit))
 
 
 def check_header(data: bytes, field: str, limits: Limits) -> None:
-    """Format, pixels and frames, before a pixel is decoded. Raises ApiError."""
+    """Check format, pixels and frames before decoding. Raises ApiError 413, 415 or 422."""
     kind = next((k for k, head in FORMATS.items() if data.startswith(head)), None)
     if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
-        raise ApiError(415, f"{field} is no picture of an allowed format", field=field,
+        raise ApiError(415, f"{field} is not an image of an allowed format", field=field,
                        allowed=list(FORMATS))  # fmt: skip
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             width, height = image.size
-            # Phones put a preview or a depth map behind a JPEG; its first picture is the photo.
+            # Phones append a preview or a depth map to a JPEG; the first frame is the photo.
             frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         count = re.search(r"\d+", str(e))
         raise _too_many(field, int(count[0]) if count else None, limits) from None
-    except Exception:  # decoders fed with garbage raise anything
+    except Exception:  # decoders raise errors of any type on damaged data
         raise ApiError(422, f"{field}: the {kind} data is truncated or damaged", field=field
                        ) from None  # fmt: skip
     if width * height > limits.pixels:
@@ -79,16 +76,16 @@ def _too_many(field: str, pixels: int | None, limits: Limits) -> ApiError:
 
 
 def photo_id(png: bytes) -> str:
-    """Content hash of a normalised photo."""
+    """Content hash of a photo's PNG: 32 hexadecimal digits."""
     return hashlib.sha256(png).hexdigest()[:32]
 
 
 def to_pixels(png: bytes) -> np.ndarray:
-    """A normalised PNG of ours as uint8 (H, W, 3), or (H, W) where it is grey."""
+    """Decode a PNG made by this module to uint8 (H, W, 3), or (H, W) if grey."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.array(image)
 
 
-def encoded(pixels: np.ndarray, provenance: Provenance) -> bytes:
-    """uint8 (H, W, 3) as a file of the format that its provenance names."""
+def encode_pixels(pixels: np.ndarray, provenance: Provenance) -> bytes:
+    """Encode uint8 (H, W, 3) in the format of ``provenance``, which is embedded."""
     return encode_image(Image.fromarray(pixels), provenance)

@@ -1,8 +1,8 @@
-"""Bodies of requests and answers, as the OpenAPI shows them."""
+"""Models of request and response bodies; OpenAPI is generated from them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +10,7 @@ from osasis.mix import Mix
 from osasis.validation import InputModel
 
 Fit = Literal["crop", "pad", "resize"]
+JobState = Literal["queued", "running", "done", "failed"]
 
 
 class StylizeBody(InputModel):
@@ -20,7 +21,7 @@ class StylizeBody(InputModel):
         max_length=1024,
     )
     masks: dict[str, str] = Field(
-        default_factory=dict, description="grey pictures by the names in the mix, base64"
+        default_factory=dict, description="grey images by the names in the mix, base64"
     )
     mix: Mix = Field(description="parameters of the stylization")
     fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
@@ -32,14 +33,14 @@ class EncodingsBody(InputModel):
     style: str | None = Field(
         None,
         max_length=200,
-        description="encode the photos at once, with this style's steps; null: at the first use",
+        description="encode the photos now, with this style's steps; null: at the first use",
     )
 
 
 class EncodingRow(BaseModel):
-    id: str = Field(description="stands for the photo in later calls")
+    id: str = Field(description="id of the photo, for later calls")
     expires: str = Field(
-        "when newer photos need the room", description="when the photo is dropped, in words"
+        "when newer photos need the memory", description="when the photo is dropped, as text"
     )
 
 
@@ -86,8 +87,8 @@ class StylesAnswer(BaseModel):
 
 class JobAnswer(BaseModel):
     id: str = Field(description="id of the job")
-    state: Literal["queued", "running", "done", "failed"] = Field(description="state of the job")
-    images: int = Field(description="number of images asked for")
+    state: JobState = Field(description="state of the job")
+    images: int = Field(description="number of requested images")
     done: int = Field(description="number of finished images")
     message: str | None = Field(None, description="why the job failed")
     results: list[str] = Field(default_factory=list, description="paths of the finished images")
@@ -107,8 +108,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "the path, style, job or encoding does not exist",
         406: "the server offers none of the types in Accept",
         408: "the body did not arrive within limits.seconds",
-        413: "the body or a picture exceeds limits.body_bytes or limits.pixels",
-        415: "the server does not read this type of body or picture",
+        413: "the body or an image exceeds limits.body_bytes or limits.pixels",
+        415: "the server does not read this type of body or image",
         422: "a field is wrong; the answer names the field",
         429: "the key's requests of this minute are used up; see Retry-After",
         503: "the server is busy or closing, or a style cannot be loaded; see Retry-After",
@@ -117,17 +118,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def body_docs(body: type[BaseModel], example: dict[str, Any], files: str = "image") -> dict:
-    """``requestBody`` of an operation that takes JSON or a form; bodies are read by hand, so
-    that their size is counted while they arrive."""
+def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """``requestBody`` of an operation that takes JSON or a form.
+
+    FastAPI does not generate it, because routes read bodies themselves to limit their size.
+    """
     form: dict[str, Any] = {
-        files: {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
-        "fit": {"type": "string", "enum": ["crop", "pad", "resize"]},
+        "fit": {"type": "string", "enum": list(get_args(Fit))},
         "style": {"type": "string"},
     }
-    names = {"fit", "style", files} if body is EncodingsBody else {*form} - {"style"}
+    names = {"fit", "style", "image"} if body is EncodingsBody else {*form} - {"style"}
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {
@@ -148,7 +151,7 @@ def body_docs(body: type[BaseModel], example: dict[str, Any], files: str = "imag
 
 
 def document_keys(schema: dict[str, Any]) -> None:
-    """Say in an OpenAPI document which operations take a key, and how."""
+    """Add the key's security schemes to an OpenAPI document and to each operation that takes it."""
     schema["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -160,7 +163,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 
 
 def component_schemas() -> dict[str, Any]:
-    """Schemas that the request bodies refer to."""
+    """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
     for body in (StylizeBody, EncodingsBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")

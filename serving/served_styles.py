@@ -1,24 +1,24 @@
-"""Styles that are served: follows the registry's champions in a thread."""
+"""The served styles: a thread polls the registry for each style's champion."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from factory.core.home import Home
 from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion, list_versions
 from osasis.errors import UserError, did_you_mean
+from serving.schemas import StyleRow
 
-# Changes that are looked up one by one.
-FEW = 10
+# Up to this many changed versions are looked up with one query each.
+MAX_SINGLE_QUERIES = 10
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A style as listed. problem: why it cannot be used, if so."""
+class ListedStyle:
+    """A registered style. problem: why requests cannot use it, or None."""
 
     version: StyleVersion
     problem: str | None = None
@@ -27,46 +27,53 @@ class Listed:
     def tags(self) -> list[str]:
         return [t for t in self.version.tags.get("tags", "").split(",") if t]
 
-    def row(self) -> dict[str, Any]:
+    @property
+    def licence(self) -> str:
+        return self.version.tags.get("licence", "")
+
+    def row(self) -> StyleRow:
         v = self.version
-        return {
-            "id": v.style,
-            "version": v.version,
-            "reference": v.reference,
-            "aliases": list(v.aliases),
-            "tags": self.tags,
-            "licence": v.tags.get("licence", ""),
-            "created_ms": v.created_ms,
-            "preview": f"/v1/styles/{v.style}/preview?version={v.version}",
-            "usable": self.problem is None,
-            "problem": self.problem,
-        }
+        return StyleRow(
+            id=v.style,
+            version=v.version,
+            reference=v.reference,
+            aliases=list(v.aliases),
+            tags=self.tags,
+            licence=self.licence,
+            created_ms=v.created_ms,
+            preview=f"/v1/styles/{v.style}/preview?version={v.version}",
+            usable=self.problem is None,
+            problem=self.problem,
+        )
 
 
 class StyleCatalog:
-    """The current version of every style of one base. ``poll`` asks once; ``start`` keeps on."""
+    """The current version of every registered style.
+
+    base: fingerprint of the served base; styles of other bases are listed as not usable.
+    ``error`` is the last poll's failure, or None.
+    """
 
     def __init__(self, home: Home, base: str) -> None:
         self.registry, self.base = Registry(home), base
-        self.styles: dict[str, Listed] = {}
+        self.styles: dict[str, ListedStyle] = {}
         self.error: str | None = None
         self._seen: dict[str, tuple[int, dict[str, int]]] = {}
-        self._stop = threading.Event()
 
     def start(self, seconds: float, changed: Callable[[], None] = lambda: None) -> None:
-        def follow() -> None:
-            while not self._stop.wait(seconds):
+        """Poll every ``seconds`` in a daemon thread; call ``changed`` after each change."""
+
+        def run() -> None:
+            while True:
+                time.sleep(seconds)
                 if self.poll():
                     changed()
 
-        threading.Thread(target=follow, name="registry", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
+        threading.Thread(target=run, name="registry", daemon=True).start()
 
     def poll(self) -> bool:
-        """Look at the registry; whether anything changed. A registry that is out of reach leaves
-        the styles as they are known."""
+        """Read the registry once. Returns whether a style changed; on failure keeps the styles and
+        sets ``error``."""
         try:
             current = self._current()
             new = {
@@ -74,8 +81,8 @@ class StyleCatalog:
                 for name, seen in current.items()
                 if self._seen.get(name) == seen and name in self.styles
             }
-            changes = {name: seen[0] for name, seen in current.items() if name not in new}
-            new |= {v.style: self._listed(v) for v in self._versions(changes)}
+            outdated = {name: seen[0] for name, seen in current.items() if name not in new}
+            new |= {v.style: self._listed(v) for v in self._versions(outdated)}
         except Exception as e:
             self.error = " ".join(str(e).split())[:200]
             return False
@@ -83,17 +90,17 @@ class StyleCatalog:
         self.styles, self._seen, self.error = dict(sorted(new.items())), current, None
         return changed
 
-    def _versions(self, wanted: dict[str, int]) -> list[StyleVersion]:
-        """Versions of styles by number. Many are looked up together: one by one, a thousand styles
-        take minutes."""
-        if len(wanted) <= FEW:
-            return [self.registry.get(name, str(number)) for name, number in wanted.items()]
+    def _versions(self, numbers: dict[str, int]) -> list[StyleVersion]:
+        """Versions by style and number. Many are read with one query, since a thousand single
+        queries take minutes."""
+        if len(numbers) <= MAX_SINGLE_QUERIES:
+            return [self.registry.get(name, str(number)) for name, number in numbers.items()]
         every = list_versions(self.registry.home)
-        return [v for n, number in wanted.items() for v in every.get(n, ()) if v.version == number]
+        return [v for n, number in numbers.items() for v in every.get(n, ()) if v.version == number]
 
     def _current(self) -> dict[str, tuple[int, dict[str, int]]]:
-        """The champion's number of every style, the newest where there is none, and its aliases;
-        one query a thousand styles."""
+        """By style: number of the champion, else of the newest version, and all aliases. One query
+        per 1000 styles."""
         found: dict[str, tuple[int, dict[str, int]]] = {}
         token = None
         while True:
@@ -109,14 +116,16 @@ class StyleCatalog:
             if not token:
                 return found
 
-    def _listed(self, version: StyleVersion) -> Listed:
+    def _listed(self, version: StyleVersion) -> ListedStyle:
         if version.base and version.base != self.base:
-            return Listed(version, f"it belongs to another base ({version.base})")
-        return Listed(version)
+            return ListedStyle(version, f"it belongs to another base ({version.base})")
+        return ListedStyle(version)
 
     def resolve(self, reference: str) -> StyleVersion:
-        """``a``, ``a@alias`` or ``a:3``; plain ``a`` from what the last poll saw. Raises UserError
-        for what is not there or belongs to another base."""
+        """The version of ``a``, ``a@alias`` or ``a:3``; ``a`` is the version of the last poll.
+
+        Raises UserError for an unknown style and for a style of another base.
+        """
         listed = self.styles.get(reference)
         if listed is None:
             name = reference.partition("@")[0].partition(":")[0]
@@ -128,21 +137,18 @@ class StyleCatalog:
             raise UserError(f"style {reference!r} cannot be used: {listed.problem}")
         return listed.version
 
-    def folder(self, version: StyleVersion) -> Path:
-        return version.folder()
-
     def page(
         self, offset: int, limit: int, text: str = "", tags: list[str] | None = None
-    ) -> tuple[int, list[Listed]]:
-        """How many styles match, and one page of them. text: in the id, tags or licence."""
+    ) -> tuple[int, list[ListedStyle]]:
+        """Number of matching styles, and one page of them.
+
+        text: words to find in id, tags and licence. tags: all must be present.
+        """
         words = text.lower().split()
         matching = [
             s
             for s in self.styles.values()
             if set(tags or []) <= set(s.tags)
-            and all(
-                w in " ".join([s.version.style, *s.tags, s.version.tags.get("licence", "")]).lower()
-                for w in words
-            )
+            and all(w in " ".join([s.version.style, *s.tags, s.licence]).lower() for w in words)
         ]
         return len(matching), matching[offset : offset + limit]

@@ -1,6 +1,6 @@
-"""The router: admits requests, resolves their styles, sends them to engines, and gives up politely.
+"""The router: admits requests, resolves their styles and runs them on engines.
 
-One in a process of the ingress; routes reach it by ``current()``.
+Each ingress process has one; routes get it from ``current()``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
+from torch import Tensor
 
 from factory.core.home import Home
 from factory.core.text_edits import find_text_edit
@@ -32,25 +33,25 @@ from serving.admission import Admission
 from serving.auth import Keys
 from serving.bodies import SentFile, StylizeRequest
 from serving.config import ServeConfig
-from serving.engine import Result, ServedVersion, Work
+from serving.engine import ImageTask, Result, ServedVersion
 from serving.errors import ApiError, invalid
-from serving.keeper import KeptPhoto
 from serving.metrics import Counters
-from serving.request_images import arm, mask_png, photo_id, square_png
+from serving.request_images import limit_pillow, mask_png, photo_id, square_png
 from serving.served_styles import StyleCatalog
+from serving.shared_state import StoredPhoto
 from serving.style_loader import StyleFailedError
 
 T = TypeVar("T")
-TRIES = 4
-BEAT = 1.0
+MAX_ATTEMPTS = 4
+HEARTBEAT_SECONDS = 1.0
 _current: Service | None = None
 
 
 class Service:
-    """See the module. engines, keeper: handles of the deployments."""
+    """The router of one ingress process. engines, state: handles of the deployments."""
 
-    def __init__(self, config: ServeConfig, engines: Any, keeper: Any) -> None:
-        self.config, self.engines, self.keeper = config, engines, keeper
+    def __init__(self, config: ServeConfig, engines: Any, state: Any) -> None:
+        self.config, self.engines, self.state = config, engines, state
         self.home = Home.find(config.home)
         self.info = read_base_info(self.home.base_folder(config.base))
         self.sizes = DiffAEConfig.parse(self.info["config"])
@@ -61,85 +62,79 @@ class Service:
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
         self.admission = Admission(config.queue, config.bodies)
-        # Work for jobs goes to the engines a batch at a time, so that it never fills their queues.
-        self.job_turn = asyncio.Semaphore(config.replicas)
+        # Jobs send one batch per engine at a time, so that they never fill the engines' queues.
+        self.job_slots = asyncio.Semaphore(config.replicas)
         self.open_requests = 0
         self.draining = False
-        self.heard = time.monotonic()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._beating: asyncio.Task[None] | None = None
+        self.last_heartbeat = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heartbeat_task: asyncio.Task[None] | None = None
         self.log = _logger(config.log)
-        arm(config.limits)
+        limit_pillow(config.limits)
 
-    def begin(self) -> None:
-        """Start what needs the event loop."""
-        if self._beating is None:
-            self._beating = asyncio.create_task(self._beat())
+    def start_heartbeat(self) -> None:
+        """Start sending heartbeats; needs a running event loop."""
+        if self._heartbeat_task is None:
+            self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             samples = {
                 **self.counters.samples(),
                 "in_flight": float(self.admission.images),
                 "open_requests": float(self.open_requests),
-                "rejected_total": float(self.admission.refused),
+                "rejected_total": float(self.admission.rejected),
                 "draining": float(self.draining),
                 "styles_listed": float(len(self.catalog.styles)),
             }
             with contextlib.suppress(Exception):
-                self.draining |= await self.keeper.beat.remote(self.name, samples)
-                self.heard = time.monotonic()
-            await asyncio.sleep(BEAT / 4 if self.draining else BEAT)
+                self.draining |= await self.state.heartbeat.remote(self.name, samples)
+                self.last_heartbeat = time.monotonic()
+            await asyncio.sleep(HEARTBEAT_SECONDS / (4 if self.draining else 1))
 
-    def background(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def retry_after(self) -> int:
-        """Seconds until the queue of now is done."""
-        return self.admission.retry_after()
-
     @contextlib.contextmanager
-    def open(self, request: Request) -> Iterator[None]:
-        """Room for a request's body. Raises ApiError 503, also where the server is closing."""
+    def admit_body(self, request: Request) -> Iterator[None]:
+        """Reserve memory for a request's body. Raises ApiError 503 when full or draining."""
         if self.draining:
-            raise ApiError(503, "this server is closing; no new work is taken", retry_after=10)
-        most, length = self.config.limits.body_bytes, request.headers.get("content-length", "")
-        with self.admission.body(min(int(length), most) if length.isdecimal() else most):
+            raise ApiError(503, "this server is closing and takes no new work", retry_after=10)
+        limit, length = self.config.limits.body_bytes, request.headers.get("content-length", "")
+        with self.admission.admit_body(min(int(length), limit) if length.isdecimal() else limit):
             yield
 
-    async def in_time(self, work: Awaitable[T]) -> T:
+    async def with_timeout(self, work: Awaitable[T]) -> T:
+        """Await within ``limits.seconds``. Raises ApiError 504."""
+        seconds = self.config.limits.seconds
         try:
-            return await asyncio.wait_for(work, self.config.limits.seconds)
+            return await asyncio.wait_for(work, seconds)
         except asyncio.TimeoutError:
-            most = f"at most {self.config.limits.seconds:g} s"
-            raise ApiError(504, "it took longer than is allowed", allowed=most) from None
+            raise ApiError(504, "the request took too long",
+                           allowed=f"at most {seconds:g} s") from None  # fmt: skip
 
-    async def works(self, asked: StylizeRequest) -> list[Work]:
-        """One piece of work a photo, everything resolved. Raises ApiError."""
-        photos = [
-            KeptPhoto(await self.normalised(sent, asked.fit), asked.fit, sent.name)
-            for sent in asked.photos
-        ]
-        photos += [await self.kept_photo(key, i) for i, key in enumerate(asked.encodings)]
+    async def make_tasks(self, request: StylizeRequest) -> list[ImageTask]:
+        """One task per photo, with resolved styles, masks and text edit. Raises ApiError."""
+        photos = [await self.read_photo(sent, request.fit) for sent in request.photos]
+        photos += [await self.get_photo(key, i) for i, key in enumerate(request.encodings)]
+        size, limits = self.sizes.image_size, self.config.limits
         masks = {
             name: await asyncio.to_thread(
-                mask_png, data, f"masks.{name}", self.size, asked.fit, self.config.limits
+                mask_png, data, f"masks.{name}", size, request.fit, limits
             )
-            for name, data in asked.masks.items()
+            for name, data in request.masks.items()
         }
-        versions, edit = await asyncio.to_thread(self._resolve, asked.mix)
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in asked.masks.items()}
+        versions, edit = await asyncio.to_thread(self._resolve, request.mix)
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
         return [
-            Work(p.png, asked.mix, versions, masks, edit, p.fit, p.source, hashes) for p in photos
+            ImageTask(p.png, request.mix, versions, masks, edit, p.fit, p.source, hashes)
+            for p in photos
         ]
 
-    @property
-    def size(self) -> int:
-        return self.sizes.image_size
-
-    def _resolve(self, mix: Mix) -> tuple[dict[str, ServedVersion], Any]:
+    def _resolve(self, mix: Mix) -> tuple[dict[str, ServedVersion], Tensor | None]:
+        """Served versions by style, and the text edit's direction. Raises ApiError."""
         try:
             mix.check_on(self.sizes)
         except InvalidInputError as e:
@@ -160,59 +155,60 @@ class Service:
             raise ApiError(422, str(e), field="mix.text_edit", value=mix.text_edit) from None
         return versions, edit.direction
 
-    async def normalised(self, sent: SentFile, fit: str) -> bytes:
-        """A photo as a PNG of the base's size. Raises ApiError."""
-        return await asyncio.to_thread(
-            square_png, sent.data, sent.field, self.size, fit, self.config.limits
+    async def read_photo(self, sent: SentFile, fit: str) -> StoredPhoto:
+        """Decode a sent photo and make it square. Raises ApiError."""
+        png = await asyncio.to_thread(
+            square_png, sent.data, sent.field, self.sizes.image_size, fit, self.config.limits
         )
+        return StoredPhoto(png, fit, sent.name)
 
-    async def kept_photo(self, key: str, index: int) -> KeptPhoto:
-        """A photo that was sent before. Raises ApiError 404."""
-        photo: KeptPhoto | None = await self.keeper.get_photo.remote(key)
+    async def get_photo(self, key: str, index: int) -> StoredPhoto:
+        """The stored photo of ``encodings[index]``. Raises ApiError 404."""
+        photo: StoredPhoto | None = await self.state.get_photo.remote(key)
         if photo is None:
-            raise ApiError(404, f"encoding {key[:64]!r} is not known (any more); send the photo "
+            raise ApiError(404, f"encoding {key[:64]!r} is unknown or has expired; send the photo "
                            "to /v1/encodings again", field=f"encodings[{index}]",
                            value=key)  # fmt: skip
         return photo
 
-    async def keep_photo(self, photo: KeptPhoto) -> str:
-        """Keep a photo; returns its id."""
+    async def store_photo(self, photo: StoredPhoto) -> str:
+        """Store a photo and return its id."""
         key = photo_id(photo.png)
-        await self.keeper.put_photo.remote(key, photo)
+        await self.state.put_photo.remote(key, photo)
         return key
 
-    async def run_all(self, works: list[Work]) -> list[Result]:
-        """All of them, together in the engines' batches. The first mistake ends the others."""
-        tasks = [asyncio.create_task(self.run(w)) for w in works]
+    async def run_all(self, tasks: list[ImageTask]) -> list[Result]:
+        """Run tasks concurrently; the first error cancels the others. Raises ApiError."""
+        running = [asyncio.create_task(self.run(task)) for task in tasks]
         try:
-            return list(await asyncio.gather(*tasks))
+            return list(await asyncio.gather(*running))
         except BaseException:
-            for task in tasks:
-                task.cancel()
+            for each in running:
+                each.cancel()
             raise
 
-    async def run(self, work: Work) -> Result:
-        """One piece of work on some engine; on another where its engine dies. Raises ApiError."""
+    async def run(self, task: ImageTask) -> Result:
+        """Run a task on an engine, and on another engine if that one dies. Raises ApiError."""
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import RayServeException
 
-        for attempt in range(1, TRIES + 1):
-            response = self.engines.run.remote(work)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            response = self.engines.run.remote(task)
             try:
                 outcome = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise
             except (RayActorError, RayServeException) as e:
-                # The work is pure: done twice is as good as once.
+                # Retries are safe: stylization is a pure function.
                 self.counters.add("engine_retries_total")
-                if attempt == TRIES:
-                    raise ApiError(503, "no engine could finish this; try again",
-                                   retry_after=self.retry_after() + 5) from e  # fmt: skip
+                if attempt == MAX_ATTEMPTS:
+                    raise ApiError(503, f"engines failed {attempt} times; try again",
+                                   retry_after=self.admission.retry_after() + 5) from e  # fmt: skip
                 await asyncio.sleep(0.3 * attempt)
                 continue
             if isinstance(outcome, Result):
-                self.admission.pace.done()
+                self.admission.throughput.record_image()
                 self.counters.add("images_total")
                 return outcome
             if isinstance(outcome, StyleFailedError):
@@ -224,24 +220,25 @@ class Service:
 
 
 def served_version(version: StyleVersion) -> ServedVersion:
-    """A registered version as the engines load it."""
+    """The data that an engine needs to load a registered version."""
     return ServedVersion(version.reference, version.fingerprint, version.folder)
 
 
 def current() -> Service:
-    """This process's service."""
+    """This process's service. Raises RuntimeError before ``install``."""
     if _current is None:
         raise RuntimeError("the service has not been started in this process")
     return _current
 
 
 def install(service: Service) -> None:
+    """Set this process's service."""
     global _current
     _current = service
 
 
 def _logger(path: str | None) -> logging.Logger:
-    """JSON lines, without anything of pictures or keys."""
+    """Logger of JSON lines, to a file or standard error."""
     log = logging.getLogger("style_factory.serving")
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -253,6 +250,7 @@ def _logger(path: str | None) -> logging.Logger:
     return log
 
 
-def log_line(service: Service, **fields: Any) -> None:
+def log_event(service: Service, **fields: Any) -> None:
+    """Write one JSON line. Never pass image data or API keys."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     service.log.info(json.dumps({"time": now, "process": os.getpid(), **fields}))

@@ -206,7 +206,8 @@ def _check_address(address: str) -> None:
         )
     try:
         parts = urlsplit(f"//{location}")
-        socket.create_connection((parts.hostname, parts.port), timeout=PORT_SECONDS).close()
+        host, port = parts.hostname or "", parts.port or 0
+        socket.create_connection((host, port), timeout=PORT_SECONDS).close()
     except (OSError, ValueError) as e:
         why = (getattr(e, "strerror", None) or str(e)).lower()
         raise UserError(
@@ -224,7 +225,8 @@ def _cluster_problem(error: BaseException) -> str:
             "to a file with the cluster's token"
         )
     if "ersion mismatch" in text:
-        return f"the cluster has another version of Ray or Python (this program's Ray: {ray.__version__})"
+        mine = f"Ray {ray.__version__}"
+        return f"the cluster has another version of Ray or Python than this program ({mine})"
     if isinstance(error, ConnectionError):
         return "no Ray answers there; start it, or unset RAY_ADDRESS"
     return f"the connection failed ({_first_line(error)}); check the address, or unset RAY_ADDRESS"

@@ -1,4 +1,4 @@
-"""What the routes share: keys and the choice of the answer's type."""
+"""Shared by the routes: authorization and content negotiation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from serving.service import Service
 
 
 def authorised(service: Service, request: Request) -> str:
-    """The name of the request's key. Raises ApiError 401 or 429."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    key = given.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+    """Check the request's API key and return its name. Raises ApiError 401 or 429."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
     name = service.keys.check(key)
     request.scope.setdefault("state", {})["key"] = name
     return name
 
 
-def choose(request: Request, offered: list[str]) -> str:
-    """The offered type that Accept likes best, the first among equals. Raises ApiError 406."""
+def negotiate(request: Request, offered: list[str]) -> str:
+    """The offered media type that Accept prefers; the first of equals. Raises ApiError 406."""
     accept = request.headers.get("accept") or "*/*"
     best, best_q = None, 0.0
     for media in offered:
@@ -26,17 +26,18 @@ def choose(request: Request, offered: list[str]) -> str:
         if q > best_q:
             best, best_q = media, q
     if best is None:
-        raise ApiError(406, f"none of {accept[:100]!r} can be answered here", field="Accept",
+        raise ApiError(406, f"none of {accept[:100]!r} is offered here", field="Accept",
                        value=accept, allowed=offered)  # fmt: skip
     return best
 
 
 def _ranges(accept: str) -> list[tuple[str, float]]:
+    """Media ranges of an Accept header with their q."""
     out = []
     for part in accept.split(","):
-        media, _, rest = part.partition(";")
+        media, _, options = part.partition(";")
         q = 1.0
-        for option in rest.split(";"):
+        for option in options.split(";"):
             name, _, value = option.strip().partition("=")
             if name == "q":
                 try:

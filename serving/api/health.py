@@ -26,10 +26,10 @@ POLICY = (
 
 @router.get("/healthz", responses={503: ERRORS[503]})
 async def healthz() -> dict[str, str]:
-    """Answer 200 while this process and its keeper run."""
+    """Answer 200 while this process and the shared-state actor run."""
     service = current()
-    if time.monotonic() - service.heard > 30:
-        raise ApiError(503, "the keeper has not answered for 30 s", retry_after=5)
+    if time.monotonic() - service.last_heartbeat > 30:
+        raise ApiError(503, "the shared-state actor has not answered for 30 s", retry_after=5)
     return {"status": "ok"}
 
 
@@ -40,7 +40,7 @@ async def readyz() -> dict[str, Any]:
     if service.draining:
         raise ApiError(503, "this server is closing", retry_after=10)
     try:
-        problem = await asyncio.wait_for(_ask(service.engines), 10)
+        problem = await asyncio.wait_for(service.engines.problem.remote(), 10)
     except Exception:
         problem = "no engine answers"
     if problem:
@@ -48,15 +48,10 @@ async def readyz() -> dict[str, Any]:
     return {"status": "ready", "styles": len(service.catalog.styles)}
 
 
-async def _ask(engines: Any) -> str | None:
-    problem: str | None = await engines.problem.remote()
-    return problem
-
-
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics() -> Response:
     """Counters of all processes in Prometheus's text format."""
-    samples = await current().keeper.samples.remote()
+    samples = await current().state.samples.remote()
     return Response(render(samples), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

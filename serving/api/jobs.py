@@ -1,19 +1,17 @@
-"""Jobs: more photos than one request may hold, worked off behind the interactive ones."""
+"""Jobs: more photos than one request may hold, run at lower priority than requests."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from serving.api.common import authorised, choose
+from serving.api.common import authorised, negotiate
 from serving.api.stylize import provenance
 from serving.bodies import read_stylize
-from serving.engine import Work
+from serving.engine import ImageTask
 from serving.errors import ApiError
-from serving.request_images import MEDIA, encoded
+from serving.request_images import MEDIA, encode_pixels
 from serving.schemas import ERRORS, MIX_EXAMPLE, JobAnswer, StylizeBody, body_docs
 from serving.service import Service, current
 
@@ -23,38 +21,38 @@ router = APIRouter(tags=["jobs"])
 @router.post(
     "/v1/jobs",
     status_code=202,
-    response_model=JobAnswer,
     responses=ERRORS,
     openapi_extra=body_docs(
         StylizeBody, {"encodings": ["0f343b0931126a20f133d67c2b018a3b"], "mix": MIX_EXAMPLE}
     ),
 )
-async def submit(request: Request) -> Response:
+async def submit(request: Request, response: Response) -> JobAnswer:
     """Queue photos for a mix; the header `Location` names the job's path."""
     service = current()
     owner = authorised(service, request)
-    choose(request, ["application/json"])
-    with service.open(request):
-        asked = await read_stylize(request, service.config.limits, service.config.limits.job_images)
-        works = await service.in_time(service.works(asked))
-    job = await service.keeper.add_job.remote(owner, len(works), MEDIA["PNG"], service.name)
+    negotiate(request, ["application/json"])
+    limits = service.config.limits
+    with service.admit_body(request):
+        body = await read_stylize(request, limits, limits.job_images)
+        tasks = await service.with_timeout(service.make_tasks(body))
+    job = await service.state.add_job.remote(owner, len(tasks), MEDIA["PNG"], service.name)
     if job is None:
-        raise ApiError(503, "all places for jobs are taken", allowed=f"{service.config.jobs} jobs",
-                       retry_after=service.retry_after() + 10)  # fmt: skip
-    service.background(_work_off(service, job, works))
-    row = await service.keeper.job.remote(job, owner)
-    return Response(json.dumps(row), 202, media_type="application/json",
-                    headers={"Location": f"/v1/jobs/{job}"})  # fmt: skip
+        raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
+                       retry_after=service.admission.retry_after() + 10)  # fmt: skip
+    service.run_in_background(_run(service, job, tasks))
+    response.headers["Location"] = f"/v1/jobs/{job}"
+    answer: JobAnswer = await service.state.job.remote(job, owner)
+    return answer
 
 
-@router.get("/v1/jobs/{job}", response_model=JobAnswer, responses=ERRORS)
-async def state(job: str, request: Request) -> Response:
+@router.get("/v1/jobs/{job}", responses=ERRORS)
+async def state(job: str, request: Request) -> JobAnswer:
     """State of a job and paths of its finished images."""
     service = current()
-    row = await service.keeper.job.remote(job, authorised(service, request))
-    if row is None:
+    answer: JobAnswer | None = await service.state.job.remote(job, authorised(service, request))
+    if answer is None:
         raise _unknown(job)
-    return Response(json.dumps(row), media_type="application/json")
+    return answer
 
 
 @router.get("/v1/jobs/{job}/images/{index}", response_class=Response, responses={
@@ -62,34 +60,35 @@ async def state(job: str, request: Request) -> Response:
 async def image(job: str, index: int, request: Request) -> Response:
     """One finished image of a job, as PNG."""
     service = current()
-    found = await service.keeper.job_image.remote(job, authorised(service, request), index)
+    found = await service.state.job_image.remote(job, authorised(service, request), index)
     if found is None:
         raise _unknown(f"{job}/images/{index}")
-    return Response(found[1], media_type=found[0])
+    media, data = found
+    return Response(data, media_type=media)
 
 
 def _unknown(job: str) -> ApiError:
-    return ApiError(404, f"there is no job {job[:64]!r} (any more)", field="job", value=job)
+    return ApiError(404, f"job {job[:64]!r} is unknown or has expired", field="job", value=job)
 
 
-async def _work_off(service: Service, job: str, works: list[Work]) -> None:
-    keeper: Any = service.keeper
+async def _run(service: Service, job: str, tasks: list[ImageTask]) -> None:
+    """Run a job's tasks in batches and store each image; an error fails the job."""
     try:
-        await keeper.job_running.remote(job)
-        # Behind the interactive requests, which may fill the queue; half of it stays theirs.
+        await service.state.job_running.remote(job)
+        # Jobs use at most half of the queue, so that interactive requests are always admitted.
         half = service.config.queue // 2
         size = max(1, min(service.config.batch, half))
-        for start in range(0, len(works), size):
-            part = works[start : start + size]
-            async with service.job_turn:
+        for start in range(0, len(tasks), size):
+            batch = tasks[start : start + size]
+            async with service.job_slots:
                 while service.admission.images > half:
                     await asyncio.sleep(0.1)
-                with service.admission.room(len(part)):
-                    results = await service.run_all(part)
-            for work, result in zip(part, results, strict=True):
-                facts = provenance(service, work, result, "PNG")
-                data = await asyncio.to_thread(encoded, result.picture, facts)
-                await keeper.job_result.remote(job, data)
+                with service.admission.admit_images(len(batch)):
+                    results = await service.run_all(batch)
+            for task, result in zip(batch, results, strict=True):
+                info = provenance(service, task, result, "PNG")
+                data = await asyncio.to_thread(encode_pixels, result.image, info)
+                await service.state.job_result.remote(job, data)
     except Exception as e:
-        message = e.message if isinstance(e, ApiError) else "it failed; see the server's log"
-        await keeper.job_failed.remote(job, message)
+        message = e.message if isinstance(e, ApiError) else "the job failed; see the server's log"
+        await service.state.job_failed.remote(job, message)

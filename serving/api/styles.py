@@ -1,4 +1,4 @@
-"""GET /v1/styles, one style, its preview; what the page has to know."""
+"""GET /v1/styles, one style, its preview, and /v1/info."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from osasis.errors import UserError
 from serving.api.common import authorised
 from serving.errors import ApiError
-from serving.schemas import ERRORS, StyleRow, StylesAnswer
-from serving.served_styles import Listed
+from serving.schemas import ERRORS, StylesAnswer
+from serving.served_styles import ListedStyle
 from serving.service import Service, current
 
 router = APIRouter(tags=["styles"])
@@ -35,7 +35,7 @@ async def styles(
     total, found = service.catalog.page(offset, limit, q, tag)
     end = offset + len(found)
     return StylesAnswer(
-        styles=[StyleRow(**s.row()) for s in found],
+        styles=[s.row() for s in found],
         total=total,
         offset=offset,
         next_offset=end if end < total else None,
@@ -48,7 +48,8 @@ async def style(style: str, request: Request) -> dict[str, Any]:
     service = current()
     authorised(service, request)
     listed = _listed(service, style)
-    return {**listed.row(), **await asyncio.to_thread(_details, service, listed)}
+    details = await asyncio.to_thread(_details, service, listed)
+    return {**listed.row().model_dump(), **details}
 
 
 @router.get("/v1/styles/{style}/preview", response_class=Response, responses={
@@ -56,7 +57,7 @@ async def style(style: str, request: Request) -> dict[str, Any]:
 async def preview(
     style: str,
     kind: Annotated[
-        Literal["style", "counterpart"], Query(description="which picture; default `style`")
+        Literal["style", "counterpart"], Query(description="which image; default `style`")
     ] = "style",
     version: Annotated[
         int | None, Query(ge=1, le=10**9, description="default: the served version")
@@ -74,7 +75,7 @@ async def preview(
     except UserError as e:
         raise ApiError(404, str(e), field="version", value=version) from None
     except Exception:
-        raise ApiError(404, f"style {style!r} has no such picture", field="kind") from None
+        raise ApiError(404, f"style {style!r} has no {kind} image", field="kind") from None
     age = 86400 if version is not None else 5
     return Response(data, media_type="image/png",
                     headers={"Cache-Control": f"private, max-age={age}"})  # fmt: skip
@@ -89,7 +90,7 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "base": service.info["name"],
         "fingerprint": service.info["fingerprint"],
-        "image_size": service.size,
+        "image_size": service.sizes.image_size,
         "levels": service.sizes.levels,
         "text_edits": edits,
         "limits": vars(service.config.limits),
@@ -98,7 +99,7 @@ async def info(request: Request) -> dict[str, Any]:
     }
 
 
-def _listed(service: Service, style: str) -> Listed:
+def _listed(service: Service, style: str) -> ListedStyle:
     listed = service.catalog.styles.get(style)
     if listed is None:
         raise ApiError(404, f"there is no style {style[:64]!r}", field="style", value=style,
@@ -106,10 +107,10 @@ def _listed(service: Service, style: str) -> Listed:
     return listed
 
 
-def _details(service: Service, listed: Listed) -> dict[str, Any]:
-    v = listed.version
+def _details(service: Service, listed: ListedStyle) -> dict[str, Any]:
+    """Settings and metrics of the style's MLflow run; empty if the run cannot be read."""
     try:
-        run = service.catalog.registry.client.get_run(v.run_id)
+        run = service.catalog.registry.client.get_run(listed.version.run_id)
         return {"settings": dict(run.data.params), "metrics": dict(run.data.metrics)}
-    except Exception:  # a style is of use without its run
+    except Exception:
         return {"settings": {}, "metrics": {}}

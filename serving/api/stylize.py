@@ -13,15 +13,15 @@ from factory import __version__
 from osasis.bundles.provenance import Provenance, UsedStyle
 from osasis.errors import UserError
 from osasis.mix import Mix
-from serving.api.common import authorised, choose
+from serving.api.common import authorised, negotiate
 from serving.bodies import SentFile, StylizeRequest, read_encodings, read_stylize
-from serving.engine import Result, Work
+from serving.engine import ImageTask, Result
 from serving.errors import ApiError
-from serving.keeper import KeptPhoto
-from serving.request_images import MEDIA, encoded, photo_id
+from serving.request_images import MEDIA, encode_pixels, photo_id
 from serving.schemas import (
     ERRORS,
     MIX_EXAMPLE,
+    EncodingRow,
     EncodingsAnswer,
     EncodingsBody,
     StylizeAnswer,
@@ -29,10 +29,10 @@ from serving.schemas import (
     body_docs,
 )
 from serving.service import Service, current, served_version
+from serving.shared_state import StoredPhoto
 
 router = APIRouter(tags=["stylize"])
-# Of JPEG and WebP.
-QUALITY = 95
+QUALITY = 95  # of JPEG and WebP
 PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA.values()}
 
 
@@ -49,75 +49,74 @@ async def stylize(request: Request) -> Response:
     or JSON, by Accept; several images as JSON."""
     service = current()
     authorised(service, request)
-    with service.open(request):
-        asked = await read_stylize(request, service.config.limits, service.config.limits.images)
-        count = len(asked.photos) + len(asked.encodings)
-        media = choose(request, [*MEDIA.values(), "application/json"] if count == 1
-                       else ["application/json"])  # fmt: skip
-        with service.admission.room(count):
-            return await service.in_time(_stylized(service, asked, media))
+    limits = service.config.limits
+    with service.admit_body(request):
+        body = await read_stylize(request, limits, limits.images)
+        count = len(body.photos) + len(body.encodings)
+        media = negotiate(request, [*MEDIA.values(), "application/json"] if count == 1
+                          else ["application/json"])  # fmt: skip
+        with service.admission.admit_images(count):
+            return await service.with_timeout(_stylize(service, body, media))
 
 
-async def _stylized(service: Service, asked: StylizeRequest, media: str) -> Response:
+async def _stylize(service: Service, body: StylizeRequest, media: str) -> Response:
     started = time.monotonic()
-    works = await service.works(asked)
-    results = await service.run_all(works)
-    for work in {photo_id(w.photo): w for w in works}.values():
-        await service.keep_photo(KeptPhoto(work.photo, work.fit, work.source))
+    tasks = await service.make_tasks(body)
+    results = await service.run_all(tasks)
+    for task in {photo_id(t.photo): t for t in tasks}.values():
+        await service.store_photo(StoredPhoto(task.photo, task.fit, task.source))
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
     images = await asyncio.gather(
         *(
-            asyncio.to_thread(encoded, r.picture, provenance(service, w, r, kind))
-            for w, r in zip(works, results, strict=True)
+            asyncio.to_thread(encode_pixels, r.image, provenance(service, t, r, kind))
+            for t, r in zip(tasks, results, strict=True)
         )
     )
-    timing = timings(results, time.monotonic() - started)
+    timing = _timing(results, time.monotonic() - started)
+    headers = _headers(service, tasks[0], timing)
     if media != "application/json":
-        return Response(images[0], media_type=media, headers=_headers(service, works[0], timing))
+        return Response(images[0], media_type=media, headers=headers)
     rows = [
         {
             "image": base64.b64encode(image).decode(),
             "media_type": MEDIA[kind],
-            "encoding": photo_id(work.photo),
+            "encoding": photo_id(task.photo),
         }
-        for image, work in zip(images, works, strict=True)
+        for image, task in zip(images, tasks, strict=True)
     ]
-    body = {
+    answer = {
         "images": rows,
-        "styles": [v.reference for v in works[0].versions.values()],
+        "styles": [v.reference for v in tasks[0].versions.values()],
         "base": service.info["fingerprint"],
-        "mix": _mix(works[0]).to_dict(),
+        "mix": _mix(tasks[0]).to_dict(),
         "timing": timing,
     }
-    headers = _headers(service, works[0], timing)
-    return Response(json.dumps(body), media_type="application/json", headers=headers)
+    return Response(json.dumps(answer), media_type="application/json", headers=headers)
 
 
 @router.post(
     "/v1/encodings",
-    response_model=EncodingsAnswer,
     responses=ERRORS,
     openapi_extra=body_docs(EncodingsBody, {"images": ["iVBORw0KGgo..."], "fit": "crop"}),
 )
-async def encodings(request: Request) -> Response:
-    """Keep photos and answer with ids that stand for the photos in later requests. With
-    `style`, encode the photos at once."""
+async def encodings(request: Request) -> EncodingsAnswer:
+    """Store photos and answer with their ids for later requests. With `style`, encode the photos
+    now."""
     service = current()
     authorised(service, request)
-    choose(request, ["application/json"])
-    with service.open(request):
+    negotiate(request, ["application/json"])
+    with service.admit_body(request):
         photos, fit, style = await read_encodings(request, service.config.limits)
-        with service.admission.room(len(photos)):
-            ids = await service.in_time(_kept(service, photos, fit, style))
-    body = {"encodings": [{"id": i, "expires": "when newer photos need the room"} for i in ids]}
-    return Response(json.dumps(body), media_type="application/json")
+        with service.admission.admit_images(len(photos)):
+            ids = await service.with_timeout(_store(service, photos, fit, style))
+    return EncodingsAnswer(encodings=[EncodingRow(id=i) for i in ids])
 
 
-async def _kept(service: Service, photos: list[SentFile], fit: str, style: str | None) -> list[str]:
-    kept = [KeptPhoto(await service.normalised(s, fit), fit, s.name) for s in photos]
-    ids = [await service.keep_photo(photo) for photo in kept]
+async def _store(service: Service, files: list[SentFile], fit: str, style: str | None) -> list[str]:
+    photos = [await service.read_photo(file, fit) for file in files]
+    ids = [await service.store_photo(photo) for photo in photos]
     if style is not None:
-        await _encode_now(service, [photo.png for photo in kept], style)
+        await _encode_now(service, [photo.png for photo in photos], style)
     return ids
 
 
@@ -126,36 +125,35 @@ async def _encode_now(service: Service, photos: list[bytes], style: str) -> None
         version = await asyncio.to_thread(service.catalog.resolve, style)
     except UserError as e:
         raise ApiError(422, str(e), field="style", value=style) from None
-    works = [Work(p, None, {style: served_version(version)}) for p in photos]
-    await service.run_all(works)
+    await service.run_all([ImageTask(p, None, {style: served_version(version)}) for p in photos])
 
 
-def provenance(service: Service, work: Work, result: Result, kind: str) -> Provenance:
-    """What made an image. kind: of MEDIA."""
-    mix = _mix(work)
-    used = [work.versions[s.style] for s in mix.styles]
+def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> Provenance:
+    """Provenance of a result. kind: a key of MEDIA."""
+    mix = _mix(task)
+    used = [task.versions[s.style] for s in mix.styles]
     return Provenance(
         code=__version__,
         styles=tuple(UsedStyle(reference=v.reference, fingerprint=v.fingerprint) for v in used),
         base=service.info["fingerprint"],
         mix=mix,
         arithmetic=result.arithmetic,
-        fit=work.fit,  # type: ignore[arg-type]
+        fit=task.fit,  # type: ignore[arg-type]
         size="base",
         format=kind.lower(),  # type: ignore[arg-type]
         quality=None if kind == "PNG" else QUALITY,
-        masks=work.mask_hashes,
-        source=work.source,
+        masks=task.mask_hashes,
+        source=task.source,
     )
 
 
-def _mix(work: Work) -> Mix:
-    assert work.mix is not None
-    return work.mix
+def _mix(task: ImageTask) -> Mix:
+    assert task.mix is not None
+    return task.mix
 
 
-def timings(results: list[Result], total: float) -> dict[str, float]:
-    """Seconds of each part, the slowest image's where there are several."""
+def _timing(results: list[Result], total: float) -> dict[str, float]:
+    """The answer's ``timing``: seconds are the maximum over the images."""
     out = {
         name.removesuffix("_seconds"): round(max(getattr(r, name) for r in results), 4)
         for name in ("queue_seconds", "load_seconds", "encode_seconds", "decode_seconds")
@@ -165,12 +163,12 @@ def timings(results: list[Result], total: float) -> dict[str, float]:
             "cached": cached}  # fmt: skip
 
 
-def _headers(service: Service, work: Work, timing: dict[str, float]) -> dict[str, str]:
+def _headers(service: Service, task: ImageTask, timing: dict[str, float]) -> dict[str, str]:
     return {
-        "X-Style-Version": ",".join(v.reference for v in work.versions.values()),
+        "X-Style-Version": ",".join(v.reference for v in task.versions.values()),
         "X-Base": service.info["fingerprint"],
-        "X-Mix": json.dumps(_mix(work).to_dict()),
-        "X-Encoding": photo_id(work.photo),
+        "X-Mix": json.dumps(_mix(task).to_dict()),
+        "X-Encoding": photo_id(task.photo),
         "X-Encoding-Cached": str(int(timing["cached"])),
         "X-Batch-Size": str(int(timing["batch"])),
         **{f"X-{k.title()}-Seconds": f"{timing[k]:.4f}"

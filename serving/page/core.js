@@ -1,17 +1,18 @@
-// What all parts share: elements, the state, the status line, requests to the server.
+// Shared by all modules: elements, the state, the status line, requests to the server.
 export const $ = (id) => document.getElementById(id);
 
-// photo: File. encoding: the server's id of it. chosen: style ids, one or two. values: parameters
-// of the mix that were moved. changed: set by app.js, called when a new picture is wanted.
-export const state = { photo: null, encoding: null, image: null, chosen: [], values: {},
-  painted: false, info: null, changed: () => {} };
+// photo: File. encoding: the photo's id on the server. chosen: one or two style ids. values: mix
+// parameters that differ from the defaults. painted: whether a mask is painted. info: /v1/info.
+// update: requests a new image; set by app.js.
+export const state = { photo: null, encoding: null, chosen: [], values: {}, painted: false,
+  info: null, update: () => {} };
 
-export function say(text, bad = false) {
+export function setStatus(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
 }
 
-export async function ask(path, options = {}) {
+export async function request(path, options = {}) {
   const key = $("key").value.trim();
   const headers = { ...options.headers, ...(key ? { Authorization: "Bearer " + key } : {}) };
   let answer;
@@ -25,11 +26,11 @@ export async function ask(path, options = {}) {
   try {
     const { error } = await answer.json();
     text = error.message + (error.allowed ? ` (allowed: ${error.allowed})` : "");
-  } catch { /* no JSON: the status says it */ }
+  } catch { /* not JSON: show the status text */ }
   if (answer.status === 401) $("access").open = true;
   const failure = new Error(text);
   failure.status = answer.status;
-  failure.after = Number(answer.headers.get("Retry-After") || 0);
+  failure.retryAfter = Number(answer.headers.get("Retry-After") || 0);
   throw failure;
 }
 
@@ -39,4 +40,4 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-export const report = (e) => say(e.message, true);
+export const showError = (e) => setStatus(e.message, true);

@@ -1,17 +1,19 @@
-// The gallery: search, and the one or two styles that are chosen.
-import { $, ask, element, report, state } from "./core.js";
-import { trained } from "./mix.js";
+// The style gallery: search, and the choice of one or two styles.
+import { $, element, request, showError, state } from "./core.js";
+import { showTrained } from "./mix.js";
 
 const PAGE = 60;
 let next = 0;
 let latest = 0;
 
-export async function list(fresh) {
-  const mine = ++latest;
-  const q = encodeURIComponent($("search").value);
-  const page = await (await ask(`/v1/styles?limit=${PAGE}&offset=${fresh ? 0 : next}&q=${q}`)).json();
-  if (mine !== latest) return; // a newer search has begun
-  if (fresh) $("styles").replaceChildren();
+// Show the first page of a search, or append the next page.
+export async function list(first) {
+  const id = ++latest;
+  const offset = first ? 0 : next;
+  const query = new URLSearchParams({ limit: PAGE, offset, q: $("search").value });
+  const page = await (await request(`/v1/styles?${query}`)).json();
+  if (id !== latest) return; // a newer search has started
+  if (first) $("styles").replaceChildren();
   $("styles").append(...page.styles.map(card));
   next = page.next_offset ?? 0;
   $("more").hidden = page.next_offset === null;
@@ -24,9 +26,9 @@ export async function list(fresh) {
 }
 
 function card(style) {
-  const about = [style.reference, ...style.tags, style.licence].filter(Boolean).join(" · ");
+  const info = [style.reference, ...style.tags, style.licence].filter(Boolean).join(" · ");
   const button = element("button", {
-    type: "button", className: "card", disabled: !style.usable, title: style.problem || about,
+    type: "button", className: "card", disabled: !style.usable, title: style.problem || info,
   }, element("img", { src: style.preview, alt: "", loading: "lazy" }),
   element("span", { textContent: style.id }));
   button.dataset.style = style.id;
@@ -35,20 +37,21 @@ function card(style) {
 }
 
 function choose(id) {
-  const at = state.chosen.indexOf(id);
-  if (at >= 0) state.chosen.splice(at, 1);
+  const index = state.chosen.indexOf(id);
+  if (index >= 0) state.chosen.splice(index, 1);
   else state.chosen = [...state.chosen, id].slice(-2);
   mark();
-  if (state.chosen.length) trained(state.chosen[0]).catch(report);
-  state.changed();
+  if (state.chosen.length) showTrained(state.chosen[0]).catch(showError);
+  state.update();
 }
 
-export function mark() {
+// Mark the chosen cards; show the cross-fader for two.
+function mark() {
   const two = state.chosen.length === 2;
   for (const b of document.querySelectorAll(".card")) {
-    const at = state.chosen.indexOf(b.dataset.style);
-    b.setAttribute("aria-pressed", String(at >= 0));
-    if (at >= 0 && two) b.dataset.place = "AB"[at]; else delete b.dataset.place;
+    const index = state.chosen.indexOf(b.dataset.style);
+    b.setAttribute("aria-pressed", String(index >= 0));
+    if (index >= 0 && two) b.dataset.place = "AB"[index]; else delete b.dataset.place;
   }
   $("fade-row").hidden = !two;
   if (two) [$("fade-a").textContent, $("fade-b").textContent] = state.chosen;
@@ -56,10 +59,10 @@ export function mark() {
 
 let typing = 0;
 export function start() {
-  $("more").addEventListener("click", () => list(false).catch(report));
-  $("fade").addEventListener("input", () => state.changed());
+  $("more").addEventListener("click", () => list(false).catch(showError));
+  $("fade").addEventListener("input", () => state.update());
   $("search").addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => list(true).catch(report), 200);
+    typing = setTimeout(() => list(true).catch(showError), 200);
   });
 }

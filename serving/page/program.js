@@ -1,17 +1,16 @@
-// The request of now as curl and as Python.
-import { $, say, state } from "./core.js";
+// Shows the current request as a curl command and as Python code.
+import { $, setStatus, state } from "./core.js";
 import { mix } from "./mix.js";
 
 let language = "curl";
 
-// A JSON text inside '...' of a shell.
-const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
+const shellQuote = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
 
 function curl() {
   const key = $("key").value ? ' -H "Authorization: Bearer $KEY"' : "";
   const mask = state.painted ? " \\\n  -F mask.painted=@mask.png" : "";
   return `curl${key} ${location.origin}/v1/stylize \\\n  -F image=@photo.jpg${mask} \\\n`
-    + `  -F mix=${quoted(JSON.stringify(mix(), null, 1))} \\\n  -o out.png`;
+    + `  -F mix=${shellQuote(JSON.stringify(mix(), null, 1))} \\\n  -o out.png`;
 }
 
 function python() {
@@ -19,28 +18,29 @@ function python() {
   const masks = state.painted ? ', masks={"painted": "mask.png"}' : "";
   return "from serving.client import Client\n\n"
     + `client = Client("${location.origin}"${key})\n`
-    + 'photo = client.encode("photo.jpg")  # once; then only the mix travels\n'
+    + 'photo = client.encode("photo.jpg")  # once; later requests send only the id\n'
     + `mix = ${JSON.stringify(mix(), null, 4)}\n`
     + `client.stylize(photo, mix${masks}).save("out.png")`;
 }
 
-export function write() {
+export function show() {
   $("code").textContent = language === "curl" ? curl() : python();
 }
 
 function choose(name) {
   language = name;
-  for (const n of ["curl", "python"]) $("as-" + n).setAttribute("aria-selected", String(n === name));
-  write();
+  for (const n of ["curl", "python"])
+    $("as-" + n).setAttribute("aria-selected", String(n === name));
+  show();
 }
 
 async function copy() {
   try {
     await navigator.clipboard.writeText($("code").textContent);
-    say("Copied.");
+    setStatus("Copied.");
   } catch {
     getSelection().selectAllChildren($("code"));
-    say("Selected; copy it with your keyboard.");
+    setStatus("Selected; press Ctrl+C to copy.");
   }
 }
 

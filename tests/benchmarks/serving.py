@@ -86,24 +86,24 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     """What ``load_client`` asks for, of the engine in this process."""
     from osasis.mix import Mix
     from serving.config import Limits
-    from serving.engine import Work
+    from serving.engine import ImageTask
     from serving.request_images import square_png
     from serving.service import served_version
 
     engine, known = _bare["engine"], _bare["known"]
 
-    def work(number: int) -> Work:
+    def work(number: int) -> ImageTask:
         mix = Mix.parse(mix_of(number, steps))
         versions = {s.style: served_version(known[s.style]) for s in mix.styles}
         size = engine.base.config.image_size
         png = square_png(photo(number), "photo", size, "crop", Limits())
-        return Work(png, mix, versions)
+        return ImageTask(png, mix, versions)
 
     rows = []
     for at_once, numbers in plan:
         works = {n: work(n) for n in numbers}
 
-        def ask(number: int, works: dict[int, Work] = works) -> dict[str, float]:
+        def ask(number: int, works: dict[int, ImageTask] = works) -> dict[str, float]:
             return {"batch": float(engine.submit(works[number]).result(timeout=170).batch)}
 
         rows.append(closed_loop(ask, numbers, at_once, seconds))

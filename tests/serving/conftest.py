@@ -1,4 +1,4 @@
-"""A tiny base with random styles, and real servers over it, each a process of its own."""
+"""A tiny base with random styles, and real servers on it, each in its own process."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.tiny import FEW, picture, write_style
 __all__ = ["FEW", "home", "imported", "local_ray", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {"ink": 21, "oil": 61, "sepia": 81}
-PATIENCE = 180.0
+TIMEOUT = 180.0
 QUEUE = 12
 
 
 def register(path: Path, style: str, seed: int, folder: Path) -> StyleVersion:
-    """A version of a style with random weights; the newest is champion."""
+    """Register a version of a style with random weights, as champion."""
     write_style(folder, path / "bases" / "tiny", style, seed)
     return Registry(Home(path)).register(
         style,
@@ -85,16 +85,16 @@ class Server:
     headers: dict[str, str] = field(default_factory=dict)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE, **self._with(options))
+        return httpx.get(self.url + path, timeout=TIMEOUT, **self._with(options))
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=PATIENCE, **self._with(options))
+        return httpx.post(self.url + path, timeout=TIMEOUT, **self._with(options))
 
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "headers": {**self.headers, **(options.get("headers") or {})}}
 
     def metric(self, name: str) -> float:
-        """A sample of /metrics, 0 where it is not there yet."""
+        """A sample of /metrics; 0 if missing."""
         for line in self.get("/metrics").text.splitlines():
             if line.startswith(f"style_factory_{name} "):
                 return float(line.split()[1])
@@ -115,7 +115,7 @@ class Server:
         return sorted(p for p in mine if title in names.get(p, ""))
 
     def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
-        """One photo as a form."""
+        """Send one photo as a form."""
         files = {"image": ("photo.png", photo, "image/png")}
         return self.post("/v1/stylize", files=files, data={"mix": json.dumps(mix)}, **options)
 
@@ -141,7 +141,7 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
     )  # fmt: skip
     assert process.stdout is not None
     try:
-        # The command says one line, when it serves.
+        # The command prints one line once the server is ready.
         line = process.stdout.readline()
         assert line, f"the server did not start: {(folder / 'err.txt').read_text()[-3000:]}"
         facts = json.loads(line)
@@ -158,7 +158,7 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A file of keys: ``alice`` may ask as often as she likes, ``bob`` four times a minute."""
+    """A key file: ``alice`` has no effective rate limit, ``bob`` four requests per minute."""
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     return {
         "path": str(path),
@@ -171,7 +171,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def server(
     shop_home: Path, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """One server for all tests that leave it as it is, asked with alice's key."""
+    """A server for all tests that do not change it; requests carry alice's key."""
     folder = tmp_path_factory.mktemp("server")
     options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"])
     with serving(shop_home, folder, *options) as running:
@@ -190,10 +190,10 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32) / 255
 
 
-def wait_until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """The first true value of ``what``."""
+def wait_until(condition: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
+    """Poll until ``condition`` returns a true value, and return it."""
     end = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < end, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"no true value within {seconds:g} s"
         time.sleep(0.2)
     return value

@@ -1,4 +1,4 @@
-"""Keys: hashed, counted by the minute, refused where their file is not what it should be."""
+"""API keys: hashes, rate limits, errors of the key file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.auth import Keys, new_key, read_keys
 from serving.errors import ApiError
 
 
-def test_a_minute_of_requests_may_burst_and_comes_back(
+def test_rate_limit_allows_a_burst_and_refills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, now = tmp_path / "keys.json", [1000.0]
@@ -36,11 +36,11 @@ def test_a_minute_of_requests_may_burst_and_comes_back(
         keys.check(key)
 
 
-def test_only_hashes_are_kept(tmp_path: Path) -> None:
+def test_only_hashes_are_stored(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key = new_key(path, "alice")
     assert key not in path.read_text() and path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exists already"):
         new_key(path, "alice")
     for wrong in (None, "", key[:-1], "sf_é"):
         with pytest.raises(ApiError) as e:
@@ -53,7 +53,7 @@ def test_only_hashes_are_kept(tmp_path: Path) -> None:
     "text",
     ["{", "[]", '{"a": 1}', '{"a": {}}', json.dumps({"a": {"sha256": "x", "per_minute": 0}})],
 )
-def test_a_file_that_is_no_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_key_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"keys\.json"):

@@ -1,4 +1,4 @@
-"""The engine by itself: batches, caches, cancelling, failing styles, health."""
+"""The engine without Ray: batches, caches, cancelling, failing styles, health."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from osasis.bundles.base import Base, load_base
 from osasis.mix import Mix
 from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
-from serving.engine import Engine, ServedVersion, Work, abandon
+from serving.engine import Engine, ImageTask, ServedVersion, abandon
 from serving.request_images import square_png
-from serving.style_loader import LOADERS, StyleFailedError
+from serving.style_loader import LOAD_THREADS, StyleFailedError
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
 
@@ -34,41 +34,42 @@ def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return out
 
 
-def work(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> Work:
+def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> ImageTask:
     photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
     versions = {s: ServedVersion(f"{s}:1", s, lambda s=s: folders[s]) for s in styles}
-    return Work(photo, Mix.of(*styles, **mix), versions)
+    return ImageTask(photo, Mix.of(*styles, **mix), versions)
 
 
-def test_company_changes_nothing(base: Base, folders: dict[str, Path]) -> None:
+def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]) -> None:
     engine = Engine(base, batch_wait=0.5)
-    jobs = [work(folders, *s, seed=i) for i, s in enumerate([("a",), ("b",), ("a", "b"), ("a",)])]
-    alone = [engine.submit(j).result(120) for j in jobs]
+    mixes = [("a",), ("b",), ("a", "b"), ("a",)]
+    tasks = [make_task(folders, *styles, seed=i) for i, styles in enumerate(mixes)]
+    alone = [engine.submit(task).result(120) for task in tasks]
     assert all(r.batch == 1 for r in alone)
     fresh = Engine(base, batch_wait=0.5)
-    together = [f.result(120) for f in [fresh.submit(j) for j in jobs]]
-    assert max(r.batch for r in together) > 1
-    for one, other in zip(alone, together, strict=True):
+    batched = [f.result(120) for f in [fresh.submit(task) for task in tasks]]
+    assert max(r.batch for r in batched) > 1
+    for one, other in zip(alone, batched, strict=True):
         assert one.pixels is not None and other.pixels is not None
         assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 0
-    again = engine.submit(jobs[0]).result(120)
+    again = engine.submit(tasks[0]).result(120)
     assert again.cached and not alone[0].cached and np.array_equal(again.pixels, alone[0].pixels)
     assert engine.encoded == 4 and engine.styles.loads == 2
 
 
-def test_a_style_that_fails_leaves_the_others(base: Base, folders: dict[str, Path],
-                                              tmp_path: Path) -> None:  # fmt: skip
+def test_a_failing_style_does_not_affect_others(base: Base, folders: dict[str, Path],
+                                                tmp_path: Path) -> None:  # fmt: skip
     engine = Engine(base)
-    bad = engine.submit(work({**folders, "gone": tmp_path}, "gone"))
-    good = engine.submit(work(folders, "a"))
+    bad = engine.submit(make_task({**folders, "gone": tmp_path}, "gone"))
+    good = engine.submit(make_task(folders, "a"))
     with pytest.raises(StyleFailedError, match="gone:1"):
         bad.result(120)
     assert good.result(120).pixels is not None
-    # And it is tried again when it is there.
-    assert engine.submit(work({"gone": folders["b"]}, "gone")).result(120).pixels is not None
+    # The next request loads the style again.
+    assert engine.submit(make_task({"gone": folders["b"]}, "gone")).result(120).pixels is not None
 
 
-def test_a_store_that_does_not_answer_holds_up_nobody_else(
+def test_unresponsive_storage_does_not_block_other_styles(
     base: Base, folders: dict[str, Path]
 ) -> None:
     engine, gate = Engine(base), threading.Event()
@@ -77,21 +78,21 @@ def test_a_store_that_does_not_answer_holds_up_nobody_else(
         gate.wait(120)
         return folders["b"]
 
-    engine.submit(work(folders, "a")).result(120)
+    engine.submit(make_task(folders, "a")).result(120)
     stuck = [
-        engine.submit(Work(w.photo, w.mix, {"b": ServedVersion("b:1", "b", slow)}))
-        for w in [work(folders, "b", seed=i) for i in range(2 * LOADERS)]
+        engine.submit(ImageTask(t.photo, t.mix, {"b": ServedVersion("b:1", "b", slow)}))
+        for t in [make_task(folders, "b", seed=i) for i in range(2 * LOAD_THREADS)]
     ]
-    # A style in memory, and one that is not.
-    assert engine.submit(work(folders, "a", seed=1)).result(60).pixels is not None
-    assert engine.submit(work({"c": folders["a"]}, "c")).result(60).pixels is not None
+    # A cached style, and a style that must be loaded.
+    assert engine.submit(make_task(folders, "a", seed=1)).result(60).pixels is not None
+    assert engine.submit(make_task({"c": folders["a"]}, "c")).result(60).pixels is not None
     assert not any(f.done() for f in stuck)
     gate.set()
     assert all(f.result(120).pixels is not None for f in stuck)
     assert engine.styles.loads == 3
 
 
-def test_cancelled_work_is_not_done_and_a_stall_is_noticed(
+def test_abandoned_tasks_are_cancelled_and_a_stall_is_reported(
     base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import serving.engine
@@ -105,36 +106,36 @@ def test_cancelled_work_is_not_done_and_a_stall_is_noticed(
 
     monkeypatch.setattr(serving.engine, "decode", slow)
     engine = Engine(base, stall=0.2, batch_wait=0.0)
-    running = engine.submit(work(folders, "a"))
+    running = engine.submit(make_task(folders, "a"))
     assert entered.wait(120)
-    waiting = engine.submit(work(folders, "b"))
+    waiting = engine.submit(make_task(folders, "b"))
     abandon(waiting)
     assert waiting.cancelled()
     deadline = threading.Event()
     while engine.problem() is None:
         assert not deadline.wait(0.05)
     assert "one step" in str(engine.problem())
-    abandon(running)  # being computed: ends at its next step
+    abandon(running)  # already running: stops at the next step
     gate.set()
     with pytest.raises(Exception):  # noqa: B017
         running.result(120)
-    last = engine.submit(work(folders, "a", seed=1)).result(120)
+    last = engine.submit(make_task(folders, "a", seed=1)).result(120)
     assert last.pixels is not None and engine.problem() is None
-    assert engine.cancelled == 1 and engine.styles.loads <= 2
+    assert engine.abandoned == 1 and engine.styles.loads <= 2
 
 
-def test_caches_keep_to_their_budget() -> None:
+def test_caches_stay_within_their_budget() -> None:
     lru: ByteLru[bytes] = ByteLru(10, len)
     lru.pinned = frozenset({"p"})
     for key in ("p", "a", "b"):
         lru.put(key, b"1234")
-    assert lru.keys() == ["p", "b"] and lru.bytes == 8
+    assert [k for k in "pab" if k in lru] == ["p", "b"] and lru.bytes == 8
     lru.get("p")
     lru.put("huge", b"x" * 11)
-    assert lru.keys() == ["p"] and lru.bytes == 4
+    assert "p" in lru and len(lru) == 1 and lru.bytes == 4
 
 
-def test_500_styles_pass_through_bounded_memory(base: Base, folders: dict[str, Path]) -> None:
+def test_500_styles_in_bounded_memory(base: Base, folders: dict[str, Path]) -> None:
     from osasis.bundles.style import load_style
     from serving.caches import style_bytes
 
@@ -146,7 +147,7 @@ def test_500_styles_pass_through_bounded_memory(base: Base, folders: dict[str, P
     assert cache.loads == 500 and len(cache.host) == 10
 
 
-def test_a_style_is_loaded_once_for_many(base: Base, folders: dict[str, Path]) -> None:
+def test_concurrent_requests_load_a_style_once(base: Base, folders: dict[str, Path]) -> None:
     from osasis.bundles.style import Style, load_style
 
     style = load_style(folders["a"], base)
@@ -161,7 +162,7 @@ def test_a_style_is_loaded_once_for_many(base: Base, folders: dict[str, Path]) -
                for _ in range(5)]  # fmt: skip
     for t in threads:
         t.start()
-    # Another style does not wait for this one.
+    # Loading another style does not wait.
     assert cache.get("y", lambda: style) is style
     gate.set()
     for t in threads:

@@ -1,4 +1,4 @@
-"""Engines that die or stall, servers that are told to stop, and time limits: real ones."""
+"""Dying and stalling engines, shutdown and limits on real servers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def two(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield running
 
 
-def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
+def test_killed_engines_lose_no_accepted_request(two: Server) -> None:
     wait_until(lambda: len(two.replicas("engine")) == 2)
     stop, statuses = threading.Event(), []
 
@@ -58,7 +58,7 @@ def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
         os.kill(victims[0], signal.SIGKILL)
         wait_until(lambda: len(two.replicas("engine")) == 2 and victims[0] not in
                    two.replicas("engine"))  # fmt: skip
-        # And both at once.
+        # Kill both engines.
         for pid in two.replicas("engine"):
             os.kill(pid, signal.SIGKILL)
         time.sleep(3)
@@ -71,7 +71,7 @@ def test_an_engine_dies_and_no_accepted_request_is_lost(two: Server) -> None:
 
 
 @pytest.mark.ci
-def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
+def test_shutdown_finishes_accepted_requests(two: Server) -> None:
     wait_until(lambda: two.metric("open_requests") == 0, 30)
     where = two.post("/v1/jobs", json={"images": [text_of(photo_bytes(i)) for i in range(930, 936)],
                                        "mix": SLOW}).headers["location"]  # fmt: skip
@@ -93,7 +93,7 @@ def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
         ]
         wait_until(lambda: two.metric("in_flight") >= LOAD, 30)
         two.process.send_signal(signal.SIGTERM)
-        # From its next beat on, new work is refused with a word, not a slammed door.
+        # From the next heartbeat on, new requests get a 503, not a refused connection.
         wait_until(lambda: two.get("/readyz").status_code == 503, 30)
         late = two.stylize(photo_bytes(), INK)
         assert "closing" in error_of(late, 503)["message"] and int(late.headers["retry-after"]) > 0
@@ -101,7 +101,7 @@ def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
         follower.result(timeout=120)
     assert [a.status_code for a in answers] == [200] * LOAD
     assert all(a.content.startswith(b"\x89PNG") for a in answers)
-    # The job too; it is seen to end as long as the server answers.
+    # The job is finished too, and its state can be read until the end.
     assert states[-1]["done"] == 6 and states[-1]["state"] == "done"
     assert two.process.wait(timeout=90) == 0
     with pytest.raises(httpx.TransportError):
@@ -110,7 +110,7 @@ def test_what_was_accepted_is_finished_before_the_end(two: Server) -> None:
 
 @pytest.fixture(scope="module")
 def strict(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server where any step is a stall, little time is given, and little may be sent."""
+    """A server with low limits, on which every step counts as a stall."""
     options = ("stall=0.0005", "limits.seconds=3", "bodies=100000", "limits.body_bytes=90000",
                "limits.pixels=4000", "limits.images=2", "limits.job_images=3",
                "limits.styles=2", "limits.encode_steps=200", "drain=2")  # fmt: skip
@@ -119,7 +119,7 @@ def strict(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def test_limits_are_those_of_the_configuration(strict: Server) -> None:
+def test_limits_come_from_the_configuration(strict: Server) -> None:
     small = photo_bytes()
     assert strict.get("/v1/info").json()["limits"]["pixels"] == 4_000
     wide = strict.stylize(photo_bytes(size=(100, 60)), INK)
@@ -135,20 +135,20 @@ def test_limits_are_those_of_the_configuration(strict: Server) -> None:
     assert error_of(strict.post("/v1/jobs", json=body), 422)["value"] == 4
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(strict: Server) -> None:
+def test_an_incomplete_body_times_out(strict: Server) -> None:
     host, _, port = strict.url.removeprefix("http://").partition(":")
     head = (f"POST /v1/stylize HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
             "Content-Length: 80000\r\n\r\n{")  # fmt: skip
     start = time.monotonic()
     with socket.create_connection((host, int(port)), timeout=60) as slow:
         slow.sendall(head.encode())
-        # Its room is taken: another large body is refused, a small one is not.
+        # Its bytes are reserved: another large body is refused, a small one is not.
         large = {"images": [text_of(photo_bytes()) + " " * 50_000], "mix": INK}
         wait_until(lambda: (a := strict.post("/v1/stylize", json=large)).status_code == 503
                    and "bytes" in error_of(a, 503)["message"], 3)  # fmt: skip
         assert strict.stylize(photo_bytes(), INK).status_code == 200
         answer = ""
-        while "did not arrive" not in answer:  # in the body, which may come by itself
+        while "did not arrive" not in answer:  # the body may arrive after the head
             part = slow.recv(4000).decode()
             assert part, answer
             answer += part
@@ -156,7 +156,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(strict: Server) -> None:
     assert 2.5 < time.monotonic() - start < 15
 
 
-def test_work_that_takes_too_long_is_ended(strict: Server) -> None:
+def test_slow_requests_time_out(strict: Server) -> None:
     images = [text_of(photo_bytes(960 + i)) for i in range(2)]
 
     def ask(seed: int) -> httpx.Response:
@@ -178,8 +178,8 @@ def test_work_that_takes_too_long_is_ended(strict: Server) -> None:
     wait_until(lambda: strict.metric("in_flight") == 0, 10)
 
 
-def test_an_engine_that_stalls_is_replaced(strict: Server) -> None:
-    """To this server every step is a stall; under load its health checks fail."""
+def test_a_stalled_engine_is_replaced(strict: Server) -> None:
+    """Every step counts as a stall, so that health checks fail under load."""
     before = wait_until(lambda: strict.replicas("engine"))
     stop = threading.Event()
 

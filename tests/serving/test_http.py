@@ -1,4 +1,4 @@
-"""Every endpoint over real HTTP against a real Serve."""
+"""Every endpoint over HTTP on a real Ray Serve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def error_of(answer: Any, status: int) -> dict[str, Any]:
     return error
 
 
-def test_a_photo_through_a_style(server: Server) -> None:
+def test_stylize_one_photo(server: Server) -> None:
     answer = server.stylize(photo_bytes(), INK)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/png"
@@ -34,23 +34,23 @@ def test_a_photo_through_a_style(server: Server) -> None:
     assert json.loads(answer.headers["x-mix"])["strength"] == 1.0
     image = Image.open(io.BytesIO(answer.content))
     assert image.size == (32, 32)
-    told = read_provenance(answer.content)
-    assert told is not None and [s.reference for s in told.styles] == ["ink:1"]
-    assert (told.size, told.fit, told.format) == ("base", "crop", "png")
+    provenance = read_provenance(answer.content)
+    assert provenance is not None and [s.reference for s in provenance.styles] == ["ink:1"]
+    assert (provenance.size, provenance.fit, provenance.format) == ("base", "crop", "png")
     other = server.stylize(photo_bytes(), {"styles": ["ink"], "strength": 0.2})
     assert np.abs(pixels(other.content) - pixels(answer.content)).max() > 0.02
 
 
 @pytest.mark.parametrize(("media", "kind"), [("image/jpeg", "JPEG"), ("image/webp", "WEBP")])
-def test_accept_chooses_the_type(server: Server, media: str, kind: str) -> None:
+def test_accept_selects_the_media_type(server: Server, media: str, kind: str) -> None:
     answer = server.stylize(photo_bytes(), INK, headers={"Accept": f"{media}, */*;q=0.1"})
     assert answer.headers["content-type"] == media
     assert Image.open(io.BytesIO(answer.content)).format == kind
-    told = read_provenance(answer.content)
-    assert told is not None and (told.format, told.quality) == (kind.lower(), 95)
+    provenance = read_provenance(answer.content)
+    assert provenance is not None and (provenance.format, provenance.quality) == (kind.lower(), 95)
 
 
-def test_encodings_stand_for_photos_and_json_for_forms(server: Server) -> None:
+def test_encoding_ids_replace_photos_in_json_requests(server: Server) -> None:
     files = {"image": ("p.png", photo_bytes(501), "image/png")}
     made = server.post("/v1/encodings", files=files, data={"style": "ink"})
     assert made.status_code == 200, made.text
@@ -69,7 +69,7 @@ def test_encodings_stand_for_photos_and_json_for_forms(server: Server) -> None:
     assert np.abs(pixels(found[key]) - pixels(by_id.content)).max() < 1e-3
 
 
-def test_mixed_styles_in_one_batch_equal_each_alone(server: Server) -> None:
+def test_a_batch_of_mixed_styles_equals_single_requests(server: Server) -> None:
     mixes: list[dict[str, Any]] = [
         {"styles": ["ink"]},
         {"styles": ["oil"]},
@@ -89,12 +89,12 @@ def test_mixed_styles_in_one_batch_equal_each_alone(server: Server) -> None:
     for i, answer in enumerate(together):
         difference = pixels(answer.content) - pixels(alone[i % 4].content)
         assert np.abs(difference).max() < 1e-3
-    # A, B, A gives A.
+    # A repeated request gives the same image.
     assert np.array_equal(pixels(again(0).content), pixels(alone[0].content))
     assert np.abs(pixels(alone[0].content) - pixels(alone[1].content)).max() > 0.1
 
 
-def test_a_mask_confines_its_style(server: Server) -> None:
+def test_a_mask_limits_its_style(server: Server) -> None:
     mask = np.zeros((32, 32), dtype=np.uint8)
     mask[:, :16] = 255
     buffer = io.BytesIO()
@@ -108,7 +108,7 @@ def test_a_mask_confines_its_style(server: Server) -> None:
     assert change[:, 16:].max() < 0.005 and change[:, :16].max() > 0.1
 
 
-def test_a_job_runs_to_its_end(server: Server) -> None:
+def test_a_job_runs_until_done(server: Server) -> None:
     files = [("image", (f"{i}.png", photo_bytes(530 + i))) for i in range(3)]
     sent = server.post("/v1/jobs", files=files, data={"mix": json.dumps(INK)})
     assert sent.status_code == 202, sent.text
@@ -124,7 +124,7 @@ def test_a_job_runs_to_its_end(server: Server) -> None:
     error_of(server.get(f"{where}/images/7"), 404)
 
 
-def test_styles_are_listed_searched_and_shown(server: Server) -> None:
+def test_styles_are_listed_and_searched(server: Server) -> None:
     first = server.get("/v1/styles", params={"limit": 2}).json()
     assert [s["id"] for s in first["styles"]] == ["ink", "oil"]
     assert first["total"] >= 3 and first["next_offset"] == 2
@@ -183,7 +183,9 @@ BAD_MIXES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("mix", "field"), BAD_MIXES, ids=[str(m)[:50] for m, _ in BAD_MIXES])
-def test_a_bad_mix_is_named(server: Server, mix: dict[str, Any], field: str) -> None:
+def test_an_invalid_mix_is_refused_with_its_field(
+    server: Server, mix: dict[str, Any], field: str
+) -> None:
     error = error_of(server.stylize(photo_bytes(), mix), 422)
     assert error["field"] == field
     if field == "mix.strength" and mix["strength"] == 9:
@@ -192,7 +194,7 @@ def test_a_bad_mix_is_named(server: Server, mix: dict[str, Any], field: str) -> 
         assert "nearest: ink" in error["message"]
 
 
-def test_other_mistakes(server: Server) -> None:
+def test_invalid_requests_are_refused(server: Server) -> None:
     good = photo_bytes()
     error_of(server.post("/v1/stylize", content=b"x", headers={"Content-Type": "text/plain"}), 415)
     as_json = {"Content-Type": "application/json"}
@@ -225,7 +227,7 @@ def test_other_mistakes(server: Server) -> None:
 
 
 def bomb() -> bytes:
-    """A PNG whose header says 60,000 x 60,000 pixels."""
+    """A PNG with 60,000 x 60,000 pixels in its header."""
     import struct
     import zlib
 
@@ -245,14 +247,14 @@ def animation() -> bytes:
     return buffer.getvalue()
 
 
-def test_the_log_is_json_without_pictures(server: Server) -> None:
+def test_the_log_is_json_without_image_data(server: Server) -> None:
     answer = server.stylize(photo_bytes(), INK)
     wanted = answer.headers["x-log-id"]
 
     def mine_in(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
         return next((line for line in lines if line["request"] == wanted), None)
 
-    # It is written after the answer has gone.
+    # The line is written after the answer is sent.
     wait_until(lambda: mine_in(logged(server)), 10)
     lines = logged(server)
     mine = mine_in(lines)

@@ -1,4 +1,4 @@
-"""What a server does when it is asked too much, by the wrong ones, or while styles change."""
+"""API keys, changing styles, overload and disconnects on a real server; the Python client."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from serving.client import Client, ServerError
 from tests.serving.conftest import QUEUE, Server, photo_bytes, pixels, register, wait_until
 from tests.serving.test_http import INK, error_of
 
-# A server of their own and minutes of waiting.
 pytestmark = pytest.mark.slow
 
-# Some 30 passes of the network: long enough to queue, short enough for a busy machine.
+# About 30 forward passes: long enough to fill the queue, short enough for a busy machine.
 SLOW: dict[str, Any] = {"styles": ["ink"], "decode_steps": 50, "encode_steps": 10}
 
 
-def test_keys_are_needed_known_and_counted(server: Server, keys: dict[str, str]) -> None:
+def test_keys_are_required_and_rate_limited(server: Server, keys: dict[str, str]) -> None:
     plain = {"Authorization": ""}
     for answer in (
         server.get("/v1/styles", headers=plain),
@@ -38,20 +37,20 @@ def test_keys_are_needed_known_and_counted(server: Server, keys: dict[str, str])
     ):
         assert error_of(answer, 401)["field"] == "Authorization"
         assert answer.headers["www-authenticate"].startswith("Bearer")
-    # What a page and a cluster need is open.
+    # The page, health checks and metrics need no key.
     for path in ("/", "/healthz", "/readyz", "/metrics", "/v1/styles/ink/preview"):
         assert server.get(path, headers=plain).status_code == 200, path
     bob = {"X-API-Key": keys["bob"], **plain}
     answers = [server.get("/v1/styles", headers=bob) for _ in range(5)]
     assert [a.status_code for a in answers] == [200] * 4 + [429]
     assert error_of(answers[4], 429)["allowed"] == "4 a minute"
-    assert 1 <= int(answers[4].headers["retry-after"]) <= 15  # four a minute: one in 15 s
-    assert server.get("/v1/styles").status_code == 200  # alice has her own
-    # Another's job is none.
+    assert 1 <= int(answers[4].headers["retry-after"]) <= 15  # four per minute: one per 15 s
+    assert server.get("/v1/styles").status_code == 200  # alice has her own limit
+    # A job is visible to its owner only.
     sent = server.post("/v1/jobs", json={"images": [text_of(photo_bytes())], "mix": INK})
     other = server.get(sent.headers["location"], headers=plain)
     assert other.status_code == 401
-    # Neither file nor log holds a key.
+    # Neither the key file nor the log contains a key.
     written = Path(keys["path"]).read_text() + server.log.read_text()
     assert keys["alice"] not in written and keys["bob"] not in written
     assert {name for name, _ in read_keys(Path(keys["path"])).values()} == {"alice", "bob"}
@@ -87,7 +86,7 @@ def test_a_promoted_version_is_served_within_seconds(
     assert seconds_until("slate:2") < 15
     second = server.stylize(photo_bytes(), {"styles": ["slate"]})
     assert np.abs(pixels(first.content) - pixels(second.content)).max() > 0.05
-    # The old one is still there by its number, and comes back by a rollback.
+    # The old version is served by its number, and as the champion after a rollback.
     old = server.stylize(photo_bytes(), {"styles": ["slate:1"]})
     assert np.array_equal(pixels(old.content), pixels(first.content))
     registry.rollback("slate")
@@ -95,7 +94,7 @@ def test_a_promoted_version_is_served_within_seconds(
     assert "champion" in server.get("/v1/styles/slate").json()["aliases"]
 
 
-def test_a_broken_style_leaves_the_others(
+def test_a_broken_style_does_not_affect_others(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     broken = register(server.home, "zebra", 41, tmp_path_factory.mktemp("zebra"))
@@ -110,18 +109,18 @@ def test_a_broken_style_leaves_the_others(
     both = server.stylize(photo_bytes(), {"styles": ["ink", "zebra"]})
     assert error_of(both, 503)["field"] == "mix.styles"
     assert server.stylize(photo_bytes(), INK).status_code == 200
-    # A job of it fails with the reason.
+    # A job with the broken style fails with the reason.
     job = {"images": [text_of(photo_bytes())], "mix": mix}
     where = server.post("/v1/jobs", json=job).headers["location"]
     failed = wait_until(lambda: (j := server.get(where).json())["state"] == "failed" and j)
     assert "zebra:1" in failed["message"] and failed["done"] == 0
-    # Mended, it is served.
+    # Once repaired, the style is served.
     shutil.copytree(kept, folder, dirs_exist_ok=True)
     assert server.stylize(photo_bytes(), mix).status_code == 200
 
 
-def test_too_much_at_once_is_refused_at_once(server: Server) -> None:
-    server.stylize(photo_bytes(), SLOW)  # so that the pace is known
+def test_requests_above_the_queue_limit_are_refused(server: Server) -> None:
+    server.stylize(photo_bytes(), SLOW)  # measures the seconds per image
 
     def ask(i: int) -> tuple[httpx.Response, float]:
         start = time.monotonic()
@@ -136,14 +135,14 @@ def test_too_much_at_once_is_refused_at_once(server: Server) -> None:
     for answer, seconds in refused:
         error = error_of(answer, 503)
         assert error["allowed"] == f"at most {QUEUE}" and seconds < max(good)
-        # As long as what is there takes: no more than the slowest that was let in, and some.
+        # The estimate is bounded by the slowest admitted request, with a margin.
         after = int(answer.headers["retry-after"])
         assert after == error["retry_after"] and 1 <= after <= 2 * max(good) + 2
     assert server.stylize(photo_bytes(), SLOW).status_code == 200
     assert wait_until(lambda: server.metric("rejected_total") >= len(refused), 10)
 
 
-def test_nobody_works_for_a_client_that_has_gone(server: Server) -> None:
+def test_requests_of_disconnected_clients_are_cancelled(server: Server) -> None:
     wait_until(lambda: server.metric("in_flight") == 0, 30)
     images = [text_of(photo_bytes(730 + i)) for i in range(8)]
     body = {"images": images, "mix": {**SLOW, "decode_steps": 100}}
@@ -155,7 +154,7 @@ def test_nobody_works_for_a_client_that_has_gone(server: Server) -> None:
                    headers=server.headers, timeout=whole / 4)  # fmt: skip
     wait_until(lambda: server.metric("engine_abandoned_total") > abandoned, 20)
     wait_until(lambda: server.metric("in_flight") == 0, 10)
-    # Its thread is free: the next one does not wait for what is left.
+    # The engine is free: the next request does not wait for the cancelled work.
     assert float(server.stylize(photo_bytes(), INK).headers["x-queue-seconds"]) < whole / 2
     assert server.metric("engine_images_total") >= before
 
@@ -166,7 +165,7 @@ def timed(call: Any) -> float:
     return time.monotonic() - start
 
 
-def test_the_client_of_the_package(server: Server, keys: dict[str, str], tmp_path: Path) -> None:
+def test_the_python_client(server: Server, keys: dict[str, str], tmp_path: Path) -> None:
     client = Client(server.url, keys["alice"])
     assert {"ink", "oil", "sepia"} <= {s["id"] for s in client.styles()}
     assert [s["id"] for s in client.styles("paint")] == ["oil"]
@@ -177,7 +176,7 @@ def test_the_client_of_the_package(server: Server, keys: dict[str, str], tmp_pat
     by_file = client.stylize(tmp_path / "photo.png", mix)
     assert by_id.size == (32, 32)
     assert np.array_equal(np.asarray(by_id), np.asarray(by_file))
-    # An id that the server has forgotten is sent again.
+    # The client sends the photo again if its id has expired.
     forgotten = type(photo)("0" * 32, photo.data)
     assert np.array_equal(np.asarray(client.stylize(forgotten, mix)), np.asarray(by_id))
     masked = {"styles": [{"style": "oil", "mask": "m"}]}
@@ -190,7 +189,7 @@ def test_the_client_of_the_package(server: Server, keys: dict[str, str], tmp_pat
     with pytest.raises(ServerError) as refused:
         Client(server.url).styles()
     assert refused.value.status == 401
-    # A busy server is asked again when it says.
+    # The client retries a busy server after Retry-After.
     with ThreadPoolExecutor(QUEUE + 6) as pool:
         ask = Client(server.url, keys["alice"], tries=20).stylize
         sent = [pool.submit(ask, photo_bytes(750 + i), SLOW) for i in range(QUEUE + 6)]

@@ -1,4 +1,4 @@
-"""The OpenAPI, taken at its word by schemathesis: no 5xx, and answers as documented."""
+"""Schemathesis on the OpenAPI document: no 5xx, and answers as documented."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ checks = schemathesis.checks
 checks.load_all_checks()
 
 EXAMPLES = 25
-# Schemas cannot say that a text is a picture's bytes or an id that the server gave.
+# A schema cannot state that a string holds image bytes or an id of the server.
 EXCLUDED = [checks.CHECKS.get_one("positive_data_acceptance")]
 
 
-def test_answers_are_as_documented(server: Server) -> None:
-    """Requests that the schema allows and requests that it forbids, to every operation."""
+def test_answers_match_the_schema(server: Server) -> None:
+    """Sends valid and invalid requests to every operation."""
     api = schemathesis.openapi.from_url(server.url + "/openapi.json")
     seen: dict[str, set[int]] = {}
     for found in api.get_all_operations():
@@ -29,12 +29,12 @@ def test_answers_are_as_documented(server: Server) -> None:
         for mode in schemathesis.GenerationMode:
             ask(operation, mode, server, seen.setdefault(operation.label, set()))
     assert len(seen) >= 10 and all(seen.values())
-    # The cases were no formality: things were done and things were refused.
+    # Some requests must have succeeded, and some must have been refused.
     assert {200, 422} <= {status for found in seen.values() for status in found}
 
 
 def ask(operation: Any, mode: Any, server: Server, seen: set[int]) -> None:
-    """Cases of one operation; every answer is checked against the schema."""
+    """Send generated requests to one operation and check every answer against the schema."""
 
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -53,7 +53,7 @@ def ask(operation: Any, mode: Any, server: Server, seen: set[int]) -> None:
     if mode == schemathesis.GenerationMode.POSITIVE:
         check()
         return
-    # An operation without parameters cannot be asked wrongly.
+    # There is no invalid request to an operation without parameters.
     with contextlib.suppress(hypothesis.errors.Unsatisfiable):
         check()
 
@@ -65,8 +65,8 @@ def encoding(server: Server) -> str:
     return key
 
 
-def test_mixes_by_the_schema_are_done_or_refused(server: Server, encoding: str) -> None:
-    """Mixes that the schema allows, of styles that are there and a photo that is known."""
+def test_valid_mixes_succeed_or_are_refused(server: Server, encoding: str) -> None:
+    """Mixes that the schema allows, with registered styles and a stored photo."""
     document = server.get("/openapi.json").json()
     mixes = document["components"]["schemas"]["Mix"]["properties"]
     strategies = hypothesis.strategies

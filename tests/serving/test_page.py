@@ -1,4 +1,4 @@
-"""The page in a real Chromium, on a desk and on a phone."""
+"""The page in a real Chromium, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.serving.conftest import ROOT, Server, photo_bytes, pixels, wait_until
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DESK = {"viewport": {"width": 1280, "height": 900}}
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True,
          "device_scale_factor": 2}  # fmt: skip
-# What the page shows as the result, as a data URL.
+# The result image of the page as a data URL.
 RESULT = """async () => {
   const image = document.getElementById("after"), canvas = document.createElement("canvas");
   await image.decode();
@@ -50,23 +50,24 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, server: Server, keys: dict[str, str]) -> Iterator[Callable[..., Any]]:
-    """Opens the page with alice's key. Afterwards: nothing left the host, nothing went wrong."""
-    contexts, outside, complaints = [], [], []
+    """Opens the page with alice's key. Checks at the end that no request went to another host and
+    that no script raised an error."""
+    contexts, outside, errors = [], [], []
 
     def note(request: Any) -> None:
         if not request.url.startswith((server.url, "blob:" + server.url, "data:")):
             outside.append(request.url)
 
-    def opened(kind: dict[str, Any] = DESK, key: str | None = keys["alice"]) -> Any:
+    def opened(kind: dict[str, Any] = DESKTOP, key: str | None = keys["alice"]) -> Any:
         context = browser.new_context(**kind)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("request", note)
-        page.on("pageerror", lambda e: complaints.append(str(e)))
+        page.on("pageerror", lambda e: errors.append(str(e)))
         page.goto(server.url)
         if key is not None:
-            page.locator("#key:visible").fill(key)  # it opens where one is needed
+            page.locator("#key:visible").fill(key)  # the field opens when a key is needed
             page.locator("#key").press("Tab")
             page.locator(".card").first.wait_for()
             page.locator("#access summary").click()
@@ -75,7 +76,7 @@ def visit(browser: Any, server: Server, keys: dict[str, str]) -> Iterator[Callab
     yield opened
     for context in contexts:
         context.close()
-    assert not outside and not complaints
+    assert not outside and not errors
 
 
 def upload(page: Any, data: bytes) -> None:
@@ -89,7 +90,7 @@ def card(page: Any, style: str) -> Any:
 
 
 def idle(page: Any) -> None:
-    """Wait until what was asked for last is shown."""
+    """Wait until the result of the last change is shown."""
     page.wait_for_function("() => !document.body.classList.contains('busy')")
 
 
@@ -112,27 +113,27 @@ def far(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def put(page: Any, slider: str, value: float) -> None:
-    """Move a slider as a hand does."""
+    """Move a slider."""
     page.locator(f"#{slider}").evaluate(
         "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value
     )
 
 
 @pytest.mark.ci
-def test_a_slider_changes_the_picture(visit: Any, server: Server) -> None:
+def test_a_slider_changes_the_image(visit: Any, server: Server) -> None:
     page = visit()
     first = styled(page, "ink")
     assert "ink:1" in page.locator("#status").inner_text()
     direct = server.stylize(photo_bytes(800, (32, 32)), {"styles": ["ink"]})
     assert far(first, pixels(direct.content)) < 1e-3
-    # Where nothing is set, the sliders show what the style was trained with or say so.
+    # A slider that is not moved shows the style's training setting.
     assert "as trained" in page.locator("#mix-structure ~ output, output").nth(1).inner_text()
     put(page, "mix-strength", 0.2)
     weak = shown(page)
     assert far(first, weak) > 0.02
     page.locator("#reset").click()
     assert far(shown(page), first) < 1e-3
-    # Many moves at once: the last one is what is shown in the end.
+    # After many fast moves, the last value is shown.
     for value in (0.4, 0.9, 1.5, 0.2):
         put(page, "mix-strength", value)
     wait_until(lambda: far(shown(page), weak) < 1e-3, 20)
@@ -150,11 +151,11 @@ def test_two_styles_and_the_cross_fader(visit: Any) -> None:
     nearly_ink = shown(page)
     put(page, "fade", 100)
     nearly_oil = shown(page)
-    card(page, "ink").click()  # away
+    card(page, "ink").click()  # deselects it
     oil = shown(page)
     assert far(nearly_ink, ink) < 0.05 and far(nearly_oil, oil) < 0.05
     assert far(both, ink) > 0.05 and far(both, oil) > 0.05
-    # A third takes the place of the first.
+    # A third style replaces the first.
     card(page, "sepia").click()
     card(page, "ink").click()
     pressed = page.locator('.card[aria-pressed="true"]')
@@ -190,7 +191,7 @@ def test_a_mask_is_painted(visit: Any) -> None:
     part = shown(page)
     assert far(part[:, 16:], photo[:, 16:]) < 0.01  # the photo itself
     assert far(part[:, 4:8], photo[:, 4:8]) > 0.05
-    # The same by keyboard, on the other side: twelve steps of 8 to the right.
+    # The same by keyboard, on the right side.
     page.locator("#clear").click()
     assert far(shown(page), whole) < 1e-3
     page.locator("#paint").focus()
@@ -219,14 +220,14 @@ def test_before_after_and_download(visit: Any) -> None:
         page.locator("#download").click()
     assert download.value.suggested_filename == "stylized-ink.png"
     data = Path(download.value.path()).read_bytes()
-    told = read_provenance(data)
-    assert told is not None
-    assert [s.reference for s in told.styles] == ["ink:1"]
+    provenance = read_provenance(data)
+    assert provenance is not None
+    assert [s.reference for s in provenance.styles] == ["ink:1"]
     image = Image.open(io.BytesIO(data))
     assert far(np.asarray(image, dtype=np.float32) / 255, after) < 1e-3
 
 
-def test_the_request_is_shown_and_does_the_same(
+def test_the_shown_code_gives_the_same_image(
     visit: Any, keys: dict[str, str], tmp_path: Path
 ) -> None:
     page = visit()
@@ -249,7 +250,7 @@ def test_the_request_is_shown_and_does_the_same(
     assert far(pixels((tmp_path / "out.png").read_bytes()), wanted) < 1e-3
 
 
-def test_the_keyboard_is_enough(visit: Any) -> None:
+def test_the_page_works_by_keyboard(visit: Any) -> None:
     page = visit()
     page.locator("#hint").focus()
     with page.expect_file_chooser() as chooser:
@@ -282,7 +283,7 @@ def test_the_camera(visit: Any) -> None:
     assert page.locator("#shoot").is_hidden()
 
 
-def test_mistakes_are_told(visit: Any) -> None:
+def test_errors_are_shown(visit: Any) -> None:
     page = visit(key=None)
     page.locator("#status.bad").wait_for()
     assert "API key is needed" in page.locator("#status").inner_text()
@@ -297,8 +298,8 @@ def test_mistakes_are_told(visit: Any) -> None:
     assert page.locator("#status.bad").count() == 0
 
 
-@pytest.mark.parametrize("kind", [DESK, PHONE], ids=["desk", "phone"])
-def test_nothing_is_wider_than_the_screen(visit: Any, kind: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_page_fits_the_screen(visit: Any, kind: dict[str, Any], tmp_path: Path) -> None:
     page = visit(kind)
     wide = "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
     assert not page.evaluate(wide)
@@ -306,7 +307,7 @@ def test_nothing_is_wider_than_the_screen(visit: Any, kind: dict[str, Any], tmp_
     for details in page.locator("details").all():
         details.evaluate("e => { e.open = true }")
     assert not page.evaluate(wide)
-    # Big enough for a thumb, and the picture is in sight while sliders move.
+    # Buttons are large enough to touch; the image stays visible while sliders scroll.
     for button in page.locator("button:visible:not(.small)").all():
         assert button.bounding_box()["height"] >= 40
     page.locator("#mix-strength").scroll_into_view_if_needed()
@@ -316,7 +317,7 @@ def test_nothing_is_wider_than_the_screen(visit: Any, kind: dict[str, Any], tmp_
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
-def test_the_api_is_documented_without_the_outside(visit: Any, server: Server) -> None:
+def test_the_api_page(visit: Any, server: Server) -> None:
     page = visit()
     page.goto(server.url + "/docs")
     page.get_by_text("/v1/stylize").first.click()

@@ -1,4 +1,4 @@
-"""The command that `inspect` prints for a served picture makes the same file again."""
+"""The command that `inspect` prints for a served image reproduces the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_mask(path: Path, left: bool) -> None:
 @pytest.mark.ci
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("case", CASES)
-def test_the_printed_command_makes_the_same_bytes(
+def test_the_printed_command_reproduces_the_bytes(
     server: Server, shop_home: Path, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     media, suffix, mix = CASES[case]

@@ -1,4 +1,4 @@
-"""Pictures of clients: what is read, and what is refused before a pixel is decoded."""
+"""Decoding of clients' images, and checks before decoding."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def test_allowed_formats_become_a_square_without_metadata(kind: str) -> None:
     assert b"at home" not in png and png.startswith(b"\x89PNG")
 
 
-def test_a_phone_may_hide_a_second_picture_behind_its_jpeg() -> None:
+def test_a_jpeg_with_an_appended_image_is_read_as_its_first() -> None:
     two = saved("MPO", save_all=True, append_images=[picture(2, (64, 48))])
     assert two.startswith(b"\xff\xd8\xff")
     one = square_png(saved("JPEG"), "image", 32, "crop", Limits())
     assert (to_pixels(square_png(two, "image", 32, "crop", Limits())) == to_pixels(one)).all()
 
 
-def test_pixels_and_frames_are_counted_in_the_header() -> None:
+def test_pixels_and_frames_are_checked_in_the_header() -> None:
     tracemalloc.start()
     with pytest.raises(ApiError) as e:
         check_header(bomb(), "image", Limits())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # Pillow's own guard sees it first; its count is passed on.
+    # Pillow's own limit raises first; the error has its count of pixels.
     assert (e.value.status, peak < 5_000_000) == (413, True) and e.value.value > 1_000_000
     with pytest.raises(ApiError) as e:
         check_header(saved("PNG"), "image", Limits(pixels=64 * 48 - 1))

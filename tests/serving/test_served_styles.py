@@ -1,4 +1,4 @@
-"""The styles that are served, as they change in the registry."""
+"""The served styles follow the registry."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def base_of(home: Path) -> str:
     return fingerprint
 
 
-def test_many_styles_are_looked_up_together(
+def test_many_styles_are_read_with_one_query(
     shop_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_by_one = StyleCatalog(Home(shop_home), base_of(shop_home))
-    assert one_by_one.poll() and set(STYLES) <= set(one_by_one.styles)
-    monkeypatch.setattr(served_styles, "FEW", 1)
-    monkeypatch.setattr(Registry, "get", lambda *_: pytest.fail("asked for one style"))
-    together = StyleCatalog(Home(shop_home), base_of(shop_home))
-    assert together.poll() and together.error is None
-    assert together.styles == one_by_one.styles
-    # Nothing has changed: nothing is asked for.
-    monkeypatch.setattr(served_styles, "list_versions", lambda *_: pytest.fail("asked again"))
-    assert not together.poll() and together.styles == one_by_one.styles
+    single = StyleCatalog(Home(shop_home), base_of(shop_home))
+    assert single.poll() and set(STYLES) <= set(single.styles)
+    monkeypatch.setattr(served_styles, "MAX_SINGLE_QUERIES", 1)
+    monkeypatch.setattr(Registry, "get", lambda *_: pytest.fail("queried a single style"))
+    bulk = StyleCatalog(Home(shop_home), base_of(shop_home))
+    assert bulk.poll() and bulk.error is None
+    assert bulk.styles == single.styles
+    # Unchanged styles are not read again.
+    monkeypatch.setattr(served_styles, "list_versions", lambda *_: pytest.fail("read again"))
+    assert not bulk.poll() and bulk.styles == single.styles
 
 
 def test_styles_of_another_base_are_listed_with_the_reason(shop_home: Path) -> None:

@@ -1,0 +1,145 @@
+"""State shared by all ingress processes: photos by id, jobs, and each process's last heartbeat."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from serving.caches import ByteLru
+from serving.schemas import JobAnswer, JobState
+
+# Seconds without a heartbeat after which a process counts as dead.
+HEARTBEAT_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True)
+class StoredPhoto:
+    """A photo at the base's size. fit: how it was made square. source: name of its file."""
+
+    png: bytes
+    fit: str
+    source: str
+
+
+@dataclass
+class Job:
+    """A queued batch of images.
+
+    owner: name of the API key. media: MIME type of the results. created: monotonic seconds.
+    ingress: the process that runs the job. results: encoded images, in order.
+    """
+
+    id: str
+    owner: str
+    images: int
+    media: str
+    created: float
+    ingress: str
+    state: JobState = "queued"
+    message: str | None = None
+    results: list[bytes] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("done", "failed")
+
+    def answer(self) -> JobAnswer:
+        paths = [f"/v1/jobs/{self.id}/images/{i}" for i in range(len(self.results))]
+        return JobAnswer(id=self.id, state=self.state, images=self.images, done=len(paths),
+                         message=self.message, results=paths)  # fmt: skip
+
+
+class SharedState:
+    """Photos, jobs and counters in bounded memory.
+
+    photos: bytes of photos kept. jobs: number of jobs kept. job_age: seconds that a job is kept.
+    """
+
+    def __init__(self, photos: int, jobs: int, job_age: float) -> None:
+        self._photos: ByteLru[StoredPhoto] = ByteLru(photos, lambda photo: len(photo.png))
+        self._jobs: dict[str, Job] = {}
+        self._max_jobs, self._max_age = jobs, job_age
+        # By process: time of the last heartbeat and the counters in it.
+        self._processes: dict[str, tuple[float, dict[str, float]]] = {}
+        self._dead_counters: dict[str, float] = {}
+        self._draining = False
+
+    def put_photo(self, key: str, photo: StoredPhoto) -> None:
+        self._photos.put(key, photo)
+
+    def get_photo(self, key: str) -> StoredPhoto | None:
+        return self._photos.get(key)
+
+    def add_job(self, owner: str, images: int, media: str, ingress: str) -> str | None:
+        """Add a job and return its id; None while ``jobs`` unfinished jobs are kept."""
+        self._expire_jobs()
+        if len(self._jobs) >= self._max_jobs:
+            ended = [j for j in self._jobs.values() if j.ended]
+            if not ended:
+                return None
+            del self._jobs[min(ended, key=lambda j: j.created).id]
+        job = Job(uuid.uuid4().hex, owner, images, media, time.monotonic(), ingress)
+        self._jobs[job.id] = job
+        return job.id
+
+    def job_running(self, job_id: str) -> None:
+        if job := self._jobs.get(job_id):
+            job.state = "running"
+
+    def job_result(self, job_id: str, image: bytes) -> None:
+        if job := self._jobs.get(job_id):
+            job.results.append(image)
+            if len(job.results) == job.images:
+                job.state = "done"
+
+    def job_failed(self, job_id: str, message: str) -> None:
+        if job := self._jobs.get(job_id):
+            job.state, job.message = "failed", message
+
+    def job(self, job_id: str, owner: str) -> JobAnswer | None:
+        self._expire_jobs()
+        job = self._jobs.get(job_id)
+        return job.answer() if job and job.owner == owner else None
+
+    def job_image(self, job_id: str, owner: str, index: int) -> tuple[str, bytes] | None:
+        """MIME type and bytes of a finished image."""
+        job = self._jobs.get(job_id)
+        if job is None or job.owner != owner or not 0 <= index < len(job.results):
+            return None
+        return job.media, job.results[index]
+
+    def _expire_jobs(self) -> None:
+        """Fail the jobs of dead processes; drop jobs older than ``job_age``."""
+        now = time.monotonic()
+        alive = {k for k, (seen, _) in self._processes.items() if now - seen < HEARTBEAT_TIMEOUT}
+        for job in list(self._jobs.values()):
+            if not job.ended and job.ingress not in alive:
+                job.state, job.message = "failed", "the process that ran it has died; send it again"
+            if now - job.created > self._max_age:
+                del self._jobs[job.id]
+
+    def heartbeat(self, process: str, samples: dict[str, float]) -> bool:
+        """Record a process's counters. Returns whether the process must drain."""
+        now = time.monotonic()
+        self._processes[process] = (now, samples)
+        for other, (seen, last) in list(self._processes.items()):
+            if now - seen > HEARTBEAT_TIMEOUT:
+                del self._processes[other]
+                for key, value in last.items():
+                    if "_total" in key or "_seconds" in key:  # counters must not decrease
+                        self._dead_counters[key] = self._dead_counters.get(key, 0.0) + value
+        return self._draining
+
+    def drain(self) -> bool:
+        """Ask ingresses, at their next heartbeat, to refuse new work. Returns whether all do, and
+        no job or request is left, as of the last heartbeats."""
+        self._draining = True
+        ingresses = [s for _, s in self._processes.values() if "draining" in s]
+        closed = bool(ingresses) and all(s["draining"] for s in ingresses)
+        jobs = any(not j.ended for j in self._jobs.values())
+        return closed and not jobs and not any(s["open_requests"] for s in ingresses)
+
+    def samples(self) -> list[dict[str, float]]:
+        """Counters of every live process, and the sum of all dead ones."""
+        return [self._dead_counters, *(s for _, s in self._processes.values())]

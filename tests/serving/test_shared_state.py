@@ -1,0 +1,71 @@
+"""Shared state: jobs, photos, and the end of draining."""
+
+from __future__ import annotations
+
+from serving.shared_state import SharedState, StoredPhoto
+
+
+def make(**options: float) -> SharedState:
+    settings = {"photos": 100, "jobs": 2, "job_age": 1000.0, **options}
+    return SharedState(**settings)  # type: ignore[arg-type]
+
+
+def beat(state: SharedState, name: str, draining: float = 0.0, requests: float = 0.0) -> bool:
+    return state.heartbeat(name, {"draining": draining, "open_requests": requests})
+
+
+def test_draining_ends_when_every_request_is_answered() -> None:
+    state = make()
+    assert not beat(state, "a", requests=1) and not beat(state, "b")
+    state.heartbeat("engine", {"engine_images_total": 3.0})
+    assert not state.drain()
+    assert beat(state, "a", requests=1) and beat(state, "b")  # the reply asks to drain
+    assert beat(state, "a", 1, 1) and not state.drain()  # b has not reported draining
+    assert beat(state, "b", 1) and not state.drain()  # a has an open request
+    beat(state, "a", 1)
+    assert state.drain()
+    # A restarted actor knows of no ingress and must not report that draining is done.
+    assert not make().drain()
+
+
+def test_draining_waits_for_jobs() -> None:
+    state = make()
+    beat(state, "a", 1)
+    job = state.add_job("alice", 2, "image/png", "a")
+    assert job is not None and not state.drain()
+    state.job_running(job)
+    state.job_result(job, b"1")
+    assert not state.drain()
+    state.job_result(job, b"2")
+    assert state.drain()
+
+
+def test_jobs_belong_to_their_owner_and_are_bounded() -> None:
+    state = make()
+    beat(state, "a")
+    first = state.add_job("alice", 1, "image/png", "a")
+    second = state.add_job("bob", 1, "image/png", "a")
+    assert first and second and state.add_job("bob", 1, "image/png", "a") is None
+    assert state.job(first, "bob") is None
+    found = state.job(first, "alice")
+    assert found is not None and found.state == "queued"
+    state.job_result(first, b"x")
+    assert state.job_image(first, "bob", 0) is None
+    assert state.job_image(first, "alice", 0) == ("image/png", b"x")
+    assert state.job_image(first, "alice", 1) is None
+    # A new job replaces an ended job.
+    assert state.add_job("bob", 1, "image/png", "a") and state.job(first, "alice") is None
+    # Jobs of a process without heartbeats have failed.
+    state = make()
+    lost = state.add_job("alice", 1, "image/png", "dead")
+    assert lost
+    found = state.job(lost, "alice")
+    assert found is not None and found.state == "failed" and "send it again" in str(found.message)
+
+
+def test_photos_are_bounded_in_bytes() -> None:
+    state = make(photos=10)
+    state.put_photo("a", StoredPhoto(b"123456", "crop", "a.png"))
+    last = StoredPhoto(b"123456", "pad", "")
+    state.put_photo("b", last)
+    assert state.get_photo("a") is None and state.get_photo("b") == last
