@@ -1,4 +1,4 @@
-"""What README and docs name exists: commands, options, settings, files, modules, links."""
+"""Commands, options, settings, files, modules and links in README and docs exist."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ SETTINGS: dict[str, type[InputModel]] = {
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language."""
+    """The page's fenced blocks of a language."""
     text = page.read_text(encoding="utf-8")
     fence = re.compile(rf"^ *```{language}\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
     return fence.findall(text)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `style-factory` call in a page's shell blocks and tables."""
+    """The arguments of every `style-factory` call in a page's shell blocks and tables."""
     text = page.read_text(encoding="utf-8")
     if text.startswith(GENERATED):
         return []
     lines = [line for b in blocks(page, "sh") for line in b.replace("\\\n", " ").splitlines()]
-    # Of the calls in tables those that name a version; `style-factory train` alone is a name.
+    # Inline code is a call if it has a version; `style-factory train` alone names the command.
     inline = re.findall(r"`(style-factory [^`]*\w:\d[^`]*)`", text)
     found = []
     for line in [*lines, *inline]:
         # Quoted calls, as in `ray exec FILE 'RAY_ADDRESS=auto style-factory train ...'`.
         words = [w for part in shlex.split(line, comments=True) for w in _words(part)]
         if "style-factory" in words:
-            rest = words[words.index("style-factory") + 1 :]
-            found.append(rest[: rest.index(">")] if ">" in rest else rest)
+            arguments = words[words.index("style-factory") + 1 :]
+            end = arguments.index(">") if ">" in arguments else None
+            found.append(arguments[:end])
     return found
 
 
@@ -67,7 +68,7 @@ CALLS = [(p, words) for p in PAGES for words in commands(p)]
 @pytest.mark.parametrize(
     ("page", "words"), CALLS, ids=[f"{p.stem}: {' '.join(w)[:60]}" for p, w in CALLS]
 )
-def test_a_command_is_one_that_the_program_reads(page: Path, words: list[str]) -> None:
+def test_commands_parse(page: Path, words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     words, names = list(words), []
     while hasattr(command, "commands"):
@@ -77,7 +78,7 @@ def test_a_command_is_one_that_the_program_reads(page: Path, words: list[str]) -
         names.append(words.pop(0))
         command = command.commands[names[-1]]
     name = " ".join(names)
-    command.make_context(name, list(words))  # raises CallError for what it cannot read
+    command.make_context(name, list(words))  # raises CallError for invalid arguments
     for setting in words_after(words, "--set"):
         check_setting(SETTINGS[name], setting)
     mix = dict(assignment(a) for a in words_after(words, "--mix"))
@@ -104,13 +105,13 @@ def check_setting(model: type[InputModel], text: str) -> None:
     model.parse({name: value})
 
 
-def test_there_are_commands_to_check() -> None:
+def test_commands_are_found() -> None:
     assert len(CALLS) > 40
     assert {"train", "stylize", "serve", "styles", "base"} <= {w[0] for _, w in CALLS if w}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_a_page_names_exists(page: Path) -> None:
+def test_named_files_and_targets_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = re.findall(r"`([^`\n]+)`", text)
     paths = [
@@ -131,7 +132,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_examples_of_a_page_are_valid(page: Path) -> None:
+def test_json_and_python_examples_are_valid(page: Path) -> None:
     for block in blocks(page, "json"):
         data = json.loads(block)
         if "styles" in data:
@@ -141,13 +142,13 @@ def test_the_examples_of_a_page_are_valid(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_to_files(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert not [link for link in local if not (page.parent / link).exists()]
 
 
-def test_the_readme_names_the_folders() -> None:
+def test_readme_lists_the_folders() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
