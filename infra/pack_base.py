@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--diffae", required=True, type=Path)
     parser.add_argument("--config", required=True)
     parser.add_argument("--perceptual", required=True, type=Path)
-    parser.add_argument("--guide", required=True, type=Path, help="folder written by base train-guide")
+    parser.add_argument(
+        "--guide", required=True, type=Path, help="folder written by base train-guide"
+    )
     parser.add_argument("--sheet", type=Path, help="file for a grid of all samples")
     args = parser.parse_args()
     choice = json.loads(CHOICE.read_text())
