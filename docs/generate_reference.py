@@ -132,7 +132,7 @@ def cli() -> str:
         "# Commands\n\nEvery command takes `--home DIR`, the folder with all state (default: "
         "`STYLE_FACTORY_HOME`, else `./.style-factory`), and `--json`, which prints one JSON "
         "document to standard output. `--help` prints these texts. "
-        "[Files](files.md#exit-codes) lists the exit codes.\n"
+        "See also [exit codes](exit-codes.md).\n"
     ]
     for name, command in _commands(typer.main.get_command(app), "style-factory"):
         shown = [p for p in command.params if not getattr(p, "hidden", False)]
