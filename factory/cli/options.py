@@ -59,10 +59,16 @@ ReplaceOption = Annotated[bool, option(OUTPUTS, "Replace another base of this na
 
 
 def find_home(given: str | None) -> Home:
-    """The home that ``--home`` names. Imported here: its import takes a second."""
+    """The home that ``--home`` names; where the user has no home directory, it also serves as one.
+
+    Imports here: they take a second.
+    """
+    from factory.cli.user_home import ensure_user_home
     from factory.core.home import Home
 
-    return Home.find(given)
+    home = Home.find(given)
+    ensure_user_home(home.path / "user-home")
+    return home
 
 
 def assignments(items: list[str] | None, flag: str) -> dict[str, Any]:
