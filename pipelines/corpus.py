@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.core.home import Home
-from factory.core.uris import is_uri, locate, public
+from factory.core.uris import is_uri, locate, redact
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
@@ -138,7 +138,7 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
     """The folder that an output names. Raises UserError where it cannot be one."""
     if is_uri(given) and not given.startswith("file:///"):
         raise UserError(
-            f"output {public(given)}: outputs are renamed into place and the job's folder is "
+            f"output {redact(given)}: outputs are renamed into place and the job's folder is "
             "locked, which object stores cannot do; give a folder that all nodes share (such as "
             "a mount of the store), and copy it there when the job is done"
         )

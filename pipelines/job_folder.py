@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from factory.core.uris import public
+from factory.core.uris import redact
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_spec import TargetSpec
@@ -267,7 +267,7 @@ class JobFolder:
             failure = self.failures[key]
             row = {n: self.manifest[n][failure.index].as_py() for n in LISTING.names}
             target = targets[failure.target] if failure.target >= 0 else None
-            path = public(shown(row["path"])) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
+            path = redact(shown(row["path"])) + (f"#{shown(row['key'])}" if row["row"] >= 0 else "")
             out.append(
                 {
                     "id": row_id(row, json.dumps(target.mix.to_dict()) if target else ""),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from osasis.arithmetic import Precision
+from osasis.choices import (
+    Fit,
+    ImageFormat,
+    Metadata,
+    NoFace,
+    OutputFormat,
+    OutputSize,
+    Precision,
+)
 from osasis.validation import InputModel, Problem
 
 
@@ -15,24 +23,20 @@ class OutputOptions(InputModel):
 
     subject: ClassVar[str] = "options"
 
-    fit: Literal["crop", "pad", "resize", "align"] = Field(
-        "crop", description="how a photo meets the base's square; `align` finds faces"
-    )
-    size: Literal["photo", "base"] = Field(
+    fit: Fit = Field("crop", description="how a photo meets the base's square; `align` finds faces")
+    size: OutputSize = Field(
         "photo", description="size of an output: the photo's own, or the base's square"
     )
     detail: bool = Field(
         False, description="carry the stylization up to the photo's own resolution"
     )
-    format: Literal["png", "jpeg", "webp", "parquet"] = Field(
-        "png", description="format of the outputs"
-    )
-    encoding: Literal["png", "jpeg", "webp"] = Field(
+    format: OutputFormat = Field("png", description="format of the outputs")
+    encoding: ImageFormat = Field(
         "png", description="format of the images; only Parquet may hold another one than `format`"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
-    metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
-    no_face: Literal["error", "crop", "keep"] = Field(
+    metadata: Metadata = Field("strip", description="the photo's EXIF")
+    no_face: NoFace = Field(
         "error",
         description="with fit `align`: a photo without a face is an error row, is cropped, or is "
         "kept as it is",

@@ -18,7 +18,15 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from factory.core.uris import URI, below, beside, file_system, first_line, public, relative
+from factory.core.uris import (
+    URI,
+    file_system,
+    first_line,
+    join_uri,
+    redact,
+    relative_path,
+    sibling_uri,
+)
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
 
@@ -189,15 +197,15 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise UserError(f"{public(uri)}: nothing is there")
+            raise UserError(f"{redact(uri)}: nothing is there")
         single = info.type == pa.fs.FileType.File
         entries = [info] if single else fs.get_file_info(pa.fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{public(uri)}: {first_line(error)}") from None
+        raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     root = os.path.dirname(path) if single else path  # noqa: PTH120
-    named = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
+    named = {relative_path(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
     names = sorted(n for n in named if not any(part.startswith(".") for part in n.split("/")))
-    places = {n: uri if single else below(uri, n) for n in names}
+    places = {n: uri if single else join_uri(uri, n) for n in names}
     photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
     tables = [n for n in names if n.lower().endswith(".parquet")]
     if not photos and tables:
@@ -205,7 +213,7 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
     if not photos and single:
         photos = names
     if not photos:
-        raise UserError(f"{public(uri)}: no image and no Parquet file there")
+        raise UserError(f"{redact(uri)}: no image and no Parquet file there")
     found = [named[n] for n in photos]
     facts = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
     return Source("uri", uri, _table(photos, [places[n] for n in photos], facts), {})
@@ -245,7 +253,7 @@ def _beside(file: str, path: str) -> str:
     """The place that a Parquet file's row names; a relative one counts from the file's folder."""
     if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
         return path
-    return beside(file, path) if URI.match(file) else str(Path(file).parent / path)
+    return sibling_uri(file, path) if URI.match(file) else str(Path(file).parent / path)
 
 
 def _absolute(place: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from osasis.choices import SquareFit
 from osasis.mix import Mix
 from osasis.validation import InputModel
-
-Fit = Literal["crop", "pad", "resize"]
 
 
 class StylizeBody(InputModel):
@@ -23,12 +22,12 @@ class StylizeBody(InputModel):
         default_factory=dict, description="grey pictures by the names in the mix, base64"
     )
     mix: Mix = Field(description="parameters of the stylization")
-    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
+    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
 
 
 class EncodingsBody(InputModel):
     images: list[str] = Field(min_length=1, max_length=1024, description="photos, base64")
-    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
+    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
     style: str | None = Field(
         None,
         max_length=200,
@@ -124,7 +123,7 @@ def body_docs(body: type[BaseModel], example: dict[str, Any], files: str = "imag
         files: {"type": "array", "items": {"type": "string", "format": "binary"}},
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
-        "fit": {"type": "string", "enum": ["crop", "pad", "resize"]},
+        "fit": {"type": "string", "enum": list(get_args(SquareFit))},
         "style": {"type": "string"},
     }
     names = {"fit", "style", files} if body is EncodingsBody else {*form} - {"style"}

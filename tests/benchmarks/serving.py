@@ -77,7 +77,7 @@ def open_bare(home: str, threads: int) -> None:
     torch.set_num_threads(threads)
     place = Home(Path(home))
     registry = Registry(place)
-    _bare["known"] = {s: registry.current(s) for s in STYLES}
+    _bare["known"] = {s: registry.resolve(s) for s in STYLES}
     base = load_base(place.base_folder(None))
     _bare["engine"] = Engine(base, batch=BATCH, batch_wait=BATCH_WAIT)
 

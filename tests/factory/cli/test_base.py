@@ -54,7 +54,7 @@ def test_another_base_does_not_take_a_name_silently(
     assert import_tiny(tmp_path, sources, "mine").document["fingerprint"] == first["fingerprint"]
     refused = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2")
     assert refused.code == 2
-    assert "base 'mine' is there already with other content" in refused.document["error"]
+    assert "base 'mine' already exists with other content" in refused.document["error"]
     info = cli("base", "info", "mine", "--home", tmp_path, "--json").document
     assert info["fingerprint"] == first["fingerprint"]
     replaced = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2", "--replace").document

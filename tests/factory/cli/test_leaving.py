@@ -72,6 +72,6 @@ def test_ctrl_c_and_sigterm(number: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    message = "stopped; the same command trains on where it can"
+    message = "stopped; to continue, run the same command again"
     assert json.loads(out) == {"error": message}
     assert err == f"error: {message}\n"

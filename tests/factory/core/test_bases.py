@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factory.core.bases import check_name, example_photos
-from factory.core.home import ENVIRONMENT, Home
+from factory.core.home import HOME_VARIABLE, Home
 from osasis.bundles.base import read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.images.tensors import image_to_tensor
@@ -93,7 +93,7 @@ def test_a_base_of_the_home_hides_the_package_s_of_that_name(tmp_path: Path) -> 
 def test_where_a_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Home.find().path == tmp_path / ".style-factory"
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "b"))
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "b"))
     assert Home.find().path == tmp_path / "b"
     assert Home.find("c").path == tmp_path / "c"
     assert Home.find("c").tracking_uri == f"sqlite:///{tmp_path / 'c' / 'mlflow.db'}"

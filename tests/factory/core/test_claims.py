@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.core.claims import SILENCE_SECONDS, Claims, Holder, read_claim
+from factory.core.claims import HEARTBEAT_TIMEOUT_SECONDS, Claims, Holder, read_claim
 from osasis.storage import write_json
 
 DYING = """
@@ -98,7 +98,7 @@ def test_another_machines_job_is_gone_when_its_heart_stopped(mine: Claims) -> No
     put(mine, away)
     beat.touch()
     assert mine.acquire("oil") == away
-    silent = time.time() - SILENCE_SECONDS - 1
+    silent = time.time() - HEARTBEAT_TIMEOUT_SECONDS - 1
     os.utime(beat, (silent, silent))
     assert mine.acquire("oil") is None
     put(mine, away)

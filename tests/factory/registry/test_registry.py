@@ -17,8 +17,8 @@ from factory.registry import (
     CANDIDATE,
     CHAMPION,
     KIND_TAG,
-    Listing,
     Registry,
+    RegistrySnapshot,
     StyleVersion,
     list_versions,
 )
@@ -105,7 +105,7 @@ def test_unknown_references_say_what_there_is(registry: Registry) -> None:
 
 
 def test_a_listing_finds_what_mlflow_finds(registry: Registry) -> None:
-    listing = Listing(registry.home)
+    listing = RegistrySnapshot(registry.home)
     assert listing.styles() == registry.styles() == ["ink", "oil"]
     for reference in ("oil", "oil@champion", "oil:1", "ink"):
         assert listing.resolve(reference) == registry.resolve(reference)
@@ -230,7 +230,7 @@ def test_promote_and_rollback(shelf: Registry) -> None:
     assert (promoted.version, promoted.aliases) == (4, (CHAMPION,))
     assert shelf.promote("oil:1").version == champion(shelf) == 1
     assert [shelf.rollback("oil").version for _ in range(3)] == [4, 3, 2]
-    with pytest.raises(UserError, match="has had no champion before this one"):
+    with pytest.raises(UserError, match="has no previous champion"):
         shelf.rollback("oil")
     with pytest.raises(UserError, match="has no version 'candidate'"):
         shelf.promote("oil")
@@ -245,7 +245,7 @@ def test_delete_takes_the_files_and_leaves_no_style_without_champion(shelf: Regi
         shelf.delete("oil:3")
     shelf.promote("oil:2")
     shelf.delete("oil:3")
-    with pytest.raises(UserError, match="has had no champion before"):
+    with pytest.raises(UserError, match="has no previous champion"):
         shelf.rollback("oil")
     assert [v.version for v in shelf.delete("oil")] == [2]
     assert shelf.styles() == []
@@ -268,7 +268,7 @@ def test_weights_that_the_store_changed_are_not_registered(
         stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
 
     monkeypatch.setattr(shelf.client, "log_artifacts", breaking)
-    with pytest.raises(UserError, match="weights in the registry's store are not those"):
+    with pytest.raises(UserError, match="weights in the registry's store differ"):
         put(shelf, 5)
     assert [v.version for v in shelf.versions("oil")] == [3, 2, 1]
 
@@ -314,7 +314,7 @@ def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Pat
     home, other = shelf.home.path, fresh_home()
     target = home / "out" / "oil.zip"
     assert cli("styles", "export", "oil:2", target, "--home", home).code == 0
-    assert "is there already" in cli("styles", "export", "oil", target, "--home", home).error
+    assert "already exists" in cli("styles", "export", "oil", target, "--home", home).error
     cli("styles", "export", "oil:2", home / "folder", "--home", home)
     ran = cli("styles", "import", target, "--home", other, "--json")
     assert (ran.code, ran.document["id"], ran.document["aliases"]) == (0, "oil", ["champion"])

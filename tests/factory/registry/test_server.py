@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from factory.core.home import ENVIRONMENT, Home
+from factory.core.home import HOME_VARIABLE, Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from osasis.bundles.base import read_base_info
 from tests.conftest import ROOT
@@ -139,7 +139,7 @@ def test_styles_live_on_a_server(
 
     # A plain MLflow program loads it; the base is found in the home that is named.
     picture(5, (40, 48)).save(tmp_path / "photo.png")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), ENVIRONMENT: str(elsewhere.path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), HOME_VARIABLE: str(elsewhere.path)}
     environment["OMP_NUM_THREADS"] = "1"  # sums of several threads differ in the last bit
     command = [sys.executable, "-c", LOADING, tmp_path / "photo.png", tmp_path / "styled.png"]
     subprocess.run([str(c) for c in command], env=environment, check=True, timeout=200)
