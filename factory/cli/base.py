@@ -191,7 +191,9 @@ def evaluate(
         str, option(INPUTS, "Photos that the base was not trained on.", metavar="DIR")
     ],
     name: OptionalNameArgument = None,
-    limit: Annotated[int | None, option(INPUTS, "Use only the first photos, up to this number.")] = None,
+    limit: Annotated[
+        int | None, option(INPUTS, "Use only the first photos, up to this number.")
+    ] = None,
     steps: Annotated[int, option(MEASUREMENT, "Steps of a full schedule.", min=1)] = 100,
     samples: Annotated[int, option(MEASUREMENT, "Samples for the Frechet distance.")] = 0,
     lpips: Annotated[
