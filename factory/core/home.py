@@ -65,6 +65,10 @@ class Home:
         """Downloads from a registry's server; the folder may be deleted at any time."""
         return self.path / "cache"
 
+    def artifact_cache(self, run_id: str) -> Path:
+        """Folder for downloaded artifacts of an MLflow run."""
+        return self.cache / "artifacts" / run_id
+
     @property
     def database(self) -> Path:
         """The sqlite file of the home's own registry."""

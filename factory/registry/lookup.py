@@ -111,7 +111,7 @@ class RegistryReader(Resolver):
 
     def _version(self, v: Any, model: Any) -> StyleVersion:
         aliases = [a for a, number in model.aliases.items() if int(number) == int(v.version)]
-        return from_mlflow(v, aliases, self.home.tracking_uri, self.home.cache)
+        return from_mlflow(v, aliases, self.home)
 
 
 def list_versions(home: Home) -> dict[str, list[StyleVersion]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from factory.core.home import Home
+
 CHAMPION, CANDIDATE = "champion", "candidate"
 # File of a bundle with the losses and metrics of the training.
 TRAINING_FILE = "training.json"
@@ -26,7 +28,7 @@ class StyleVersion:
     """One registered version of a style.
 
     fingerprint: hash of the training run. base: fingerprint of the base. source: URI of the bundle.
-    cache: folder for downloads; None downloads to a temporary folder.
+    cache: folder for downloads of the run's artifacts.
     """
 
     style: str
@@ -39,7 +41,7 @@ class StyleVersion:
     created_ms: int
     tags: dict[str, str]
     tracking_uri: str
-    cache: Path | None = None
+    cache: Path
 
     @property
     def reference(self) -> str:
@@ -47,48 +49,50 @@ class StyleVersion:
 
     def folder(self) -> Path:
         """The bundle's folder: the stored one for local artifacts, else a cached download."""
-        if (local := local_path(self.source)) is not None:
-            return local
-        return self._download("style", artifact_uri=self.source)
+        return bundle_folder(self.source, self.tracking_uri, self.cache)
 
     def previews(self) -> list[Path]:
         """The logged preview images, in order."""
-        local = local_path(self.source)
         try:
-            if local is not None:
+            if (local := local_path(self.source)) is not None:
                 folder = local.parent / "previews"
             else:
-                folder = self._download("previews", run_id=self.run_id, artifact_path="previews")
+                folder = _download(
+                    self.cache / "previews",
+                    self.tracking_uri,
+                    run_id=self.run_id,
+                    artifact_path="previews",
+                )
         except OSError:  # imported styles can lack previews
             return []
         return sorted(folder.glob("*.png"))
 
-    def _download(self, part: str, **artifact: str) -> Path:
-        """Download artifacts; cached by run, because artifacts of a run never change."""
-        import mlflow
 
-        cached = self.cache / "artifacts" / self.run_id / part if self.cache is not None else None
-        if cached is not None and cached.is_dir():
-            return cached
-        target = None
-        if cached is not None:
-            target = cached.with_name(f".{part}-{os.getpid()}-{os.urandom(4).hex()}")
-            target.mkdir(parents=True)
-        try:
-            with discard_stdout():
-                downloaded = mlflow.artifacts.download_artifacts(
-                    **artifact,
-                    tracking_uri=self.tracking_uri,
-                    dst_path=str(target) if target is not None else None,
-                )
-            if cached is None:
-                return Path(downloaded)
-            with contextlib.suppress(OSError):  # another process has filled the cache
-                Path(downloaded).replace(cached)
-            return cached
-        finally:
-            if target is not None:
-                shutil.rmtree(target, ignore_errors=True)
+def bundle_folder(source: str, tracking_uri: str, cache: Path) -> Path:
+    """The local folder of a logged bundle; downloads the bundle of a server or object store."""
+    if (local := local_path(source)) is not None:
+        return local
+    return _download(cache / "style", tracking_uri, artifact_uri=source)
+
+
+def _download(cached: Path, tracking_uri: str, **artifact: str) -> Path:
+    """Download artifacts to ``cached``, at most once: a run's artifacts never change."""
+    import mlflow
+
+    if cached.is_dir():
+        return cached
+    target = cached.with_name(f".{cached.name}-{os.getpid()}-{os.urandom(4).hex()}")
+    target.mkdir(parents=True)
+    try:
+        with discard_stdout():
+            downloaded = mlflow.artifacts.download_artifacts(
+                **artifact, tracking_uri=tracking_uri, dst_path=str(target)
+            )
+        with contextlib.suppress(OSError):  # another process has filled the cache
+            Path(downloaded).replace(cached)
+        return cached
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def current_of(versions: Iterable[StyleVersion]) -> StyleVersion:
@@ -97,7 +101,7 @@ def current_of(versions: Iterable[StyleVersion]) -> StyleVersion:
     return next((v for v in versions if CHAMPION in v.aliases), versions[0])
 
 
-def from_mlflow(v: Any, aliases: list[str], tracking_uri: str, cache: Path) -> StyleVersion:
+def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
     """Convert MLflow's ``ModelVersion``."""
     return StyleVersion(
         style=v.name,
@@ -109,8 +113,8 @@ def from_mlflow(v: Any, aliases: list[str], tracking_uri: str, cache: Path) -> S
         aliases=tuple(sorted(aliases)),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
-        tracking_uri=tracking_uri,
-        cache=cache,
+        tracking_uri=home.tracking_uri,
+        cache=home.artifact_cache(v.run_id or ""),
     )
 
 

@@ -14,6 +14,7 @@ from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,
     StyleVersion,
+    bundle_folder,
     discard_stdout,
     local_path,
 )
@@ -117,12 +118,10 @@ class Registry(RegistryReader):
     def _verify_stored(self, style: str, run_id: str, source: str, folder: Path) -> None:
         """Raise UserError where the stored weights differ from the folder's."""
         info = json.loads((folder / "style.json").read_text())
-        cache = self.home.cache
-        stored = StyleVersion(
-            style, 0, "", "", run_id, source, (), 0, {}, self.home.tracking_uri, cache
-        ).folder()
+        cache = self.home.artifact_cache(run_id)
+        stored = bundle_folder(source, self.home.tracking_uri, cache)
         if sha256_file(stored / "style.safetensors") != info["weights_sha256"]:
-            shutil.rmtree(cache / "artifacts" / run_id, ignore_errors=True)
+            shutil.rmtree(cache, ignore_errors=True)
             raise UserError(
                 f"style {style!r}: the weights in the registry's store differ from those that were "
                 "sent (a broken disk or transfer?); run the same command again"
@@ -215,7 +214,7 @@ class Registry(RegistryReader):
         from mlflow.exceptions import MlflowException
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        shutil.rmtree(self.home.cache / "artifacts" / version.run_id, ignore_errors=True)
+        shutil.rmtree(version.cache, ignore_errors=True)
         if (local := local_path(version.source)) is not None:
             shutil.rmtree(local.parent, ignore_errors=True)
             return

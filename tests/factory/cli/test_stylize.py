@@ -104,7 +104,7 @@ STYLIZE_PROBLEMS = [
 ]
 STYLIZE_MISTAKES = [
     (["--styles", "oill"], "unknown style 'oill' (nearest: oil)"),
-    (["--styles", "oil,zzz"], "unknown style 'zzz' (trained_home: ink, oil)"),
+    (["--styles", "oil,zzz"], "unknown style 'zzz' (registered: ink, oil)"),
     (["--styles", "oil:7"], "style 'oil' has no version '7': there are 2 (champion), 1"),
     (["--styles", "oil@best"], "style 'oil' has no version 'best': there are 2 (champion), 1"),
     (["--styles", "oil,oil:1"], "the same style is named twice"),
