@@ -6,15 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from osasis.choices import (
-    Fit,
-    ImageFormat,
-    Metadata,
-    NoFace,
-    OutputFormat,
-    OutputSize,
-    Precision,
-)
+from osasis import choices
 from osasis.validation import InputModel, Problem
 
 
@@ -23,25 +15,27 @@ class OutputOptions(InputModel):
 
     subject: ClassVar[str] = "options"
 
-    fit: Fit = Field("crop", description="how a photo meets the base's square; `align` finds faces")
-    size: OutputSize = Field(
+    fit: choices.Fit = Field(
+        "crop", description="how a photo meets the base's square; `align` finds faces"
+    )
+    size: choices.OutputSize = Field(
         "photo", description="size of an output: the photo's own, or the base's square"
     )
     detail: bool = Field(
         False, description="carry the stylization up to the photo's own resolution"
     )
-    format: OutputFormat = Field("png", description="format of the outputs")
-    encoding: ImageFormat = Field(
+    format: choices.OutputFormat = Field("png", description="format of the outputs")
+    encoding: choices.ImageFormat = Field(
         "png", description="format of the images; only Parquet may hold another one than `format`"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
-    metadata: Metadata = Field("strip", description="the photo's EXIF")
-    no_face: NoFace = Field(
+    metadata: choices.Metadata = Field("strip", description="the photo's EXIF")
+    no_face: choices.NoFace = Field(
         "error",
         description="with fit `align`: a photo without a face is an error row, is cropped, or is "
         "kept as it is",
     )
-    precision: Precision | None = Field(
+    precision: choices.Precision | None = Field(
         None, description="arithmetic of the forward passes; null: as each style's settings say"
     )
 

@@ -18,15 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from factory.core.uris import (
-    URI,
-    file_system,
-    first_line,
-    join_uri,
-    redact,
-    relative_path,
-    sibling_uri,
-)
+from factory.core.uris import URI, file_system, first_line, join_uri, redact, sibling_uri
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
 
@@ -203,7 +195,10 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     root = os.path.dirname(path) if single else path  # noqa: PTH120
-    named = {relative_path(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
+    # Paths of some file systems begin with a slash.
+    top = root.strip("/") or "."
+    files = [e for e in entries if e.type == pa.fs.FileType.File]
+    named = {os.path.relpath(e.path.lstrip("/"), top): e for e in files}
     names = sorted(n for n in named if not any(part.startswith(".") for part in n.split("/")))
     places = {n: uri if single else join_uri(uri, n) for n in names}
     photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]

@@ -22,15 +22,7 @@ from factory.cli.options import (
     option,
 )
 from factory.cli.output import print_json, print_progress, print_result
-from osasis.choices import (
-    Fit,
-    ImageFormat,
-    Metadata,
-    NoFace,
-    OutputFormat,
-    OutputSize,
-    Precision,
-)
+from osasis import choices
 from osasis.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,11 +54,11 @@ def stylize(
         option(INPUTS, "Column of a Parquet input that holds bytes or paths.", metavar="NAME"),
     ] = None,
     fit: Annotated[
-        Fit,
+        choices.Fit,
         option(INPUTS, "How a photo is fitted to the base's square; align finds faces."),
     ] = "crop",
     no_face: Annotated[
-        NoFace,
+        choices.NoFace,
         option(
             INPUTS,
             "What --fit align does with a photo without a face: list it as an error, crop "
@@ -98,26 +90,28 @@ def stylize(
         ),
     ] = None,
     size: Annotated[
-        OutputSize,
+        choices.OutputSize,
         option(OUTPUTS, "Size of the outputs: the photo's own, or the base's square."),
     ] = "photo",
     detail: Annotated[
         bool, option(OUTPUTS, "Carry the style up to the photo's resolution.", "--detail")
     ] = False,
     format: Annotated[
-        Literal[OutputFormat, "jpg"], option(OUTPUTS, "Format of the outputs.")
+        Literal[choices.OutputFormat, "jpg"], option(OUTPUTS, "Format of the outputs.")
     ] = "png",
     encoding: Annotated[
-        ImageFormat | None,
+        choices.ImageFormat | None,
         option(OUTPUTS, "Encoding of the images in Parquet (default: png)."),
     ] = None,
     quality: Annotated[int, option(OUTPUTS, "Quality of JPEG and WebP.", min=1, max=100)] = 90,
-    metadata: Annotated[Metadata, option(OUTPUTS, "Strip or keep the photo's EXIF.")] = "strip",
+    metadata: Annotated[
+        choices.Metadata, option(OUTPUTS, "Strip or keep the photo's EXIF.")
+    ] = "strip",
     no_contact_sheet: Annotated[
         bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
     precision: Annotated[
-        Precision | None,
+        choices.Precision | None,
         option(OUTPUTS, "Arithmetic of the model (default: from each style's settings)."),
     ] = None,
     workers: Annotated[

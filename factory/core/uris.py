@@ -154,11 +154,6 @@ def sibling_uri(uri: str, name: str) -> str:
     return join_uri(head[: head.rfind("/")] + rest, name)
 
 
-def relative_path(path: str, root: str) -> str:
-    """A path relative to the folder ``root`` of the same file system; ignores leading slashes."""
-    return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
-
-
 def redact(location: str) -> str:
     """A location without the parts of a URI that may hold credentials: user and query."""
     if not is_uri(location):
