@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from factory.core.bases import check_name, import_base
 from factory.core.home import Home
 from factory.core.ray_cluster import start_ray
-from factory.core.uris import copy_pictures, is_uri
+from factory.core.uris import copy_images, is_uri
 from factory.registry import Registry
 from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
@@ -114,7 +114,7 @@ def train_base(
     folder = home.path / "bases-in-training" / name
     with home.locked(f"base-{name}"):
         if is_uri(str(images)):
-            images = copy_pictures(str(images), folder / "images")
+            images = copy_images(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
         # The constructor reports every problem of the run before Ray starts.
         BaseTraining(folder, photos, sizes, settings, start=start)

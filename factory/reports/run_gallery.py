@@ -15,7 +15,7 @@ from PIL import Image
 from factory.catalog import CatalogEntry
 from factory.core.uris import base_name
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
-from factory.registry.versions import TRAINING
+from factory.registry.versions import TRAINING_FILE
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
 from osasis.bundles.base import Base
 from osasis.errors import UserError
@@ -143,7 +143,7 @@ def _style(
 def _training(folder: Path) -> dict[str, Any]:
     """Curves and metrics of a style's training, where its bundle has them."""
     try:
-        data: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+        data: dict[str, Any] = json.loads((folder / TRAINING_FILE).read_text())
     except FileNotFoundError:  # an imported style has none
         return {}
     return data

@@ -20,8 +20,8 @@ from factory.core.bases import example_photos
 from factory.core.claims import Claims
 from factory.core.failures import KINDS
 from factory.core.home import Home
-from factory.core.uris import public
-from factory.registry import Listing, Registry, list_versions, load_mlflow
+from factory.core.uris import redact
+from factory.registry import Registry, RegistrySnapshot, list_versions, load_mlflow
 from factory.registry.gate import Condition, parse_gate
 from factory.reports.progress import Display, make_display
 from factory.reports.results import BankResult, StyleResult, TrainResult
@@ -200,7 +200,7 @@ class TrainingRun:
             opened = pool.submit(Registry, self.home)
             start_ray(self.options.slots)
             registry = opened.result()
-        self.report(f"styles are registered in {public(self.home.tracking_uri)}")
+        self.report(f"styles are registered in {redact(self.home.tracking_uri)}")
         return registry
 
     def _train_all(self, waiting: list[Planned]) -> None:
@@ -227,7 +227,7 @@ class TrainingRun:
 
     def _not_registered_elsewhere(self, plan: list[Planned]) -> list[Planned]:
         """Those of a plan that no other job has registered by now; the others are settled."""
-        listing, left = Listing(self.home), []
+        listing, left = RegistrySnapshot(self.home), []
         for p in plan:
             version = listing.find(p.entry.id, p.fingerprint)
             if version is None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from factory.core.claims import read_claim
 from factory.core.uris import base_name
-from factory.registry.versions import TRAINING
+from factory.registry.versions import TRAINING_FILE
 from osasis.arithmetic import resolve
 from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
@@ -192,7 +192,7 @@ class StyleWorker:
         result = {"metrics": metrics, "history": trainer.history, "seconds": seconds}
         write_json(folder / RESULT, result)
         # The same goes with the bundle: what a report shows needs no query a style.
-        write_json(folder / "style" / TRAINING, result)
+        write_json(folder / "style" / TRAINING_FILE, result)
         save_style(folder / "style", style, trainer.style_image[0], trainer.counterpart[0])
 
     def _measure(

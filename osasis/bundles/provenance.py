@@ -11,11 +11,12 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from PIL import Image, PngImagePlugin
 from pydantic import Field
 
+from osasis.choices import Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
@@ -51,22 +52,18 @@ class Provenance(InputModel):
     )
     base: str = Field("", description="fingerprint of the base")
     mix: Mix = Field(description="the mix; its styles are ids without a version")
-    arithmetic: Literal["float32", "bfloat16"] | None = Field(
-        None, description="arithmetic of the forward passes"
-    )
-    fit: Literal["crop", "pad", "resize", "align"] | None = Field(
-        None, description="how the photo met the base's square"
-    )
-    no_face: Literal["error", "crop", "keep"] | None = Field(
+    arithmetic: Arithmetic | None = Field(None, description="arithmetic of the forward passes")
+    fit: Fit | None = Field(None, description="how the photo met the base's square")
+    no_face: NoFace | None = Field(
         None, description="with fit `align`: what became of a photo without a face"
     )
-    size: Literal["photo", "base"] = Field("photo", description="size of the picture")
+    size: OutputSize = Field("photo", description="size of the picture")
     detail: bool = Field(False, description="the style was carried up to the photo's resolution")
-    format: Literal["png", "jpeg", "webp"] = Field("png", description="format of the file")
+    format: ImageFormat = Field("png", description="format of the file")
     quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
         None, description="of JPEG and WebP"
     )
-    metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
+    metadata: Metadata = Field("strip", description="the photo's EXIF")
     masks: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of each mask's file, by the mask's name"
     )

@@ -76,7 +76,7 @@ def open_bare(home: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     registry = Registry(Home(Path(home)))
-    _bare["versions"] = {s: registry.current(s) for s in STYLES}
+    _bare["versions"] = {s: registry.resolve(s) for s in STYLES}
     base = load_base(registry.home.base_folder(None))
     _bare["engine"] = Engine(base, batch=BATCH, batch_wait=BATCH_WAIT)
 

@@ -149,7 +149,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(fresh_home: Callable[[], Path], tmp_p
     driver.process.terminate()
     assert driver.process.wait(60) == 130
     said = driver.err.read_text()
-    assert "stopped; the same command trains on where it can" in said
+    assert "stopped; to continue, run the same command again" in said
     assert "SIGTERM received" not in said
     assert list(Home(home).claims.glob("*.claim")) == []
 
