@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
@@ -19,6 +19,8 @@ from pydantic_core import PydanticCustomError
 from osasis.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound="InputModel")
+# ``Problem.wants`` by pydantic's error type.
+_WANTED = {"string_type": "text", "float_type": "number"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Problem:
 
     field: path of the field, such as ``styles[0].weight``; "" is the whole input. value: the
     invalid value. message: the error, which names field and value. allowed: the allowed values as a
-    noun phrase, such as ``a number in [0, 4]``; "" where the message names them.
+    noun phrase, such as ``a number in [0, 4]``; "" where the message names them. wants: ``text`` or
+    ``number`` where the value has another type; otherwise "".
     """
 
     field: str
     value: Any
     message: str
     allowed: str = ""
+    wants: str = ""
 
     def __str__(self) -> str:
         return f"{self.message}; it must be {self.allowed}" if self.allowed else self.message
@@ -44,7 +48,7 @@ class Problem:
         message = self.message
         if self.field and message.startswith(self.field):
             message = field + message[len(self.field) :]
-        return Problem(field, self.value, message, self.allowed)
+        return replace(self, field=field, message=message)
 
 
 class InvalidInputError(UserError):
@@ -118,7 +122,7 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
                 message += f": {e['ctx']['error']}"
             else:
                 allowed_values = allowed(_resolve(model, loc))
-            found.append(Problem(field, e["input"], message, allowed_values))
+            found.append(Problem(field, e["input"], message, allowed_values, _WANTED.get(kind, "")))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 

@@ -222,9 +222,9 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
 
     Raises UserError for an unknown name or invalid JSON, InvalidInputError for invalid fields.
     """
-    text: str
+    data: bytes
     if str(name_or_path) in named_configs():
-        text = (resources.files("osasis") / "configs" / f"{name_or_path}.json").read_text()
+        data = (resources.files("osasis") / "configs" / f"{name_or_path}.json").read_bytes()
     else:
         path = Path(name_or_path)
         if not path.is_file():
@@ -234,9 +234,11 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
                 f"{did_you_mean(str(name_or_path), names)}: give a JSON file or one of "
                 f"{', '.join(names)}"
             )
-        text = path.read_text()
+        data = path.read_bytes()
     try:
-        data = json.loads(text)
+        fields = json.loads(data)  # of bytes: any encoding that an editor writes
     except json.JSONDecodeError as e:
         raise UserError(f"{name_or_path}: not valid JSON (line {e.lineno}: {e.msg})") from None
-    return DiffAEConfig.parse(data, str(name_or_path))
+    except UnicodeDecodeError as e:
+        raise UserError(f"{name_or_path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
+    return DiffAEConfig.parse(fields, str(name_or_path))
