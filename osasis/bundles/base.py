@@ -1,7 +1,7 @@
 """The base: the frozen pretrained bundle of a photo domain.
 
 On disk a base is one folder: ``base.json`` (sizes, guide, perceptual net, provenance) and
-safetensors beside it. Nothing in it is ever pickled.
+safetensors files. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHIPPED = Path(__file__).parents[1] / "bases"
 
 @dataclass(frozen=True)
 class Deferred(Generic[P]):
-    """A part of a base that is loaded when it is used first."""
+    """A part of a base that is loaded on first use."""
 
     load: Callable[[], P]
 
@@ -49,10 +49,11 @@ class Deferred(Generic[P]):
 class Base:
     """A loaded base.
 
-    guide, perceptual, prior: the parts, or ``Deferred`` ones. Stylization needs none of the three,
-    and their packages take longer to import than everything else takes to load.
-    photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
-    on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+    z_mean, z_std: (1, D), statistics of the semantic codes.
+    guide, perceptual, prior: loaded or ``Deferred``. Stylization uses none of them, and importing
+    their packages takes longer than loading the rest of the base.
+    photos: (N, 3, H, W) uint8, example photos of the domain, or None. Styles train on them, and
+    without a prior they guide the photo counterpart. info: content of base.json.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Base:
         self.photos, self.info = photos, info or {}
 
     def replace(self, **changes: Any) -> Base:
-        """The same base with other parts, by the names of the constructor."""
+        """A copy with some constructor arguments replaced."""
         parts: dict[str, Any] = {
             "config": self.config,
             "diffae": self.diffae,
@@ -89,25 +90,27 @@ class Base:
 
     @property
     def guide(self) -> Guide:
-        if isinstance(self._guide, Deferred):
-            self._guide = self._placed(self._guide.load())
+        self._guide = self._loaded(self._guide)
         return self._guide
 
     @property
     def perceptual(self) -> PerceptualNet:
-        if isinstance(self._perceptual, Deferred):
-            self._perceptual = self._placed(self._perceptual.load())
+        self._perceptual = self._loaded(self._perceptual)
         return self._perceptual
 
     @property
     def prior(self) -> UNet | None:
-        if isinstance(self._prior, Deferred):
-            self._prior = self._placed(self._prior.load())
+        self._prior = self._loaded(self._prior)
         return self._prior
 
-    def _placed(self, part: P) -> P:
-        """A part on the base's device."""
-        return part.to(self.device) if isinstance(part, torch.nn.Module) else part
+    def _loaded(self, part: P | Deferred[P]) -> P:
+        """Load a deferred part onto the base's device; return a loaded part unchanged."""
+        if not isinstance(part, Deferred):
+            return part
+        loaded = part.load()
+        if isinstance(loaded, torch.nn.Module):
+            loaded.to(self.device)
+        return loaded
 
     @property
     def name(self) -> str:
@@ -122,7 +125,7 @@ class Base:
         return self.z_mean.device
 
     def to(self, device: str | torch.device) -> Base:
-        """Move what is loaded; a deferred part goes to the base's device when it is loaded."""
+        """Move the loaded parts; deferred parts are moved when they are loaded."""
         for part in (self.diffae, self._guide, self._perceptual, self._prior):
             if isinstance(part, torch.nn.Module):
                 part.to(device)
@@ -130,7 +133,7 @@ class Base:
         return self
 
     def encode_z(self, images: Tensor) -> Tensor:
-        """Semantic codes. (B, 3, H, W) in [-1, 1] -> (B, D)."""
+        """Semantic codes z. (B, 3, H, W) in [-1, 1] -> (B, D)."""
         return self.diffae.encoder(images)
 
     def eps_a(self, z: Tensor) -> EpsFn:
@@ -139,7 +142,7 @@ class Base:
 
 
 def frozen(module: torch.nn.Module) -> torch.nn.Module:
-    """Inference form: no gradients, channels last (twice as fast in bfloat16)."""
+    """Prepare for inference: no gradients, channels last (twice as fast in bfloat16)."""
     module.requires_grad_(False)
     return module.eval().to(memory_format=torch.channels_last)
 
@@ -160,13 +163,14 @@ def save_base(
     provenance: dict[str, Any],
     shard_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Write a base's folder; base.json comes last, so that a half-written base is no base.
+    """Write a base's folder and return the content of base.json.
 
-    shard_bytes: networks above this size become several files.
+    base.json is written last, so an interrupted call leaves a folder that does not load.
 
-    guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
-    "config"}``, or ``{"kind": "combined", "parts": [...]}`` of such, each with a "weight", at most
-    one of them open_clip. photos: (N, 3, H, W) uint8. Returns what base.json says.
+    guide: ``{"kind": "statistics", "stages", "grid"}``, ``{"kind": "open_clip", "model",
+    "config"}``, or ``{"kind": "combined", "parts": [...]}`` where each part is one of the former
+    with a "weight" and at most one part is open_clip. photos: (N, 3, H, W) uint8.
+    shard_bytes: larger networks are split into several files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -181,7 +185,7 @@ def save_base(
         files["guide"] = guide_weights
     hashes = {}
     for part, tensors in files.items():
-        # Networks are read shard by shard; the others are small, and read as one file.
+        # Only networks can be read from several files; the other parts are small.
         limit = shard_bytes if part in ("diffae", "prior", "guide") else None
         shards = _shards(tensors, limit)
         for number, shard in enumerate(shards, start=1):
@@ -205,7 +209,7 @@ def save_base(
 
 
 def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
-    """The tensors in order, in as few groups as fit the limit; a larger tensor stands alone."""
+    """Group tensors, in order, up to ``limit`` bytes; a larger tensor gets its own group."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -218,12 +222,12 @@ def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Ten
 
 
 def shipped_bases() -> dict[str, Path]:
-    """The bases inside this package, by name."""
+    """Folders of the bases inside this package, by name."""
     return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
 
 
 def read_base_info(folder: Path) -> dict[str, Any]:
-    """base.json of a folder. Raises UserError where it is no base or of another format."""
+    """Read base.json. Raises UserError if it is missing, invalid or of another format."""
     path = folder / JSON_NAME
     if not path.is_file():
         raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
@@ -248,9 +252,9 @@ def read_base_info(folder: Path) -> dict[str, Any]:
 
 
 def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
-    """Load a base for inference. Raises UserError naming what is missing or broken.
+    """Load a base for inference. Raises UserError naming the missing or damaged file.
 
-    verify: re-read the files' hashes (a few milliseconds a megabyte).
+    verify: compare the files' SHA-256 with base.json (a few milliseconds per megabyte).
     """
     info = read_base_info(folder)
     config = DiffAEConfig.parse(info["config"], str(folder / JSON_NAME))
@@ -272,7 +276,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         diffae,
         z_mean,
         z_std,
-        # The guide may be made of the base's own perceptual net.
+        # Statistics guides share the base's perceptual net.
         Deferred(lambda: _load_guide(folder, info["guide"], base.perceptual)),
         Deferred(lambda: _load_perceptual(folder, info)),
         Deferred(lambda: _load_prior(folder, config)),
@@ -304,18 +308,13 @@ def _verify(folder: Path, hashes: dict[str, str]) -> None:
         if not path.is_file():
             raise UserError(f"{path}: missing; import the base again")
         if sha256_file(path) != digest:
-            raise UserError(f"{path}: not the file that {JSON_NAME} names; import the base again")
+            raise UserError(f"{path}: its SHA-256 differs from {JSON_NAME}; import the base again")
 
 
 def _assign(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     layout = {k: v.shape for k, v in module.state_dict().items()}
     check_layout(tensors, layout, str(source))
     module.load_state_dict(tensors, assign=True)
-
-
-def photo_tensor(photos: Tensor) -> Tensor:
-    """uint8 photos (N, 3, H, W) to float32 in [-1, 1]."""
-    return photos.float() / 127.5 - 1.0
 
 
 def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:
@@ -332,6 +331,7 @@ def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -
 
 
 def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
+    """Read a part's file or shards as float32."""
     paths = sorted(folder.glob(f"{part}-*-of-*.safetensors")) or [folder / f"{part}.safetensors"]
     tensors: dict[str, Tensor] = {}
     for path in paths:
