@@ -19,9 +19,9 @@ from osasis.pretraining.budgeted_training import TrainingBudget, train_within_bu
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset
 from osasis.pretraining.train_guide import (
     GuideTrainer,
-    caption_facts,
     direction_separation,
     info_nce,
+    measure_looks,
     new_guide,
 )
 
@@ -44,7 +44,7 @@ def pool(images: Images) -> LookDataset:
 
 
 def trainer(config: Path, pool: LookDataset, batch: int = 8) -> GuideTrainer:
-    return GuideTrainer(new_guide(config, 0), caption_facts(pool), seed=0, batch=batch)
+    return GuideTrainer(new_guide(config, 0), measure_looks(pool), seed=0, batch=batch)
 
 
 def test_contrast_knows_pairs() -> None:
