@@ -72,7 +72,7 @@ def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: 
             continue
         photos.append(to_uint8(image))
     if not photos:
-        raise UserError(f"{folder}: no image can be read; give a folder of photos")
+        raise UserError(f"{folder}: no image can be read (first: {errors[0]}); give other photos")
     return PhotoSet(torch.stack(photos), tuple(errors))
 
 
