@@ -33,7 +33,7 @@ from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
 from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
+from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext
 from osasis.storage import write_json
@@ -107,7 +107,7 @@ def train_base(
     home = home or Home.find()
     check_name(name, "base")
     sizes = load_config(config)
-    settings = make_pretrain_settings(**(overrides or {}))
+    settings = PretrainSettings.parse(overrides or {})
     if settings.batch_size % workers:
         raise UserError(
             f"batch_size {settings.batch_size} cannot be shared by {workers} workers; choose a "

@@ -36,6 +36,7 @@ from osasis.storage import save_tensors, sha256_file, write_json
 FORMAT = 1
 JSON_NAME = "base.json"
 P = TypeVar("P")
+M = TypeVar("M", bound=torch.nn.Module)
 SHIPPED = Path(__file__).parents[1] / "bases"
 
 
@@ -75,18 +76,9 @@ class Base:
 
     def replace(self, **changes: Any) -> Base:
         """A copy with some constructor arguments replaced."""
-        parts: dict[str, Any] = {
-            "config": self.config,
-            "diffae": self.diffae,
-            "z_mean": self.z_mean,
-            "z_std": self.z_std,
-            "guide": self._guide,
-            "perceptual": self._perceptual,
-            "prior": self._prior,
-            "photos": self.photos,
-            "info": self.info,
-        }
-        return Base(**(parts | changes))
+        # The attributes are the constructor's arguments; those of parts have a leading underscore.
+        arguments = {name.lstrip("_"): value for name, value in vars(self).items()}
+        return Base(**(arguments | changes))
 
     @property
     def guide(self) -> Guide:
@@ -141,7 +133,7 @@ class Base:
         return lambda x, t: self.diffae.unet(x, t, z)
 
 
-def frozen(module: torch.nn.Module) -> torch.nn.Module:
+def frozen(module: M) -> M:
     """Prepare for inference: no gradients, channels last (twice as fast in bfloat16)."""
     module.requires_grad_(False)
     return module.eval().to(memory_format=torch.channels_last)
@@ -231,23 +223,28 @@ def read_base_info(folder: Path) -> dict[str, Any]:
     path = folder / JSON_NAME
     if not path.is_file():
         raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
+    keys = ("config", "guide", "perceptual", "files", "fingerprint")
+    info = read_bundle_json(path, FORMAT, keys, "import the base again")
+    kind = (info["guide"] or {}).get("kind")
+    if kind not in ("statistics", "open_clip", "combined"):
+        raise UserError(f"{path}: guide.kind is {kind!r}; import the base again")
+    return info
+
+
+def read_bundle_json(
+    path: Path, format_number: int, keys: tuple[str, ...], remedy: str
+) -> dict[str, Any]:
+    """Read the JSON file of a base or style. Raises UserError, ending with ``remedy``."""
     try:
         info = json.loads(path.read_text())
     except json.JSONDecodeError:
         info = None
     if not isinstance(info, dict):
-        raise UserError(f"{path}: not valid JSON; import the base again")
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: base format {info.get('format')}; this version reads format {FORMAT}"
-        )
-    missing = [
-        k for k in ("config", "guide", "perceptual", "files", "fingerprint") if k not in info
-    ]
-    kind = (info.get("guide") or {}).get("kind")
-    if missing or kind not in ("statistics", "open_clip", "combined"):
-        what = f"{missing[0]} is missing" if missing else f"guide.kind is {kind!r}"
-        raise UserError(f"{path}: {what}; import the base again")
+        raise UserError(f"{path}: not valid JSON; {remedy}")
+    if (found := info.get("format")) != format_number:
+        raise UserError(f"{path}: format {found}; this version reads {format_number}; {remedy}")
+    if missing := [key for key in keys if key not in info]:
+        raise UserError(f"{path}: {missing[0]} is missing; {remedy}")
     return info
 
 
@@ -264,10 +261,8 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
     if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
         raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
-    with torch.device("meta"):
-        diffae = DiffAE(config)
-    _assign(diffae, tensors, folder / "diffae.safetensors")
-    frozen(diffae)
+    diffae = _load_network(lambda: DiffAE(config), tensors, folder / "diffae.safetensors")
+    perceptual_path = folder / "perceptual.safetensors"
     photos = None
     if "photos.safetensors" in info["files"]:
         photos = load_file(folder / "photos.safetensors")["photos"]
@@ -278,7 +273,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         z_std,
         # Statistics guides share the base's perceptual net.
         Deferred(lambda: _load_guide(folder, info["guide"], base.perceptual)),
-        Deferred(lambda: _load_perceptual(folder, info)),
+        Deferred(lambda: frozen(PerceptualNet(info["perceptual"]["net"], perceptual_path))),
         Deferred(lambda: _load_prior(folder, config)),
         photos,
         info,
@@ -286,20 +281,13 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     return base.to(device)
 
 
-def _load_perceptual(folder: Path, info: dict[str, Any]) -> PerceptualNet:
-    net = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
-    frozen(net)
-    return net
-
-
 def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
     if config.prior is None:
         return None
-    with torch.device("meta"):
-        prior = UNet(config.prior.unet(config.image_size))
-    _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
-    frozen(prior)
-    return prior
+    sizes = config.prior.unet(config.image_size)
+    return _load_network(
+        lambda: UNet(sizes), _tensors(folder, "prior"), folder / "prior.safetensors"
+    )
 
 
 def _verify(folder: Path, hashes: dict[str, str]) -> None:
@@ -311,10 +299,12 @@ def _verify(folder: Path, hashes: dict[str, str]) -> None:
             raise UserError(f"{path}: its SHA-256 differs from {JSON_NAME}; import the base again")
 
 
-def _assign(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    layout = {k: v.shape for k, v in module.state_dict().items()}
-    check_layout(tensors, layout, str(source))
-    module.load_state_dict(tensors, assign=True)
+def _load_network(build: Callable[[], M], tensors: dict[str, Tensor], source: Path) -> M:
+    with torch.device("meta"):
+        network = build()
+    check_layout(tensors, {k: v.shape for k, v in network.state_dict().items()}, str(source))
+    network.load_state_dict(tensors, assign=True)
+    return frozen(network)
 
 
 def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:

@@ -7,7 +7,6 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.bundles.base import Base
+from osasis.bundles.base import Base, read_bundle_json
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import tensor_to_image
@@ -127,7 +126,9 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
     path, weights = folder / "style.json", folder / "style.safetensors"
     if not path.is_file() or not weights.is_file():
         raise UserError(f"{folder}: not a style (style.json or style.safetensors is missing)")
-    info = _read_info(path)
+    info = read_bundle_json(
+        path, FORMAT, ("id", "settings", "weights_sha256"), "train the style again"
+    )
     if verify and sha256_file(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: its SHA-256 differs from style.json; train the style again")
     if base is not None and info.get("base") not in (None, base.fingerprint):
@@ -150,34 +151,15 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             spn[name] = value
     if ranks:
         info["ranks"] = ranks
-    settings = _read_settings(info)
+    settings = _read_settings(info, path)
     return Style(
         info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
     )
 
 
-def _read_settings(info: dict[str, Any]) -> TrainSettings:
+def _read_settings(info: dict[str, Any], path: Path) -> TrainSettings:
     settings = dict(info["settings"])
     # Styles without a recorded arithmetic were trained when `bfloat16` meant today's `auto`.
     if "arithmetic" not in info and settings.get("precision") == "bfloat16":
         settings["precision"] = "auto"
-    return TrainSettings.parse(settings)
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """Read style.json. Raises UserError if it is invalid or of another format."""
-    try:
-        info = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        info = None
-    if not isinstance(info, dict):
-        raise UserError(f"{path}: not valid JSON; train the style again")
-    if info.get("format") != FORMAT:
-        raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
-    missing = [k for k in ("id", "settings", "weights_sha256") if k not in info]
-    known = set(TrainSettings.model_fields)
-    unknown = sorted(set(info.get("settings", {})) - known)
-    if missing or unknown:
-        what = f"{missing[0]} is missing" if missing else f"unknown setting {unknown[0]!r}"
-        raise UserError(f"{path}: {what}; it was written by another version")
-    return info
+    return TrainSettings.parse(settings, str(path))

@@ -6,6 +6,7 @@ uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -74,6 +75,17 @@ def learning_rate_factor(progress: float, warmup: float = 0.03) -> float:
     if progress < warmup:
         return max(progress / warmup, 0.02)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
+
+
+def optimiser_step(trainer: Trainer, loss: Tensor, lr: float) -> None:
+    """Do one step of the trainer's optimiser, with the norm of the gradient clipped to 1."""
+    trainer.optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = lr
+    trainer.optimiser.step()
+    trainer.steps_done += 1
 
 
 def train_within_budget(
@@ -173,13 +185,28 @@ def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def run_tool(train: Callable[[], dict[str, Any]]) -> int:
-    """Run a training for a command line and print its report as JSON.
+def tool_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that the training tools share."""
+    p = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
+    p.add_argument("--steps", type=int, help="number of training steps, instead of minutes")
+    p.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
+    return p
+
+
+def run_tool(
+    train: Callable[..., dict[str, Any]], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> int:
+    """Call ``train(budget=..., **options)`` and print its report as JSON.
 
     Exit codes: 0 success, 1 too little time, 2 invalid input.
     """
+    options = vars(parser.parse_args(argv))
+    minutes, steps = options.pop("minutes"), options.pop("steps")
     try:
-        report = train()
+        report = train(budget=TrainingBudget(minutes, steps), **options)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1 if isinstance(e, BudgetTooShortError) else 2

@@ -10,7 +10,6 @@ CPU one pass of the teacher costs several passes of the student.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from osasis.images.tensors import from_uint8
 from osasis.networks.small_features import DISTANCE, SmallFeatures, unit_length
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
+    optimiser_step,
     run_tool,
     to_float16,
+    tool_parser,
     train_within_budget,
 )
 from osasis.pretraining.distillation_targets import DistillationTargets, compute_targets
@@ -82,12 +83,7 @@ class Distiller:
             "distance": distance,
         }
         total = losses["maps"] + losses["stages"] + 0.3 * distance
-        self.optimiser.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.param_groups[0]["lr"] = LEARNING_RATE * lr_factor
-        self.optimiser.step()
-        self.steps_done += 1
+        optimiser_step(self, total, LEARNING_RATE * lr_factor)
         return {k: float(v.detach()) for k, v in losses.items()}
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
@@ -196,23 +192,13 @@ def distil(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 success, 1 too little time, 2 invalid input."""
-    p = argparse.ArgumentParser(
-        prog="python -m osasis.pretraining.distil_perceptual", description=__doc__
-    )
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p = tool_parser("osasis.pretraining.distil_perceptual", __doc__)
     p.add_argument(
         "--teacher", type=Path, required=True, help="weights of LPIPS (vgg), safetensors"
     )
     p.add_argument("--out", type=Path, required=True, help="weights of the small net")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="number of training steps, instead of minutes")
-    p.add_argument("--seed", type=int, default=0)
     p.add_argument("--pairs", type=int, default=1200, help="number of image pairs")
-    p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
-    options = vars(p.parse_args(argv))
-    minutes, steps = options.pop("minutes"), options.pop("steps")
-    return run_tool(lambda: distil(budget=TrainingBudget(minutes, steps), **options))
+    return run_tool(distil, p, argv)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,8 +65,3 @@ class PretrainSettings(InputModel):
     samples_every: Annotated[int, Field(ge=1, le=10**7)] = Field(
         2000, description="iterations between sample grids"
     )
-
-
-def make_pretrain_settings(**overrides: Any) -> PretrainSettings:
-    """Settings with some fields overridden. Raises InvalidInputError."""
-    return PretrainSettings.parse(overrides)

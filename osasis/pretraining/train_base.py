@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.networks.unet import UNet
 from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, PriorObjective
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
+from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.training_loop import TrainingLoop, WorkerContext
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_json
@@ -95,8 +96,8 @@ class BaseTraining:
         """
         self.folder, self.photos, self.config, self.settings = folder, photos, config, settings
         self.worker = worker or WorkerContext()
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self.on_event = on_event
+        self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.on_event = on_event if self.worker.is_leader else lambda event: None
         if settings.encoder == "frozen" and start is None:
             raise UserError("encoder 'frozen' needs trained weights; give --start")
         if self.worker.world > settings.batch_size:
@@ -193,11 +194,27 @@ class BaseTraining:
         batch: Callable[[int], Tensor],
     ) -> bool:
         """Train an objective and load the averaged weights into it; False at the time limit."""
-        loop = self._make_loop(objective, stage, iterations, lr)
-        finished = self._run_loop(loop, stage, batch)
-        if finished:
-            objective.load_state_dict(loop.averaged())
-        return finished
+        s, loop = self.settings, self._make_loop(objective, stage, iterations, lr)
+        total, count, began = 0.0, 0, time.perf_counter()
+        while loop.iteration < loop.iterations:
+            total, count = total + loop.step(batch(loop.iteration)), count + 1
+            i, last = loop.iteration, loop.iteration == loop.iterations
+            if i % LOG_EVERY == 0 or last:
+                seconds = (time.perf_counter() - began) / count
+                loss = self.worker.mean(total / count)
+                self.on_event(LossPoint(stage, i, loop.iterations, loss, seconds))
+                total, count, began = 0.0, 0, time.perf_counter()
+            if i % s.samples_every == 0 and stage == "diffae":
+                self.on_event(Samples(stage, i, self._reconstructions(loop)))
+            # All workers must stop at the same iteration, so they share the decision.
+            late = float(time.monotonic() > self.deadline)
+            expired = i % LOG_EVERY == 0 and self.worker.mean(late) > 0
+            if i % s.checkpoint_every == 0 or last or expired:
+                self._save_checkpoint(loop, stage)
+            if expired and not last:
+                return False
+        objective.load_state_dict(loop.averaged())
+        return True
 
     def _make_loop(
         self, objective: nn.Module, stage: str, iterations: int, lr: float
@@ -225,28 +242,6 @@ class BaseTraining:
         loop.wrapped = self.worker.wrap(objective)
         return loop
 
-    def _run_loop(self, loop: TrainingLoop, stage: str, batch: Callable[[int], Tensor]) -> bool:
-        """Train to the last iteration; False at the time limit."""
-        s = self.settings
-        total, count, began = 0.0, 0, time.perf_counter()
-        while loop.iteration < loop.iterations:
-            total, count = total + loop.step(batch(loop.iteration)), count + 1
-            i, last = loop.iteration, loop.iteration == loop.iterations
-            if i % LOG_EVERY == 0 or last:
-                seconds = (time.perf_counter() - began) / count
-                loss = self.worker.mean(total / count)
-                self._emit(LossPoint(stage, i, loop.iterations, loss, seconds))
-                total, count, began = 0.0, 0, time.perf_counter()
-            if i % s.samples_every == 0 and stage == "diffae":
-                self._emit(Samples(stage, i, self._reconstructions(loop)))
-            # All workers must stop at the same iteration, so they share the decision.
-            expired = i % LOG_EVERY == 0 and self.worker.mean(float(self._expired())) > 0
-            if i % s.checkpoint_every == 0 or last or expired:
-                self._save_checkpoint(loop, stage)
-            if expired and not last:
-                return False
-        return True
-
     def _save_checkpoint(self, loop: TrainingLoop, stage: str) -> None:
         if self.worker.is_leader:
             info = {"iteration": loop.iteration, "arithmetic": loop.arithmetic}
@@ -255,13 +250,6 @@ class BaseTraining:
     def _save_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
         if self.worker.is_leader:
             save_tensors(path, tensors)
-
-    def _emit(self, event: Event) -> None:
-        if self.worker.is_leader:
-            self.on_event(event)
-
-    def _expired(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
 
     @torch.no_grad()
     def _encode_photos(self) -> Tensor:
@@ -333,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = parser.parse_args(argv)
     try:
-        settings = make_pretrain_settings(**_assignments(args.set))
+        settings = PretrainSettings.parse(_assignments(args.set))
         config = load_config(args.config)
         photos = read_photo_set(args.images, config.image_size, _log)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -13,7 +13,6 @@ three contrastive losses of directions (``GuideTrainer``):
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +27,14 @@ from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.images.tensors import from_uint8
+from osasis.pretraining import captions
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
+    optimiser_step,
     run_tool,
     to_float16,
+    tool_parser,
     train_within_budget,
-)
-from osasis.pretraining.captions import (
-    MEDIA,
-    Appearance,
-    make_caption,
-    measure_appearance,
-    vocabulary,
 )
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.seeds import derived_seed, seeded
@@ -56,14 +51,14 @@ class CaptionedLooks:
     """A look dataset and the measured appearance of its pictures and photos."""
 
     dataset: LookDataset
-    pictures: list[list[Appearance]]
-    photos: list[Appearance]
+    pictures: list[list[captions.Appearance]]
+    photos: list[captions.Appearance]
 
 
 def measure_looks(dataset: LookDataset) -> CaptionedLooks:
-    pictures = [[measure_appearance(from_uint8(p)) for p in row] for row in dataset.pictures]
-    photos = [measure_appearance(from_uint8(p)) for p in dataset.photos]
-    return CaptionedLooks(dataset, pictures, photos)
+    measure = captions.measure_appearance
+    pictures = [[measure(p) for p in from_uint8(row)] for row in dataset.pictures]
+    return CaptionedLooks(dataset, pictures, [measure(p) for p in from_uint8(dataset.photos)])
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -77,7 +72,7 @@ def new_guide(config: Path, seed: int) -> OpenClipGuide:
     """An untrained guide whose tokenizer knows the words of captions."""
     facts = {
         "tokenizer": "words",
-        "vocabulary": vocabulary(),
+        "vocabulary": captions.vocabulary(),
         "quick_gelu": False,
         "mean": list(MEAN),
         "std": list(STD),
@@ -124,27 +119,19 @@ class GuideTrainer:
             image, text = self._embed(images), self._embed_text(texts)
             losses = self._losses(image.float(), text.float())
         total = torch.stack(list(losses.values())).sum()
-        self.optimiser.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * lr_factor
-        self.optimiser.step()
+        optimiser_step(self, total, LEARNING_RATE * lr_factor)
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, 4.6)
-        self.steps_done += 1
         return {k: float(v.detach()) for k, v in losses.items()}
 
     def _captions(
-        self, rows: Tensor, columns: Tensor, photo_index: Tensor, g: torch.Generator
+        self, rows: Tensor, columns: Tensor, photos: Tensor, g: torch.Generator
     ) -> list[str]:
-        """Captions of B pictures, then of their B photos. All tensors are (B,)."""
-        looks, pictures, photos = self.data.dataset.looks, self.data.pictures, self.data.photos
-        texts = [
-            make_caption(looks[m], pictures[m][k], g)
-            for m, k in zip(rows.tolist(), columns.tolist(), strict=True)
-        ]
-        return texts + [make_caption(None, photos[n], g) for n in photo_index.tolist()]
+        """Captions of B pictures, by row and column, then of B photos. All tensors are (B,)."""
+        data, caption = self.data, captions.make_caption
+        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+        texts = [caption(data.dataset.looks[m], data.pictures[m][k], g) for m, k in pairs]
+        return texts + [caption(None, data.photos[n], g) for n in photos.tolist()]
 
     def _embed(self, images: Tensor) -> Tensor:
         x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
@@ -202,7 +189,7 @@ def direction_separation(guide: Any, dataset: LookDataset) -> dict[str, float]:
 def text_accuracy(guide: Any, dataset: LookDataset) -> dict[str, float]:
     """Fraction of paintings whose nearest caption names their look, by embedding and direction."""
     names = sorted(set(dataset.looks))
-    texts = [f"a {MEDIA[n][0]} of a person" for n in names]
+    texts = [f"a {captions.MEDIA[n][0]} of a person" for n in names]
     t = F.normalize(guide.embed_text([*texts, "a photo of a person"])[:, 0], dim=-1)
     photos = dataset.photos[dataset.photo_index[:, 0]]
     e = F.normalize(guide.embed(from_uint8(dataset.pictures[:, 0]))[:, 0], dim=-1)
@@ -282,23 +269,13 @@ def train_guide(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 success, 1 too little time, 2 invalid input."""
-    p = argparse.ArgumentParser(
-        prog="python -m osasis.pretraining.train_guide", description=__doc__
-    )
+    p = tool_parser("osasis.pretraining.train_guide", __doc__)
     p.add_argument("--out", type=Path, required=True, help="output folder")
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="number of training steps, instead of minutes")
     p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
-    p.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
     p.add_argument("--batch", type=int, default=32, help="looks per step")
     p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
-    options = vars(p.parse_args(argv))
-    minutes, steps = options.pop("minutes"), options.pop("steps")
-    return run_tool(lambda: train_guide(budget=TrainingBudget(minutes, steps), **options))
+    return run_tool(train_guide, p, argv)
 
 
 if __name__ == "__main__":

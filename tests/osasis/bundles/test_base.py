@@ -75,7 +75,7 @@ def test_a_sharded_base_equals_the_unsharded_base(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 7}, "base format 7; this version reads format 1"),
+        ({"format": 7}, "format 7; this version reads 1"),
         ({"guide": None}, "guide.kind is None"),
         ({"guide": {"kind": "oracle"}}, "guide.kind is 'oracle'"),
         ({"files": {"other.safetensors": "0"}}, "other.safetensors: missing"),

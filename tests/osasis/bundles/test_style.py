@@ -175,7 +175,7 @@ def test_incomplete_folders_are_refused(
     path = tmp_path / "style.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "format": 99}))
-    with pytest.raises(UserError, match="style format 99; this version reads 1"):
+    with pytest.raises(UserError, match="format 99; this version reads 1"):
         load_style(tmp_path, tiny_base)
     (tmp_path / "style.safetensors").unlink()
     with pytest.raises(UserError, match="not a style"):

@@ -22,7 +22,7 @@ from osasis.errors import UserError
 from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.pretraining.objectives import DiffAEObjective
 from osasis.pretraining.photo_set import PhotoSet
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
+from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import BaseTraining, Event, LossPoint
 from osasis.pretraining.training_loop import WorkerContext
 from osasis.validation import InvalidInputError
@@ -50,7 +50,7 @@ def few() -> Settings:
             "checkpoint_every": 2,
             "precision": "float32",
         }
-        return make_pretrain_settings(**{**values, **overrides})
+        return PretrainSettings.parse({**values, **overrides})
 
     return make
 
@@ -212,7 +212,7 @@ def test_a_folder_with_another_run_is_refused(
 
 def test_settings_report_every_problem() -> None:
     with pytest.raises(InvalidInputError) as e:
-        make_pretrain_settings(itertions=3, ema=2.0, encoder="thawed", precision=1)
+        PretrainSettings.parse({"itertions": 3, "ema": 2.0, "encoder": "thawed", "precision": 1})
     found = {p.field: p for p in e.value.problems}
     assert {field: p.value for field, p in found.items()} == {
         "itertions": 3,
