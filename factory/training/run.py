@@ -31,11 +31,11 @@ from factory.training.plan import Planned, make_plan
 from factory.training.registrar import Registrar
 from factory.training.staged_images import StagedImages
 from factory.training.style_worker import CHECKPOINT, StyleTask
-from osasis.bundles.base import Base, load_base, photo_tensor
+from osasis.bundles.base import Base, load_base
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
-from osasis.images.tensors import load_square
+from osasis.images.tensors import from_uint8, load_square
 from osasis.storage import save_tensors, sha256_file, write_atomic
 
 PREVIEW_COUNT = 6
@@ -334,4 +334,4 @@ def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
             f"base {base.name!r} has no photos of its own: give a folder with --previews"
         )
     # Training draws from the others (see osasis.contents).
-    return photo_tensor(base.photos[-HELD_OUT:])
+    return from_uint8(base.photos[-HELD_OUT:])

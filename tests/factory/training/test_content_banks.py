@@ -14,7 +14,7 @@ import torch
 
 from factory.core.claims import Claims
 from factory.training.content_banks import Photos, bank_path, ensure_banks, read_bank, shard_path
-from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
+from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import (
     BANK_JSON,
     CHUNK,
@@ -27,6 +27,7 @@ from osasis.contents import (
     save_contents,
     ship_bank,
 )
+from osasis.images.tensors import from_uint8
 from osasis.settings import TrainSettings, make_settings
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE
@@ -165,7 +166,7 @@ def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None
     bank = read_bank(folder / SHIPPED_BANKS / path.name)
     assert bank is not None and bank.contents == len(own)
     stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
-    made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)
+    made = encode_contents(shipped, from_uint8(own[[0, 41]]), fast)
     for name in PARTS:
         was, now = getattr(stored, name), getattr(made, name)
         assert (was - now).abs().mean() < 0.001 * now.abs().mean(), name
