@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from factory.core.home import Home
-from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, run_job
+from factory.reports.style_states import Running, Snapshot
+from factory.training.slots import JobResult, SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
+from osasis.settings import TrainSettings
 from tests.factory.conftest import cli
 
 STYLES = 4
@@ -19,18 +22,21 @@ SECONDS = 300
 
 
 class Waiting:
-    """A bench whose training is a wait for a file."""
+    """A worker that waits for a file instead of training."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         deadline = time.monotonic() + SECONDS
-        while not Path(task.settings["until"]).exists():
+        while not self.file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         on_iteration(1, 1, {"total": 0.0})
 
 
-def open_waiting(base: Path, previews: Path, device: str) -> Waiting:
-    return Waiting()
+def open_waiting(file: Path, base: Path, previews: Path, device: str) -> Waiting:
+    return Waiting(file)
 
 
 class Run:
@@ -38,10 +44,15 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.go = folder.parent / "go"
-        settings = {"until": str(self.go)}
-        tasks = [StyleTask(f"s{i}", "", None, "", settings, "") for i in range(STYLES)]
+        tasks = [
+            StyleTask(f"s{i}", Path(), None, "", TrainSettings(), Path()) for i in range(STYLES)
+        ]
         self.job = TrainingJob(
-            folder, folder / "base", folder / "previews", tasks, open_worker=open_waiting
+            folder,
+            folder / "base",
+            folder / "previews",
+            tasks,
+            open_worker=partial(open_waiting, self.go),
         )
         self.slots: dict[str, int] = {}
         self.snapshot: Snapshot = {}
@@ -54,7 +65,7 @@ class Run:
 
     def _note(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.slots |= {k: s["slot"] for k, s in snapshot.items() if s["state"] == "running"}
+        self.slots |= {k: s.slot for k, s in snapshot.items() if isinstance(s, Running)}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS
@@ -77,9 +88,9 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     run.go.touch()
     run.thread.join(SECONDS)
     assert run.result is not None
-    assert {s["state"] for s in run.result.states.values()} == {"done"}
+    assert {s.state for s in run.result.states.values()} == {"done"}
     # Nothing was trained twice for it.
-    assert {s["attempts"] for s in run.result.states.values()} == {1}
+    assert {s.attempts for s in run.result.states.values()} == {1}
     # A job that has ended takes no more.
     ended = cli("slots", "add", "train-1", "1", "--home", tmp_path)
     assert ended.code == 2
