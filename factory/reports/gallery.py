@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -17,9 +17,9 @@ from PIL import Image
 
 from factory.core.html import render_report
 from factory.reports.charts import chart, number, sparkline
+from factory.reports.results import STATES
 from osasis.storage import write_atomic
 
-STATES = ("registered", "skipped", "failed")
 # Largest side of an embedded image, in pixels.
 MAX_SIDE = 256
 
@@ -30,17 +30,17 @@ class GalleryStyle:
 
     id: str
     state: str  # one of STATES
-    version: str | None
-    champion: bool
     style_png: bytes
-    counterpart_png: bytes | None
     stylized: tuple[bytes | None, ...]
-    losses: dict[str, list[float]]  # name -> value per iteration
-    metrics: dict[str, float]
-    settings: dict[str, object]
     provenance: dict[str, object]
-    seconds: float | None
-    reason: str | None
+    version: str | None = None
+    champion: bool = False
+    counterpart_png: bytes | None = None
+    losses: dict[str, list[float]] = field(default_factory=dict)  # name -> value per iteration
+    metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    seconds: float | None = None
+    reason: str | None = None
     tags: tuple[str, ...] = ()
 
 
@@ -111,7 +111,7 @@ def plain_text(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4.2 s, 2 min 10 s, 1 h 05 min."""
+    """A duration as text: 4.2 s, 2 min 10 s, 1 h 05 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)

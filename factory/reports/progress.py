@@ -274,7 +274,7 @@ def counts(snapshot: Snapshot) -> dict[str, int]:
 
 
 def clock(seconds: float | None) -> str:
-    """43 s, 2:10, 1:05:00; empty for None."""
+    """A duration as text: 43 s, 2:10, 1:05:00; empty for None."""
     if seconds is None:
         return ""
     if seconds < 100:

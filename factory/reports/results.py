@@ -8,10 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+STATES = ("registered", "skipped", "failed")
+
 
 @dataclass(frozen=True)
 class StyleResult:
-    """Result of one style. state: registered, skipped (registered by an earlier run) or failed.
+    """Result of one style. state: one of STATES; skipped is registered by an earlier run.
 
     alias: champion, or candidate if the style missed a gate condition. gate: the missed
     conditions. kind: kind of the failure.
@@ -91,7 +93,7 @@ class TrainResult:
         return "\n".join(lines)
 
     def _counts(self) -> str:
-        return ", ".join(f"{self.count(s)} {s}" for s in ("registered", "skipped", "failed"))
+        return ", ".join(f"{self.count(s)} {s}" for s in STATES)
 
     def _repr_html_(self) -> str:
         """HTML table for notebooks: one row per style, with its first previews."""

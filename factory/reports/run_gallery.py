@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,15 +17,13 @@ from factory.core.uris import base_name
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
 from factory.registry.versions import TRAINING
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
+from factory.reports.results import STATES, StyleResult, TrainResult
 from osasis.bundles.base import Base
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
 from osasis.images.tensors import tensor_to_image
 from osasis.storage import write_atomic
-
-if TYPE_CHECKING:
-    from factory.reports.results import StyleResult, TrainResult
 
 THUMBNAIL = 64
 
@@ -55,7 +53,7 @@ def write_run_gallery(
             styles.append(_style(result, entry, version, base, len(photos), photos_hash))
             images = [styles[-1].style_png, *filter(None, styles[-1].stylized[:3])]
             write_atomic(run.folder / "thumbnails" / f"{result.id}.webp", _strip(images))
-    counts = {s: run.count(s) for s in ("registered", "skipped", "failed")}
+    counts = {s: run.count(s) for s in STATES}
     write_gallery(
         run.gallery,
         Gallery(
@@ -81,16 +79,9 @@ def _failed(
     return GalleryStyle(
         id=result.id,
         state="failed",
-        version=None,
-        champion=False,
         style_png=_style_png(entry, base.config.image_size, read),
-        counterpart_png=None,
         stylized=(None,) * photos,
-        losses={},
-        metrics={},
-        settings={},
         provenance={"image": base_name(entry.image), "kind of failure": result.kind},
-        seconds=None,
         reason=result.reason,
         tags=entry.tags,
     )

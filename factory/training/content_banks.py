@@ -203,6 +203,7 @@ def _compute_shards(
         save_contents(shard_path(path, start), chunk)
 
 
+# Named function: Ray pickles the cache wrapper by its module and name.
 @lru_cache(maxsize=1)
 def _cached_base(folder: Path, device: str) -> Base:
     return load_base(folder, device)

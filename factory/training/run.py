@@ -89,7 +89,7 @@ def train(
     if not isinstance(home, Home):
         home = Home.find(str(home) if home is not None else None)
     if unknown := [k for k in retry_on if k not in KINDS]:
-        raise UserError(f"retry-on {unknown[0]!r} is unknown: choose of {', '.join(KINDS)}")
+        raise UserError(f"unknown retry-on {unknown[0]!r}: choose from {', '.join(KINDS)}")
     if retries < 0:
         raise UserError(f"retries is {retries}; it must be at least 0")
     if report is not None and progress == "none":
@@ -98,7 +98,11 @@ def train(
         preset, overrides or {}, slots, gpus_per_slot, retries, tuple(retry_on), parse_gate(gate)
     )
     with make_display(progress, report) as display:
-        return TrainingRun(home, options, display).train(Path(catalog), base, contents, previews)
+        run = TrainingRun(home, options, display)
+        try:
+            return run.train(Path(catalog), base, contents, previews)
+        finally:
+            run.delete_staged_images()
 
 
 class TrainingRun:
@@ -116,20 +120,6 @@ class TrainingRun:
         self.images = StagedImages(self.folder / "images")
 
     def train(
-        self,
-        catalog: Path,
-        base: str | None,
-        contents: str | Path | None,
-        previews: str | Path | None,
-    ) -> TrainResult:
-        try:
-            return self._train(catalog, base, contents, previews)
-        finally:
-            self.images.delete()
-            with contextlib.suppress(OSError):  # a run that fails early has no other file
-                self.folder.rmdir()
-
-    def _train(
         self,
         catalog: Path,
         base: str | None,
@@ -187,6 +177,12 @@ class TrainingRun:
         )
         write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
         return result
+
+    def delete_staged_images(self) -> None:
+        """Delete the staged images, and the job folder of a run that wrote nothing else to it."""
+        self.images.delete()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _start(self) -> Registry:
         """Start Ray and open the registry at the same time; each takes seconds."""

@@ -67,14 +67,6 @@ class TrainingJob:
     open_worker: OpenWorker = StyleWorker.open
 
 
-@dataclass(frozen=True)
-class JobResult:
-    """Final states by style, and the duration in seconds."""
-
-    states: Snapshot
-    seconds: float
-
-
 def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:
     """One slot per GPU, or per CPU without GPUs; at most one per waiting style.
 
@@ -116,15 +108,12 @@ def add_slots(job: Path, count: int) -> int:
     return slots
 
 
-def run_job(
-    job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]
-) -> JobResult:
-    """Train every task of a job; returns when every style is done or failed.
+def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]) -> Snapshot:
+    """Train every task of a job until every style is done or failed; returns the final states.
 
-    on_progress: called with all states about twice a second. A failed style keeps its reason in
-    the result and does not stop the others.
+    on_progress: called with all states about twice a second. A failed style does not stop the
+    others.
     """
-    started = time.perf_counter()
     queue = _start_queue(job)
     pool = SlotPool(job, slots, queue)
     write_json(job.folder / SLOTS, {"slots": slots.count})
@@ -138,13 +127,13 @@ def run_job(
         pool.release_ended_slots()
         pool.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
         states = ray.get(queue.snapshot.remote())
-        if not pool.alive and not _is_finished(states):
+        if not pool.threads and not _is_finished(states):
             errors = pool.errors + ray.get(queue.worker_errors.remote())
             states = _fail_unfinished(states, errors[0] if errors else ENDED)
         on_progress(states)
     (job.folder / SLOTS).unlink(missing_ok=True)
     pool.join()
-    return JobResult(states, time.perf_counter() - started)
+    return states
 
 
 def _is_finished(states: Snapshot) -> bool:
@@ -203,10 +192,6 @@ class SlotPool:
         for slot in [s for s, t in self.threads.items() if not t.is_alive()]:
             del self.threads[slot]
             ray.get(self.queue.release.remote([], slot))
-
-    @property
-    def alive(self) -> bool:
-        return bool(self.threads)
 
     def join(self) -> None:
         deadline = time.monotonic() + JOIN_SECONDS

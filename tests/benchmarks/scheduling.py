@@ -58,8 +58,8 @@ def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any
     )
     started = time.time()
     # Fractions of a CPU: waiting needs none.
-    result = run_job(job, SlotPlan(slots, cpus=0.1), lambda snapshot: None)
-    assert {s.state for s in result.states.values()} == {"done"}
+    states = run_job(job, SlotPlan(slots, cpus=0.1), lambda snapshot: None)
+    assert {s.state for s in states.values()} == {"done"}
     logs = [[float(t) for t in p.read_text().split()] for p in folder.glob("*.times")]
     assert len(logs) == slots and sum(len(times) - 1 for times in logs) == styles
     end = max(times[-1] for times in logs)

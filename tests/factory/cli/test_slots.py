@@ -12,7 +12,7 @@ import pytest
 
 from factory.core.home import Home
 from factory.reports.style_states import Running, Snapshot
-from factory.training.slots import JobResult, SlotPlan, TrainingJob, run_job
+from factory.training.slots import SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
 from osasis.settings import TrainSettings
 from tests.factory.conftest import cli
@@ -56,12 +56,12 @@ class Run:
         )
         self.slots: dict[str, int] = {}
         self.snapshot: Snapshot = {}
-        self.result: JobResult | None = None
+        self.final: Snapshot = {}
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        self.result = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
+        self.final = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
 
     def _note(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -87,10 +87,10 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     run.wait_for(lambda: run.slots == {"s0": 0, "s1": 1})
     run.go.touch()
     run.thread.join(SECONDS)
-    assert run.result is not None
-    assert {s.state for s in run.result.states.values()} == {"done"}
-    # Nothing was trained twice for it.
-    assert {s.attempts for s in run.result.states.values()} == {1}
+    assert len(run.final) == STYLES
+    assert {s.state for s in run.final.values()} == {"done"}
+    # No style was trained twice.
+    assert {s.attempts for s in run.final.values()} == {1}
     # A job that has ended takes no more.
     ended = cli("slots", "add", "train-1", "1", "--home", tmp_path)
     assert ended.code == 2
