@@ -8,10 +8,10 @@ import torch
 
 from factory.core.bases import check_name
 from factory.core.home import Home
-from osasis.bundles.base import load_base, photo_tensor
+from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
-from osasis.images.tensors import load_square
+from osasis.images.tensors import from_uint8, load_square
 from osasis.stylize import EncodePlan, encode
 from osasis.text_edit import TextEdit, optimise_text_edit, save_text_edit
 
@@ -40,7 +40,7 @@ def make_text_edit(
         size = loaded.config.image_size
         batch = torch.stack([load_square(p, size) for p in find_images(photos)[:MAX_PHOTOS]])
     elif loaded.photos is not None:
-        batch = photo_tensor(loaded.photos[:MAX_PHOTOS])
+        batch = from_uint8(loaded.photos[:MAX_PHOTOS])
     else:
         raise UserError(f"base {loaded.name!r} has no photos of its own: give a folder (--photos)")
     encodings = encode(loaded, batch, EncodePlan(t0=0.5, steps=20))

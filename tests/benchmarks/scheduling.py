@@ -16,23 +16,25 @@ import sys
 import tempfile
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory.core.ray_cluster import start_ray
 from factory.training.slots import SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
+from osasis.settings import TrainSettings
 
 
 class SleepingTrainer:
     """Sleeps instead of training; logs when it was ready and when each style ended."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, wait: float, log: Path) -> None:
+        self.wait, self.log = wait, log
         self._log_time()
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
-        time.sleep(task.settings["wait"])
+        time.sleep(self.wait)
         on_iteration(1, 1, {"total": 0.0})
         self._log_time()
 
@@ -41,20 +43,24 @@ class SleepingTrainer:
             f.write(f"{time.time()}\n")
 
 
-def open_sleeping(base: Path, previews: Path, device: str) -> SleepingTrainer:
-    return SleepingTrainer(base.with_name(f"{uuid.uuid4().hex}.times"))
+def open_sleeping(wait: float, base: Path, previews: Path, device: str) -> SleepingTrainer:
+    return SleepingTrainer(wait, base.with_name(f"{uuid.uuid4().hex}.times"))
 
 
 def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any]:
     """Run one job and return its times."""
-    tasks = [StyleTask(f"s{i}", "", None, "", {"wait": wait}, "") for i in range(styles)]
+    tasks = [StyleTask(f"s{i}", Path(), None, "", TrainSettings(), Path()) for i in range(styles)]
     job = TrainingJob(
-        folder, folder / "base", folder / "previews", tasks, open_worker=open_sleeping
+        folder,
+        folder / "base",
+        folder / "previews",
+        tasks,
+        open_worker=partial(open_sleeping, wait),
     )
     started = time.time()
     # Fractions of a CPU: waiting needs none.
-    result = run_job(job, SlotPlan(slots, cpus=0.1), lambda snapshot: None)
-    assert {s["state"] for s in result.states.values()} == {"done"}
+    states = run_job(job, SlotPlan(slots, cpus=0.1), lambda snapshot: None)
+    assert {s.state for s in states.values()} == {"done"}
     logs = [[float(t) for t in p.read_text().split()] for p in folder.glob("*.times")]
     assert len(logs) == slots and sum(len(times) - 1 for times in logs) == styles
     end = max(times[-1] for times in logs)

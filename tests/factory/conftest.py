@@ -161,12 +161,12 @@ class Shop:
     def task(self, style_id: str, image: Path, folder: Path, **settings: Any) -> StyleTask:
         return StyleTask(
             id=style_id,
-            image=str(image),
+            image=image,
             counterpart=None,
             fingerprint=f"print-of-{style_id}",
-            settings=self.settings.replace(**settings).to_dict(),
-            folder=str(folder),
-            bank=str(self.bank),
+            settings=self.settings.replace(**settings),
+            folder=folder,
+            bank=self.bank,
             tags=("x",),
             licence="CC0",
         )

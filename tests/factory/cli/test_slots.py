@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from factory.core.home import Home
-from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, run_job
+from factory.reports.style_states import Running, Snapshot
+from factory.training.slots import SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
+from osasis.settings import TrainSettings
 from tests.factory.conftest import cli
 
 STYLES = 4
@@ -19,18 +22,21 @@ SECONDS = 300
 
 
 class WaitingWorker:
-    """A worker whose training waits for a file."""
+    """A worker that waits for a file instead of training."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         deadline = time.monotonic() + SECONDS
-        while not Path(task.settings["until"]).exists():
+        while not self.file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         on_iteration(1, 1, {"total": 0.0})
 
 
-def open_worker(base: Path, previews: Path, device: str) -> WaitingWorker:
-    return WaitingWorker()
+def open_worker(file: Path, base: Path, previews: Path, device: str) -> WaitingWorker:
+    return WaitingWorker(file)
 
 
 class Run:
@@ -38,23 +44,28 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.go = folder.parent / "go"
-        settings = {"until": str(self.go)}
-        tasks = [StyleTask(f"s{i}", "", None, "", settings, "") for i in range(STYLES)]
+        tasks = [
+            StyleTask(f"s{i}", Path(), None, "", TrainSettings(), Path()) for i in range(STYLES)
+        ]
         self.job = TrainingJob(
-            folder, folder / "base", folder / "previews", tasks, open_worker=open_worker
+            folder,
+            folder / "base",
+            folder / "previews",
+            tasks,
+            open_worker=partial(open_worker, self.go),
         )
         self.slots: dict[str, int] = {}
         self.snapshot: Snapshot = {}
-        self.result: JobResult | None = None
+        self.final: Snapshot = {}
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        self.result = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
+        self.final = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
 
     def _note(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.slots |= {k: s["slot"] for k, s in snapshot.items() if s["state"] == "running"}
+        self.slots |= {k: s.slot for k, s in snapshot.items() if isinstance(s, Running)}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS
@@ -76,9 +87,10 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     run.wait_for(lambda: run.slots == {"s0": 0, "s1": 1})
     run.go.touch()
     run.thread.join(SECONDS)
-    assert run.result is not None
-    assert {s["state"] for s in run.result.states.values()} == {"done"}
-    assert {s["attempts"] for s in run.result.states.values()} == {1}
+    assert len(run.final) == STYLES
+    assert {s.state for s in run.final.values()} == {"done"}
+    # No style was trained twice.
+    assert {s.attempts for s in run.final.values()} == {1}
     # A finished job accepts no more slots.
     ended = cli("slots", "add", "train-1", "1", "--home", tmp_path)
     assert ended.code == 2
