@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
+from factory.core.environment import default_environment
 from factory.core.home import Home
 from factory.registry.reaching import opening
 from factory.registry.resolving import Resolver
@@ -24,9 +24,9 @@ MODELS_PER_PAGE, VERSIONS_PER_PAGE = 1000, 10_000
 def load_mlflow() -> Any:
     """Import MLflow, which takes seconds, with telemetry and progress bars off."""
     # MLflow reads both variables on import.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
+    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    with default_environment(settings):
+        import mlflow
 
     return mlflow
 

@@ -197,11 +197,11 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect, stop_ray
+    from factory.core.ray_cluster import CORPUS_ENV, LOCAL_RAY, TRAIN_ENV, connect, stop_ray
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
-    os.environ.update(TRAIN_ENV | LOCAL_RAY | KEEP_IDLE | {"OMP_NUM_THREADS": "1"})
+    os.environ.update(TRAIN_ENV | LOCAL_RAY | CORPUS_ENV | {"OMP_NUM_THREADS": "1"})
     connect(2)
     yield
     stop_ray()
