@@ -14,19 +14,12 @@ from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, autocast
 from osasis.bundles.base import Base, read_base_info
-from osasis.diffusion import (
-    Progress,
-    ddim_invert,
-    ddim_sample,
-    image_schedule,
-    latent_schedule,
-    steps_to,
-)
+from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
-from osasis.storage import save_tensors, write_json
+from osasis.storage import save_tensors, to_float16, write_json
 
 # The last photos of a base are held out of training, for a style's previews and metrics.
 HELD_OUT = 6
@@ -144,20 +137,6 @@ def bank_photos(base: Base) -> Tensor | None:
     return base.photos[: max(1, len(base.photos) - HELD_OUT)]
 
 
-def build_bank(
-    base: Base, settings: TrainSettings, progress: Progress | None = None
-) -> ContentBank:
-    """Build a content bank from the base's photos, or from sampled photos where it has none."""
-    photos = bank_photos(base)
-    size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
-    parts: list[Contents] = []
-    for start in range(0, size, CHUNK):
-        parts.append(bank_chunk(base, settings, start, photos).take(slice(size - start)))
-        if progress is not None:
-            progress(min(start + CHUNK, size), size)
-    return ContentBank(*parts)
-
-
 class ContentBank:
     """Contents computed once for every style of a base, drawn without replacement.
 
@@ -216,8 +195,7 @@ def ship_bank(bank: Path, base: Path) -> Path:
         raise UserError(f"{bank}: not a content bank (bank.json or the shards are missing)")
     folder = base / SHIPPED_BANKS / bank.name
     contents = ContentBank.load(bank).contents.tensors()
-    half = {name: t.half() for name, t in contents.items()}
-    save_tensors(folder / "shard-00000.safetensors", half)
+    save_tensors(folder / "shard-00000.safetensors", to_float16(contents))
     info = json.loads((bank / BANK_JSON).read_text())
     # Build times are those of another machine.
     kept = {k: v for k, v in info.items() if k not in ("seconds", "draw_seconds")}

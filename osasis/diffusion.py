@@ -50,10 +50,7 @@ def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
 
 def even_timesteps(steps: int) -> np.ndarray:
     """Evenly spaced timesteps from 0 to 999 (guided diffusion), for the photo prior."""
-    if steps == 1:
-        return np.zeros(1, dtype=np.int64)
-    stride = (TRAIN_STEPS - 1) / (steps - 1)
-    return np.array([round(i * stride) for i in range(steps)], dtype=np.int64)
+    return np.linspace(0, TRAIN_STEPS - 1, steps).round().astype(np.int64)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
+from osasis.checkpoints import adam_tensors, load_adam_tensors
 from osasis.contents import Contents, ContentSource
 from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
 from osasis.errors import DivergedError
@@ -172,10 +173,9 @@ class StyleTrainer:
         """Copies of the weights and the optimisers' state, as flat names for safetensors."""
         tensors = self.weights()
         for name, network in self.networks.items():
-            state = self.optimisers[name].state
-            for key, p in network.named_parameters():
-                for slot, value in state.get(p, {}).items():
-                    tensors[f"optim.{name}.{key}:{slot}"] = value.clone()
+            parameters = network.named_parameters()
+            state = adam_tensors(self.optimisers[name], parameters, f"optim.{name}.")
+            tensors |= {key: value.clone() for key, value in state.items()}
         return tensors
 
     def state_info(self) -> dict[str, Any]:
@@ -190,21 +190,9 @@ class StyleTrainer:
         """Resume from ``state_tensors`` and ``state_info``, bit for bit."""
         self.iteration, self.history = info["iteration"], list(info["history"])
         self.load_weights(tensors)
-        slots: dict[tuple[str, str], dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optim."):
-                owner, slot = key.removeprefix("optim.").rsplit(":", 1)
-                name, param = owner.split(".", 1)
-                slots.setdefault((name, param), {})[slot] = value
         for name, network in self.networks.items():
-            for key, p in network.named_parameters():
-                if (name, key) in slots:
-                    self.optimisers[name].state[p] = {
-                        # Adam keeps its step counter on the CPU and its moments in the
-                        # parameter's own memory layout.
-                        slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
-                        for slot, v in slots[name, key].items()
-                    }
+            parameters = network.named_parameters()
+            load_adam_tensors(self.optimisers[name], parameters, tensors, f"optim.{name}.")
 
 
 def trainable_copy(unet: UNet, dropout: float) -> UNet:

@@ -80,7 +80,7 @@ class InputModel(BaseModel):
 
     def replace(self: M, **changes: Any) -> M:
         """A validated copy with changed fields. Raises InvalidInputError."""
-        return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
+        return self.parse(dict(self) | changes)
 
     def cross_problems(self) -> list[Problem]:
         """Problems of combinations of fields; subclasses override this."""
@@ -123,25 +123,21 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 
 
-def allowed(kind: Any) -> str:
-    """Allowed values of a type (a FieldInfo or an annotation), as a noun phrase."""
+def allowed(kind: Any, limits: Iterable[Any] = ()) -> str:
+    """Allowed values of a type (a FieldInfo or an annotation) in limits, as a noun phrase."""
     if isinstance(kind, FieldInfo):
-        return _with_limits(kind.annotation, kind.metadata)
-    return _with_limits(kind, ())
-
-
-def _with_limits(kind: Any, limits: Iterable[Any]) -> str:
+        kind, limits = kind.annotation, kind.metadata
     limits = _flat(limits)
     while get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         limits += _flat(more)
     if get_origin(kind) in (Union, types.UnionType):
-        options = [_with_limits(a, limits) for a in get_args(kind) if a is not type(None)]
+        options = [allowed(a, limits) for a in get_args(kind) if a is not type(None)]
         return " or ".join([*options, *(["null"] if type(None) in get_args(kind) else [])])
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) in (tuple, list):
-        return f"a list{_length(limits)}, each {_with_limits(get_args(kind)[0], ())}"
+        return f"a list{_length(limits)}, each {allowed(get_args(kind)[0])}"
     if _is_model(kind) or get_origin(kind) is dict or kind is dict:
         return "an object"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

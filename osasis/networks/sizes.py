@@ -38,30 +38,7 @@ class UNetConfig:
     out_channels: int = 3
     heads: int = 1
     head_channels: int | None = None
-    dropout: float = 0.0
     prediction: str = "eps"
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of the semantic encoder."""
-
-    image_size: int
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    z_channels: int
-    heads: int = 1
-
-
-@dataclass(frozen=True)
-class LatentNetConfig:
-    """Sizes of the latent DDIM's MLP."""
-
-    z_channels: int
-    layers: int
-    hidden: int
 
 
 class PriorConfig(InputModel):
@@ -77,10 +54,7 @@ class PriorConfig(InputModel):
 
     def problems_at(self, image_size: int) -> list[Problem]:
         """Problems of these sizes at an image size."""
-        found = []
-        halvings = len(self.channel_mult) - 1
-        if image_size % (1 << halvings):
-            found.append(_halving_problem("channel_mult", self.channel_mult, image_size))
+        found = _halving_problems("channel_mult", self.channel_mult, image_size)
         for mult in sorted(set(self.channel_mult)):
             channels = mult * self.model_channels
             if channels % min(32, channels):
@@ -159,28 +133,11 @@ class DiffAEConfig(InputModel):
             prediction=self.prediction,
         )
 
-    @property
-    def encoder(self) -> EncoderConfig:
-        return EncoderConfig(
-            image_size=self.image_size,
-            model_channels=self.model_channels,
-            channel_mult=self.encoder_channel_mult,
-            num_res_blocks=self.num_res_blocks,
-            attention_resolutions=self.attention_resolutions,
-            z_channels=self.z_channels,
-            heads=self.heads,
-        )
-
-    @property
-    def latent(self) -> LatentNetConfig:
-        return LatentNetConfig(self.z_channels, self.latent_layers, self.latent_hidden)
-
     def cross_problems(self) -> list[Problem]:
-        found = []
-        for field in ("channel_mult", "encoder_channel_mult"):
-            mult = getattr(self, field)
-            if self.image_size % (1 << (len(mult) - 1)):
-                found.append(_halving_problem(field, mult, self.image_size))
+        found = _halving_problems("channel_mult", self.channel_mult, self.image_size)
+        found += _halving_problems(
+            "encoder_channel_mult", self.encoder_channel_mult, self.image_size
+        )
         for mult in sorted({*self.channel_mult, *self.encoder_channel_mult}):
             channels = mult * self.model_channels
             if channels % min(32, channels) or channels % self.heads:
@@ -203,12 +160,14 @@ class DiffAEConfig(InputModel):
         return found
 
 
-def _halving_problem(field: str, mult: tuple[int, ...], image_size: int) -> Problem:
+def _halving_problems(field: str, mult: tuple[int, ...], image_size: int) -> list[Problem]:
+    if image_size % (1 << (len(mult) - 1)) == 0:
+        return []
     message = (
         f"image_size {image_size} cannot be halved {len(mult) - 1} times, as {field} {list(mult)} "
         "asks"
     )
-    return Problem(field, list(mult), message)
+    return [Problem(field, list(mult), message)]
 
 
 def named_configs() -> list[str]:

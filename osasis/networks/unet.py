@@ -36,9 +36,7 @@ class UNet(nn.Module):
         self.config = config
         c = config
         self.time_embed = self._time_embedding(c)
-        res = partial(
-            ResBlock, time_channels=c.embed_channels, z_channels=c.z_channels, dropout=c.dropout
-        )
+        res = partial(ResBlock, time_channels=c.embed_channels, z_channels=c.z_channels)
         attention = partial(AttentionBlock, heads=c.heads, head_channels=c.head_channels)
         self.input_blocks, self.input_levels, skips, ch = encoder_blocks(c, res, attention)
         self.middle_block = BlockSequence(res(ch, ch), attention(ch), res(ch, ch))

@@ -177,14 +177,6 @@ def _resume(
     return info["seconds"], list(info["curve"])
 
 
-def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the floating-point tensors of a state dict to float16."""
-    return {
-        k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
-        for k, v in state.items()
-    }
-
-
 def tool_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that the training tools share."""
     p = argparse.ArgumentParser(prog=f"python -m {module}", description=description)

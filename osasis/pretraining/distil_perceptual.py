@@ -24,7 +24,6 @@ from osasis.pretraining.budgeted_training import (
     TrainingBudget,
     optimiser_step,
     run_tool,
-    to_float16,
     tool_parser,
     train_within_budget,
 )
@@ -33,7 +32,7 @@ from osasis.pretraining.image_pairs import make_pairs
 from osasis.pretraining.looks.dataset import read_photos
 from osasis.pretraining.student_initialisation import initialise_from_teacher
 from osasis.seeds import derived_seed, seeded
-from osasis.storage import save_tensors, sha256_file, write_json
+from osasis.storage import save_tensors, sha256_file, to_float16, write_json
 
 SIZE = 64
 LEARNING_RATE = 1e-3

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.guides.perceptual import PerceptualNet
+from osasis.guides.perceptual import PerceptualNet, normalised_features
 from osasis.images.tensors import from_uint8
 from osasis.networks.small_features import DISTANCE, STAGES
 
@@ -46,9 +46,7 @@ def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], l
     plain = teacher.features(x)
     weighted = []
     for f, lin in zip(plain, teacher.model.lins, strict=True):
-        unit = f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
-        weight = lin.model[-1].weight.clamp_min(0).sqrt()
-        weighted.append(unit * weight)
+        weighted.append(normalised_features(f) * lin.model[-1].weight.clamp_min(0).sqrt())
     return weighted, plain[: len(STAGES)]
 
 

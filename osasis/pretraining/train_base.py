@@ -280,8 +280,8 @@ class BaseTraining:
 
     def _check_run(self, start: Path | None) -> None:
         """Raise UserError, naming the differences, if the folder contains another run."""
-        inputs = {
-            "config": json.loads(json.dumps(self.config.to_dict())),
+        inputs: dict[str, Any] = {
+            "config": self.config.to_dict(),
             "settings": self.settings.to_dict(),
             "photos": self.photos.fingerprint(),
             "start": None if start is None else start.name,

@@ -32,13 +32,12 @@ from osasis.pretraining.budgeted_training import (
     TrainingBudget,
     optimiser_step,
     run_tool,
-    to_float16,
     tool_parser,
     train_within_budget,
 )
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.seeds import derived_seed, seeded
-from osasis.storage import save_tensors, write_atomic, write_json
+from osasis.storage import save_tensors, to_float16, write_atomic, write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "guides" / "guide64.json"
 LEARNING_RATE = 1e-3
@@ -61,9 +60,9 @@ def measure_looks(dataset: LookDataset) -> CaptionedLooks:
     return CaptionedLooks(dataset, pictures, [measure(p) for p in from_uint8(dataset.photos)])
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def info_nce(a: Tensor, b: Tensor) -> Tensor:
     """Symmetric InfoNCE loss of pairs a[i], b[i] (van den Oord et al., 2018). a, b: (B, D)."""
-    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / TEMPERATURE
     rows = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 

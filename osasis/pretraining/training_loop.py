@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osasis.arithmetic import Precision, autocast, resolve
+from osasis.checkpoints import adam_tensors, load_adam_tensors
 from osasis.errors import UserError
 from osasis.pretraining.objectives import draw_timesteps_and_noise
 from osasis.seeds import derived_seed
@@ -125,15 +126,13 @@ class TrainingLoop:
         tensors = {f"model.{k}": p.detach() for k, p in self.trained.items()}
         averages = dict(self.ema.module.named_parameters())
         tensors |= {f"ema.{k}": averages[k].detach() for k in self.trained}
-        for key, p in self.trained.items():
-            for slot, value in self.optimiser.state.get(p, {}).items():
-                tensors[f"optim.{key}:{slot}"] = value
-        return tensors
+        return tensors | adam_tensors(self.optimiser, self.trained.items())
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
         """Restore ``state_tensors``. Raises UserError if the networks differ."""
-        wrong = [k for k, p in self.trained.items() if not _fits(tensors.get(f"model.{k}"), p)]
+        shapes = {k: v.shape for k, v in tensors.items()}
+        wrong = [k for k, p in self.trained.items() if shapes.get(f"model.{k}") != p.shape]
         if wrong:
             raise UserError(
                 f"the checkpoint does not fit the networks (first at {wrong[0]}); continue with "
@@ -145,19 +144,4 @@ class TrainingLoop:
         for key, p in self.trained.items():
             p.copy_(tensors[f"model.{key}"])
             averages[key].copy_(tensors[f"ema.{key}"])
-        slots: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optim."):
-                key, slot = name.removeprefix("optim.").rsplit(":", 1)
-                slots.setdefault(key, {})[slot] = value
-        for key, p in self.trained.items():
-            if key in slots:
-                self.optimiser.state[p] = {
-                    # Adam keeps its step counter on the CPU and its moments in the weight's layout.
-                    slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
-                    for slot, v in slots[key].items()
-                }
-
-
-def _fits(value: Tensor | None, p: Tensor) -> bool:
-    return value is not None and value.shape == p.shape
+        load_adam_tensors(self.optimiser, self.trained.items(), tensors)
