@@ -39,11 +39,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def adam_tensors(
-    adam: torch.optim.Adam, parameters: Iterable[tuple[str, Tensor]], prefix: str = "optim."
+    adam: torch.optim.Adam, parameters: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Adam's state by the names of its parameters, for ``load_adam_tensors``."""
     return {
-        f"{prefix}{name}:{slot}": value
+        f"optim.{name}:{slot}": value
         for name, p in parameters
         for slot, value in adam.state.get(p, {}).items()
     }
@@ -53,12 +53,11 @@ def load_adam_tensors(
     adam: torch.optim.Adam,
     parameters: Iterable[tuple[str, Tensor]],
     tensors: Mapping[str, Tensor],
-    prefix: str = "optim.",
 ) -> None:
     """Restore ``adam_tensors``; parameters without a state stay without one."""
     for name, p in parameters:
         for slot in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors.get(f"{prefix}{name}:{slot}")
+            value = tensors.get(f"optim.{name}:{slot}")
             if value is not None:
                 # Adam keeps its step counter on the CPU and its moments in the parameter's layout.
                 own = value.clone() if slot == "step" else torch.empty_like(p).copy_(value)

@@ -55,14 +55,9 @@ def load_text_edit(folder: Path, base: str) -> TextEdit:
     info = json.loads(path.read_text())
     if info["base"] != base:
         raise UserError(f"{folder}: this text edit belongs to base {info['base']}, not {base}")
-    return TextEdit(
-        source=info["source"],
-        target=info["target"],
-        direction=load_file(folder / "text_edit.safetensors")["direction"],
-        base=base,
-        settings=info["settings"],
-        history=tuple(info["history"]),
-    )
+    direction = load_file(folder / "text_edit.safetensors")["direction"]
+    history = tuple(info["history"])
+    return TextEdit(info["source"], info["target"], direction, base, info["settings"], history)
 
 
 def optimise_text_edit(

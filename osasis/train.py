@@ -50,7 +50,7 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
         self.unet = trainable_copy(base.diffae.unet, settings.dropout)
-        self.networks: dict[str, nn.Module] = {"unet": self.unet, "spn": self.spn}
+        self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         self.optimisers = {
             "unet": torch.optim.Adam(
@@ -156,25 +156,17 @@ class StyleTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights of epsilon_B and the SPN, without the optimisers' state."""
-        return {
-            f"{name}.{key}": p.detach().clone()
-            for name, network in self.networks.items()
-            for key, p in network.named_parameters()
-        }
+        return {key: p.detach().clone() for key, p in self.networks.named_parameters()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights that ``weights`` returned."""
-        for name, network in self.networks.items():
-            network.load_state_dict(
-                {k: weights[f"{name}.{k}"] for k, _ in network.named_parameters()}
-            )
+        self.networks.load_state_dict({k: weights[k] for k, _ in self.networks.named_parameters()})
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Copies of the weights and the optimisers' state, as flat names for safetensors."""
         tensors = self.weights()
-        for name, network in self.networks.items():
-            parameters = network.named_parameters()
-            state = adam_tensors(self.optimisers[name], parameters, f"optim.{name}.")
+        for optimiser in self.optimisers.values():
+            state = adam_tensors(optimiser, self.networks.named_parameters())
             tensors |= {key: value.clone() for key, value in state.items()}
         return tensors
 
@@ -191,8 +183,7 @@ class StyleTrainer:
         self.iteration, self.history = info["iteration"], list(info["history"])
         self.load_weights(tensors)
         for name, network in self.networks.items():
-            parameters = network.named_parameters()
-            load_adam_tensors(self.optimisers[name], parameters, tensors, f"optim.{name}.")
+            load_adam_tensors(self.optimisers[name], network.named_parameters(name), tensors)
 
 
 def trainable_copy(unet: UNet, dropout: float) -> UNet:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -152,38 +151,30 @@ def _flat(limits: Iterable[Any]) -> list[Any]:
 
 
 def _length(limits: Iterable[Any], unit: str = "items") -> str:
-    least = [x.min_length for x in limits if isinstance(x, annotated_types.MinLen)]
-    most = [x.max_length for x in limits if isinstance(x, annotated_types.MaxLen)]
+    least, most = (_bound(limits, name) for name in ("min_length", "max_length"))
     if least and most:
-        return f" of {least[0]} to {most[0]} {unit}"
+        return f" of {least} to {most} {unit}"
     if least:
-        return f" of at least {least[0]} {unit}"
-    return f" of at most {most[0]} {unit}" if most else ""
+        return f" of at least {least} {unit}"
+    return f" of at most {most} {unit}" if most else ""
 
 
 def _range(limits: Iterable[Any]) -> str:
-    low: tuple[str, Any] | None = None
-    high: tuple[str, Any] | None = None
-    for limit in limits:
-        if isinstance(limit, annotated_types.Ge):
-            low = ("[", limit.ge)
-        elif isinstance(limit, annotated_types.Gt):
-            low = ("(", limit.gt)
-        elif isinstance(limit, annotated_types.Le):
-            high = ("]", limit.le)
-        elif isinstance(limit, annotated_types.Lt):
-            high = (")", limit.lt)
-    if low is None and high is None:
+    ge, gt, le, lt = (_bound(limits, name) for name in ("ge", "gt", "le", "lt"))
+    if le or lt:
+        left = f"[{ge}" if ge else f"({gt or '-inf'}"
+        return f" in {left}, " + (f"{le}]" if le else f"{lt})")
+    if ge:
+        return f" from {ge}"
+    return f" above {gt}" if gt else ""
+
+
+def _bound(limits: Iterable[Any], name: str) -> str:
+    """The bound of this name in ``annotated_types`` limits as text; empty without one."""
+    values = [getattr(x, name) for x in limits if hasattr(x, name)]
+    if not values:
         return ""
-    if high is None and low is not None:
-        return f" {'from' if low[0] == '[' else 'above'} {_number(low[1])}"
-    left, least = low or ("(", "-inf")
-    right, most = high or (")", "inf")
-    return f" in {left}{_number(least)}, {_number(most)}{right}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{values[-1]:g}" if isinstance(values[-1], float) else str(values[-1])
 
 
 def _resolve(model: Any, loc: Iterable[int | str]) -> Any:

@@ -119,10 +119,10 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
 def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: int) -> Tensor:
     """Generate from fresh noise with the z of photos (N, 3, H, W); returns the same shape."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "stochastic"))
+    schedule = image_schedule(steps, "trailing")
     out = []
     for x in photos.split(CHUNK):
         noise = torch.randn(x.shape, generator=generator).to(x)
-        schedule = image_schedule(steps, "trailing")
         out.append(ddim_sample(base.eps_a(base.encode_z(x)), noise, schedule))
     return torch.cat(out)
 
@@ -161,9 +161,10 @@ def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
 
 def pooled_features(net: PerceptualNet, images: Tensor) -> Tensor:
     """Channel means of the net's last two stages, (N, D) float64."""
-    rows = []
-    for x in images.split(32):
-        rows.append(torch.cat([f.mean(dim=(2, 3)) for f in net.features(x)[-2:]], dim=1))
+    rows = [
+        torch.cat([f.mean(dim=(2, 3)) for f in net.features(x)[-2:]], dim=1)
+        for x in images.split(32)
+    ]
     return torch.cat(rows).double()
 
 

@@ -209,8 +209,10 @@ class BaseTraining:
             # All workers must stop at the same iteration, so they share the decision.
             late = float(time.monotonic() > self.deadline)
             expired = i % LOG_EVERY == 0 and self.worker.mean(late) > 0
-            if i % s.checkpoint_every == 0 or last or expired:
-                self._save_checkpoint(loop, stage)
+            due = i % s.checkpoint_every == 0 or last or expired
+            if due and self.worker.is_leader:
+                info = {"iteration": i, "arithmetic": loop.arithmetic}
+                save_checkpoint(self._checkpoint(stage), loop.state_tensors(), info)
             if expired and not last:
                 return False
         objective.load_state_dict(loop.averaged())
@@ -241,11 +243,6 @@ class BaseTraining:
         # After loading: DistributedDataParallel compares the workers' weights when it wraps.
         loop.wrapped = self.worker.wrap(objective)
         return loop
-
-    def _save_checkpoint(self, loop: TrainingLoop, stage: str) -> None:
-        if self.worker.is_leader:
-            info = {"iteration": loop.iteration, "arithmetic": loop.arithmetic}
-            save_checkpoint(self._checkpoint(stage), loop.state_tensors(), info)
 
     def _save_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
         if self.worker.is_leader:
