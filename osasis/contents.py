@@ -157,11 +157,8 @@ class ContentBank:
     def take(self, index: Tensor) -> Contents:
         """The contents at these indices, copied to the device."""
         rows = [self._rows[i] for i in index.tolist()]
-
-        def gather(name: str) -> Tensor:
-            return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows]).float()
-
-        return Contents(**{name: gather(name) for name in PARTS}).to(self.device)
+        parts = {n: torch.stack([getattr(self.shards[k], n)[i] for k, i in rows]) for n in PARTS}
+        return Contents(**{name: part.float() for name, part in parts.items()}).to(self.device)
 
     @property
     def contents(self) -> Contents:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -18,6 +17,7 @@ from pydantic import Field
 from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, Problem
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 Size = Annotated[int, Field(ge=1)]
 # Not strict: JSON has lists in place of tuples.
 Multipliers = Annotated[tuple[Size, ...], Field(strict=False, min_length=1)]
@@ -172,8 +172,7 @@ def _halving_problems(field: str, mult: tuple[int, ...], image_size: int) -> lis
 
 def named_configs() -> list[str]:
     """Names of the configurations that the package ships."""
-    folder = resources.files("osasis") / "configs"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    return sorted(path.stem for path in CONFIGS.glob("*.json"))
 
 
 def load_config(name_or_path: str | Path) -> DiffAEConfig:
@@ -181,21 +180,15 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
 
     Raises UserError for an unknown name or invalid JSON, InvalidInputError for invalid fields.
     """
-    text: str
-    if str(name_or_path) in named_configs():
-        text = (resources.files("osasis") / "configs" / f"{name_or_path}.json").read_text()
-    else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            names = named_configs()
-            raise UserError(
-                f"no base configuration {str(name_or_path)!r}"
-                f"{did_you_mean(str(name_or_path), names)}: give a JSON file or one of "
-                f"{', '.join(names)}"
-            )
-        text = path.read_text()
+    name, names = str(name_or_path), named_configs()
+    path = CONFIGS / f"{name}.json" if name in names else Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"no base configuration {name!r}{did_you_mean(name, names)}: give a JSON file or one "
+            f"of {', '.join(names)}"
+        )
     try:
-        data = json.loads(text)
+        data = json.loads(path.read_text())
     except json.JSONDecodeError as e:
         raise UserError(f"{name_or_path}: not valid JSON (line {e.lineno}: {e.msg})") from None
     return DiffAEConfig.parse(data, str(name_or_path))

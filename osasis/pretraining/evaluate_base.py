@@ -55,7 +55,6 @@ def evaluate_base(
     steps: int = 100,
     t0s: Sequence[float] = (0.5, 1.0),
     samples: int = 0,
-    reference: Tensor | None = None,
     perceptual: PerceptualNet | None = None,
     seed: int = 0,
     report: Report = lambda line: None,
@@ -63,8 +62,8 @@ def evaluate_base(
     """Evaluate on photos (N, 3, H, W) in [-1, 1]. Returns the results and samples (S, 3, H, W).
 
     steps: of a full schedule, for inversion and generation. samples: number to draw for the Frechet
-    distance to ``reference`` (default: the photos); 0 omits it. perceptual: the net for LPIPS and
-    features (default: the base's).
+    distance to the photos; 0 omits it. perceptual: the net for LPIPS and features (default: the
+    base's).
     """
     net = perceptual or base.perceptual
     errors = {}
@@ -79,10 +78,7 @@ def evaluate_base(
     distance = None
     if samples:
         drawn = draw_samples(base, samples, steps=steps, seed=seed)
-        distance = frechet(
-            pooled_features(net, drawn),
-            pooled_features(net, photos if reference is None else reference),
-        )
+        distance = frechet(pooled_features(net, drawn), pooled_features(net, photos))
         report(f"{samples} samples: Frechet distance {distance:.3f}")
     return (
         Evaluation(

@@ -225,11 +225,9 @@ class BaseTraining:
         s = self.settings
         loop = TrainingLoop(
             objective,
+            s,
             iterations=iterations,
             lr=lr,
-            warmup=min(s.warmup, iterations),
-            ema=s.ema,
-            grad_clip=s.grad_clip,
             seed=derived_seed(s.seed, stage),
             precision=s.precision if stage != "latent" else "float32",
             worker=self.worker,

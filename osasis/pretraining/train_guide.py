@@ -115,7 +115,9 @@ class GuideTrainer:
         images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
         texts = self._captions(rows, columns[:, 0], photo_index[:, 0], g)
         with autocast(torch.device("cpu"), self.arithmetic):
-            image, text = self._embed(images), self._embed_text(texts)
+            x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
+            image = F.normalize(self.model.encode_image(x), dim=-1)
+            text = F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
             losses = self._losses(image.float(), text.float())
         total = torch.stack(list(losses.values())).sum()
         optimiser_step(self, total, LEARNING_RATE * lr_factor)
@@ -131,13 +133,6 @@ class GuideTrainer:
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         texts = [caption(data.dataset.looks[m], data.pictures[m][k], g) for m, k in pairs]
         return texts + [caption(None, data.photos[n], g) for n in photos.tolist()]
-
-    def _embed(self, images: Tensor) -> Tensor:
-        x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
-        return F.normalize(self.model.encode_image(x), dim=-1)
-
-    def _embed_text(self, texts: list[str]) -> Tensor:
-        return F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
 
     def _losses(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """image: (4B, D), paintings (a, b, a, b, ...), then their photos; text: (2B, D)."""

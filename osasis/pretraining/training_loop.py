@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osasis.arithmetic import Precision, autocast, resolve
 from osasis.checkpoints import adam_tensors, load_adam_tensors
+from osasis.diffusion import TRAIN_STEPS
 from osasis.errors import UserError
-from osasis.pretraining.objectives import draw_timesteps_and_noise
+from osasis.pretraining.settings import PretrainSettings
 from osasis.seeds import derived_seed
 
 
@@ -51,19 +52,16 @@ class TrainingLoop:
     def __init__(
         self,
         objective: nn.Module,
+        settings: PretrainSettings,
         *,
         iterations: int,
         lr: float,
-        warmup: int,
-        ema: float,
-        grad_clip: float,
         seed: int,
         precision: Precision,
         worker: WorkerContext,
     ) -> None:
         self.objective = self.wrapped = objective
-        self.iterations, self.lr, self.warmup = iterations, lr, warmup
-        self.ema_decay, self.grad_clip = ema, grad_clip
+        self.settings, self.iterations, self.lr = settings, iterations, lr
         self.seed, self.worker = seed, worker
         self.iteration = 0
         self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
@@ -82,7 +80,8 @@ class TrainingLoop:
         generator = torch.Generator().manual_seed(
             derived_seed(self.seed, f"pretrain {self.iteration}")
         )
-        t, noise = draw_timesteps_and_noise(rows.shape, generator)
+        t = torch.randint(0, TRAIN_STEPS, rows.shape[:1], generator=generator)
+        noise = torch.randn(rows.shape, generator=generator)
         mine = slice(self.worker.rank, None, self.worker.world)
         rows, t, noise = (x[mine].to(self.device) for x in (rows, t, noise))
         if rows.dim() == 4:
@@ -98,7 +97,7 @@ class TrainingLoop:
                 "start a new run with a lower lr or with precision float32"
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.grad_clip)
         self.optimiser.step()
         self.ema.update_parameters(self.objective)
         self.iteration += 1
@@ -106,7 +105,8 @@ class TrainingLoop:
 
     def _rate(self) -> float:
         """Factor of the learning rate: linear warm-up times a cosine from 1 to 0."""
-        warm = min(1.0, (self.iteration + 1) / max(1, self.warmup))
+        warmup = max(1, min(self.settings.warmup, self.iterations))
+        warm = min(1.0, (self.iteration + 1) / warmup)
         return warm * 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
 
     def _average(
@@ -115,7 +115,7 @@ class TrainingLoop:
         # The decay rises with the number of updates, so that the average of a short run forgets
         # its initial weights.
         n = int(updates)
-        get_ema_multi_avg_fn(min(self.ema_decay, n / (n + 9)))(averages, weights, updates)
+        get_ema_multi_avg_fn(min(self.settings.ema, n / (n + 9)))(averages, weights, updates)
 
     def averaged(self) -> dict[str, Tensor]:
         """A copy of the objective's state dict with averaged weights."""
