@@ -99,6 +99,7 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
     for e in error.errors(include_url=False):
         loc, kind = e["loc"], e["type"]
         field = _path(loc)
+        shown = f"{field or 'the input'} is {_shortened(e['input'])}"
         if kind == "problems":
             found += [p.with_prefix(field) for p in e["ctx"]["problems"]]
         elif kind == "extra_forbidden":
@@ -109,15 +110,12 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
             message = f"unknown field {name!r}{where}{did_you_mean(name, known)}"
             found.append(Problem(field, e["input"], message))
         elif kind == "missing":
-            allowed_values = allowed(_resolve(model, loc))
-            found.append(Problem(field, None, f"{field} is missing", allowed_values))
+            message = f"{field} is missing"
+            found.append(Problem(field, None, message, allowed(_resolve(model, loc))))
+        elif kind == "value_error":  # raised by a validator
+            found.append(Problem(field, e["input"], f"{shown}: {e['ctx']['error']}"))
         else:
-            message, allowed_values = f"{field or 'the input'} is {_shortened(e['input'])}", ""
-            if kind == "value_error":  # raised by a validator
-                message += f": {e['ctx']['error']}"
-            else:
-                allowed_values = allowed(_resolve(model, loc))
-            found.append(Problem(field, e["input"], message, allowed_values))
+            found.append(Problem(field, e["input"], shown, allowed(_resolve(model, loc))))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
 from osasis.networks.sizes import DiffAEConfig, load_config
-from osasis.pretraining.photo_set import PhotoSet, read_photo_set
+from osasis.pretraining.photo_set import PhotoSet, Report, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext
@@ -43,8 +42,6 @@ PHOTOS, EVENTS, SAMPLES, RUN_ID = "photos.npy", "events.jsonl", "samples", "mlfl
 OUTCOME = "ended.json"
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 10
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from osasis.bundles.base import Base
 from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
+from osasis.pretraining.photo_set import Report
 from osasis.seeds import derived_seed
 
 CHUNK = 8
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

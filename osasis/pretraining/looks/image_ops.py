@@ -40,6 +40,10 @@ class SeededRandom:
         r, g, b = (min(max(c + self.uniform(-spread, spread), 0.0), 1.0) for c in colour)
         return r, g, b
 
+    def choose_near(self, options: Sequence[Colour], spread: float = 0.05) -> Colour:
+        """A random colour near one of the options."""
+        return self.near_colour(self.choose(options), spread)
+
     def rand(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator)
 

@@ -44,9 +44,7 @@ def ink(photo: Tensor, rng: SeededRandom) -> Tensor:
     mask = xdog_lines(
         light, rng.uniform(0.7, 1.1) * u, rng.uniform(4, 9), rng.uniform(0.32, 0.5), 0.12
     )
-    return composite(
-        flat_colour(photo, rng.choose(WHITES)), rng.near_colour(rng.choose(INKS), 0.03), mask
-    )
+    return composite(flat_colour(photo, rng.choose(WHITES)), rng.choose_near(INKS, 0.03), mask)
 
 
 def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
@@ -57,9 +55,7 @@ def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
     mask = xdog_lines(
         light, rng.uniform(0.45, 0.7) * u, rng.uniform(12, 22), rng.uniform(0.1, 0.25), 0.2
     )
-    colour = rng.near_colour(
-        rng.choose(((0.1, 0.1, 0.12), (0.3, 0.18, 0.1), (0.1, 0.14, 0.36))), 0.04
-    )
+    colour = rng.choose_near(((0.1, 0.1, 0.12), (0.3, 0.18, 0.1), (0.1, 0.14, 0.36)), 0.04)
     sheet = composite(
         flat_colour(photo, rng.choose(WHITES + CREAMS)), colour, wash * (1 - blur(light, u))
     )
@@ -80,8 +76,8 @@ def engraving(photo: Tensor, rng: SeededRandom) -> Tensor:
         other = line_pattern(photo, period, angle + rng.uniform(0.6, 1.4), bend)
         mask = torch.maximum(mask, 1 - soft_step(other, (2 * width - 1).clamp(0, 1), 0.35))
     lines = xdog_lines(light, 0.5 * u, rng.uniform(6, 12), 0.15, 0.2)
-    sheet = flat_colour(photo, rng.near_colour(rng.choose(CREAMS + WHITES), 0.03))
-    return composite(sheet, rng.near_colour(rng.choose(INKS), 0.04), torch.maximum(mask, lines))
+    sheet = flat_colour(photo, rng.choose_near(CREAMS + WHITES, 0.03))
+    return composite(sheet, rng.choose_near(INKS, 0.04), torch.maximum(mask, lines))
 
 
 def woodcut(photo: Tensor, rng: SeededRandom) -> Tensor:
@@ -112,9 +108,7 @@ def halftone(photo: Tensor, rng: SeededRandom) -> Tensor:
     soft = blur(photo, 0.3 * u)
     if not colour:
         dark = 1 - scale_contrast(stretch_contrast(luminance(soft)), 1.1)
-        return composite(
-            sheet, rng.near_colour(rng.choose(INKS), 0.06), _dots(photo, period, angle, dark)
-        )
+        return composite(sheet, rng.choose_near(INKS, 0.06), _dots(photo, period, angle, dark))
     strong = scale_saturation(scale_contrast(soft, 1.2), rng.uniform(1.3, 2.0))
     out = sheet
     inks: tuple[Colour, ...] = ((0.0, 0.62, 0.88), (0.88, 0.05, 0.5), (0.98, 0.88, 0.05))
