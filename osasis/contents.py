@@ -17,7 +17,7 @@ from osasis.bundles.base import Base, read_base_info
 from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, to_float16, write_json
 
@@ -126,8 +126,8 @@ def bank_chunk(
     if photos is not None:
         index = torch.arange(start, start + CHUNK).clamp_max(len(photos) - 1)
         return encode_contents(base, from_uint8(photos[index]).to(base.device), settings)
-    seed = derived_seed(settings.seed, f"bank {start}")
-    return SampledContents(base, settings).draw(CHUNK, torch.Generator().manual_seed(seed))
+    generator = derived_generator(settings.seed, f"bank {start}")
+    return SampledContents(base, settings).draw(CHUNK, generator)
 
 
 def bank_photos(base: Base) -> Tensor | None:

@@ -16,7 +16,7 @@ from osasis.diffusion import Schedule, ddim_step, image_schedule, predict_x0, st
 from osasis.errors import DivergedError, UserError
 from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
 
@@ -89,7 +89,7 @@ def optimise_text_edit(
     if float(text_direction.norm()) < 1e-6:
         raise UserError(f"the guide's embeddings of {source!r} and {target!r} are the same")
     schedule = image_schedule(steps)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "text edit"))
+    generator = derived_generator(seed, "text edit")
     # Zero is no starting point: the directional loss has no gradient direction there, and Adam's
     # first update would outweigh the following ones.
     start = lr * torch.randn(base.z_std.shape[-1], generator=generator)

@@ -15,7 +15,7 @@ from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_sc
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
 from osasis.pretraining.photo_set import Report
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 
 CHUNK = 8
 
@@ -113,7 +113,7 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
 
 def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: int) -> Tensor:
     """Generate from fresh noise with the z of photos (N, 3, H, W); returns the same shape."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, "stochastic"))
+    generator = derived_generator(seed, "stochastic")
     schedule = image_schedule(steps, "trailing")
     out = []
     for x in photos.split(CHUNK):
@@ -143,7 +143,7 @@ def save_evaluation_grids(
 def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
     """Draw samples (count, 3, H, W): the latent DDIM gives z, the image DDIM the image."""
     size, width = base.config.image_size, base.config.z_channels
-    generator = torch.Generator().manual_seed(derived_seed(seed, "samples"))
+    generator = derived_generator(seed, "samples")
     out = []
     for _ in range(-(-count // CHUNK)):
         latent = torch.randn(CHUNK, width, generator=generator).to(base.device)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, Prio
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.training_loop import TrainingLoop, WorkerContext
-from osasis.seeds import derived_seed, seeded
+from osasis.seeds import derived_generator, derived_seed, seeded
 from osasis.storage import save_tensors, write_json
 
 RUN = "run.json"
@@ -128,16 +129,11 @@ class BaseTraining:
         objective = DiffAEObjective(
             self.diffae, train_encoder=s.encoder == "trained", weighting=s.weighting
         )
+        batch = partial(self.photos.batch, s.seed, size=s.batch_size)
         path = self._weights("diffae-only")
         if path.is_file():
             objective.load_state_dict(load_file(path))
-        elif self._train_stage(
-            objective,
-            "diffae",
-            s.iterations,
-            s.lr,
-            lambda i: self.photos.batch(s.seed, i, s.batch_size),
-        ):
+        elif self._train_stage(objective, "diffae", s.iterations, s.lr, batch):
             self._save_weights(path, objective.state_dict())
         else:
             return False
@@ -155,7 +151,7 @@ class BaseTraining:
         normalised = (z - mean) / std
 
         def batch(i: int) -> Tensor:
-            generator = torch.Generator().manual_seed(derived_seed(s.seed, f"latent {i}"))
+            generator = derived_generator(s.seed, f"latent {i}")
             size = max(s.latent_batch_size, self.worker.world)
             return normalised[torch.randint(len(normalised), (size,), generator=generator)]
 
@@ -173,14 +169,9 @@ class BaseTraining:
         s, path = self.settings, self._weights("prior")
         if self.prior is None or path.is_file():
             return True
-        seed = derived_seed(s.seed, "prior")
-        if not self._train_stage(
-            PriorObjective(self.prior).to(self.worker.device),
-            "prior",
-            s.prior_iterations,
-            s.lr,
-            lambda i: self.photos.batch(seed, i, s.batch_size),
-        ):
+        batch = partial(self.photos.batch, derived_seed(s.seed, "prior"), size=s.batch_size)
+        objective = PriorObjective(self.prior).to(self.worker.device)
+        if not self._train_stage(objective, "prior", s.prior_iterations, s.lr, batch):
             return False
         self._save_weights(path, self.prior.state_dict())
         return True
@@ -320,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(args.config)
         photos = read_photo_set(args.images, config.image_size, _log)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        run = BaseTraining(
+        finished = BaseTraining(
             args.out,
             photos,
             config,
@@ -329,8 +320,7 @@ def main(argv: list[str] | None = None) -> int:
             worker=WorkerContext(device=device),
             minutes=args.minutes,
             on_event=lambda event: _print_event(event, args.out),
-        )
-        finished = run.run()
+        ).run()
     except UserError as e:
         _log(f"error: {e}")
         return 2

@@ -36,7 +36,7 @@ from osasis.pretraining.budgeted_training import (
     train_within_budget,
 )
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
-from osasis.seeds import derived_seed, seeded
+from osasis.seeds import derived_generator, seeded
 from osasis.storage import save_tensors, to_float16, write_atomic, write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "guides" / "guide64.json"
@@ -101,7 +101,7 @@ class GuideTrainer:
         self.optimiser = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98))
 
     def step(self, lr_factor: float) -> dict[str, float]:
-        g = torch.Generator().manual_seed(derived_seed(self.seed, f"guide {self.steps_done}"))
+        g = derived_generator(self.seed, f"guide {self.steps_done}")
         data = self.data.dataset
         rows = torch.randperm(len(data.looks), generator=g)[: self.batch]
         # Two pictures of each look: columns (B, 2), and the indices of their photos.

@@ -20,7 +20,7 @@ from osasis.checkpoints import adam_tensors, load_adam_tensors
 from osasis.diffusion import TRAIN_STEPS
 from osasis.errors import UserError
 from osasis.pretraining.settings import PretrainSettings
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class TrainingLoop:
 
         Raises UserError naming the iteration if the loss is not finite.
         """
-        generator = torch.Generator().manual_seed(
-            derived_seed(self.seed, f"pretrain {self.iteration}")
-        )
+        generator = derived_generator(self.seed, f"pretrain {self.iteration}")
         t = torch.randint(0, TRAIN_STEPS, rows.shape[:1], generator=generator)
         noise = torch.randn(rows.shape, generator=generator)
         mine = slice(self.worker.rank, None, self.worker.world)

@@ -260,7 +260,7 @@ def chalk(photo: Tensor, rng: SeededRandom) -> Tensor:
     white = soft_step(rough, rng.uniform(0.66, 0.8), 0.4) * rng.uniform(0.6, 0.95)
     reds: tuple[Colour, ...] = ((0.12, 0.10, 0.10), (0.45, 0.16, 0.09))
     ground = sum(sheet) / 3
-    shade = rng.choose_near(reds if ground > 0.3 else (0.06, 0.08, 0.08), 0.03)
+    shade = rng.near_colour(rng.choose(reds) if ground > 0.3 else (0.06, 0.08, 0.08), 0.03)
     out = composite(out, shade, dark)
     out = composite(out, rng.near_colour((0.96, 0.95, 0.92), 0.03), white)
     return composite(out, shade, xdog_lines(light, 0.6 * u, 8, 0.12, 0.25) * 0.8).clamp(0, 1)
