@@ -294,8 +294,7 @@ class _StructureTerm:
 
     def at(self, features: Tensor, schedule: Schedule, i: int) -> Tensor:
         """The term of x_t at index i (Eq. 12-14). features: ``spn.features`` of the photos."""
-        step = spn_step(schedule, i, self.spn_time)
-        time = torch.full((len(features),), step, device=features.device)
+        time = spn_step(schedule, i, self.spn_time, features)
         return self.scale * self.spn.at(features, time).float()
 
 

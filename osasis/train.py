@@ -140,8 +140,7 @@ class StyleTrainer:
         if s.spn_style_branch == "unscaled":
             # The published code adds the style branch's output without lambda.
             scale[-1] = 1.0
-        step = spn_step(self.schedule, i, s.spn_time)
-        return scale * self.spn(photos, torch.full((len(photos),), step, device=photos.device))
+        return scale * self.spn(photos, spn_step(self.schedule, i, s.spn_time, photos))
 
     def style(self, style_id: str) -> Style:
         """The current state of the training as a style."""
@@ -195,10 +194,11 @@ def trainable_copy(unet: UNet, dropout: float) -> UNet:
     return copied
 
 
-def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:
-    """The SPN's time input at index i: the index itself, as published, or the timestep / 50.
+def spn_step(schedule: Schedule, i: int, spn_time: str, like: Tensor) -> Tensor:
+    """The SPN's time input (B,) at index i, for the batch of ``like``.
 
-    The timestep does not depend on the number of steps. Divided by the stride of the published
-    training, it has the range of the index.
+    It is the index itself, as published, or the timestep / 50. The timestep does not depend on the
+    number of steps. Divided by the stride of the published training, it has the range of the index.
     """
-    return float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
+    step = float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
+    return torch.full((len(like),), step, device=like.device)
