@@ -175,10 +175,11 @@ def scale_contrast(x: Tensor, amount: float, pivot: float = 0.5) -> Tensor:
     return ((x - pivot) * amount + pivot).clamp(0, 1)
 
 
-def stretch_contrast(x: Tensor) -> Tensor:
-    """Stretch a luminance to [0, 1] between its quantiles 0.02 and 0.98."""
-    ends = torch.quantile(x.flatten(), x.new_tensor([0.02, 0.98]))
-    return ((x - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
+def stretched_luminance(x: Tensor) -> Tensor:
+    """Luminance of an image, stretched to [0, 1] between its quantiles 0.02 and 0.98."""
+    light = luminance(x)
+    ends = torch.quantile(light.flatten(), x.new_tensor([0.02, 0.98]))
+    return ((light - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
 
 
 def scale_saturation(x: Tensor, amount: float) -> Tensor:

@@ -30,7 +30,7 @@ from osasis.pretraining.looks.image_ops import (
     smooth_along,
     smooth_noise,
     soft_step,
-    stretch_contrast,
+    stretched_luminance,
     unit_deviation,
     vignette,
     voronoi_cells,
@@ -65,7 +65,7 @@ def oil(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Old master: dabs along the edges, warm varnish, dark corners."""
     u = length_unit(photo)
     dabs = kuwahara(photo, max(1, round(rng.uniform(0.6, 1.2) * u)))
-    light = stretch_contrast(luminance(dabs))
+    light = stretched_luminance(dabs)
     field = edge_directions(light, 1.5 * u)
     dabs = smooth_along(dabs, field, rng.uniform(0.6, 1.6) * u)
     dabs = (dabs + rng.uniform(0.5, 1.0) * _fine_detail(photo)).clamp(0, 1)
@@ -82,7 +82,7 @@ def impasto(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Post-impressionist: thick, bright strokes in swirls."""
     u = length_unit(photo)
     base = scale_saturation(scale_contrast(photo, 1.15), rng.uniform(1.5, 2.3))
-    field = edge_directions(stretch_contrast(luminance(blur(photo, u))), 2.0 * u)
+    field = edge_directions(stretched_luminance(blur(photo, u)), 2.0 * u)
     tint = 0.13 * smooth_noise(photo, rng, 1.6 * u, 3)
     strokes = smooth_along((base + tint).clamp(0, 1), field, rng.uniform(1.6, 3.2) * u, 5)
     strokes = (strokes + rng.uniform(0.8, 1.2) * _fine_detail(photo)).clamp(0, 1)
@@ -173,7 +173,7 @@ def stained_glass(photo: Tensor, rng: SeededRandom) -> Tensor:
         scale_contrast(average_cells(photo, index), 1.3), rng.uniform(2.0, 3.2)
     )
     panes = panes * 0.8 + 0.25 * scale_saturation(photo, 2.0)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     lead = 1 - soft_step(border, rng.uniform(0.1, 0.16), 0.12)
     lead = torch.maximum(lead, xdog_lines(light, 0.8 * u, 7, 0.12, 0.15))
     glow = 0.9 + 0.15 * fractal_noise(photo, rng, 14 * u)
@@ -196,7 +196,7 @@ def tapestry(photo: Tensor, rng: SeededRandom) -> Tensor:
 def charcoal(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Smudged black on grainy paper."""
     u = length_unit(photo)
-    light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(1.1, 1.5), 0.45)
+    light = scale_contrast(stretched_luminance(photo), rng.uniform(1.1, 1.5), 0.45)
     field = constant_field(photo, -rng.uniform(0.5, 1.1))
     tooth = smooth_along(smooth_noise(photo, rng, 0.7 * u), field, rng.uniform(1.5, 4) * u)
     tooth = unit_deviation(tooth)
@@ -211,7 +211,7 @@ def charcoal(photo: Tensor, rng: SeededRandom) -> Tensor:
 def pencil(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Graphite: pale slanting strokes and soft outlines."""
     u = length_unit(photo)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     field = constant_field(photo, -rng.uniform(0.6, 1.1))
     stroke = unit_deviation(smooth_along(smooth_noise(photo, rng, 0.6 * u), field, 4 * u, 5))
     shade = (1 - light) * rng.uniform(0.5, 0.75)
@@ -225,7 +225,7 @@ def pencil(photo: Tensor, rng: SeededRandom) -> Tensor:
 def hatching(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Crossed lines in four directions, more of them in darker areas."""
     u = length_unit(photo)
-    light = blur(scale_contrast(stretch_contrast(luminance(photo)), 1.15), 0.4 * u)
+    light = blur(scale_contrast(stretched_luminance(photo), 1.15), 0.4 * u)
     period = rng.uniform(1.6, 2.4) * u
     start = rng.uniform(0, math.pi)
     wobble = 0.25 * fractal_noise(photo, rng, 10 * u)
@@ -244,7 +244,7 @@ def hatching(photo: Tensor, rng: SeededRandom) -> Tensor:
 def chalk(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Coloured paper with dark chalk in the shadows and white chalk in the highlights."""
     u = length_unit(photo)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     tooth = smooth_noise(photo, rng, 0.8 * u)
     sheets: tuple[Colour, ...] = (
         (0.62, 0.60, 0.54),
