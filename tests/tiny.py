@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from osasis.bundles.base import load_base
+from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
+from osasis.contents import CHUNK, ContentBank, bank_chunk, bank_photos
 from osasis.images.tensors import image_to_tensor
 from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
-from osasis.settings import make_settings
+from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
 
 SIZE = 32
@@ -146,3 +147,15 @@ def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) 
     )
     save_style(folder, style, image, -image)
     return style
+
+
+def build_bank(base: Base, settings: TrainSettings) -> ContentBank:
+    """Build a content bank in this process."""
+    photos = bank_photos(base)
+    size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
+    return ContentBank(
+        *(
+            bank_chunk(base, settings, start, photos).take(slice(size - start))
+            for start in range(0, size, CHUNK)
+        )
+    )

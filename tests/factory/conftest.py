@@ -20,11 +20,11 @@ from factory.cli import main
 from factory.core.home import HOME_VARIABLE
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
-from osasis.contents import build_bank, save_contents
+from osasis.contents import save_contents
 from osasis.images.tensors import image_to_tensor
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
-from tests.tiny import FEW, SIZE, picture, truncated_jpeg, write_sources
+from tests.tiny import FEW, SIZE, build_bank, picture, truncated_jpeg, write_sources
 
 # Nothing of the user's own installation may take part.
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", HOME_VARIABLE):
