@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from factory.registry import StyleVersion
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
@@ -34,19 +34,6 @@ PREPARE_THREADS = 4
 
 
 @dataclass(frozen=True)
-class ServedVersion:
-    """The version of a style that a request uses.
-
-    reference: id and version, such as ``oil:3``. folder: returns the style's bundle, and downloads
-    it if needed.
-    """
-
-    reference: str
-    fingerprint: str
-    folder: Callable[[], Path]
-
-
-@dataclass(frozen=True)
 class ImageTask:
     """One photo to stylize with one mix.
 
@@ -58,7 +45,7 @@ class ImageTask:
 
     photo: bytes
     mix: Mix | None
-    versions: dict[str, ServedVersion] = field(default_factory=dict)
+    versions: dict[str, StyleVersion] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
     fit: str = "crop"
@@ -158,7 +145,7 @@ class Engine:
         loaded; ``abandon`` cancels it."""
         future: Future[Result] = Future()
         start = time.monotonic()
-        loads = {n: self.loader.submit(v.reference, v.folder) for n, v in task.versions.items()}
+        loads = {name: self.loader.submit(v) for name, v in task.versions.items()}
         when_all(
             loads.values(),
             lambda: self._prepare_pool.submit(self._prepare, task, loads, start, future),

@@ -101,8 +101,8 @@ def current_of(versions: Iterable[StyleVersion]) -> StyleVersion:
     return next((v for v in versions if CHAMPION in v.aliases), versions[0])
 
 
-def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
-    """Convert MLflow's ``ModelVersion``."""
+def from_mlflow(v: Any, model: Any, home: Home) -> StyleVersion:
+    """Convert MLflow's ``ModelVersion`` of a ``RegisteredModel``."""
     return StyleVersion(
         style=v.name,
         version=int(v.version),
@@ -110,7 +110,7 @@ def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
         base=v.tags.get("base", ""),
         run_id=v.run_id or "",
         source=v.source,
-        aliases=tuple(sorted(aliases)),
+        aliases=tuple(sorted(a for a, n in model.aliases.items() if int(n) == int(v.version))),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
         tracking_uri=home.tracking_uri,

@@ -20,7 +20,7 @@ from serving.errors import ApiError
 from serving.request_images import MEDIA, encode_pixels, photo_id
 from serving.schemas import (
     ERRORS,
-    MIX_EXAMPLE,
+    STYLIZE_EXAMPLE,
     EncodingRow,
     EncodingsAnswer,
     EncodingsBody,
@@ -28,7 +28,7 @@ from serving.schemas import (
     StylizeBody,
     body_docs,
 )
-from serving.service import Service, current, served_version
+from serving.service import Service
 from serving.shared_state import StoredPhoto
 
 router = APIRouter(tags=["stylize"])
@@ -40,15 +40,12 @@ PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA
     "/v1/stylize",
     response_model=StylizeAnswer,
     responses={200: {"content": PICTURES}, **ERRORS},
-    openapi_extra=body_docs(
-        StylizeBody, {"encodings": ["0f343b0931126a20f133d67c2b018a3b"], "mix": MIX_EXAMPLE}
-    ),
+    openapi_extra=body_docs(StylizeBody, STYLIZE_EXAMPLE),
 )
 async def stylize(request: Request) -> Response:
     """Stylize photos, or photos sent before, with a mix. One image is answered as PNG, JPEG, WebP
     or JSON, by Accept; several images as JSON."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     limits = service.config.limits
     with service.admit_body(request):
         body = await read_stylize(request, limits, limits.images)
@@ -102,8 +99,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
 async def encodings(request: Request) -> EncodingsAnswer:
     """Store photos and answer with their ids for later requests. With `style`, encode the photos
     now."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     negotiate(request, ["application/json"])
     with service.admit_body(request):
         photos, fit, style = await read_encodings(request, service.config.limits)
@@ -116,16 +112,12 @@ async def _store(service: Service, files: list[SentFile], fit: str, style: str |
     photos = [await service.read_photo(file, fit) for file in files]
     ids = [await service.store_photo(photo) for photo in photos]
     if style is not None:
-        await _encode_now(service, [photo.png for photo in photos], style)
+        try:
+            version = await asyncio.to_thread(service.catalog.resolve, style)
+        except UserError as e:
+            raise ApiError(422, str(e), field="style", value=style) from None
+        await service.run_all([ImageTask(photo.png, None, {style: version}) for photo in photos])
     return ids
-
-
-async def _encode_now(service: Service, photos: list[bytes], style: str) -> None:
-    try:
-        version = await asyncio.to_thread(service.catalog.resolve, style)
-    except UserError as e:
-        raise ApiError(422, str(e), field="style", value=style) from None
-    await service.run_all([ImageTask(p, None, {style: served_version(version)}) for p in photos])
 
 
 def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> Provenance:
