@@ -115,7 +115,7 @@ async def _http_error(_: Request, e: HTTPException) -> JSONResponse:
     return JSONResponse(error.body(), e.status_code, headers=e.headers)
 
 
-@serve.deployment(name="state", max_ongoing_requests=1000)
+@serve.deployment(name="state", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class SharedStateDeployment(SharedState):
     """One replica. Its state is lost if it dies; clients then get 404 and send photos again."""
 
@@ -207,11 +207,7 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:
         resources["num_gpus"] = config.engine_gpus
-    state: Any = (
-        cast(Any, SharedStateDeployment)
-        .options(ray_actor_options={"num_cpus": 0})
-        .bind(config.photos, config.jobs, config.job_age)
-    )
+    state = cast(Any, SharedStateDeployment).bind(config.photos, config.jobs, config.job_age)
     engine = (
         cast(Any, EngineDeployment)
         .options(

@@ -51,9 +51,6 @@ class ByteLru(Generic[V]):
                 self.bytes -= self._size(self._values.pop(other))
                 self.evictions += 1
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
     def __len__(self) -> int:
         return len(self._values)
 

@@ -131,7 +131,7 @@ class StyleCatalog:
         return listed.version
 
     def page(
-        self, offset: int, limit: int, text: str = "", tags: list[str] | None = None
+        self, offset: int, limit: int, text: str, tags: list[str]
     ) -> tuple[int, list[ListedStyle]]:
         """Number of matching styles, and one page of them.
 
@@ -141,7 +141,7 @@ class StyleCatalog:
         matching = [
             s
             for s in self.styles.values()
-            if set(tags or []) <= set(s.tags)
+            if set(tags) <= set(s.tags)
             and all(w in " ".join([s.version.style, *s.tags, s.licence]).lower() for w in words)
         ]
         return len(matching), matching[offset : offset + limit]

@@ -29,17 +29,15 @@ def opening(home: Home) -> Iterator[None]:
         yield
         return
     _check_reachable(home.tracking_uri)
-    before = {name: os.environ.get(name) for name in QUICK}
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)
+    added = {name: value for name, value in QUICK.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     except (MlflowException, SQLAlchemyError) as e:
         raise UserError(f"{_named(home.tracking_uri)}: {_problem(e)}") from e
     finally:
-        for name, was in before.items():
-            if was is None:
-                os.environ.pop(name, None)
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _named(uri: str) -> str:

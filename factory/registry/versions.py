@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -73,6 +74,13 @@ def bundle_folder(source: str, tracking_uri: str, cache: Path) -> Path:
     if (local := local_path(source)) is not None:
         return local
     return _download(cache / "style", tracking_uri, artifact_uri=source)
+
+
+def read_training(bundle: Path) -> dict[str, Any]:
+    """History and metrics of a style's training; empty for a style of the published code."""
+    path = bundle / TRAINING_FILE
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return results
 
 
 def _download(cached: Path, tracking_uri: str, **artifact: str) -> Path:

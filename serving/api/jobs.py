@@ -32,7 +32,7 @@ async def submit(request: Request, response: Response) -> JobAnswer:
     with service.admit_body(request):
         body = await read_stylize(request, limits, limits.job_images)
         tasks = await service.with_timeout(service.make_tasks(body))
-    job = await service.state.add_job.remote(owner, len(tasks), MEDIA["PNG"], service.name)
+    job = await service.state.add_job.remote(owner, len(tasks), service.name)
     if job is None:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
@@ -57,11 +57,10 @@ async def state(job: str, request: Request) -> JobAnswer:
 async def image(job: str, index: int, request: Request) -> Response:
     """One finished image of a job, as PNG."""
     service, owner = authorised(request)
-    found = await service.state.job_image.remote(job, owner, index)
-    if found is None:
+    png = await service.state.job_image.remote(job, owner, index)
+    if png is None:
         raise _unknown(f"{job}/images/{index}")
-    media, data = found
-    return Response(data, media_type=media)
+    return Response(png, media_type=MEDIA["PNG"])
 
 
 def _unknown(job: str) -> ApiError:
