@@ -38,9 +38,9 @@ class ImageTask:
     """One photo to stylize with one mix.
 
     photo: PNG of the base's size. mix: None to encode the photo only, with the settings of the
-    first of ``versions``. versions: by style. masks: grey PNGs by name. text_edit: (D,) or None.
-    fit: how the photo was made square. source: name of the photo's file. mask_hashes: SHA-256 of
-    the masks as sent.
+    first of ``versions``. versions: by style, in the mix's order. masks: grey PNGs by name.
+    text_edit: (D,) or None. fit: how the photo was made square. source: name of the photo's file.
+    mask_hashes: SHA-256 of the masks as sent.
     """
 
     photo: bytes
@@ -169,9 +169,8 @@ class Engine:
         try:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
-            mix = task.mix
-            name = mix.styles[0].style if mix is not None else next(iter(styles))
-            plan = encode_plan(mix, styles[name].settings, self.base.device)
+            first = next(iter(styles.values()))
+            plan = encode_plan(task.mix, first.settings, self.base.device)
             pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255

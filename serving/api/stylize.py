@@ -70,7 +70,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
         )
     )
     timing = _timing(results, time.monotonic() - started)
-    headers = _headers(service, tasks[0], timing)
+    headers = _headers(service, tasks[0], body.mix, timing)
     if media != "application/json":
         return Response(images[0], media_type=media, headers=headers)
     rows = [
@@ -85,7 +85,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
         "images": rows,
         "styles": [v.reference for v in tasks[0].versions.values()],
         "base": service.info["fingerprint"],
-        "mix": _mix(tasks[0]).to_dict(),
+        "mix": body.mix.to_dict(),
         "timing": timing,
     }
     return Response(json.dumps(answer), media_type="application/json", headers=headers)
@@ -122,13 +122,13 @@ async def _store(service: Service, files: list[SentFile], fit: str, style: str |
 
 def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> Provenance:
     """Provenance of a result. kind: a key of MEDIA."""
-    mix = _mix(task)
-    used = [task.versions[s.style] for s in mix.styles]
+    assert task.mix is not None
+    used = [task.versions[s.style] for s in task.mix.styles]
     return Provenance(
         code=__version__,
         styles=tuple(UsedStyle(reference=v.reference, fingerprint=v.fingerprint) for v in used),
         base=service.info["fingerprint"],
-        mix=mix,
+        mix=task.mix,
         arithmetic=result.arithmetic,
         fit=task.fit,  # type: ignore[arg-type]
         size="base",
@@ -137,11 +137,6 @@ def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> 
         masks=task.mask_hashes,
         source=task.source,
     )
-
-
-def _mix(task: ImageTask) -> Mix:
-    assert task.mix is not None
-    return task.mix
 
 
 def _timing(results: list[Result], total: float) -> dict[str, float]:
@@ -155,11 +150,13 @@ def _timing(results: list[Result], total: float) -> dict[str, float]:
             "cached": cached}  # fmt: skip
 
 
-def _headers(service: Service, task: ImageTask, timing: dict[str, float]) -> dict[str, str]:
+def _headers(
+    service: Service, task: ImageTask, mix: Mix, timing: dict[str, float]
+) -> dict[str, str]:
     return {
         "X-Style-Version": ",".join(v.reference for v in task.versions.values()),
         "X-Base": service.info["fingerprint"],
-        "X-Mix": json.dumps(_mix(task).to_dict()),
+        "X-Mix": json.dumps(mix.to_dict()),
         "X-Encoding": photo_id(task.photo),
         "X-Encoding-Cached": str(int(timing["cached"])),
         "X-Batch-Size": str(int(timing["batch"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -229,5 +230,9 @@ def ray_processes(title: str, driver: int | None = None) -> list[int]:
     """Ids of the Ray processes below a driver (this process) whose title holds this text."""
     import psutil
 
-    below = psutil.Process(driver).children(recursive=True)
-    return [p.pid for p in below if title in "".join(p.cmdline()[:1])]
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # the process has ended
+            if title in "".join(process.cmdline()[:1]):
+                found.append(process.pid)
+    return sorted(found)

@@ -29,6 +29,7 @@ from tests.factory.conftest import (
     home,
     imported,
     local_ray,
+    ray_processes,
     register_random_style,
     sources,
 )
@@ -85,17 +86,7 @@ class Server:
 
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of this server's replicas of a deployment."""
-        parents, names = {}, {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                pid = int(folder.name)
-                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                names[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        mine = {self.process.pid}
-        while more := {p for p, parent in parents.items() if parent in mine} - mine:
-            mine |= more
-        title = f"ServeReplica:style-factory:{deployment}"
-        return sorted(p for p in mine if title in names.get(p, ""))
+        return ray_processes(f"ServeReplica:style-factory:{deployment}", self.process.pid)
 
     def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
         """Send one photo as a form."""
