@@ -129,22 +129,24 @@ def write_sources(folder: Path) -> None:
         picture(i).save(folder / "photos" / f"{i:02d}.png")
 
 
+def random_style(
+    base: Base, style_id: str, seed: int, images: Tensor, settings: TrainSettings
+) -> Style:
+    """A style with random differences from the base. images: style image and counterpart."""
+    target = random_state(base.diffae.unet, seed)
+    source = dict(base.diffae.unet.named_parameters())
+    delta = {k: 0.2 * (v - source[k]) for k, v in target.items()}
+    spn = random_state(StructurePreservingNetwork(), seed + 1)
+    z = base.encode_z(images)
+    return Style(style_id, delta, spn, z[:1], z[1:], settings, {"base": base.fingerprint})
+
+
 def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) -> Style:
     """Write and return a style with random differences from the base."""
     base = load_base(base_folder)
-    target = random_state(base.diffae.unet, seed)
-    source = dict(base.diffae.unet.named_parameters())
     image = image_to_tensor(picture(seed, (SIZE, SIZE)))
-    z = base.encode_z(torch.stack([image, -image]))
-    style = Style(
-        style_id,
-        {k: 0.2 * (v - source[k]) for k, v in target.items()},
-        random_state(StructurePreservingNetwork(), seed + 1),
-        z[:1],
-        z[1:],
-        make_settings("default", **FEW),
-        {"base": base.fingerprint},
-    )
+    images = torch.stack([image, -image])
+    style = random_style(base, style_id, seed, images, make_settings("default", **FEW))
     save_style(folder, style, image, -image)
     return style
 
