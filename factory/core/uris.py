@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.fs
@@ -18,6 +18,8 @@ import pyarrow.fs
 from osasis.errors import UserError
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# The query of a URI, or the further links of a chain; "::" without a scheme belongs to the name.
+_REST = re.compile(r"\?|::(?=([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # A picture larger than this is no picture; what a server sends has no other limit.
 MAX_BYTES = 512 * 1024 * 1024
 
@@ -29,16 +31,48 @@ def is_uri(location: str) -> bool:
 
 def locate(location: str, folder: Path) -> str:
     """A location as written in a file of ``folder``: relative paths count from that folder."""
-    if location.startswith("file://"):
-        return unquote(urlsplit(location).path)
+    if is_local_uri(location) and _host(location) in ("", "localhost"):
+        return local_path(location)
     if is_uri(location):
         return location
     return str(folder / Path(location).expanduser())
 
 
+def is_local_uri(location: str) -> bool:
+    """Whether a location is a ``file://`` URI."""
+    return location[:7].lower() == "file://"
+
+
+def local_path(uri: str) -> str:
+    """The path of a ``file://`` URI.
+
+    Such a URI has no query, fragment or chain, so ``?``, ``#`` and ``::`` belong to the name.
+    Percent escapes are decoded, unless only a file with the name as written exists.
+    """
+    host = _host(uri)
+    if host not in ("", "localhost"):
+        raise UserError(
+            f"{uri}: {host!r} is read as a host; write an absolute path: file:///FOLDER/FILE"
+        )
+    written = uri[len("file://") + len(host) :] or "/"
+    decoded = _unescaped(written)
+    if decoded != written and os.path.lexists(written) and not os.path.lexists(decoded):
+        return written
+    return decoded
+
+
+def _host(uri: str) -> str:
+    return uri[len("file://") :].partition("/")[0]
+
+
+def _unescaped(path: str) -> str:
+    """A path with its percent escapes decoded; file names need not be UTF-8."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
 def base_name(location: str) -> str:
     """The last part of a path or URI."""
-    return Path(unquote(urlsplit(location).path) if is_uri(location) else location).name
+    return Path(_unescaped(_split(location)[0]) if is_uri(location) else location).name
 
 
 def read_bytes(location: str) -> bytes:
@@ -48,8 +82,9 @@ def read_bytes(location: str) -> bytes:
     """
     shown = public(location)
     try:
-        if not is_uri(location) or location.startswith("file://"):
-            with Path(locate(location, Path())).open("rb") as file:
+        if not is_uri(location) or is_local_uri(location):
+            path = local_path(location) if is_uri(location) else location
+            with Path(path).expanduser().open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
         else:
             system, path = file_system(location)
@@ -74,8 +109,8 @@ def copy_pictures(uri: str, folder: Path) -> Path:
 
     What was copied before is not read again. Raises UserError.
     """
-    if uri.startswith("file://"):
-        return Path(locate(uri, Path()))
+    if is_local_uri(uri):
+        return Path(local_path(uri))
     import fsspec
 
     from osasis.images.decoding import IMAGE_SUFFIXES
@@ -100,6 +135,8 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
     Raises UserError where nobody knows the scheme or the place cannot be opened.
     """
+    if is_local_uri(uri):
+        return pa.fs.LocalFileSystem(), local_path(uri).rstrip("/") or "/"
     head, query = _split(uri)
     scheme, _, rest = head.partition("://")
     authority, _, path = rest.partition("/")
@@ -109,7 +146,7 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
         raise UserError(f"{uri}: {first_line(error)}") from None
     if native is not None:
         fs, root = native
-        return fs, f"{root.rstrip('/')}/{unquote(path)}".rstrip("/") or "/"
+        return fs, f"{root.rstrip('/')}/{_unescaped(path)}".rstrip("/") or "/"
     try:
         import fsspec
 
@@ -135,7 +172,8 @@ def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
 def _split(uri: str) -> tuple[str, str]:
     """A URI without and with nothing but its query (of options such as a region) or, for fsspec,
     the links of its chain (zip://inside::file://outside)."""
-    at = min((i for i in (uri.find("::"), uri.find("?")) if i >= 0), default=len(uri))
+    found = None if is_local_uri(uri) else _REST.search(uri)
+    at = found.start() if found else len(uri)
     return uri[:at], uri[at:]
 
 
