@@ -22,7 +22,8 @@ from factory.core.bases import NAME
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import IMAGE_SUFFIXES, load_image
+from osasis.images.decoding import load_image
+from osasis.images.listing import IMAGE_SUFFIXES
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.

@@ -23,7 +23,7 @@ from factory.catalog.entries import (
 from factory.core.uris import locate
 from factory.registry.gate import Condition
 from osasis.errors import UserError, did_you_mean
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.settings import TrainSettings
 from osasis.validation import InputModel, InvalidInputError, Problem
 

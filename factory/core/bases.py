@@ -18,8 +18,9 @@ from osasis.bundles.importers import read_diffae, read_prior
 from osasis.errors import ImageError, UserError
 from osasis.guides.guide import StatisticsGuide, open_clip_guide
 from osasis.guides.perceptual import PerceptualNet
-from osasis.images.decoding import find_images, load_image
+from osasis.images.decoding import load_image
 from osasis.images.geometry import fit_square
+from osasis.images.listing import find_images
 from osasis.images.tensors import image_to_tensor
 from osasis.networks.sizes import load_config
 from osasis.storage import sha256_file, write_atomic

@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.fs
 
 from osasis.errors import UserError
+from osasis.images.kinds import HEAD_BYTES
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # The query of a URI, or the further links of a chain; "::" without a scheme belongs to the name.
@@ -99,35 +102,58 @@ def read_bytes(location: str) -> bytes:
     except Exception as e:  # every file system has errors of its own
         reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {first_line(e)}"
         raise UserError(f"{shown}: cannot be read ({reason})") from None
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; that is no picture")
-    return bytes(data)
+    return _checked(bytes(data), shown)
 
 
 def copy_pictures(uri: str, folder: Path) -> Path:
     """Copy every picture below a URI into a folder, in its order; returns the folder.
 
-    What was copied before is not read again. Raises UserError.
+    Hidden files and system folders are no pictures. What was copied before is not read again.
+    Raises UserError.
     """
     if is_local_uri(uri):
         return Path(local_path(uri))
     import fsspec
 
-    from osasis.images.decoding import IMAGE_SUFFIXES
+    from osasis.images.listing import images_among, no_image, skipped_part, suffix_of
     from osasis.storage import write_atomic
 
+    left_out: Counter[str] = Counter()
     try:
         system, path = fsspec.core.url_to_fs(uri)
-        found = sorted(p for p in system.find(path) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
+        names = {name: skipped_part(relative(name, path)) for name in sorted(system.find(path))}
+        left_out.update(part for part in names.values() if part is not None)
+        files = [name for name, part in names.items() if part is None]
+        found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
     except Exception as e:  # every file system has errors of its own
         raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
     if not found:
-        raise UserError(f"{uri}: no pictures there")
+        raise UserError(f"{uri}: no pictures there{no_image(left_out)}")
     for number, name in enumerate(found):
-        target = folder / f"{number:08}{Path(name).suffix.lower()}"
+        target = folder / f"{number:08}{suffix_of(name)}"
         if not target.is_file():
-            write_atomic(target, read_bytes(system.unstrip_protocol(name)))
+            try:
+                data = _read(system, name, MAX_BYTES + 1)
+            except OSError as e:
+                raise UserError(f"{uri}: {name} cannot be read ({first_line(e)})") from None
+            write_atomic(target, _checked(data, name))
     return folder
+
+
+def _read(system: Any, name: str, limit: int) -> bytes:
+    """The first bytes of a file of an fsspec file system. Raises OSError."""
+    try:
+        with system.open(name, "rb") as file:
+            return bytes(file.read(limit))
+    except Exception as e:  # every file system has errors of its own
+        raise OSError(first_line(e)) from None
+
+
+def _checked(data: bytes, shown: str) -> bytes:
+    """The bytes of a file, if they are not too many. Raises UserError."""
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; that is no picture")
+    return data
 
 
 def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -150,7 +176,11 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     try:
         import fsspec
 
-        opened, path = fsspec.core.url_to_fs(uri)
+        if "::" in head:  # part of a name, which fsspec reads as a chain
+            opened, root = fsspec.core.url_to_fs(f"{scheme}://{authority}/")
+            path = f"{root.rstrip('/')}/{path}"
+        else:
+            opened, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
         raise UserError(f"{uri}: this scheme needs another package ({error})") from None
     except ValueError as error:
@@ -179,6 +209,11 @@ def _split(uri: str) -> tuple[str, str]:
 
 def below(uri: str, name: str) -> str:
     """The URI of a file by its name below another URI."""
+    if is_local_uri(uri):
+        folder = local_path(uri)
+        if _unescaped(uri).endswith(folder):
+            return f"{uri.rstrip('/')}/{quote(os.fsencode(name))}"
+        return "file://" + quote(os.fsencode(os.path.join(folder, name)))  # noqa: PTH118
     head, rest = _split(uri)
     native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
     return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"

@@ -34,7 +34,7 @@ from factory.training.style_worker import CHECKPOINT, StyleTask
 from osasis.bundles.base import Base, load_base, photo_tensor
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import load_square
 from osasis.storage import save_tensors, sha256_file, write_atomic
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from PIL import Image, PngImagePlugin
 from pydantic import Field
 
-from osasis.images.decoding import load_image
+from osasis.images.decoding import load_image, open_header
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
@@ -177,7 +177,10 @@ def read_provenance(data: bytes, name: str = "image") -> Provenance | None:
     damaged.
     """
     load_image(data, name=name, min_side=1)
-    with Image.open(io.BytesIO(data)) as image:
+    image = open_header(data)
+    if image is None:
+        return None
+    with image:
         image.load()
         kind = (image.format or "").lower()
         if kind not in FORMATS:
@@ -210,7 +213,10 @@ def kept_exif(data: bytes) -> bytes | None:
     """The EXIF block of a photo's file for its stylization: upright, without thumbnail and maker's
     notes; None where there is no block that can be kept."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        image = open_header(data)
+        if image is None:
+            return None
+        with image:
             exif = image.getexif()
             if not len(exif):
                 return None

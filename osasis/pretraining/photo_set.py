@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square, to_uint8
 from osasis.seeds import derived_seed
 

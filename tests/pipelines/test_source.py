@@ -12,7 +12,8 @@ import pytest
 from factory.core.uris import below, beside, file_system, public
 from osasis.errors import ImageError, UserError
 from pipelines.manifest import output_names
-from pipelines.source import Source, open_source, read_group, read_photo
+from pipelines.parquet_input import read_group
+from pipelines.source import Source, open_source, read_photo
 from tests.tiny import picture
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square, to_uint8
 from osasis.pretraining.looks import LOOKS, paint
 from osasis.seeds import derived_seed
