@@ -148,13 +148,13 @@ def _input_rows(tables: list[str], span: tuple[int, int]) -> pa.Table:
                 rows = table.metadata.row_group(group).num_rows
                 start, stop = max(span[0], before), min(span[1], before + rows)
                 if start < stop:
-                    rows_of = _without_views(table.read_row_group(group))
-                    slices.append(rows_of.slice(start - before, stop - start))
+                    group_rows = without_views(table.read_row_group(group))
+                    slices.append(group_rows.slice(start - before, stop - start))
                 before += rows
     return pa.concat_tables(slices)
 
 
-def _without_views(table: pa.Table) -> pa.Table:
+def without_views(table: pa.Table) -> pa.Table:
     """The table with text and bytes of view types as large ones, whose rows Arrow can choose."""
     for i, field in enumerate(table.schema):
         if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
