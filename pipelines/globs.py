@@ -42,11 +42,10 @@ def _matches(
         if os.path.isdir(base or "."):  # noqa: PTH112  # many folders
             for folder, _, files in walk_folders(base or ".", left_out, skip, refuse=False):
                 below = folder if base else folder.removeprefix("./")
-                yield from (
-                    _matches(below, rest, left_out, skip)
-                    if rest
-                    else (below + name for name in files)
-                )
+                if rest:  # the walk counts the system folders of each folder
+                    yield from _matches(below, rest, Counter(), skip)
+                else:
+                    yield from (below + name for name in files)
         return
     for name in _names(base, part, left_out) if glob.has_magic(part) else [part]:
         path = base + name

@@ -23,7 +23,7 @@ from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import load_image
-from osasis.images.listing import IMAGE_SUFFIXES
+from osasis.images.listing import is_image
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
@@ -43,14 +43,18 @@ class Catalog:
 
 
 def load_catalog(
-    path: Path, preset: str, overrides: dict[str, Any], read: ReadBytes = read_bytes
+    path: Path,
+    preset: str,
+    overrides: dict[str, Any],
+    read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read the catalog of a run. Raises CatalogError with all problems.
 
     Images are not decoded: a run reports a broken image as the failure of one style. read: reads
-    an image; a run passes a function that keeps the bytes.
+    an image; a run passes a function that keeps the bytes. report: see ``check_catalog``.
     """
-    catalog = check_catalog(path, preset, overrides, decode=False, read=read)
+    catalog = check_catalog(path, preset, overrides, decode=False, read=read, report=report)
     if catalog.problems:
         raise CatalogError(catalog.path, catalog.problems)
     return catalog
@@ -63,21 +67,23 @@ def check_catalog(
     *,
     decode: bool = True,
     read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read a catalog and collect its problems.
 
-    decode: decode each image as well. Raises UserError where there is no catalog at ``path``, or
+    decode: decode each image as well. report: called with one line about files of a folder that
+    are left out. Raises UserError where there is no catalog at ``path``, or
     where the settings of the run have problems.
     """
     run_settings(preset, overrides)  # reports problems of the run's settings once
     suffix = path.suffix.lower()
     if path.is_dir():
-        entries, problems, gate = read_folder(path)
+        entries, problems, gate = read_folder(path, report)
     elif suffix in (".yaml", ".yml"):
         entries, problems, gate = read_yaml(path)
     elif suffix == ".csv":
         entries, problems, gate = read_csv(path)
-    elif path.is_file() and suffix in IMAGE_SUFFIXES:
+    elif path.is_file() and is_image(path):
         entries, problems, gate = read_image(path)
     else:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +37,12 @@ YAML_LEVELS = 4
 Read = tuple[list[CatalogEntry], list[CatalogProblem], tuple[Condition, ...]]
 
 
-def read_folder(path: Path) -> Read:
-    """An entry for each image below a folder; the id comes from the file's name."""
-    found = find_images(path)
+def read_folder(path: Path, report: Callable[[str], None] | None = None) -> Read:
+    """An entry for each image below a folder; the id comes from the file's name.
+
+    report: called with one line about files that are left out.
+    """
+    found = find_images(path, report)
     return [CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [], ()
 
 

@@ -15,7 +15,7 @@ from factory.cli.options import (
     SettingsOption,
     assignments,
 )
-from factory.cli.output import print_json, print_result
+from factory.cli.output import print_json, print_progress, print_result
 
 app = typer.Typer(cls=Group)
 
@@ -31,7 +31,7 @@ def check(
     """Find everything that is wrong with a catalog."""
     from factory.catalog import check_catalog
 
-    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"))
+    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"), report=print_progress)
     if as_json:
         problems = [p.to_dict() for p in found.problems]
         print_json({"catalog": found.path, "styles": len(found.entries), "problems": problems})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,15 @@ def import_base(
     max_photos: int = 256,
     licence: str = "",
     replace: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Convert official checkpoints into a base of this installation; returns its base.json.
 
     replace: put it in the place of another base of this name, whose styles then have no base.
     like: the folder of a base whose guide and perceptual net are taken, instead of those named.
     photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
-    evenly spread: contents to train styles on. Raises UserError.
+    evenly spread: contents to train styles on. report: called with one line about files of the
+    folder that are left out. Raises UserError.
     """
     check_name(name, "base")
     sizes = load_config(config)
@@ -89,7 +92,7 @@ def import_base(
         guide_weights=parts.guide_weights,
         perceptual=parts.perceptual,
         prior=prior_tensors,
-        photos=example_photos(photos, sizes.image_size, max_photos) if photos else None,
+        photos=example_photos(photos, sizes.image_size, max_photos, report) if photos else None,
         provenance={
             "sources": {
                 k: {"file": p.name, "sha256": sha256_file(p)} for k, p in sources.items() if p
@@ -132,12 +135,15 @@ def describe_base(home: Home, name: str | None) -> dict[str, Any]:
     }
 
 
-def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
+def example_photos(
+    folder: Path, size: int, limit: int, report: Callable[[str], None] | None = None
+) -> torch.Tensor:
     """Up to ``limit`` photos of a folder, evenly spread, as (N, 3, size, size) uint8.
 
-    Broken files are passed over; UserError where none can be read.
+    report: called with one line about files that are left out. Broken files are passed over;
+    UserError where none can be read.
     """
-    found = find_images(folder)
+    found = find_images(folder, report)
     count = min(limit, len(found))
     kept, reasons = [], []
     for path in (found[i * len(found) // count] for i in range(count)):

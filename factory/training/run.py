@@ -138,13 +138,17 @@ class TrainingRun:
         previews: str | Path | None,
     ) -> TrainResult:
         options = self.options
-        read = load_catalog(catalog, options.preset, options.overrides, self.images.read)
+        read = load_catalog(
+            catalog, options.preset, options.overrides, self.images.read, self.report
+        )
         gate = (*options.gate, *read.gate)
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
-        photos = _preview_photos(self.base, previews)
+        photos = _preview_photos(self.base, previews, self.report)
         size = self.base.config.image_size
-        self.photos = Photos(example_photos(Path(contents), size, 4096)) if contents else None
+        self.photos = None
+        if contents:
+            self.photos = Photos(example_photos(Path(contents), size, 4096, self.report))
         plan = make_plan(
             read.entries,
             options.preset,
@@ -324,10 +328,12 @@ class TrainingRun:
         claims.release(p.claim)
 
 
-def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
+def _preview_photos(
+    base: Base, given: str | Path | None, report: Callable[[str], None]
+) -> torch.Tensor:
     """(N, 3, H, W) in [-1, 1]: the photos that the gallery shows every style on."""
     if given is not None:
-        paths = find_images(given)[:PREVIEW_COUNT]
+        paths = find_images(given, report)[:PREVIEW_COUNT]
         return torch.stack([load_square(p, base.config.image_size) for p in paths])
     if base.photos is None:
         raise UserError(

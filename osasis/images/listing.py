@@ -111,6 +111,11 @@ def images_among(
     return [file for file in files if file not in kinds or reads_kind(kinds[file])]
 
 
+def is_image(file: str | os.PathLike[str]) -> bool:
+    """Whether a file is an image, as ``images_among`` decides."""
+    return bool(images_among([os.fspath(file)], Counter()))
+
+
 def suffix_of(path: str) -> str:
     """The suffix of a path in small letters, with its dot."""
     return os.path.splitext(path)[1].lower()  # noqa: PTH122  # many files

@@ -62,7 +62,7 @@ def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: 
 
     Unreadable files are skipped and reported. Raises UserError where no image can be read.
     """
-    return decode_photo_set(find_images(folder), size, str(folder), report)
+    return decode_photo_set(find_images(folder, report), size, str(folder), report)
 
 
 def decode_photo_set(
