@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.core.uris import URI, beside, file_system, first_line
+from factory.core.uris import URI, file_system, first_line, sibling_uri
 from osasis.errors import UserError
 from pipelines.photo_listing import absolute, listing_table, size_and_mtime
 
@@ -66,7 +66,7 @@ def _resolve(file: str, path: str) -> str:
     """The location of a path in a Parquet file; relative paths start at the file's folder."""
     if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
         return path
-    return beside(file, path) if URI.match(file) else str(Path(file).parent / path)
+    return sibling_uri(file, path) if URI.match(file) else str(Path(file).parent / path)
 
 
 def open_parquet(location: str) -> pq.ParquetFile:

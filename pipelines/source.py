@@ -21,12 +21,12 @@ import pyarrow.fs
 from factory.core.text_files import existing_location, read_text, text_lines
 from factory.core.uris import (
     URI,
-    below,
     file_system,
     first_line,
     is_local_uri,
+    join_uri,
     local_path,
-    public,
+    redact,
     relative,
 )
 from osasis.errors import ImageError, UserError
@@ -101,7 +101,7 @@ def open_source(
     not listed, such as the output where a link of the input leads to it. Raises UserError.
     """
     text = os.fspath(given)
-    what = _Input(public(text), column, row_fields, os.fspath(skip) if skip is not None else None)
+    what = _Input(redact(text), column, row_fields, os.fspath(skip) if skip is not None else None)
     if is_local_uri(text):
         path = Path(local_path(text))
         if path.is_dir():
@@ -133,7 +133,7 @@ def _from_folder(root: Path, what: _Input, uri: str = "") -> Source:
         tables.sort(key=Path)
     chosen = photos or tables
     keys = [os.path.relpath(file, root) for file in chosen]
-    locations = [below(uri, key) for key in keys] if uri else chosen
+    locations = [join_uri(uri, key) for key in keys] if uri else chosen
     if not photos:
         return what.parquet(locations, left_out)
     return _listed("uri" if uri else "folder", keys, locations, left_out, chosen)
@@ -256,7 +256,7 @@ def _from_uri(uri: str, what: _Input) -> Source:
         photos = []
     if not photos and not tables:
         raise UserError(f"{what.shown}: no image and no Parquet file{no_image(left_out)}")
-    locations = [uri if single else below(uri, n) for n in photos or tables]
+    locations = [uri if single else join_uri(uri, n) for n in photos or tables]
     if not photos:
         return what.parquet(locations, left_out)
     found = [files[n] for n in photos]

@@ -1,7 +1,7 @@
-"""Files by path or URI: one module for every location that a user names.
+"""Access to files by path or URI.
 
-pyarrow opens its own schemes (``s3``, ``gs``, ``abfs``, ``hdfs``, ``file``), which need no further
-package; fsspec opens all others, chained ones (``zip://a::file://b``) among them.
+pyarrow opens the schemes ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file`` without further packages;
+fsspec opens all others, including chained URIs (``zip://a::file://b``).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from osasis.images.kinds import HEAD_BYTES
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # The query of a URI, or the further links of a chain; "::" without a scheme belongs to the name.
 _REST = re.compile(r"\?|::(?=([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
-# A picture larger than this is no picture; what a server sends has no other limit.
+# Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
 
 
 def is_uri(location: str) -> bool:
-    """Whether a location names a file system rather than a path of this machine."""
+    """Whether a location is a URI rather than a local path."""
     return URI.match(location) is not None
 
 
 def locate(location: str, folder: Path) -> str:
-    """A location as written in a file of ``folder``: relative paths count from that folder."""
+    """Resolve a location against ``folder``; returns a local path or a URI."""
     if is_local_uri(location) and _host(location) in ("", "localhost"):
         return local_path(location)
     if is_uri(location):
@@ -79,11 +79,11 @@ def base_name(location: str) -> str:
 
 
 def read_bytes(location: str) -> bytes:
-    """The bytes of a file named by path or URI.
+    """Read a file by path or URI.
 
-    Raises UserError where the file cannot be read, or has more than ``MAX_BYTES``.
+    Raises UserError where the file cannot be read or has more than ``MAX_BYTES``.
     """
-    shown = public(location)
+    shown = redact(location)
     try:
         if not is_uri(location) or is_local_uri(location):
             path = local_path(location) if is_uri(location) else location
@@ -99,17 +99,17 @@ def read_bytes(location: str) -> bytes:
         raise UserError(f"{shown}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{shown}: is a folder, not a file") from None
-    except Exception as e:  # every file system has errors of its own
+    except Exception as e:  # each file system raises its own errors
         reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {first_line(e)}"
         raise UserError(f"{shown}: cannot be read ({reason})") from None
     return _checked(bytes(data), shown)
 
 
-def copy_pictures(uri: str, folder: Path) -> Path:
-    """Copy every picture below a URI into a folder, in its order; returns the folder.
+def copy_images(uri: str, folder: Path) -> Path:
+    """Copy every image below a URI into a folder, numbered in sorted order; returns the folder.
 
-    Hidden files and system folders are no pictures. What was copied before is not read again.
-    Raises UserError.
+    Skips hidden files, system folders, and files that are in the folder already. The folder of a
+    ``file://`` URI is returned as it is. Raises UserError.
     """
     if is_local_uri(uri):
         return Path(local_path(uri))
@@ -125,10 +125,10 @@ def copy_pictures(uri: str, folder: Path) -> Path:
         left_out.update(part for part in names.values() if part is not None)
         files = [name for name, part in names.items() if part is None]
         found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
-    except Exception as e:  # every file system has errors of its own
+    except Exception as e:  # each file system raises its own errors
         raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
     if not found:
-        raise UserError(f"{uri}: no pictures there{no_image(left_out)}")
+        raise UserError(f"{uri}: contains no images{no_image(left_out)}")
     for number, name in enumerate(found):
         target = folder / f"{number:08}{suffix_of(name)}"
         if not target.is_file():
@@ -145,21 +145,21 @@ def _read(system: Any, name: str, limit: int) -> bytes:
     try:
         with system.open(name, "rb") as file:
             return bytes(file.read(limit))
-    except Exception as e:  # every file system has errors of its own
+    except Exception as e:  # each file system raises its own errors
         raise OSError(first_line(e)) from None
 
 
 def _checked(data: bytes, shown: str) -> bytes:
     """The bytes of a file, if they are not too many. Raises UserError."""
     if len(data) > MAX_BYTES:
-        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; that is no picture")
+        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; the limit of an image")
     return data
 
 
 def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """The file system of a URI and the path in it.
+    """The file system of a URI, and the path in that file system.
 
-    Raises UserError where nobody knows the scheme or the place cannot be opened.
+    Raises UserError where the scheme is unknown or the file system cannot be opened.
     """
     if is_local_uri(uri):
         return pa.fs.LocalFileSystem(), local_path(uri).rstrip("/") or "/"
@@ -190,8 +190,10 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=64)
 def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
-    """pyarrow's file system at scheme://authority/?query and the path there; None where pyarrow
-    has none. Kept, for a bucket's region is asked for over the network."""
+    """pyarrow's file system and path for scheme://authority/?query; None for other schemes.
+
+    Cached, because pyarrow queries a bucket's region over the network.
+    """
     try:
         fs, path = pa.fs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -200,15 +202,14 @@ def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """A URI without and with nothing but its query (of options such as a region) or, for fsspec,
-    the links of its chain (zip://inside::file://outside)."""
+    """Split off a URI's query (``?region=...``) or chained URIs (``zip://a::file://b``)."""
     found = None if is_local_uri(uri) else _REST.search(uri)
     at = found.start() if found else len(uri)
     return uri[:at], uri[at:]
 
 
-def below(uri: str, name: str) -> str:
-    """The URI of a file by its name below another URI."""
+def join_uri(uri: str, name: str) -> str:
+    """The URI of the file ``name`` in the folder at ``uri``."""
     if is_local_uri(uri):
         folder = local_path(uri)
         if _unescaped(uri).endswith(folder):
@@ -219,22 +220,22 @@ def below(uri: str, name: str) -> str:
     return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"
 
 
-def beside(uri: str, name: str) -> str:
-    """The URI that a relative URI means in a file that is itself at a URI."""
+def sibling_uri(uri: str, name: str) -> str:
+    """The URI of the file ``name`` in the folder of the file at ``uri``."""
     head, rest = _split(uri)
-    return below(head[: head.rfind("/")] + rest, name)
+    return join_uri(head[: head.rfind("/")] + rest, name)
 
 
 def relative(path: str, root: str) -> str:
-    """A path of a file system as seen from a folder of it; slashes before them say nothing."""
+    """A path of a file system relative to a folder; some file systems begin paths with a slash."""
     return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
 
 
-def public(place: str) -> str:
-    """A place without what may hold keys: a URI's user and query."""
-    if not is_uri(place):
-        return place
-    head = _split(place)[0]
+def redact(location: str) -> str:
+    """A location without the parts of a URI that may hold credentials: user and query."""
+    if not is_uri(location):
+        return location
+    head = _split(location)[0]
     scheme, _, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from factory.cli import main
-from factory.core.home import ENVIRONMENT
+from factory.core.home import HOME_VARIABLE
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
 from osasis.contents import build_bank, save_contents
@@ -27,7 +27,7 @@ from osasis.storage import save_tensors
 from tests.tiny import FEW, SIZE, picture, truncated_jpeg, write_sources
 
 # Nothing of the user's own installation may take part.
-for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", ENVIRONMENT):
+for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", HOME_VARIABLE):
     os.environ.pop(_name, None)
 torch.set_num_threads(1)
 
@@ -161,12 +161,12 @@ class Shop:
     def task(self, style_id: str, image: Path, folder: Path, **settings: Any) -> StyleTask:
         return StyleTask(
             id=style_id,
-            image=str(image),
+            image=image,
             counterpart=None,
             fingerprint=f"print-of-{style_id}",
-            settings=self.settings.replace(**settings).to_dict(),
-            folder=str(folder),
-            bank=str(self.bank),
+            settings=self.settings.replace(**settings),
+            folder=folder,
+            bank=self.bank,
             tags=("x",),
             licence="CC0",
         )
@@ -197,11 +197,11 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():  # another folder's tests started it, and will end it
         yield
         return
-    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY, TRAIN_ENV, connect, stop_ray
+    from factory.core.ray_cluster import CORPUS_ENV, LOCAL_RAY, TRAIN_ENV, connect, stop_ray
 
     # In the environment, not as Ray's runtime_env: every process of Ray inherits it, and those
     # that wait already need not be started anew.
-    os.environ.update(TRAIN_ENV | LOCAL_RAY | KEEP_IDLE | {"OMP_NUM_THREADS": "1"})
+    os.environ.update(TRAIN_ENV | LOCAL_RAY | CORPUS_ENV | {"OMP_NUM_THREADS": "1"})
     connect(2)
     yield
     stop_ray()
