@@ -125,6 +125,7 @@ def import_(
         photos=photos,
         licence=licence,
         replace=replace,
+        report=print_progress,
     )
     if as_json:
         print_json(info)
