@@ -8,6 +8,7 @@ are byte for byte those of an uninterrupted run. A photo that cannot be stylized
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +20,16 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.core.home import Home
-from factory.core.uris import is_uri, locate, redact
+from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
+from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.storage import write_json
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
-from pipelines.manifest import build_manifest, listing_digest
+from pipelines.manifest import build_manifest, listing_digest, longest_name, output_names
 from pipelines.masks import read_masks
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import check_columns, write_tables
@@ -112,8 +114,8 @@ def stylize(
     mix_fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
     if not styles and "styles" not in mix_fields and not os.fspath(source).endswith(".parquet"):
         raise UserError("no style is named; name at least one")
-    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS)
     output_folder = _output_folder(source, os.fspath(output))
+    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS, skip=output_folder)
     if options.format == "parquet":
         check_columns(corpus.tables)
     targets = Targets(home)
@@ -128,8 +130,9 @@ def stylize(
     with folder.locked():
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
         progress = Progress(report, terminal)
+        names = job.output_names()
         return job.run(
-            build_manifest(corpus, rows, problems),
+            build_manifest(corpus, names, rows, problems),
             progress,
             plan=partial(
                 plan_workers,
@@ -153,7 +156,8 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
             "store), and copy it to the store when the job is done"
         )
     output = Path(locate(given, Path()))
-    input_folder = Path(source)
+    location = os.fspath(source)
+    input_folder = Path(local_path(location) if is_local_uri(location) else location)
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output} is a file; give a folder")
     if input_folder.is_dir() and output.resolve().is_relative_to(input_folder.resolve()):
@@ -172,6 +176,7 @@ class CorpusRun:
         info = read_base_info(targets.base)
         self.source, self.folder = source, folder
         self.stop_reason = ""
+        self.shortened_names = 0
         self.spec = JobSpec(
             code=__version__,
             folder=str(folder.path.resolve()),
@@ -193,6 +198,16 @@ class CorpusRun:
             image_column=source.image_column,
             timeout=timeout,
         )
+
+    def output_names(self) -> list[bytes]:
+        """The output name of each photo. Those in Parquet need not fit a file name."""
+        options = self.spec.options
+        keys = self.source.listing["key"].to_pylist()
+        if options.format == "parquet":
+            return output_names(keys, sys.maxsize)[0]
+        longest = longest_name(self.folder.output, FORMATS[options.encoding])
+        names, self.shortened_names = output_names(keys, longest)
+        return names
 
     def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
         """The fields that identify a job. Only a call with the same fields resumes the job."""
@@ -220,6 +235,7 @@ class CorpusRun:
         self._record_row_errors()
         done_before = folder.count(DONE)
         total = len(folder.state)
+        self._report_listing(progress)
         text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {folder.output}"
         if resumed:
             text += f"; {done_before} of {total} image(s) exist"
@@ -242,6 +258,19 @@ class CorpusRun:
             images=result.images, failed=result.failed, seconds=round(seconds, 2),
         )  # fmt: skip
         return result
+
+    def _report_listing(self, progress: Progress) -> None:
+        """Report files that are left out, and names that are shortened, in one line each."""
+        if left_out := self.source.left_out:
+            progress.emit(
+                describe_left_out(left_out), "left_out", kinds=sorted_counts(left_out)
+            )  # fmt: skip
+        if count := self.shortened_names:
+            text = "1 output name is" if count == 1 else f"{count} output names are"
+            text += " too long for a file and shortened with a hash (see name in "
+            progress.emit(
+                f"{text}{self.folder.path / 'manifest.parquet'})", "shortened_names", count=count
+            )
 
     def _record_row_errors(self) -> None:
         """Record an error for each row whose own columns name an invalid style or mix."""
@@ -311,5 +340,7 @@ class CorpusRun:
             model_seconds=busy,
             model_share=min(1.0, busy / (span * models)) if span and models else 0.0,
             passes=sum(b["passes"] for b in batches),
+            left_out=sorted_counts(self.source.left_out),
+            shortened_names=self.shortened_names,
             reasons=dict(Counter(f"{e['stage']}: {e['reason']}" for e in errors).most_common()),
         )

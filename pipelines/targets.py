@@ -15,6 +15,7 @@ from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.networks.sizes import DiffAEConfig
 from pipelines.job_spec import TargetSpec
+from pipelines.manifest import LONGEST_NAME, shortened
 
 MIX_FIELDS = tuple(name for name in Mix.model_fields if name != "styles")
 NO_STYLE = "neither the row nor the job (--styles) names a style"
@@ -66,7 +67,8 @@ class Targets:
         key = json.dumps(mix.to_dict())
         if key not in self._index:
             self._index[key] = len(self.targets)
-            self.targets.append(TargetSpec(label="+".join(s.style for s in named), mix=mix))
+            label = shortened("+".join(s.style for s in named).encode(), LONGEST_NAME).decode()
+            self.targets.append(TargetSpec(label=label, mix=mix))
         return self._index[key]
 
     def _check_base(self, version: StyleVersion) -> None:

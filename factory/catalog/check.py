@@ -22,7 +22,8 @@ from factory.core.bases import NAME, NAME_RULE
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import IMAGE_SUFFIXES, load_image
+from osasis.images.decoding import load_image
+from osasis.images.listing import is_image
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
@@ -42,14 +43,18 @@ class Catalog:
 
 
 def load_catalog(
-    path: Path, preset: str, overrides: dict[str, Any], read: ReadBytes = read_bytes
+    path: Path,
+    preset: str,
+    overrides: dict[str, Any],
+    read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read the catalog of a run. Raises CatalogError with all problems.
 
     Images are not decoded: a run reports a broken image as the failure of one style. read: reads
-    an image; a run passes a caching function.
+    an image; a run passes a caching function. report: see ``check_catalog``.
     """
-    catalog = check_catalog(path, preset, overrides, decode=False, read=read)
+    catalog = check_catalog(path, preset, overrides, decode=False, read=read, report=report)
     if catalog.problems:
         raise CatalogError(catalog.path, catalog.problems)
     return catalog
@@ -62,21 +67,23 @@ def check_catalog(
     *,
     decode: bool = True,
     read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read a catalog and collect its problems.
 
-    decode: also decode each image. Raises UserError where ``path`` is not a catalog, or where the
-    run's preset or overrides are invalid.
+    decode: also decode each image. report: called with one line about files of a folder that are
+    left out. Raises UserError where ``path`` is not a catalog, or where the run's preset or
+    overrides are invalid.
     """
     run_settings(preset, overrides)  # raises once for the run, not once per entry
     suffix = path.suffix.lower()
     if path.is_dir():
-        content = read_folder(path)
+        content = read_folder(path, report)
     elif suffix in (".yaml", ".yml", ".json"):
         content = read_yaml(path)
     elif suffix in (".csv", ".tsv"):
         content = read_csv(path)
-    elif path.is_file() and suffix in IMAGE_SUFFIXES:
+    elif path.is_file() and is_image(path):
         content = read_image(path)
     else:
         raise UserError(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from factory.catalog.entries import CatalogEntry, CatalogOptions, CatalogProblem, id_from
 from factory.catalog.parse import CatalogContent, broken, parse_entry, parse_good_fields
 from factory.core.yaml_files import YamlFileError, read_yaml_file
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 
 
-def read_folder(path: Path) -> CatalogContent:
-    """One entry per image below a folder; ids are derived from file names."""
-    found = find_images(path)
+def read_folder(path: Path, report: Callable[[str], None] | None = None) -> CatalogContent:
+    """One entry per image below a folder; ids are derived from file names.
+
+    report: called with one line about files that are left out.
+    """
+    found = find_images(path, report)
     return CatalogContent([CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [])
 
 
