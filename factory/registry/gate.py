@@ -62,6 +62,11 @@ def _parse_texts(value: Any) -> tuple[Condition, ...]:
         allowed = "a list of conditions such as style_distance<=0.8"
         problems, texts = [Problem("", value, f"gate is {value!r}", allowed)], []
     for index, text in enumerate(texts):
+        if not isinstance(text, (str, Condition)):
+            allowed = "a condition such as style_distance<=0.8"
+            field = f"[{index}]"
+            problems.append(Problem(field, text, f"{field} is {text!r}", allowed, "text"))
+            continue
         for part in filter(str.strip, str(text).split(",")):
             try:
                 conditions.append(_parse_condition(part))

@@ -88,6 +88,7 @@ styles:
   - {<<: *base, image: a.png, id: 0777, overrides: {lr_unet: 5e-6, batch_size: yes}}
   - {<<: *base, image: b.png, id: 0777, counterpart: 12:30}
   - {image: c.png, id: null}
+gate: [lpips<1, no, [5]]
 """
     )
     assert problems(path) == [
@@ -101,6 +102,8 @@ styles:
         "5: counterpart is 12:30, which is a number in YAML; it must be text: put it in quotes",
         "5: id '0777' is already used by line 4; give one of them another id",
         "6: id is null, which is no value in YAML; it must be text: put it in quotes",
+        "7: gate[1] is no, which is true or false in YAML; it must be text: put it in quotes",
+        "7: gate[2] is [5]; it must be a condition such as style_distance<=0.8",
     ]
 
 
