@@ -61,6 +61,8 @@ def read_csv(path: Path) -> CatalogContent:
             if columns is None:
                 columns = [_column(c) for c in row.cells]
                 content.problems.extend(_header_problems(path, row, columns))
+                if "image" not in columns:  # every row would lack its image
+                    break
                 continue
             entry, problems = _entry(path, columns, row)
             content.problems.extend(problems)

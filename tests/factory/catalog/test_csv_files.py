@@ -94,6 +94,16 @@ def test_a_repeated_column_is_found_in_any_case(images: Callable[..., Path]) -> 
     assert problems(path) == ["1: column 'image' is repeated; remove one"]
 
 
+def test_a_header_without_images_is_the_only_problem(images: Callable[..., Path]) -> None:
+    path = images("a.png") / "c.csv"
+    path.write_text("id;image,licence\nx;a.png,CC0\ny;a.png,CC0\n")
+    assert problems(path) == [
+        "1: unknown column 'id;image' (nearest: image); a column is a field of the catalog or a "
+        "training setting; a note's begins with x-",
+        "1: column 'image' is missing; add it",
+    ]
+
+
 def test_paths_of_windows(images: Callable[..., Path]) -> None:
     folder = images("photos/Dark Oil.png", "photo.png")
     path = folder / "lists" / "c.csv"
