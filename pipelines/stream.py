@@ -104,7 +104,8 @@ def run_pipeline(
     """Run all read tasks. Returns when their outputs are written and recorded.
 
     poll: called every POLL_SECONDS and at the end; returns False once it has asked the workers to
-    stop, after which only the batches in flight are finished. Raises the pipeline's error.
+    stop, after which only the batches in flight are finished, and raises an error to leave at once.
+    Raises the pipeline's error.
     """
     failure: list[BaseException] = []
 
@@ -133,8 +134,8 @@ def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     from pipelines.stylize_squares import StylizeSquares
     from pipelines.write_outputs import write_outputs
 
-    # After the import of ray.data, which sets the levels of its loggers.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # After the import of ray.data, which sets the levels of its loggers. Errors are raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     small = sum(map(len, tasks)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
     model_cpus, task_cpus = CPUS[workers.device]
     return (

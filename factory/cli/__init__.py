@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from factory.cli.calls import CommandInterruptedError, call_error
     from factory.cli.output import print_error
     from osasis.errors import UserError
+    from osasis.storage import DiskFullError
 
     arguments = sys.argv[1:] if argv is None else argv
     as_json = "--json" in arguments
@@ -55,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     except CommandInterruptedError as e:
         print_error(e, as_json)
         return INTERRUPTED
+    except DiskFullError as e:
+        print_error(f"{e}; make room and run the same command again", as_json)
+        return FAILED
     except Exception as e:
         if not _is_environmental(e):
             raise
