@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from factory.core.claims import LEASE_SECONDS, Claims, Holder
 from factory.core.disk import disk_named
-from factory.core.uris import public
+from factory.core.uris import redact
 from osasis.errors import UserError
 from osasis.storage import DiskFullError, write_atomic, write_json
 from pipelines.job_spec import TargetSpec
@@ -334,7 +334,7 @@ class JobFolder:
             failure = self.failures[key]
             row = {n: self.manifest[n][failure.photo].as_py() for n in LISTING.names}
             target = targets[failure.target] if failure.target >= 0 else None
-            path = public(printable(row["path"]))
+            path = redact(printable(row["path"]))
             if row["row"] >= 0:
                 path += f"#{printable(row['key'])}"
             out.append(

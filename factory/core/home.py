@@ -15,7 +15,7 @@ from factory.core.disk import disk_named
 from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError, did_you_mean
 
-ENVIRONMENT = "STYLE_FACTORY_HOME"
+HOME_VARIABLE = "STYLE_FACTORY_HOME"
 DEFAULT = Path(".style-factory")
 # The numbers of an OSError by which a file system says that it has no file locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -29,8 +29,11 @@ class Home:
 
     @classmethod
     def find(cls, given: str | None = None) -> Home:
-        """--home, else STYLE_FACTORY_HOME, else ./.style-factory."""
-        chosen = given or os.environ.get(ENVIRONMENT) or DEFAULT
+        """The home at ``given``, else at STYLE_FACTORY_HOME, else ./.style-factory.
+
+        Raises UserError where the path is a file.
+        """
+        chosen = given or os.environ.get(HOME_VARIABLE) or DEFAULT
         path = Path(chosen).expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise UserError(f"home {path} is a file; give a folder with --home")
@@ -66,6 +69,10 @@ class Home:
         """Downloads from a registry's server; the folder may be deleted at any time."""
         return self.path / "cache"
 
+    def artifact_cache(self, run_id: str) -> Path:
+        """Folder for downloaded artifacts of an MLflow run."""
+        return self.cache / "artifacts" / run_id
+
     @property
     def database(self) -> Path:
         """The sqlite file of the home's own registry."""
@@ -87,7 +94,7 @@ class Home:
 
     @contextlib.contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        """Hold the home's lock with this name; waits while another process holds the lock.
+        """Hold the home's file lock of this name; waits for a process that holds the lock.
 
         The operating system frees the lock when the process ends, also when it is killed. Raises
         UserError where the file system has no locks.
@@ -123,8 +130,8 @@ class Home:
     def base_folder(self, name: str | None) -> Path:
         """The folder of the base with this name.
 
-        None takes the home's only base, or the package's base where the home has none. Raises
-        UserError that lists the bases where there is no such base, or several for None.
+        None selects the home's only base, or the package's base where the home has none. Raises
+        UserError where no base has the name, or where None is ambiguous.
         """
         folders = self.base_folders()
         own = [n for n, folder in folders.items() if folder.parent == self.bases]
@@ -143,7 +150,7 @@ class Home:
         return folders[name]
 
     def base_with(self, fingerprint: str) -> Path | None:
-        """The folder of the base with this fingerprint, if it is here."""
+        """The folder of the base with this fingerprint; None where no base has it."""
         for folder in self.base_folders().values():
             if read_base_info(folder)["fingerprint"] == fingerprint:
                 return folder
