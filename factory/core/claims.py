@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Claims: jobs that share a folder agree on which job trains a style, builds a bank or owns a job.
 
 A claim is a lease: a JSON file that is created only where it does not exist, and that names its
@@ -10,14 +9,6 @@ that a holder lives, also where its heartbeat is late.
 
 A holder that was silent for too long finds another job's name in its claim. Therefore a job calls
 ``held`` or ``check_claim`` before it writes what the claim protects.
-=======
-"""Claims: locks by which jobs that share a home agree on who trains a style or builds a bank.
-
-A claim is a JSON file that names its holder. A file lock serialises writes of claims, so only one
-job acquires a claim. A job touches its heartbeat file while it runs; the claim of a dead holder
-can be taken over. A worker calls ``read_claim`` before it writes a checkpoint, so that workers of
-a dead driver do not overwrite the files of the job that has taken over.
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -41,27 +32,14 @@ LEASE_SECONDS = 15.0
 # How often ``acquire_from_dead`` looks, and how long a claim may lack its content.
 POLL_SECONDS, CONTENT_SECONDS = 0.5, 1.0
 
-<<<<<<< HEAD
 
 class SupersededError(Exception):
     """Another job has taken over what this job held."""
-=======
-HEARTBEAT_SECONDS = 5.0
-# A job on another machine counts as dead after this long without a heartbeat.
-HEARTBEAT_TIMEOUT_SECONDS = 60.0
->>>>>>> main
 
 
 @dataclass(frozen=True)
 class Holder:
-<<<<<<< HEAD
     """The job that holds a claim. token: unique to one run of the job."""
-=======
-    """The job that holds a claim, with its machine and process.
-
-    started: start time of the process; tells a reused process id from the holder's process.
-    """
->>>>>>> main
 
     job: str
     token: str
@@ -89,7 +67,6 @@ class Claims:
                 self._heartbeat.touch()
 
     def acquire(self, name: str) -> Holder | None:
-<<<<<<< HEAD
         """Claim a name. Returns None on success, else the job that holds the claim."""
         return self._take(self.path(name))
 
@@ -102,13 +79,6 @@ class Claims:
         first: tuple[Holder, float] | None = None
         while (holder := self.acquire(name)) is not None:
             if self._lock_is_held(holder):
-=======
-        """Acquire a claim. Returns None on success, else the running job that holds the claim."""
-        path = self.path(name)
-        with self._lock():
-            holder = read_claim(path)
-            if holder is not None and holder != self.holder and self._is_alive(holder):
->>>>>>> main
                 return holder
             beat = self._last_beat(holder, self.path(name))
             if first is None:
@@ -124,23 +94,16 @@ class Claims:
         return read_claim(self.path(name)) == self.holder
 
     def release(self, name: str) -> None:
-<<<<<<< HEAD
         """Give a claim back; a claim that another job has taken over stays as it is."""
         if self.held(name):
             self.path(name).unlink(missing_ok=True)
-=======
-        """Release a claim; does nothing where another job has taken the claim over."""
-        with self._lock():
-            if self.held(name):
-                self.path(name).unlink(missing_ok=True)
->>>>>>> main
 
     def path(self, name: str) -> Path:
         """The claim's file, for ``read_claim``."""
         return self.folder / f"{name}.claim"
 
     def close(self) -> None:
-        """Stop the heartbeat and release every claim of this job."""
+        """End the heartbeat and give back every claim of this job."""
         self._closed.set()
         for path in self.folder.glob("*.claim"):
             if read_claim(path) == self.holder:
@@ -174,7 +137,6 @@ class Claims:
             time.sleep(POLL_SECONDS)
             return False
         try:
-<<<<<<< HEAD
             # Another job may have replaced the claim before this one created the marker.
             if (read_claim(path) or Holder("unknown", "")) != dead or not path.exists():
                 return False
@@ -209,26 +171,19 @@ class Claims:
                 return _is_locked(f)
         except OSError:
             return False
-=======
-            age = time.time() - (self.folder / f"{holder.job}.alive").stat().st_mtime
-        except OSError:
-            return False
-        return age < HEARTBEAT_TIMEOUT_SECONDS
->>>>>>> main
 
     def _heartbeat_of(self, holder: Holder) -> Path:
         return self.folder / f"{holder.job}.alive"
 
 
 def read_claim(path: Path) -> Holder | None:
-    """The holder that a claim's file names; None where the file is missing or invalid."""
+    """The holder that a claim's file names; None where the file is missing or broken."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-<<<<<<< HEAD
 def check_claim(path: Path, job: str) -> None:
     """Raises SupersededError where a claim is no longer this job's."""
     holder = read_claim(path)
@@ -238,10 +193,6 @@ def check_claim(path: Path, job: str) -> None:
         raise SupersededError(f"job {holder.job} has taken {path.stem} over")
     if not path.exists():
         raise SupersededError(f"the claim {path} is gone")
-=======
-def _process_start(pid: int) -> str | None:
-    """Start time of a local process in kernel ticks; None where the process has ended.
->>>>>>> main
 
 
 def _read_complete(path: Path) -> Holder | None:

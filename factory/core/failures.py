@@ -29,15 +29,11 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def failure_kind(error: BaseException) -> str:
-<<<<<<< HEAD
-    """The kind of an error; a run chooses by kind which failures it retries."""
+    """The kind of an error; a run retries failures by kind."""
     if find_disk_full(error) is not None:
         return DISK
     if isinstance(error, SupersededError):
         return SUPERSEDED
-=======
-    """The kind of an error; a run retries failures by kind."""
->>>>>>> main
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, ImageError):
@@ -46,16 +42,10 @@ def failure_kind(error: BaseException) -> str:
         return INPUT
     # torch.OutOfMemoryError is recognised by name, so that this module needs no torch.
     names = {kind.__name__ for kind in type(error).__mro__}
-<<<<<<< HEAD
     memory = names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower()
     if memory:
         return MEMORY
     return PERMANENT if isinstance(error, PERMANENT_ERRORS) else ERROR
-=======
-    if names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower():
-        return MEMORY
-    return ERROR
->>>>>>> main
 
 
 def describe_failure(error: BaseException) -> str:
