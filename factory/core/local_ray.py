@@ -109,15 +109,25 @@ def _short_folder() -> Path:
 
 
 def _delete_abandoned(root: Path) -> None:
-    """Delete folders of local Rays whose process was killed: its lock is free."""
+    """Delete folders of local Rays whose process was killed: its lock is free.
+
+    A file system may have no locks, so a Ray that still runs keeps its folder too.
+    """
     for folder in root.glob(f"{PREFIX}*"):
         try:
             if folder.stat().st_uid != os.getuid() or not (folder / LOCK).is_file():
                 continue
             with FileLock(folder / LOCK, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
+                if not _in_use(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
         except (OSError, Timeout):
             continue
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process names the folder; Ray's own programs do."""
+    commands = (p.info["cmdline"] for p in psutil.process_iter(["cmdline"]))
+    return any(str(folder) in part for command in commands for part in command or ())
 
 
 def _can_keep_token() -> bool:
