@@ -135,7 +135,11 @@ def stylize(
             build_manifest(corpus, rows, problems),
             progress,
             plan=partial(
-                plan_workers, workers=workers, readers=readers, gpus_per_worker=gpus_per_worker
+                plan_workers,
+                base=targets.base,
+                workers=workers,
+                readers=readers,
+                gpus_per_worker=gpus_per_worker,
             ),
             max_errors=max_errors,
             retry_errors=retry_errors,

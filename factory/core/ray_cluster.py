@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import ray
 
-from factory.core.local_ray import LocalRay, usable_cpus
+from factory.core.local_ray import LocalRay
+from factory.core.machine import usable_cpus
 from osasis.errors import UserError
 
 # Ray Train's health check notices a slot's end or death after this long; its default is 2 s.

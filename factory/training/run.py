@@ -253,7 +253,7 @@ class TrainingRun:
         tasks = [self._task(p, b, claims) for p, b in zip(plan, banks, strict=True)]
         by_id = {p.entry.id: (p, t) for p, t in zip(plan, tasks, strict=True)}
         options = self.options
-        slots = plan_slots(options.slots, len(tasks), options.gpus_per_slot)
+        slots = plan_slots(self.base_folder, options.slots, len(tasks), options.gpus_per_slot)
         self.report(
             f"job {self.job}: training on {slots.count} {'GPU' if slots.gpus else 'CPU'} slot(s)"
         )

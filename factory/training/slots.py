@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
+from factory.core.machine import cpu_workers
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
 from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
@@ -24,6 +25,8 @@ from osasis.errors import UserError
 from osasis.storage import write_json
 
 POLL_SECONDS = 0.5
+# A slot's worker holds the base, a trainable copy, its optimiser state and activations.
+MODEL_COPIES = 8
 # Seconds that a run waits for its slots to end after the last style is done or failed.
 JOIN_SECONDS = 15.0
 # File in the folder of a running job that holds the requested number of slots.
@@ -67,11 +70,14 @@ class TrainingJob:
     open_worker: OpenWorker = StyleWorker.open
 
 
-def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:
+def plan_slots(
+    base: Path, requested: int | None, waiting: int, gpus_per_slot: float | None = None
+) -> SlotPlan:
     """One slot per GPU, or per CPU without GPUs; at most one per waiting style.
 
-    requested: number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25;
-    None shares the GPUs among the slots. Raises UserError if the cluster has too few GPUs.
+    base: folder of the base; without GPUs, at most as many slots as fit into memory. requested:
+    number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25; None shares
+    the GPUs among the slots. Raises UserError if the cluster has too few GPUs.
     """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -87,7 +93,7 @@ def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None 
             )
         most = int(1 / gpus_per_slot) * gpus if gpus_per_slot <= 1 else int(gpus / gpus_per_slot)
         return SlotPlan(max(1, min(requested or most, waiting)), gpus=gpus_per_slot)
-    most = gpus or max(1, int(resources.get("CPU", 1)))
+    most = gpus or cpu_workers(resources, base, MODEL_COPIES)
     count = max(1, min(requested or most, waiting))
     if gpus:
         # A whole number of slots per GPU: 3 slots on 2 GPUs take half a GPU each, so all fit.

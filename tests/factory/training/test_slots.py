@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,13 @@ def test_the_queue_file_has_the_final_states(finished: Finished) -> None:
     assert {style: s["state"] for style, s in states.items()} == FINAL_STATES
 
 
-def test_one_slot_per_cpu_without_gpus(local_ray: None) -> None:
+def test_one_slot_per_cpu_without_gpus(local_ray: None, tmp_path: Path) -> None:
     assert ray.cluster_resources()["CPU"] == 2
-    assert plan_slots(None, 5) == SlotPlan(2)
-    assert plan_slots(None, 1) == SlotPlan(1)
-    assert plan_slots(3, 5) == SlotPlan(3)
-    assert plan_slots(3, 0) == SlotPlan(1)
+    plan = partial(plan_slots, tmp_path)
+    assert plan(None, 5) == SlotPlan(2)
+    assert plan(None, 1) == SlotPlan(1)
+    assert plan(3, 5) == SlotPlan(3)
+    assert plan(3, 0) == SlotPlan(1)
     assert (SlotPlan(1).device, SlotPlan(2, gpus=0.5).device) == ("cpu", "cuda")
 
 
