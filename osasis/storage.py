@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -59,7 +60,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except BaseException as e:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno in FULL:
             raise disk_full(path.parent, e.errno, len(data)) from e
         raise

@@ -8,6 +8,7 @@ help and shell completion are fast.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn

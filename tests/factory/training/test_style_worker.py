@@ -16,14 +16,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from factory.core.claims import Claims
+from factory.core.claims import Claims, SupersededError
 from factory.core.failures import describe_failure, failure_kind
 from factory.training.style_worker import (
     CHECKPOINT,
     COUNTERPART,
     StyleTask,
     StyleWorker,
-    SupersededError,
 )
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
