@@ -20,6 +20,8 @@ FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 def run() -> NoReturn:
     """Run ``main``, shut Ray down, and exit with the command's code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A thread of a stopped job that still calls Ray must not start another Ray.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = main()
     # A second Ctrl-C while Ray shuts down ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
