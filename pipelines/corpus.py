@@ -313,10 +313,10 @@ class CorpusRun:
                 folder.merge_records()
                 computed = folder.computed()
             except FileNotFoundError:
-                if folder.lost():
-                    raise JobLostError from None
-                raise
+                if not folder.lost():
+                    raise
             if folder.lost():
+                folder.abandon()
                 raise JobLostError
             failed = folder.count(FAILED)
             progress.update(folder.count(DONE) + failed, failed, *computed)

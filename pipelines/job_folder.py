@@ -186,6 +186,12 @@ class JobFolder:
         held = self._claims is not None and self._claims.held(DRIVER)
         return not held or superseded(str(self.path), self.run)
 
+    def abandon(self) -> None:
+        """Stop this run's workers in a folder that may be another driver's by now."""
+        if not superseded(str(self.path), self.run):
+            with contextlib.suppress(OSError):
+                (self.path / "run").unlink()
+
     def open(self, fingerprint: dict[str, Any], manifest: pa.Table) -> bool:
         """Start a job, or resume the job of this folder; returns whether it is resumed.
 

@@ -39,6 +39,8 @@ SMALL_CORPUS_BATCHES = 2
 # A model actor holds the base, a style and what a forward pass computes.
 MODEL_COPIES = 4
 POLL_SECONDS = 1.0
+# How long a run that must leave waits for its workers, which then stop by themselves.
+LEAVE_SECONDS = 5.0
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
 # of an actor's core lets the tasks that feed it be scheduled.
@@ -127,11 +129,15 @@ def run_pipeline(
 
     thread = threading.Thread(target=consume, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        if not poll():
-            thread.join()
-    poll()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            if not poll():
+                thread.join()
+        poll()
+    except Exception:
+        thread.join(LEAVE_SECONDS)
+        raise
     if failure:
         raise failure[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
@@ -243,10 +244,17 @@ def test_failures_have_kinds() -> None:
         "image": ImageError("x.png", "no such file"),
         "input": UserError("no such thing"),
         "memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
-        "error": KeyError("x"),
+        "error": RuntimeError("x"),
+        "permanent": KeyError("x"),
+        "disk": OSError(errno.ENOSPC, "No space left on device"),
+        "superseded": SupersededError("job b has taken oil over"),
     }
     assert {kind: failure_kind(e) for kind, e in errors.items()} == {k: k for k in errors}
     assert failure_kind(MemoryError()) == failure_kind(torch.OutOfMemoryError("")) == "memory"
+    passing = (ConnectionResetError(), TimeoutError(), OSError(errno.EIO, "Input/output error"))
+    assert {failure_kind(e) for e in passing} == {"error"}
+    same_again = (FileNotFoundError(), PermissionError(), ValueError(), TypeError())
+    assert {failure_kind(e) for e in same_again} == {"permanent"}
 
 
 def test_failures_are_described_in_one_line() -> None:
