@@ -52,7 +52,9 @@ def stylize(
     format: str = "png",
     encoding: str | None = None,
     quality: int = 90,
+    alpha: str | None = None,
     metadata: str = "strip",
+    provenance: str = "style",
     no_face: str = "error",
     precision: str | None = None,
     masks: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -75,9 +77,9 @@ def stylize(
     ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix with ``styles`` is one
     blend. Columns of a Parquet input named like fields of the mix (and ``style``, ``weight``)
     override them for their row.
-    fit, size, detail, format, encoding, quality, metadata, no_face, precision: see
-    ``OutputOptions``. masks: a greyscale image file for each mask that the mix names, applied to
-    every photo. image_column: column of a Parquet input with image bytes or paths.
+    fit, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face, precision:
+    see ``OutputOptions``. masks: an image file for each mask that the mix names, applied to every
+    photo. image_column: column of a Parquet input with image bytes or paths.
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
@@ -100,7 +102,9 @@ def stylize(
             # An unknown format must not be reported as an unknown encoding too.
             "encoding": encoding or (format if format in FORMATS else "png"),
             "quality": quality,
+            "alpha": alpha,
             "metadata": metadata,
+            "provenance": provenance,
             "no_face": no_face,
             "precision": precision,
         }
@@ -187,6 +191,7 @@ class CorpusRun:
             options=options,
             masks=masks,
             image_column=source.image_column,
+            input=source.folder,
             timeout=timeout,
         )
 

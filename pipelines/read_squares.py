@@ -17,6 +17,7 @@ from osasis.errors import ImageError, UserError
 from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
+from osasis.images.transparency import separate_alpha
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
@@ -38,6 +39,10 @@ SQUARES = pa.schema(
         ("squares", pa.list_(pa.large_binary())),
         # The copy of the photo that compositing needs, encoded.
         ("photo", pa.large_binary()),
+        # Whether the photo has transparent pixels, and its alpha channel at the output's size,
+        # encoded, where the output keeps it.
+        ("transparent", pa.bool_()),
+        ("alpha", pa.large_binary()),
         ("exif", pa.large_binary()),
     ]
 )
@@ -113,10 +118,19 @@ def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     try:
         data = fetch()
         stage = "decode"
-        image, size = load_sized(data, target=None if full_size else job.square)
+        image, size = load_sized(data, target=None if full_size else job.square, alpha=True)
+        transparent = image.mode == "RGBA"
+        image, alpha = separate_alpha(image, options.keeps_alpha)
         stage = "fit"
         exif = kept_exif(data) if options.metadata == "keep" else None
-        return {**_fit(image, size, data, job), "exif": exif}
+        if alpha is not None and options.size == "base":
+            alpha = fit_square(alpha, job.square, options.fit)
+        return {
+            **_fit(image, size, data, job),
+            "transparent": transparent,
+            "alpha": None if alpha is None else png_bytes(alpha),
+            "exif": exif,
+        }
     except ImageError as e:
         return stage, e.reason
     except UserError as e:
@@ -156,6 +170,6 @@ def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -
     }
 
 
-def decode_png(data: bytes) -> Image.Image:
+def decode_png(data: bytes, mode: str = "RGB") -> Image.Image:
     """Decode a PNG that an operator has encoded."""
-    return Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB")
+    return Image.open(io.BytesIO(data), formats=["PNG"]).convert(mode)

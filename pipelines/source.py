@@ -48,7 +48,8 @@ class Source:
 
     kind: "folder", "glob", "list", "photo", "uri" or "parquet". Of a Parquet input: columns: its
     mix fields, by row; image_column: its column of image bytes, or None if it holds paths; tables:
-    its files, in order.
+    its files, in order. folder: where the keys start, as the input was given; "" where the keys
+    are paths themselves.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Source:
     columns: dict[str, list[Any]]
     image_column: str | None = None
     tables: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def count(self) -> int:
@@ -133,13 +135,14 @@ def _below_common(keys: list[str]) -> list[str]:
 
 def _files(kind: str, paths: Sequence[Path], root: Path) -> Source:
     keys = [os.path.relpath(p, root) for p in paths]
-    return _listed(kind, keys, [str(p) for p in paths])
+    folder = "" if root == Path() else str(root)
+    return _listed(kind, keys, [str(p) for p in paths], folder)
 
 
-def _listed(kind: str, keys: Sequence[str], locations: Sequence[str]) -> Source:
+def _listed(kind: str, keys: Sequence[str], locations: Sequence[str], folder: str = "") -> Source:
     resolved = [_absolute(p) for p in locations]
     stats = [_size_and_mtime(p) for p in resolved]
-    return Source(kind, _listing_table(keys, resolved, stats), {})
+    return Source(kind, _listing_table(keys, resolved, stats), {}, folder=folder)
 
 
 def _size_and_mtime(location: str) -> tuple[int, int]:
@@ -205,7 +208,11 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
         raise UserError(f"{public(uri)}: no image and no Parquet file found")
     found = [files[n] for n in photos]
     stats = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
-    return Source("uri", _listing_table(photos, [locations[n] for n in photos], stats), {})
+    shown = public(uri)
+    folder = os.path.dirname(shown) if single else shown  # noqa: PTH120
+    return Source(
+        "uri", _listing_table(photos, [locations[n] for n in photos], stats), {}, folder=folder
+    )
 
 
 # --- Parquet --------------------------------------------------------------------------------

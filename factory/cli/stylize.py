@@ -101,9 +101,25 @@ def stylize(
         option(OUTPUTS, "Encoding of the images in Parquet (default: png)."),
     ] = None,
     quality: Annotated[int, option(OUTPUTS, "Quality of JPEG and WebP.", min=1, max=100)] = 90,
+    alpha: Annotated[
+        Literal["keep", "drop"] | None,
+        option(
+            OUTPUTS,
+            "The photo's transparency: keep it in the outputs, or lay it over white (default: keep "
+            "in PNG and WebP).",
+        ),
+    ] = None,
     metadata: Annotated[
         Literal["strip", "keep"], option(OUTPUTS, "What happens to the photo's EXIF.")
     ] = "strip",
+    provenance: Annotated[
+        Literal["full", "style", "none"],
+        option(
+            OUTPUTS,
+            "What the outputs tell: style, mix and the photo's name; full: the photo's path too; "
+            "none: nothing.",
+        ),
+    ] = "style",
     no_contact_sheet: Annotated[
         bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
@@ -160,7 +176,9 @@ def stylize(
             format=format,
             encoding=encoding,
             quality=quality,
+            alpha=alpha,
             metadata=metadata,
+            provenance=provenance,
             no_face=no_face,
             precision=precision,
             masks=_mask_files(mask or []),

@@ -21,6 +21,9 @@ from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+# What an output tells: everything with the photo's path, everything with the photo's bare name, or
+# nothing.
+Level = Literal["full", "style", "none"]
 NAMESPACE = "https://style-factory.invalid/ns/1.0/"
 ORIENTATION = 0x0112
 IMAGE_DESCRIPTION = 0x010E
@@ -66,11 +69,14 @@ class Provenance(InputModel):
     quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
         None, description="of JPEG and WebP"
     )
+    alpha: Literal["keep", "drop"] | None = Field(
+        None, description="what became of the photo's transparency; null: it had none to keep"
+    )
     metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
     masks: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of each mask's file, by the mask's name"
     )
-    source: str = Field("", description="name of the photo; empty where unknown")
+    source: str = Field("", description="name or path of the photo; empty where unknown")
 
     def cross_problems(self) -> list[Problem]:
         if len(self.styles) == len(self.mix.styles):
@@ -119,16 +125,24 @@ def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "size": "base"} if served else found
 
 
-def encode_image(image: Image.Image, provenance: Provenance, *, exif: bytes | None = None) -> bytes:
+def source_name(path: str, level: Level) -> str:
+    """What an output tells of its photo: the path, or the name without folders."""
+    return path if level == "full" else re.split(r"[/\\]", path)[-1]
+
+
+def encode_image(
+    image: Image.Image, provenance: Provenance, *, exif: bytes | None = None, embed: bool = True
+) -> bytes:
     """A picture as a file of the format and quality that its provenance names.
 
-    The same input gives the same bytes. exif: a block to keep. Raises ValueError where JPEG or
-    WebP is asked for without a quality.
+    The same input gives the same bytes. exif: a block to keep. embed: write the provenance into the
+    file. Raises ValueError where JPEG or WebP is asked for without a quality.
     """
     bare = image.copy()
     bare.info = {}
     options: dict[str, Any] = {"exif": exif} if exif else {}
-    texts, kind, quality = provenance.to_text(), provenance.format, provenance.quality
+    texts = provenance.to_text() if embed else {}
+    kind, quality = provenance.format, provenance.quality
     buffer = io.BytesIO()
     if kind == "png":
         chunks = PngImagePlugin.PngInfo()
@@ -138,7 +152,7 @@ def encode_image(image: Image.Image, provenance: Provenance, *, exif: bytes | No
         return buffer.getvalue()
     if quality is None:
         raise ValueError(f"format {kind} needs a quality")
-    options |= {"quality": quality, "xmp": xmp_packet(texts)}
+    options |= {"quality": quality} | ({"xmp": xmp_packet(texts)} if texts else {})
     if kind == "jpeg":
         bare.save(buffer, "JPEG", subsampling=0 if quality >= 90 else 2, **options)
     else:
