@@ -1,15 +1,15 @@
-# `make demo` and `make test` set everything up themselves.
+# Targets create the virtual environment if it is missing.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 EXAMPLES := factory/examples
-# Each a style of the demo's catalog.
+# Styles of the demo's catalog.
 STYLES := woodcut,cyanotype,oil
-# One more than small machines have cores: three styles then end together.
+# One slot per style, so that on small machines too the three styles end at the same time.
 SLOTS ?= 3
 FACTORY := $(BIN)/style-factory
-# On small machines idle OpenMP threads spin and starve the others.
+# Idle OpenMP threads spin; with several processes on few cores they slow the others down.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test test-slow test-ci docs lint format clean
@@ -21,13 +21,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "Python 3.10 or newer is needed; name one with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	@# The lock is of Python 3.11; older Pythons resolve the lower bounds of pyproject.toml.
+	@# constraints.txt is for Python 3.11 and newer; on 3.10 pip resolves pyproject.toml's bounds.
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
 	else $(BIN)/python -m pip install --quiet -e '.[dev]'; fi
 	touch $@
 
-# Three styles on the base and pictures that the package carries; nothing else is needed.
+# Train three styles on the base and pictures that the package contains, and stylize with them.
 demo: install
 	$(FACTORY) train $(EXAMPLES)/catalog.yaml --home $(DEMO)/home --slots $(SLOTS)
 	$(FACTORY) styles list --home $(DEMO)/home
@@ -38,11 +38,11 @@ demo: install
 	@echo "gallery:          $$(ls -d $(DEMO)/home/jobs/*/gallery.html | tail -1)"
 	@echo "to serve them:    $(FACTORY) serve --home $(DEMO)/home"
 
-# Two at a time: much of a test of Ray is waiting.
+# Two processes, even on one core: tests with Ray wait most of their time.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15
 
-# What precision "auto" means in the tests, whatever this machine's CPU: float32 or bfloat16.
+# Arithmetic of precision "auto" in the tests, on every CPU: float32 or bfloat16.
 ARITHMETIC ?= float32
 test test-slow test-ci: export STYLE_FACTORY_ARITHMETIC := $(ARITHMETIC)
 
@@ -52,11 +52,11 @@ test: install
 test-slow: install
 	$(PYTEST) -m slow
 
-# The slow tests that CI runs every time: a job killed and resumed, a server drained, the page.
+# The slow tests that CI runs every time: kill and resume, drain, base training, the web page.
 test-ci: install
 	$(PYTEST) -m "slow and ci"
 
-# The site is written to build/docs. Without --quiet: mkdocs counts no warning that it does not log.
+# Builds the site in build/docs. No --quiet: mkdocs --strict counts only warnings that it logs.
 docs: install
 	$(BIN)/python docs/generate_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

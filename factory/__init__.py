@@ -15,7 +15,7 @@ __all__ = ["__version__", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing Ray and torch takes seconds; only who trains needs them.
+    # Importing Ray and torch takes seconds, so `train` is imported on first use.
     if name == "train":
         from factory.training.run import train
 

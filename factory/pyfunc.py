@@ -1,4 +1,4 @@
-"""The loader module that MLmodel files of registered styles name (``factory.registry.pyfunc``)."""
+"""Loader module that MLmodel files of registered styles name; see ``factory.registry.pyfunc``."""
 
 from factory.registry.pyfunc import StylePredictor, _load_pyfunc
 

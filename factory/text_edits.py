@@ -1,4 +1,4 @@
-"""Text edits of an installation: directions of z_in, made once and mixed by name."""
+"""Makes text edits: directions of z_in that a mix applies by name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 from factory.core.bases import check_name
 from factory.core.home import Home
-from osasis.bundles.base import load_base, photo_tensor
+from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.images.decoding import find_images
-from osasis.images.tensors import load_square
+from osasis.images.tensors import from_uint8, load_square
 from osasis.stylize import EncodePlan, encode
 from osasis.text_edit import TextEdit, optimise_text_edit, save_text_edit
 
-PHOTOS = 8
+MAX_PHOTOS = 8
 
 
 def make_text_edit(
@@ -29,17 +29,18 @@ def make_text_edit(
     iterations: int = 100,
     seed: int = 0,
 ) -> TextEdit:
-    """Optimise a direction from ``source`` to ``target`` over a few photos and keep it.
+    """Optimise a direction of z_in from text ``source`` to text ``target``, and save it.
 
-    photos: a folder; None takes the base's own. Raises UserError.
+    photos: a folder; None selects the base's own photos. The first ``MAX_PHOTOS`` are used.
+    Raises UserError.
     """
     check_name(name, "text edit")
     loaded = load_base(home.base_folder(base))
     if photos is not None:
         size = loaded.config.image_size
-        batch = torch.stack([load_square(p, size) for p in find_images(photos)[:PHOTOS]])
+        batch = torch.stack([load_square(p, size) for p in find_images(photos)[:MAX_PHOTOS]])
     elif loaded.photos is not None:
-        batch = photo_tensor(loaded.photos[:PHOTOS])
+        batch = from_uint8(loaded.photos[:MAX_PHOTOS])
     else:
         raise UserError(f"base {loaded.name!r} has no photos of its own: give a folder (--photos)")
     encodings = encode(loaded, batch, EncodePlan(t0=0.5, steps=20))

@@ -1,10 +1,10 @@
-"""Make the base that the package ships, with its sample photos and style images.
+"""Write the base that the package ships, and the example photos and style images.
 
     python infra/pack_base.py --diffae RUN/weights/diffae.safetensors --config portraits64 \\
         --perceptual perceptual.safetensors --guide GUIDE
 
-The photos are sampled from the base itself and the style images are painted by our own looks, so
-that nothing of the training data is shipped.
+The photos are samples of the base, and the style images are painted on samples by
+``osasis.pretraining.looks``, so that the package contains no training data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from osasis.storage import sha256_file, write_atomic
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "factory" / "examples"
 SHARD_BYTES = 9_000_000
-# Which samples are shown, and which of them the looks are painted on, was chosen by eye.
+# The samples to show, to leave out and to paint the looks on, chosen by eye.
 CHOICE = ROOT / "infra" / "embedded_base.json"
 
 
@@ -39,8 +39,10 @@ def main() -> None:
     parser.add_argument("--diffae", required=True, type=Path)
     parser.add_argument("--config", required=True)
     parser.add_argument("--perceptual", required=True, type=Path)
-    parser.add_argument("--guide", required=True, type=Path, help="folder of base train-guide")
-    parser.add_argument("--sheet", type=Path, help="write all samples here, to choose from")
+    parser.add_argument(
+        "--guide", required=True, type=Path, help="folder written by base train-guide"
+    )
+    parser.add_argument("--sheet", type=Path, help="file for a grid of all samples")
     args = parser.parse_args()
     choice = json.loads(CHOICE.read_text())
     config = load_config(args.config)
@@ -96,7 +98,7 @@ def main() -> None:
     if args.sheet:
         save_image_grid(args.sheet, samples, columns=8)
     shown = choice["photos"]
-    # The last ones are held out of training; they are those that the examples show.
+    # The shown photos come last: the last photos of a base are previews and not trained on.
     order = [i for i in range(len(samples)) if i not in shown and i not in choice["left_out"]]
     kept = samples[torch.tensor(order + shown)]
     save(to_uint8(kept))

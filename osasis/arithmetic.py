@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from osasis.choices import Arithmetic as Arithmetic
+from osasis.choices import Precision as Precision
 from osasis.errors import UserError
-
-Precision = Literal["auto", "float32", "bfloat16"]
-Arithmetic = Literal["float32", "bfloat16"]
 
 ENVIRONMENT = "STYLE_FACTORY_ARITHMETIC"
 # Instructions for bfloat16 products, as torch.cpu.get_capabilities names them.

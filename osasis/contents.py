@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, autocast
-from osasis.bundles.base import Base, photo_tensor, read_base_info
+from osasis.bundles.base import Base, read_base_info
 from osasis.diffusion import (
     Progress,
     ddim_invert,
@@ -23,6 +23,7 @@ from osasis.diffusion import (
     steps_to,
 )
 from osasis.errors import UserError
+from osasis.images.tensors import from_uint8
 from osasis.seeds import derived_seed
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_json
@@ -131,7 +132,7 @@ def bank_chunk(
     """
     if photos is not None:
         index = torch.arange(start, start + CHUNK).clamp_max(len(photos) - 1)
-        return encode_contents(base, photo_tensor(photos[index]).to(base.device), settings)
+        return encode_contents(base, from_uint8(photos[index]).to(base.device), settings)
     seed = derived_seed(settings.seed, f"bank {start}")
     return SampledContents(base, settings).draw(CHUNK, torch.Generator().manual_seed(seed))
 

@@ -14,9 +14,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from osasis.bundles.base import Base, load_base, photo_tensor
+from osasis.bundles.base import Base, load_base
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
+from osasis.images.tensors import from_uint8
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
 from osasis.stylize import EncodePlan, Encodings, encode
@@ -33,7 +34,7 @@ def ship_previews(folder: Path, settings: TrainSettings) -> Path:
     base = load_base(folder)
     if base.photos is None:
         raise UserError(f"base {base.name!r} has no photos of its own")
-    photos = photo_tensor(base.photos[-HELD_OUT:])
+    photos = from_uint8(base.photos[-HELD_OUT:])
     return save_previews(folder, base, encode(base, photos, preview_plan(settings)))
 
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -26,21 +26,22 @@ from torch.nn.parallel import DistributedDataParallel
 from factory.core.bases import check_name, import_base
 from factory.core.home import Home
 from factory.core.ray_cluster import start_ray
-from factory.core.uris import copy_pictures, is_uri
+from factory.core.uris import copy_images, is_uri
 from factory.registry import Registry
 from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
 from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.train_base import WEIGHTS, BaseTraining, WorkerContext
+from osasis.pretraining.settings import PretrainSettings
+from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
+from osasis.pretraining.training_loop import WorkerContext
 from osasis.storage import write_json
 from osasis.validation import InputModel
 
 EXPERIMENT = "style-factory-bases"
 PHOTOS, EVENTS, SAMPLES, RUN_ID = "photos.npy", "events.jsonl", "samples", "mlflow-run.json"
-# How the workers ended: {"finished": bool}, or {"error": text} of a UserError.
+# Written by the workers: {"finished": bool}, or {"error": message} after a UserError.
 OUTCOME = "ended.json"
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 10
@@ -49,7 +50,7 @@ Report = Callable[[str], None]
 
 
 class BaseTrainingJob(InputModel):
-    """What every worker of a run gets."""
+    """Arguments of the workers of a run."""
 
     subject: ClassVar[str] = "base training job"
 
@@ -67,7 +68,7 @@ class BaseTrainingJob(InputModel):
 class BaseRun:
     """Result of ``train_base``.
 
-    finished: whether the training is complete. folder: where an incomplete run continues.
+    finished: whether the training is complete. folder: state of an incomplete run.
     info: base.json of the finished base, or None. left_out: errors of unreadable photos.
     """
 
@@ -94,17 +95,19 @@ def train_base(
 ) -> BaseRun:
     """Train the networks of a base on photos and install the base in the home.
 
+    The state of the run is in ``bases-in-training/NAME`` below the home; a call with the same
+    arguments resumes it.
+
     images: a folder or a URI. config: name or file of the networks' sizes. start: a DiffAE
-    checkpoint to start from. workers: they divide ``batch_size``. minutes: time limit; the next
-    call with the same arguments continues from the last checkpoint. like: the base whose guide and
-    perceptual net are copied (default: those of the shipped base). replace: overwrite a base of
-    this name. The run keeps its state in ``bases-in-training/NAME`` below the home. Raises
-    UserError.
+    checkpoint to start from. workers: number of workers, a divisor of ``batch_size``. minutes: time
+    limit, after which the run saves a checkpoint and stops. like: the base whose guide and
+    perceptual net are copied (default: the shipped base). replace: overwrite a base of this name.
+    Raises UserError.
     """
     home = home or Home.find()
     check_name(name, "base")
     sizes = load_config(config)
-    settings = make_pretrain_settings(**(overrides or {}))
+    settings = PretrainSettings.parse(overrides or {})
     if settings.batch_size % workers:
         raise UserError(
             f"batch_size {settings.batch_size} cannot be shared by {workers} workers; choose a "
@@ -114,9 +117,9 @@ def train_base(
     folder = home.path / "bases-in-training" / name
     with home.locked(f"base-{name}"):
         if is_uri(str(images)):
-            images = copy_pictures(str(images), folder / "images")
+            images = copy_images(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
-        # The constructor reports every problem of the run before Ray starts.
+        # The constructor validates the run before Ray starts.
         BaseTraining(folder, photos, sizes, settings, start=start)
         report(
             f"training base {name} on {len(photos)} photos, {workers} worker(s): "
@@ -148,7 +151,7 @@ def train_base(
 
 
 def _photos(images: str | Path, size: int, folder: Path, report: Report) -> PhotoSet:
-    """Decode the photos once into a file, which every worker maps into memory."""
+    """Decode the photos once into a file that every worker memory-maps."""
     photos = read_photo_set(images, size, report)
     path = folder / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +162,9 @@ def _photos(images: str | Path, size: int, folder: Path, report: Report) -> Phot
 
 
 def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
-    """Train on Ray Train workers; False where the time limit ended the run.
+    """Train on Ray Train workers; False if the time limit ended the run.
 
-    Raises UserError where a worker raised one.
+    Raises the UserError of a worker.
     """
     start_ray(workers)
     gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()
@@ -208,7 +211,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
     try:
         _train(job)
     except UserError as e:
-        # Ray Train wraps the error in private classes; the file carries its text to the driver.
+        # Ray Train wraps the error in private classes, so a file passes its message to the driver.
         write_json(job.folder / OUTCOME, {"error": str(e)})
         raise
 
@@ -221,13 +224,15 @@ def _train(job: BaseTrainingJob) -> None:
         torch.set_num_threads(1)
     photos = PhotoSet(torch.from_numpy(np.load(job.folder / PHOTOS, mmap_mode="c")))
 
-    def on_event(event: dict[str, Any]) -> None:
-        if "samples" in event:
-            name = f"{event['stage']}-{event['iteration']:07}.png"
-            save_image_grid(job.folder / SAMPLES / name, event["samples"], columns=4)
-            event = {"stage": event["stage"], "picture": name}
+    def on_event(event: Event) -> None:
+        if isinstance(event, Samples):
+            name = f"{event.stage}-{event.iteration:07}.png"
+            save_image_grid(job.folder / SAMPLES / name, event.images, columns=4)
+            line: dict[str, Any] = {"stage": event.stage, "picture": name}
+        else:
+            line = asdict(event)
         with (job.folder / EVENTS).open("a") as f:
-            f.write(json.dumps(event) + "\n")
+            f.write(json.dumps(line) + "\n")
 
     worker = WorkerContext(rank, world, device)
     if world > 1:
@@ -242,15 +247,15 @@ def _train(job: BaseTrainingJob) -> None:
         minutes=job.minutes,
         on_event=on_event,
     ).run()
-    if worker.leads:
+    if worker.is_leader:
         write_json(job.folder / OUTCOME, {"finished": finished})
-    # A barrier: no worker ends before the leader has written its files.
+    # A barrier: workers wait until the leader has written its files.
     worker.mean(0.0)
     ray.train.report({"finished": finished})
 
 
 def _all_reduce_mean(value: float) -> float:
-    """The mean of a number over all workers."""
+    """Average a number over all workers."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     total = torch.tensor([value], dtype=torch.float64, device=device)
     dist.all_reduce(total)
@@ -258,7 +263,7 @@ def _all_reduce_mean(value: float) -> float:
 
 
 class ProgressLog:
-    """Copies the events that the leading worker writes to the terminal and to an MLflow run."""
+    """Copies the leading worker's events to the terminal and to an MLflow run."""
 
     def __init__(
         self, home: Home, name: str, folder: Path, settings: PretrainSettings, report: Report
@@ -268,7 +273,7 @@ class ProgressLog:
         self.client = self.registry.client
         self.run_id = self._open_run(name, settings)
         path = folder / EVENTS
-        # A resumed run continues its MLflow run, which holds the earlier events.
+        # A resumed run continues its MLflow run, which has the earlier events.
         self.offset = path.stat().st_size if path.is_file() else 0
         self.reported = 0.0
 
@@ -286,33 +291,31 @@ class ProgressLog:
         return run_id
 
     def catch_up(self) -> None:
-        """Report the events that were written since the last call."""
+        """Copy the events since the last call."""
         path = self.folder / EVENTS
         if not path.is_file():
             return
         with path.open("rb") as f:
             f.seek(self.offset)
-            fresh = f.read()
-        # The last line may be incomplete; the next call reads it whole.
-        complete = fresh.rfind(b"\n") + 1
+            data = f.read()
+        # An incomplete last line is read by the next call.
+        complete = data.rfind(b"\n") + 1
         self.offset += complete
-        for line in fresh[:complete].splitlines():
-            self._report(json.loads(line))
+        for line in data[:complete].splitlines():
+            self._copy(json.loads(line))
 
-    def _report(self, event: dict[str, Any]) -> None:
+    def _copy(self, event: dict[str, Any]) -> None:
         if "picture" in event:
             picture = self.folder / SAMPLES / event["picture"]
             self.client.log_artifact(self.run_id, str(picture), SAMPLES)
             return
-        stage, i = event["stage"], event["iteration"]
-        self.client.log_metric(self.run_id, f"{stage}.loss", event["loss"], step=i)
-        if i == event["of"] or time.monotonic() - self.reported > REPORT_SECONDS:
+        point = LossPoint(**event)
+        i = point.iteration
+        self.client.log_metric(self.run_id, f"{point.stage}.loss", point.loss, step=i)
+        if i == point.of or time.monotonic() - self.reported > REPORT_SECONDS:
             self.reported = time.monotonic()
-            left = (event["of"] - i) * event["seconds"]
-            self.report(
-                f"{stage} {i}/{event['of']}  loss {event['loss']:.4f}  "
-                f"{event['seconds']:.2f} s per iteration, {left / 60:.0f} min left"
-            )
+            left = (point.of - i) * point.seconds
+            self.report(f"{point}, {left / 60:.0f} min left")
 
     def close(self, status: str) -> None:
         """End the MLflow run. status: FINISHED, FAILED or KILLED."""

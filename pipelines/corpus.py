@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.core.home import Home
-from factory.core.uris import is_uri, locate, public
+from factory.core.uris import is_uri, locate, redact
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
@@ -136,7 +136,11 @@ def stylize(
             build_manifest(corpus, rows, problems),
             progress,
             plan=partial(
-                plan_workers, workers=workers, readers=readers, gpus_per_worker=gpus_per_worker
+                plan_workers,
+                base=targets.base,
+                workers=workers,
+                readers=readers,
+                gpus_per_worker=gpus_per_worker,
             ),
             max_errors=max_errors,
             retry_errors=retry_errors,
@@ -148,7 +152,7 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
     """The output folder. Raises UserError if it cannot be one."""
     if is_uri(given) and not given.startswith("file:///"):
         raise UserError(
-            f"output {public(given)}: object stores support neither the atomic renames nor the "
+            f"output {redact(given)}: object stores support neither the atomic renames nor the "
             "lock that a job needs; give a folder that all nodes share (such as a mount of the "
             "store), and copy it to the store when the job is done"
         )

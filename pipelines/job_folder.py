@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from factory.core.uris import public
+from factory.core.uris import redact
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_spec import TargetSpec
@@ -296,7 +296,7 @@ class JobFolder:
             failure = self.failures[key]
             row = {n: self.manifest[n][failure.photo].as_py() for n in LISTING.names}
             target = targets[failure.target] if failure.target >= 0 else None
-            path = public(printable(row["path"]))
+            path = redact(printable(row["path"]))
             if row["row"] >= 0:
                 path += f"#{printable(row['key'])}"
             out.append(

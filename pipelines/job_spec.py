@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
+from osasis.choices import Alpha
 from osasis.mix import Mix
 from osasis.validation import InputModel
 from pipelines.options import OutputOptions
@@ -30,10 +31,11 @@ class TargetSpec(InputModel):
 
 
 class MaskSpec(InputModel):
-    """A mask at the base's size. png: greyscale, encoded; sha256: hash of the user's file."""
+    """A mask at the base's size. png: greyscale, encoded; sha256, size: of the user's file."""
 
     sha256: str
     png: bytes
+    size: tuple[int, int]
 
 
 class JobSpec(InputModel):
@@ -74,7 +76,7 @@ class JobSpec(InputModel):
     def provenance(self, target: int, key: str, arithmetic: Any, transparent: bool) -> Provenance:
         """The provenance of an output. key, transparent: the photo's."""
         mix, o = self.targets[target].mix, self.options
-        alpha: Literal["keep", "drop"] | None = None
+        alpha: Alpha | None = None
         if transparent and o.encoding != "jpeg":
             alpha = "keep" if o.keeps_alpha else "drop"
         styles = [self.styles[s.style] for s in mix.styles]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from osasis.arithmetic import Precision
-from osasis.bundles.provenance import Level
+from osasis import choices
 from osasis.validation import InputModel, Problem
 
 
@@ -16,39 +15,37 @@ class OutputOptions(InputModel):
 
     subject: ClassVar[str] = "options"
 
-    fit: Literal["crop", "pad", "resize", "align"] = Field(
+    fit: choices.Fit = Field(
         "crop", description="how a photo is fitted to the base's square; `align` finds faces"
     )
-    size: Literal["photo", "base"] = Field(
+    size: choices.OutputSize = Field(
         "photo", description="size of an output: the photo's own, or the base's square"
     )
     detail: bool = Field(
         False, description="carry the stylization up to the photo's own resolution"
     )
-    format: Literal["png", "jpeg", "webp", "parquet"] = Field(
-        "png", description="format of the outputs"
-    )
-    encoding: Literal["png", "jpeg", "webp"] = Field(
+    format: choices.OutputFormat = Field("png", description="format of the outputs")
+    encoding: choices.ImageFormat = Field(
         "png", description="encoding of the images; differs from `format` only in Parquet"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
-    alpha: Literal["keep", "drop"] | None = Field(
+    alpha: choices.Alpha | None = Field(
         None,
         description="the photo's transparency: kept in the output, or laid over white; null: kept "
         "in PNG and WebP",
     )
-    metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
-    provenance: Level = Field(
+    metadata: choices.Metadata = Field("strip", description="the photo's EXIF")
+    provenance: choices.Provenance = Field(
         "style",
         description="what an output tells: how it was made and the photo's name; `full`: the "
         "photo's path too; `none`: nothing",
     )
-    no_face: Literal["error", "crop", "keep"] = Field(
+    no_face: choices.NoFace = Field(
         "error",
         description="with fit `align`: a photo without a face is an error row, is cropped, or is "
         "kept as it is",
     )
-    precision: Precision | None = Field(
+    precision: choices.Precision | None = Field(
         None, description="arithmetic of the forward passes; null: from each style's settings"
     )
 

@@ -17,6 +17,7 @@ from osasis.errors import ImageError, UserError
 from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
+from osasis.images.masks import shape_problem
 from osasis.images.transparency import separate_alpha
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
@@ -66,8 +67,12 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
         index = row["index"]
         result = _read_with_timeout(fetch, job)
         if isinstance(result, dict):
-            ready.append({"index": index, "todo": todo[index], **result})
-            size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
+            refused = _mask_errors(index, todo[index], result, job)
+            errors += refused
+            fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
+            if fitting:
+                ready.append({"index": index, "todo": fitting, **result})
+                size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
         else:
             errors += [OutputRecord(index, target, *result) for target in todo[index]]
         if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
@@ -76,6 +81,21 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     if errors:
         write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
+
+
+def _mask_errors(
+    index: int, targets: list[int], photo: dict[str, Any], job: JobSpec
+) -> list[OutputRecord]:
+    """An error for each target with a mask of another shape than the photo's."""
+    size = (photo["width"], photo["height"])
+    records = []
+    for target in targets:
+        names = [s.mask for s in job.targets[target].mix.styles if s.mask]
+        problems = {name: shape_problem(job.masks[name].size, size) for name in names}
+        found = next((f"mask {name} {text}" for name, text in problems.items() if text), None)
+        if found:
+            records.append(OutputRecord(index, target, "fit", found))
+    return records
 
 
 def _fetchers(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from factory.core.uris import URI, below, beside, file_system, first_line, public, relative
+from factory.core.uris import URI, file_system, first_line, join_uri, redact, sibling_uri
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
 
@@ -189,15 +189,21 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise UserError(f"{public(uri)}: no such file or folder")
+            raise UserError(f"{redact(uri)}: no such file or folder")
         single = info.type == pa.fs.FileType.File
         entries = [info] if single else fs.get_file_info(pa.fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{public(uri)}: {first_line(error)}") from None
+        raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     root = os.path.dirname(path) if single else path  # noqa: PTH120
-    files = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
+    # Paths of some file systems begin with a slash.
+    top = root.strip("/") or "."
+    files = {
+        os.path.relpath(e.path.lstrip("/"), top): e
+        for e in entries
+        if e.type == pa.fs.FileType.File
+    }
     names = sorted(n for n in files if not any(part.startswith(".") for part in n.split("/")))
-    locations = {n: uri if single else below(uri, n) for n in names}
+    locations = {n: uri if single else join_uri(uri, n) for n in names}
     photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
     tables = [n for n in names if n.lower().endswith(".parquet")]
     if not photos and tables:
@@ -205,10 +211,10 @@ def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source
     if not photos and single:
         photos = names
     if not photos:
-        raise UserError(f"{public(uri)}: no image and no Parquet file found")
+        raise UserError(f"{redact(uri)}: no image and no Parquet file found")
     found = [files[n] for n in photos]
     stats = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
-    shown = public(uri)
+    shown = redact(uri)
     folder = os.path.dirname(shown) if single else shown  # noqa: PTH120
     return Source(
         "uri", _listing_table(photos, [locations[n] for n in photos], stats), {}, folder=folder
@@ -249,7 +255,7 @@ def _resolve(file: str, path: str) -> str:
     """The location of a path in a Parquet file; relative paths start at the file's folder."""
     if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
         return path
-    return beside(file, path) if URI.match(file) else str(Path(file).parent / path)
+    return sibling_uri(file, path) if URI.match(file) else str(Path(file).parent / path)
 
 
 def _absolute(location: str) -> str:

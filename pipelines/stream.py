@@ -13,10 +13,12 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from factory.core.machine import cpu_workers
 from osasis.errors import UserError
 from osasis.settings import BATCH_SIZES
 from pipelines.job_spec import JobSpec
@@ -34,6 +36,8 @@ READS_PER_ACTOR = 8
 # At or below this many batches per actor, an actor queues one batch instead of two; with two, the
 # actor that starts first would take all batches.
 SMALL_CORPUS_BATCHES = 2
+# A model actor holds the base, a style and what a forward pass computes.
+MODEL_COPIES = 4
 POLL_SECONDS = 1.0
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
@@ -60,21 +64,26 @@ class Workers:
 
 
 def plan_workers(
-    photos: int, workers: int | None, readers: int | None, gpus_per_worker: float | None
+    photos: int,
+    base: Path,
+    workers: int | None,
+    readers: int | None,
+    gpus_per_worker: float | None,
 ) -> Workers:
     """Plan one actor per GPU (or fraction of a GPU), or one per CPU without GPUs.
 
-    Raises UserError if the cluster has too few GPUs.
+    base: folder of the base; without GPUs, as many actors run as fit into the memory. Raises
+    UserError if the cluster has too few GPUs.
     """
     import ray
 
     resources = ray.cluster_resources()
     gpus = float(resources.get("GPU", 0))
-    cpus = max(1, int(resources.get("CPU", 1)))
     if gpus_per_worker and not gpus:
         raise UserError("--gpus-per-worker: this cluster has no GPU")
     share = gpus_per_worker or (min(1.0, gpus / workers) if gpus and workers else float(gpus > 0))
-    capacity = int(gpus / share + 1e-6) if gpus else cpus
+    cpu_capacity = cpu_workers(resources, base, MODEL_COPIES)
+    capacity = int(gpus / share + 1e-6) if gpus else cpu_capacity
     if workers and workers > capacity and gpus_per_worker:
         raise UserError(
             f"--workers {workers} of {share:g} GPU each do not fit into {gpus:g} GPU(s); "
@@ -84,7 +93,7 @@ def plan_workers(
     chunk = BATCH_SIZES[device]
     models = max(1, min(workers or capacity, -(-photos // chunk)))
     batch = chunk * _passes(-(-photos // chunk), models, MAX_PASSES[device])
-    return Workers(models, readers or max(1, cpus // 2), share if gpus else 0.0, batch)
+    return Workers(models, readers or max(1, cpu_capacity // 2), share if gpus else 0.0, batch)
 
 
 def _passes(chunks: int, models: int, most: int) -> int:

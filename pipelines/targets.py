@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
-from factory.registry import Listing, StyleVersion
+from factory.registry import RegistrySnapshot, StyleVersion
 from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
@@ -26,7 +26,7 @@ class Targets:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.registry = Listing(home)
+        self.registry = RegistrySnapshot(home)
         self.versions: dict[str, StyleVersion] = {}
         self.targets: list[TargetSpec] = []
         self._index: dict[str, int] = {}

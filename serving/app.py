@@ -136,7 +136,7 @@ class EngineDeployment:
     def __init__(self, settings: dict[str, Any], state: Any) -> None:
         import torch
 
-        from factory.core.local_ray import usable_cpus
+        from factory.core.machine import usable_cpus
         from osasis.bundles.base import load_base
         from serving.served_styles import StyleCatalog
 

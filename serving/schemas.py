@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from osasis.choices import Alpha, Provenance, SquareFit
 from osasis.mix import Mix
 from osasis.validation import InputModel
 
-Fit = Literal["crop", "pad", "resize"]
 JobState = Literal["queued", "running", "done", "failed"]
 
 
@@ -24,12 +24,22 @@ class StylizeBody(InputModel):
         default_factory=dict, description="grey images by the names in the mix, base64"
     )
     mix: Mix = Field(description="parameters of the stylization")
-    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
+    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
+    alpha: Alpha | None = Field(
+        None,
+        description="a photo's transparency: kept in the image, or laid over white; null: kept in "
+        "PNG and WebP",
+    )
+    provenance: Provenance = Field(
+        "style",
+        description="what the images tell: how they were made and the photo's file name; `full`: "
+        "the file name with its folders, as sent; `none`: nothing",
+    )
 
 
 class EncodingsBody(InputModel):
     images: list[str] = Field(min_length=1, max_length=1024, description="photos, base64")
-    fit: Fit = Field("crop", description="how a photo is fitted to the base's square")
+    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
     style: str | None = Field(
         None,
         max_length=200,
@@ -127,7 +137,9 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
-        "fit": {"type": "string", "enum": list(get_args(Fit))},
+        "fit": {"type": "string", "enum": list(get_args(SquareFit))},
+        "alpha": {"type": "string", "enum": list(get_args(Alpha))},
+        "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
     }
     names = {"fit", "style", "image"} if body is EncodingsBody else {*form} - {"style"}

@@ -1,4 +1,4 @@
-"""Options and fixtures that every test may use."""
+"""Options and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def reference_folders(config: pytest.Config) -> list[Path]:
-    """Where recorded numbers of the published implementation lie."""
+    """Folders with recorded numbers of the published implementation."""
     given: Path | None = config.getoption("--reference-dir")
     return [REFERENCE, SHARED / "reference"] if given is None else [given]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folders = reference_folders(metafunc.config)
-    # A run in two folders counts once.
+    # A run that is in two folders is tested once.
     runs = {p.name: p for folder in reversed(folders) for p in sorted(folder.glob("*.json"))}
-    whole = [p for p in runs.values() if p.with_suffix(".golden.safetensors").exists()]
+    complete = [p for p in runs.values() if p.with_suffix(".golden.safetensors").exists()]
     for fixture, is_prior in (("diffae_run", False), ("prior_run", True)):
         if fixture in metafunc.fixturenames:
-            mine = sorted(p for p in whole if p.name.startswith("ddpm") == is_prior)
-            why = pytest.mark.skip(reason=f"no recorded run in {folders[-1]}")
-            params = [pytest.param(p, id=p.stem) for p in mine] or [
-                pytest.param(None, marks=why, id="absent")
+            found = sorted(p for p in complete if p.name.startswith("ddpm") == is_prior)
+            skip = pytest.mark.skip(reason=f"no recorded run in {folders[-1]}")
+            params = [pytest.param(p, id=p.stem) for p in found] or [
+                pytest.param(None, marks=skip, id="absent")
             ]
             metafunc.parametrize(fixture, params)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and no mere entry that its parent has not read yet."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

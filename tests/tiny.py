@@ -1,4 +1,4 @@
-"""The tiny base that tests share: sizes, random weights, pictures, and what a user starts from."""
+"""The tiny base of the tests: sizes, random weights, pictures, and files to import."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIG = DiffAEConfig(
     latent_layers=3,
     latent_hidden=32,
 )
-# Few steps of everything; the preset under them is `default`.
+# Overrides of preset `default` with few steps.
 FEW: dict[str, Any] = {
     "iterations": 2,
     "batch_size": 2,
@@ -58,10 +58,10 @@ FEW: dict[str, Any] = {
 def random_state(
     module: torch.nn.Module, seed: int, gain: float = 1.0, bias: float = 0.1
 ) -> dict[str, Tensor]:
-    """Weights drawn key by key, so that they depend on the layout only, and none are zero.
+    """A nonzero random state, drawn key by key so that it depends only on seed and layout.
 
-    Weights are normal with deviation gain / sqrt(fan in), all vectors with deviation ``bias``
-    around 0, or around 1 where they scale a norm.
+    Matrices and kernels are normal with deviation gain / sqrt(fan in). Vectors have deviation
+    ``bias`` around 0, or around 1 for the weights of norms.
     """
     rng = np.random.RandomState(seed)
     state = {}
@@ -77,22 +77,22 @@ def random_state(
 def tiny_diffae(config: DiffAEConfig = CONFIG) -> dict[str, Tensor]:
     """The tiny base's diffusion autoencoder."""
     diffae = random_state(DiffAE(config), seed=7)
-    # With one channel a group, normalised features hardly differ in their mean: amplified here,
-    # so that different pictures have clearly different codes.
+    # With one channel per group, the means of normalised features hardly differ. Amplified, so that
+    # different pictures have clearly different z.
     diffae["encoder.out.3.weight"] *= 30
-    # Little noise is predicted, so that x_0 is rarely clamped.
+    # Small noise predictions, so that x_0 is rarely clamped.
     diffae["unet.out.2.weight"] *= 0.3
     return diffae
 
 
 def z_statistics() -> tuple[Tensor, Tensor]:
-    """Mean and deviation of z, (D,)."""
+    """Mean and standard deviation of z, (D,) each."""
     channels = CONFIG.z_channels
     return torch.linspace(-0.5, 0.5, channels), torch.linspace(0.5, 1.5, channels)
 
 
 def make_perceptual_file(path: Path, net: str = "alex") -> Path:
-    """A complete random LPIPS state; its linear layers are positive, as the trained ones are."""
+    """Write a random LPIPS state with positive linear layers, as trained ones have."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(11)
@@ -116,7 +116,7 @@ def truncated_jpeg(path: Path, seed: int = 99) -> Path:
 
 
 def write_sources(folder: Path) -> None:
-    """What a user starts from: configuration, checkpoint, LPIPS weights, photos."""
+    """Write the inputs of ``base import``: configuration, checkpoint, LPIPS weights, photos."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.json").write_text(json.dumps(CONFIG.to_dict()))
     mean, std = z_statistics()
@@ -129,15 +129,15 @@ def write_sources(folder: Path) -> None:
 
 
 def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) -> Style:
-    """A style's bundle with random differences, as training would leave it."""
+    """Write and return a style with random differences from the base."""
     base = load_base(base_folder)
-    other = random_state(base.diffae.unet, seed)
-    own = dict(base.diffae.unet.named_parameters())
+    target = random_state(base.diffae.unet, seed)
+    source = dict(base.diffae.unet.named_parameters())
     image = image_to_tensor(picture(seed, (SIZE, SIZE)))
     z = base.encode_z(torch.stack([image, -image]))
     style = Style(
         style_id,
-        {k: 0.2 * (v - own[k]) for k, v in other.items()},
+        {k: 0.2 * (v - source[k]) for k, v in target.items()},
         random_state(StructurePreservingNetwork(), seed + 1),
         z[:1],
         z[1:],

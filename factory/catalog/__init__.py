@@ -1,7 +1,7 @@
-"""The catalog: the style images to train, checked before anything runs.
+"""Catalogs of style images, validated before training starts.
 
 A catalog is a YAML file, a CSV file, a folder of images, or one image. ``check_catalog`` reports
-all problems together, each with file, line, field, and what to do.
+all problems at once, each with file, line, field and remedy.
 """
 
 from factory.catalog.check import Catalog, check_catalog, load_catalog

@@ -1,4 +1,4 @@
-"""Reads a catalog and reports all of its problems together."""
+"""Reads a catalog and reports all of its problems at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from factory.catalog.entries import (
     run_settings,
 )
 from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
-from factory.core.bases import NAME
+from factory.core.bases import NAME, NAME_RULE
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
@@ -27,13 +27,13 @@ from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
 ReadBytes = Callable[[str], bytes]
-# Number of images that are read at a time; reading from a URI is mostly waiting.
-READERS = 8
+# Concurrent reads of images; a read from a URI mostly waits for the network.
+READ_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """A catalog as read. gate: the conditions of its file for a style to become champion."""
+    """A parsed catalog. gate: conditions for a style to become champion."""
 
     path: str
     entries: tuple[CatalogEntry, ...]
@@ -47,7 +47,7 @@ def load_catalog(
     """Read the catalog of a run. Raises CatalogError with all problems.
 
     Images are not decoded: a run reports a broken image as the failure of one style. read: reads
-    an image; a run passes a function that keeps the bytes.
+    an image; a run passes a caching function.
     """
     catalog = check_catalog(path, preset, overrides, decode=False, read=read)
     if catalog.problems:
@@ -65,24 +65,25 @@ def check_catalog(
 ) -> Catalog:
     """Read a catalog and collect its problems.
 
-    decode: decode each image as well. Raises UserError where there is no catalog at ``path``, or
-    where the settings of the run have problems.
+    decode: also decode each image. Raises UserError where ``path`` is not a catalog, or where the
+    run's preset or overrides are invalid.
     """
-    run_settings(preset, overrides)  # reports problems of the run's settings once
+    run_settings(preset, overrides)  # raises once for the run, not once per entry
     suffix = path.suffix.lower()
     if path.is_dir():
-        entries, problems, gate = read_folder(path)
+        content = read_folder(path)
     elif suffix in (".yaml", ".yml"):
-        entries, problems, gate = read_yaml(path)
+        content = read_yaml(path)
     elif suffix == ".csv":
-        entries, problems, gate = read_csv(path)
+        content = read_csv(path)
     elif path.is_file() and suffix in IMAGE_SUFFIXES:
-        entries, problems, gate = read_image(path)
+        content = read_image(path)
     else:
         raise UserError(
-            f"{path}: no such catalog; give a YAML or CSV file, a folder of images, or an image"
+            f"{path}: not a catalog; give a YAML or CSV file, a folder of images, or an image"
         )
-    problems += _id_problems(entries)
+    entries = content.entries
+    problems = [*content.problems, *_id_problems(entries)]
     problems += [p for e in entries for p in _setting_problems(e, preset, overrides)]
     problems += _image_problems(entries, decode, read)
     if not entries and not problems:
@@ -90,7 +91,7 @@ def check_catalog(
             CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
         )
     problems.sort(key=lambda p: (p.file, p.line or 0))
-    return Catalog(str(path), tuple(entries), tuple(problems), gate)
+    return Catalog(str(path), tuple(entries), tuple(problems), content.gate)
 
 
 def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
@@ -98,10 +99,8 @@ def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
     seen: dict[str, CatalogEntry] = {}
     for entry in entries:
         if not NAME.fullmatch(entry.id):
-            remedy = "use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
-            problems.append(
-                entry.problem("id", f"id {entry.id!r} cannot be used", remedy, entry.id)
-            )
+            what = f"id {entry.id!r} cannot be used"
+            problems.append(entry.problem("id", what, NAME_RULE, entry.id))
         if entry.id in seen:
             what = f"id {entry.id!r} is already used by {seen[entry.id].where}"
             problems.append(entry.problem("id", what, "give one of them another id", entry.id))
@@ -132,12 +131,12 @@ def _setting_problems(
 def _image_problems(
     entries: list[CatalogEntry], decode: bool, read: ReadBytes
 ) -> list[CatalogProblem]:
-    """Problems of files that cannot be read, and of entries that train the same image alike."""
+    """Problems of unreadable files, and of entries with equal images and overrides."""
     problems: list[CatalogProblem] = []
     seen: dict[str, CatalogEntry] = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        looked = list(pool.map(lambda e: _look(e, decode, read), entries))
-    for entry, (found, content) in zip(entries, looked, strict=True):
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        checked = list(pool.map(lambda e: _check_files(e, decode, read), entries))
+    for entry, (found, content) in zip(entries, checked, strict=True):
         problems += found
         if content is None:
             continue
@@ -149,10 +148,10 @@ def _image_problems(
     return problems
 
 
-def _look(
+def _check_files(
     entry: CatalogEntry, decode: bool, read: ReadBytes
 ) -> tuple[list[CatalogProblem], str | None]:
-    """Problems of an entry's files, and a key that is equal for equal images and overrides."""
+    """Problems of an entry's files, and a key that identifies its images and overrides."""
     problems, hashes = [], []
     for name, location in (("image", entry.image), ("counterpart", entry.counterpart)):
         if location is None:

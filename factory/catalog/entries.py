@@ -1,4 +1,4 @@
-"""The models of a catalog: its file, its entries, and their problems."""
+"""Models of catalog files, entries and problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from osasis.validation import InputModel, InvalidInputError, Problem
 
 
 def _scalar_text(value: Any) -> Any:
-    """A text that YAML reads as a number or a date, such as the id ``2024``."""
+    """Convert a number or date to text: YAML reads the id ``2024`` as a number."""
     scalar = isinstance(value, (int, float, datetime.date)) and not isinstance(value, bool)
     return str(value) if scalar else value
 
@@ -40,7 +40,7 @@ Location = Annotated[str, Field(min_length=1)]
 
 
 class EntryInput(InputModel):
-    """One style of a catalog, as written in its file."""
+    """A style as written in a catalog file."""
 
     subject: ClassVar[str] = "entry"
 
@@ -67,12 +67,11 @@ class EntryInput(InputModel):
     )
 
 
-# Fields of an entry, in the order in which people write them.
 FIELDS = tuple(EntryInput.model_fields)
 
 
 class CatalogOptions(InputModel):
-    """The part of a YAML catalog that concerns all of its styles."""
+    """Options of a YAML catalog that apply to all of its styles."""
 
     subject: ClassVar[str] = "catalog"
 
@@ -91,10 +90,10 @@ class CatalogFile(CatalogOptions):
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One style to train, and the place of its entry.
+    """One style to train, and the location of its entry.
 
     image, counterpart: paths or URIs. overrides: training settings that differ from the run's.
-    file, line: place of the entry; line is None in a folder. lines: lines by field, such as
+    file, line: location of the entry; line is None in a folder. lines: lines by field, such as
     ``overrides.t0`` and ``tags[1]``.
     """
 
@@ -119,7 +118,7 @@ class CatalogEntry:
 
     @property
     def where(self) -> str:
-        """The entry's place, as problems of other entries name it."""
+        """The entry's line or file name, for problems of other entries."""
         if self.line is not None:
             return f"line {self.line}"
         return base_name(self.image)
@@ -129,7 +128,7 @@ class CatalogEntry:
 class CatalogProblem:
     """A problem of a catalog.
 
-    file, line: its place; line is None for a problem of the whole file. message: what is wrong.
+    file, line: location; line is None for a problem of the whole file. message: what is wrong.
     remedy: what to do. style: the entry's id, or None. field, value, allowed: as in ``Problem``,
     relative to the entry.
     """
@@ -147,7 +146,7 @@ class CatalogProblem:
     def of(
         cls, problem: Problem, file: str, line: int | None, remedy: str, style: str | None
     ) -> CatalogProblem:
-        """The problem of a model at its place. remedy: used where ``problem.allowed`` is empty."""
+        """Locate a model's problem. remedy: used where ``problem.allowed`` is empty."""
         return cls(
             file, line, problem.message,
             f"it must be {problem.allowed}" if problem.allowed else remedy,
@@ -155,7 +154,7 @@ class CatalogProblem:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """The problem as JSON data; values without a JSON form, such as dates, become text."""
+        """The problem as JSON data; dates and other non-JSON values become text."""
         data: dict[str, Any] = to_jsonable_python(vars(self), fallback=str, inf_nan_mode="strings")
         return data
 
@@ -178,12 +177,11 @@ class CatalogError(UserError):
 
 def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
     """Settings of a preset with overrides. Raises InvalidInputError with every problem."""
-    # A YAML key can be a number.
-    changes = {str(k): v for k, v in overrides.items()}
+    changes = {str(k): v for k, v in overrides.items()}  # a YAML key can be a number
     try:
         return TrainSettings.parse({**make_settings(preset).to_dict(), **changes})
     except InvalidInputError as e:
-        hint = "'preset' is no setting; choose one for the run (--preset)"
+        hint = "'preset' is not a setting; choose a preset for the run (--preset)"
         raise InvalidInputError(
             e.subject,
             [Problem(p.field, p.value, hint) if p.field == "preset" else p for p in e.problems],
@@ -191,14 +189,14 @@ def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
 
 
 def line_of(field: str, lines: Mapping[str, int], default: int | None) -> int | None:
-    """The line of a field, or of the nearest field around it that has a line."""
+    """The line of a field, or of the nearest enclosing field with a known line."""
     while field and field not in lines:
         field = field[: max(field.rfind("."), field.rfind("["), 0)]
     return lines.get(field, default)
 
 
 def id_from(location: str) -> str:
-    """Make an id of a file's name: "Oil (dark).png" gives "oil-dark"."""
+    """Derive an id from a file's name: "Oil (dark).png" gives "oil-dark"."""
     stem = Path(base_name(location)).stem
     slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     if not slug:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -33,28 +33,33 @@ SETTINGS = tuple(TrainSettings.model_fields)
 # Levels of a catalog's YAML: document, list of styles, entry, overrides.
 YAML_LEVELS = 4
 
-# Entries, problems, conditions of the quality gate.
-Read = tuple[list[CatalogEntry], list[CatalogProblem], tuple[Condition, ...]]
+
+class CatalogContent(NamedTuple):
+    """What a reader returns: valid entries, problems, and conditions of the quality gate."""
+
+    entries: list[CatalogEntry]
+    problems: list[CatalogProblem]
+    gate: tuple[Condition, ...] = ()
 
 
-def read_folder(path: Path) -> Read:
-    """An entry for each image below a folder; the id comes from the file's name."""
+def read_folder(path: Path) -> CatalogContent:
+    """One entry per image below a folder; ids are derived from file names."""
     found = find_images(path)
-    return [CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [], ()
+    return CatalogContent([CatalogEntry(id_from(str(p)), str(p), file=str(p)) for p in found], [])
 
 
-def read_image(path: Path) -> Read:
-    """A catalog of one entry: the image."""
-    return [CatalogEntry(id_from(str(path)), str(path), file=str(path))], [], ()
+def read_image(path: Path) -> CatalogContent:
+    """A single image as a catalog of one entry."""
+    return CatalogContent([CatalogEntry(id_from(str(path)), str(path), file=str(path))], [])
 
 
-def read_yaml(path: Path) -> Read:
-    """A YAML file with a list of entries, ``styles``, and optionally conditions, ``gate``."""
+def read_yaml(path: Path) -> CatalogContent:
+    """Read a YAML file with a list ``styles`` of entries and an optional list ``gate``."""
     text = _text(path)
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        # Constructing the document copies the keys of `<<` into their mappings.
+        # Checked first: construct_document merges the keys of `<<` into their mappings.
         problems = _repeated_keys(path, node)
         data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as e:
@@ -80,11 +85,12 @@ def read_yaml(path: Path) -> Read:
         problems += found
         if entry is not None:
             entries.append(entry)
-    return entries, problems, options.gate if options is not None and not wrong else ()
+    gate = options.gate if options is not None and not wrong else ()
+    return CatalogContent(entries, problems, gate)
 
 
-def read_csv(path: Path) -> Read:
-    """A CSV file with a header line and one style per row.
+def read_csv(path: Path) -> CatalogContent:
+    """Read a CSV file with a header line and one style per row.
 
     Columns: id, image, counterpart, tags (separated by spaces or ';'), licence, and any training
     setting; an empty cell takes the run's value. Separators are commas, semicolons or tabs.
@@ -114,7 +120,7 @@ def read_csv(path: Path) -> Read:
         )
     if not columns:
         return _broken(path, 1, "the file is empty", "begin with a header line: id,image")
-    return entries, problems, ()
+    return CatalogContent(entries, problems)
 
 
 def _header(path: Path, columns: list[str]) -> list[CatalogProblem]:
@@ -132,9 +138,7 @@ def _header(path: Path, columns: list[str]) -> list[CatalogProblem]:
     if "image" not in columns:
         problems.append(CatalogProblem(str(path), 1, "column 'image' is missing", "add it"))
     for name in sorted({c for c in columns if columns.count(c) > 1}):
-        problems.append(
-            CatalogProblem(str(path), 1, f"column {name!r} is there twice", "remove one")
-        )
+        problems.append(CatalogProblem(str(path), 1, f"column {name!r} is repeated", "remove one"))
     return problems
 
 
@@ -143,7 +147,7 @@ def _row(
 ) -> tuple[CatalogEntry | None, list[CatalogProblem]]:
     if len(row) != len(columns):
         what = f"{len(row)} cells where the header has {len(columns)} columns"
-        remedy = "write one cell a column; put text with separators in quotes"
+        remedy = "write one cell per column; put text with separators in quotes"
         return None, [CatalogProblem(str(path), line, what, remedy)]
     cells = {k: v.strip() for k, v in zip(columns, row, strict=True) if v.strip()}
     item: dict[str, Any] = {k: v for k, v in cells.items() if k in FIELDS and k != "overrides"}
@@ -163,7 +167,7 @@ def _value(text: str) -> Any:
 def _entry(
     path: Path, item: Any, line: int, lines: Mapping[str, int]
 ) -> tuple[CatalogEntry | None, list[CatalogProblem]]:
-    """The entry of a mapping, without its faulty fields, and the problems of these."""
+    """Parse a mapping to an entry without its invalid fields, and their problems."""
     if not isinstance(item, dict):
         message = f"an entry is {item!r}, not a mapping"
         return None, [CatalogProblem(str(path), line, message, "write at least `image: FILE`")]
@@ -198,29 +202,31 @@ _TOP_HELP = "a catalog has styles and gate"
 
 
 def _parse_good_fields(model: type[M], data: dict[str, Any]) -> tuple[M | None, list[Problem]]:
-    """Parse data; where fields have problems, parse the other fields, so that these are checked
-    further. The model is None where a required field is missing or faulty."""
+    """Parse data without its invalid fields, so that the valid fields are checked further.
+
+    Returns (model, problems). The model is None where a required field is missing or invalid.
+    """
     try:
         return model.parse(data), []
     except InvalidInputError as e:
         problems = list(e.problems)
-    faulty = [p.field for p in problems]
-    good = {k: v for k, v in data.items() if not any(_within(f, k) for f in faulty)}
+    invalid = [p.field for p in problems]
+    good = {k: v for k, v in data.items() if not any(_is_part_of(f, k) for f in invalid)}
     try:
         return model.parse(good), problems
     except InvalidInputError:
         return None, problems
 
 
-def _within(field: str, name: str) -> bool:
-    """Whether a path such as ``tags[0]`` lies in the field ``name``."""
+def _is_part_of(field: str, name: str) -> bool:
+    """Whether the path ``field``, such as ``tags[0]``, is or lies in the field ``name``."""
     return field == name or field.startswith((f"{name}.", f"{name}["))
 
 
 def _lines(node: Any, levels: int, path: str = "") -> dict[str, int]:
-    """Lines of the fields of a YAML node, such as ``overrides.t0`` and ``tags[1]``.
+    """Lines by field path (``overrides.t0``, ``tags[1]``) of a YAML node.
 
-    levels: depth of the fields; YAML aliases can make a node contain itself.
+    levels: maximum depth; with YAML aliases a node can contain itself.
     """
     lines: dict[str, int] = {}
     children: list[tuple[str, Any, Any]] = []
@@ -236,7 +242,7 @@ def _lines(node: Any, levels: int, path: str = "") -> dict[str, int]:
 
 
 def _repeated_keys(path: Path, node: Any, levels: int = YAML_LEVELS) -> list[CatalogProblem]:
-    """Problems of keys that a mapping has twice; YAML would use the last one."""
+    """Problems of repeated keys in mappings; the YAML parser uses the last value."""
     problems: list[CatalogProblem] = []
     if not levels:
         return problems
@@ -245,7 +251,7 @@ def _repeated_keys(path: Path, node: Any, levels: int = YAML_LEVELS) -> list[Cat
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
-                what = f"field {name!r} is there twice (first in line {seen[name]})"
+                what = f"field {name!r} is repeated (first in line {seen[name]})"
                 problem = CatalogProblem(str(path), line, what, "remove one of them", field=name)
                 problems.append(problem)
             seen.setdefault(name, line)
@@ -260,10 +266,10 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a catalog that is there") from None
+        raise UserError(f"{path}: no such file; give an existing catalog") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
 
 
-def _broken(path: Path, line: int | None, message: str, remedy: str) -> Read:
-    return [], [CatalogProblem(str(path), line, message, remedy)], ()
+def _broken(path: Path, line: int | None, message: str, remedy: str) -> CatalogContent:
+    return CatalogContent([], [CatalogProblem(str(path), line, message, remedy)])

@@ -1,4 +1,4 @@
-"""The JSON Schema of YAML catalogs, generated from the models; editors use the file."""
+"""JSON Schema of YAML catalogs for editors, generated from the models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def catalog_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The text of the shipped file."""
+    """The schema as the text of the packaged file."""
     return json.dumps(catalog_schema(), indent=2) + "\n"
 
 
 def shipped_schema() -> str:
-    """Read the schema that comes with the package."""
+    """Read the packaged schema."""
     return resources.files("factory").joinpath(FILE).read_text(encoding="utf-8")

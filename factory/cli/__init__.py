@@ -1,9 +1,9 @@
 """The command line: `style-factory`.
 
 Results go to standard output (with --json as one JSON document), progress and errors to standard
-error. Exit codes: 0 where all that was asked is done, 1 where part of it failed, 2 for a mistake in
-the call or the environment, 130 after Ctrl-C or SIGTERM. Modules are imported when a command needs
-them, so that help and shell completion are fast.
+error. Exit codes: 0 for success, 1 where part of the work failed, 2 for a mistake in the call or
+the environment, 130 after Ctrl-C or SIGTERM. Commands import their modules when they run, so that
+help and shell completion are fast.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 def run() -> NoReturn:
-    """Run the program: ``main``, the end of Ray, and the exit code to the shell."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run ``main``, shut Ray down, and exit with the command's code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()
     # A second Ctrl-C while Ray shuts down ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -27,12 +27,8 @@ def run() -> NoReturn:
     sys.exit(code)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code. A mistake of the user prints no traceback."""
+    """Run a command; returns the exit code. User errors print no traceback."""
     import typer
 
     from factory.cli.app import app

@@ -27,7 +27,7 @@ from factory.cli.output import print_fields, print_json, print_progress, print_r
 from osasis.errors import UserError
 
 GUIDE, PERCEPTUAL, MEASUREMENT = "Guide", "Perceptual net", "Measurement"
-# Photos that `base evaluate --output` shows.
+# Number of photos that `base evaluate --output` reconstructs.
 SHOWN_PHOTOS = 8
 
 app = typer.Typer(cls=Group)
@@ -76,7 +76,7 @@ def import_(
             metavar="STAGES",
         ),
     ] = "0,1,2,3",
-    guide_grid: Annotated[int, option(GUIDE, "Cells a side of a statistics guide.")] = 1,
+    guide_grid: Annotated[int, option(GUIDE, "Grid cells per side of a statistics guide.")] = 1,
     guide_model: Annotated[
         str, option(GUIDE, "open_clip model name.", metavar="NAME")
     ] = "ViT-B-32",
@@ -138,7 +138,7 @@ def train(
     images: Annotated[str, option(INPUTS, "Folder or URI of photos of one domain.", metavar="DIR")],
     config: ConfigOption,
     start: Annotated[
-        Path | None, option(INPUTS, "DiffAE checkpoint to begin with.", metavar="FILE")
+        Path | None, option(INPUTS, "DiffAE checkpoint to start from.", metavar="FILE")
     ] = None,
     like: Annotated[
         str | None,
@@ -150,7 +150,7 @@ def train(
     ] = None,
     set_: SettingsOption = None,
     minutes: Annotated[
-        float | None, option(TRAINING, "Stop after this time; the same command continues.")
+        float | None, option(TRAINING, "Stop after this time; the same command resumes.")
     ] = None,
     workers: Annotated[int, option(CLUSTER, "Workers that share every batch.", min=1)] = 1,
     licence: LicenceOption = "",
@@ -180,7 +180,7 @@ def train(
     elif run.info is not None:
         print_result(f"base {name} trained (fingerprint {run.info['fingerprint']})")
     else:
-        print_result(f"stopped after {minutes:g} minute(s); the same command continues")
+        print_result(f"stopped after {minutes:g} minute(s); the same command resumes")
     if not run.finished:
         raise typer.Exit(1)
 
@@ -192,7 +192,7 @@ def evaluate(
     ],
     name: OptionalNameArgument = None,
     limit: Annotated[
-        int | None, option(INPUTS, "Use only this many photos, the first ones.")
+        int | None, option(INPUTS, "Use only the first photos, up to this number.")
     ] = None,
     steps: Annotated[int, option(MEASUREMENT, "Steps of a full schedule.", min=1)] = 100,
     samples: Annotated[int, option(MEASUREMENT, "Samples for the Frechet distance.")] = 0,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from factory.cli.options import INPUTS, OUTPUTS, TRAINING, HomeOption, JsonOption, option
 from factory.cli.output import print_error, print_json, print_result
+from osasis.choices import Precision
 
 
 def train_guide(
@@ -22,18 +23,16 @@ def train_guide(
         option(INPUTS, "Folder of other photos to measure the guide on.", metavar="DIR"),
     ] = None,
     minutes: Annotated[
-        float | None, option(TRAINING, "Wall time of the training, all runs together.")
+        float | None, option(TRAINING, "Total training time over all runs, in minutes.")
     ] = None,
-    steps: Annotated[
-        int | None, option(TRAINING, "Number of steps, instead of a time in minutes.")
-    ] = None,
+    steps: Annotated[int | None, option(TRAINING, "Number of steps, instead of --minutes.")] = None,
     seed: Annotated[int, option(TRAINING, "Seed of every random draw.")] = 0,
     paintings: Annotated[
         int, option(TRAINING, "Number of looks to paint, each on three people.")
     ] = 1500,
     batch: Annotated[int, option(TRAINING, "Number of looks in a step.")] = 32,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
+        Precision,
         option(TRAINING, "Arithmetic of the training; auto chooses what the machine supports."),
     ] = "auto",
     home: HomeOption = None,

@@ -1,4 +1,4 @@
-"""How commands and their groups read a call: all bad options at once, and plain grouped help."""
+"""Command and group classes: report all bad options at once, and print plain grouped help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from osasis.errors import UserError, did_you_mean
 
 
 class CallError(UserError):
-    """A call with problems (``osasis.validation.Problem``); their fields are options."""
+    """Invalid arguments. problems: ``osasis.validation.Problem``, whose fields are options."""
 
     def __init__(self, problems: Iterable[Any]) -> None:
         self.problems = tuple(problems)
@@ -21,11 +21,11 @@ class CallError(UserError):
 
 
 class CommandInterruptedError(Exception):
-    """Ctrl-C or SIGTERM ended a command. Its text says what the same command does next."""
+    """Ctrl-C or SIGTERM stopped a command."""
 
 
 class Command(TyperCommand):
-    """A command that reports every bad option at once, and keeps standard output for its result."""
+    """A command that reports all bad options at once and prints only its result to stdout."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -45,16 +45,15 @@ class Command(TyperCommand):
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:
-                raise CommandInterruptedError(
-                    "stopped; the same command trains on where it can"
-                ) from None
+                message = "stopped; to continue, run the same command again"
+                raise CommandInterruptedError(message) from None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_panels(formatter, _option_panels(self, ctx))
 
 
 class Group(TyperGroup):
-    """A group of commands whose plain help shows the same panels as the coloured one."""
+    """A command group whose plain help shows the same panels as the coloured help."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
@@ -75,7 +74,7 @@ class Group(TyperGroup):
 
 
 def _option_panels(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """Rows of (option, help) by the panel that they stand in."""
+    """Rows of (option, help) by help panel."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
         if (row := param.get_help_record(ctx)) is not None:
@@ -91,7 +90,7 @@ def _write_panels(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> N
 
 
 def call_error(error: typer.TyperException) -> CallError:
-    """A mistake in the call that Typer found, in this project's words."""
+    """Convert an error of Typer to a ``CallError``."""
     from osasis.validation import Problem
 
     context: Any = getattr(error, "ctx", None)
@@ -112,7 +111,7 @@ def call_error(error: typer.TyperException) -> CallError:
 
 
 def _parameter_problem(param: Any, error: typer.BadParameter, command: str) -> Any:
-    """What is wrong with the value of an option or argument, or that it is missing."""
+    """The problem of an invalid or missing option or argument."""
     from pydantic import Field, ValidationError
 
     from osasis.validation import Problem, allowed
@@ -125,5 +124,5 @@ def _parameter_problem(param: Any, error: typer.BadParameter, command: str) -> A
     value, descriptor = found["input"], param.type_descriptor
     shown = value if found["type"] in ("greater_than_equal", "less_than_equal") else repr(value)
     near = did_you_mean(str(value), map(str, descriptor.choices)) if descriptor.choices else ""
-    may_be = allowed(Annotated[descriptor.annotation, Field(ge=param.min, le=param.max)])
-    return Problem(name, value, f"{name} is {shown}{near}", may_be)
+    allowed_values = allowed(Annotated[descriptor.annotation, Field(ge=param.min, le=param.max)])
+    return Problem(name, value, f"{name} is {shown}{near}", allowed_values)

@@ -28,7 +28,7 @@ def check(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find everything that is wrong with a catalog."""
+    """Check a catalog and print all problems."""
     from factory.catalog import check_catalog
 
     found = check_catalog(Path(catalog), preset, assignments(set_, "--set"))

@@ -1,4 +1,4 @@
-"""`style-factory inspect`: what made a stylized picture, and the command that makes it again."""
+"""`style-factory inspect`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def inspect(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what made a stylized picture, and the command that makes the picture again."""
+    """Print the provenance of a stylized image, and the command that reproduces the image."""
     from factory.core.remake import provenance_of, remake_command
 
     found = provenance_of(image, row)
@@ -29,4 +29,4 @@ def inspect(
         return
     for name, value in found.to_text().items():
         print_result(f"{name}: {value}")
-    print_result(f"again: {command}")
+    print_result(f"command: {command}")

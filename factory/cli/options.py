@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of values that Typer has no type for."""
+"""Options that several commands share, and parsers of values for which Typer has no type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Preset = Literal["reference", "default", "fast"]
 
 
 def option(panel: str, help: str, *names: str, **settings: Any) -> Any:
-    """An option in a panel of the help; settings: further arguments of ``typer.Option``."""
+    """A Typer option in a help panel. settings: further arguments of ``typer.Option``."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
@@ -54,19 +54,25 @@ SettingsOption = Annotated[
         TRAINING, "A training setting; may be given several times.", "--set", metavar="NAME=VALUE"
     ),
 ]
-LicenceOption = Annotated[str, option(OUTPUTS, "Licence note to keep.", metavar="TEXT")]
+LicenceOption = Annotated[str, option(OUTPUTS, "Licence note to store.", metavar="TEXT")]
 ReplaceOption = Annotated[bool, option(OUTPUTS, "Replace another base of this name.", "--replace")]
 
 
 def find_home(given: str | None) -> Home:
-    """The home that ``--home`` names. Imported here: its import takes a second."""
+    """The home that ``--home`` names; where the user has no home directory, it also serves as one.
+
+    Imports here: they take a second.
+    """
+    from factory.cli.user_home import ensure_user_home
     from factory.core.home import Home
 
-    return Home.find(given)
+    home = Home.find(given)
+    ensure_user_home(home.path / "user-home")
+    return home
 
 
 def assignments(items: list[str] | None, flag: str) -> dict[str, Any]:
-    """NAME=VALUE pairs; values are read as JSON where they are JSON, else as text."""
+    """Parse NAME=VALUE pairs; a value that is not JSON is text. Raises UserError."""
     values: dict[str, Any] = {}
     for item in items or ():
         name, found, value = item.partition("=")
@@ -80,12 +86,11 @@ def assignments(items: list[str] | None, flag: str) -> dict[str, Any]:
 
 
 def names(text: str) -> list[str]:
-    """The names in a comma-separated list."""
+    """Split a comma-separated list of names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_above_zero(value: float | None, flag: str) -> float | None:
-    """The value. Raises UserError where it is 0 or less."""
+def check_above_zero(value: float | None, flag: str) -> None:
+    """Raise UserError for a value of 0 or less."""
     if value is not None and not value > 0:
         raise UserError(f"{flag} is {value:g}; it must be above 0")
-    return value

@@ -1,4 +1,4 @@
-"""What commands print: results to standard output, progress and errors to standard error."""
+"""Prints results to standard output, and progress and errors to standard error."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _results: TextIO | None = None
 def results_only_on_stdout() -> Iterator[None]:
     """Redirect file descriptor 1 of this process to standard error, except for ``print_result``.
 
-    Libraries and the processes that they start print notices to standard output, where they would
-    make the document of ``--json`` invalid; replacing ``sys.stdout`` alone does not reach them.
+    Notices that libraries and their processes print to standard output would make the document of
+    ``--json`` invalid. Replacing ``sys.stdout`` does not redirect C code and child processes.
     """
     global _results
     sys.stdout.flush()
-    kept = os.dup(1)
+    original = os.dup(1)
     os.dup2(2, 1)
-    _results = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+    _results = os.fdopen(os.dup(original), "w", encoding="utf-8")
     try:
         yield
     finally:
-        sys.stdout.flush()  # what libraries printed still waits in Python's buffer
-        os.dup2(kept, 1)
-        os.close(kept)
+        sys.stdout.flush()  # Python's buffer holds output of libraries
+        os.dup2(original, 1)
+        os.close(original)
         results, _results = _results, None
         results.close()
 
@@ -46,7 +46,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def print_fields(document: dict[str, Any], as_json: bool) -> None:
-    """Print a document as JSON, or as one ``name: value`` line a field."""
+    """Print a document as JSON, or as one ``name: value`` line per field."""
     if as_json:
         print_json(document)
         return
@@ -60,12 +60,12 @@ def print_fields(document: dict[str, Any], as_json: bool) -> None:
 
 
 def print_progress(line: str) -> None:
-    """Print a line to standard error at once."""
+    """Print a line to standard error, unbuffered."""
     print(line, file=sys.stderr, flush=True)
 
 
 def print_error(error: Exception | str, as_json: bool) -> None:
-    """Print an error, each of its problems on a line of its own; with --json also as a document."""
+    """Print an error, one line per problem; with --json also as a JSON document."""
     subject = getattr(error, "subject", "")
     problems = getattr(error, "problems", ())
     prefix = f"{subject}: " if subject else ""
@@ -75,5 +75,5 @@ def print_error(error: Exception | str, as_json: bool) -> None:
         document: dict[str, Any] = {"error": str(error)}
         if problems:
             document["problems"] = [vars(p) for p in problems]
-        with contextlib.suppress(OSError):  # the error may be that standard output is full
+        with contextlib.suppress(OSError):  # the error can be a full standard output
             print_result(json.dumps(document, indent=2, default=str))

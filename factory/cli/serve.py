@@ -43,7 +43,7 @@ def serve(
     ] = None,
     check: Annotated[
         bool,
-        option(SETTINGS, "Check settings, base and styles, and end without serving.", "--check"),
+        option(SETTINGS, "Check settings, base and styles, and exit without serving.", "--check"),
     ] = False,
     keys: Annotated[
         str | None,
@@ -53,7 +53,7 @@ def serve(
         str | None,
         option(
             KEYS,
-            "Add a key of this name to the file of --keys, print the key, and end.",
+            "Add a key of this name to the file of --keys, print the key, and exit.",
             metavar="NAME",
         ),
     ] = None,
@@ -82,7 +82,7 @@ def serve(
 def _settings(
     home: str | None, file: Path | None, assigned: dict[str, Any], given: dict[str, Any]
 ) -> ServeConfig:
-    """The file's settings; ``--set`` takes precedence over it, options over both."""
+    """Merge settings, lowest precedence first: file, ``--set``, other options."""
     from serving.config import ServeConfig, load_config
 
     data = load_config(file) if file else {}
@@ -103,7 +103,7 @@ def _add_key(keys: str | None, name: str, as_json: bool) -> None:
     from serving.auth import new_key
 
     if not keys:
-        raise UserError("--new-key needs --keys FILE, where its hash is kept")
+        raise UserError("--new-key needs --keys FILE, where the key's hash is saved")
     key = new_key(Path(keys), name)
-    print_progress("this key is shown once; only its hash is kept")
+    print_progress("store this key now: only its hash is saved")
     print_fields({"name": name, "key": key}, as_json)

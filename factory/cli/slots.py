@@ -1,4 +1,4 @@
-"""`style-factory slots ...`: the slots of a run that is training."""
+"""`style-factory slots ...`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a run that is training more slots."""
+    """Add slots to a run that is training."""
     from factory.training.slots import add_slots
 
     folder = _job_folder(find_home(home), job)
@@ -54,7 +54,7 @@ def show(job: JobArgument, home: HomeOption = None, as_json: JsonOption = False)
 
 
 def _job_folder(home: Home, name: str) -> Path:
-    """The folder of a training job. Raises UserError naming the jobs that there are."""
+    """The folder of a training job. Raises UserError where no job has the name."""
     names = sorted(p.name for p in home.jobs.glob("train-*") if p.is_dir())
     if not names:
         raise UserError(f"no job in {home.jobs}; start one with `style-factory train CATALOG`")

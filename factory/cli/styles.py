@@ -1,4 +1,4 @@
-"""`style-factory styles ...`: the registry."""
+"""`style-factory styles ...`."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def delete(
     """Delete a version, or a style with all its versions."""
     from factory.registry import Registry
 
-    gone = Registry(find_home(home)).delete(style)
-    print_fields({"deleted": [v.reference for v in gone]}, as_json)
+    deleted = Registry(find_home(home)).delete(style)
+    print_fields({"deleted": [v.reference for v in deleted]}, as_json)
 
 
 @app.command(cls=Command)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from factory.cli.calls import CommandInterruptedError
 from factory.cli.options import (
     CLUSTER,
     FAILURES,
@@ -23,10 +22,14 @@ from factory.cli.options import (
     option,
 )
 from factory.cli.output import print_json, print_progress, print_result
+from osasis import choices
 from osasis.errors import UserError
 
+if TYPE_CHECKING:
+    from pipelines.result import StylizeResult
+
 MIX = "Mix"
-# Bad photos that the terminal lists; the table of errors has all.
+# Maximum number of failed photos to print; errors.parquet lists all.
 SHOWN_ERRORS = 50
 
 
@@ -51,11 +54,11 @@ def stylize(
         option(INPUTS, "Column of a Parquet input that holds bytes or paths.", metavar="NAME"),
     ] = None,
     fit: Annotated[
-        Literal["crop", "pad", "resize", "align"],
+        choices.Fit,
         option(INPUTS, "How a photo is fitted to the base's square; align finds faces."),
     ] = "crop",
     no_face: Annotated[
-        Literal["error", "crop", "keep"],
+        choices.NoFace,
         option(
             INPUTS,
             "What --fit align does with a photo without a face: list it as an error, crop "
@@ -81,28 +84,28 @@ def stylize(
         list[str] | None,
         option(
             MIX,
-            "A grey picture for a mask that the mix names, laid over every photo; may be given "
+            "Greyscale image of a mask that the mix names, applied to every photo; may be given "
             "several times.",
             metavar="NAME=FILE",
         ),
     ] = None,
     size: Annotated[
-        Literal["photo", "base"],
+        choices.OutputSize,
         option(OUTPUTS, "Size of the outputs: the photo's own, or the base's square."),
     ] = "photo",
     detail: Annotated[
         bool, option(OUTPUTS, "Carry the style up to the photo's resolution.", "--detail")
     ] = False,
     format: Annotated[
-        Literal["png", "jpeg", "jpg", "webp", "parquet"], option(OUTPUTS, "Format of the outputs.")
+        Literal[choices.OutputFormat, "jpg"], option(OUTPUTS, "Format of the outputs.")
     ] = "png",
     encoding: Annotated[
-        Literal["png", "jpeg", "webp"] | None,
+        choices.ImageFormat | None,
         option(OUTPUTS, "Encoding of the images in Parquet (default: png)."),
     ] = None,
     quality: Annotated[int, option(OUTPUTS, "Quality of JPEG and WebP.", min=1, max=100)] = 90,
     alpha: Annotated[
-        Literal["keep", "drop"] | None,
+        choices.Alpha | None,
         option(
             OUTPUTS,
             "The photo's transparency: keep it in the outputs, or lay it over white (default: keep "
@@ -110,10 +113,10 @@ def stylize(
         ),
     ] = None,
     metadata: Annotated[
-        Literal["strip", "keep"], option(OUTPUTS, "What happens to the photo's EXIF.")
+        choices.Metadata, option(OUTPUTS, "Strip or keep the photo's EXIF.")
     ] = "strip",
     provenance: Annotated[
-        Literal["full", "style", "none"],
+        choices.Provenance,
         option(
             OUTPUTS,
             "What the outputs tell: style, mix and the photo's name; full: the photo's path too; "
@@ -124,8 +127,8 @@ def stylize(
         bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"] | None,
-        option(OUTPUTS, "Arithmetic of the model (default: as each style's settings say)."),
+        choices.Precision | None,
+        option(OUTPUTS, "Arithmetic of the model (default: from each style's settings)."),
     ] = None,
     workers: Annotated[
         int | None, option(CLUSTER, "Model actors (default: one per GPU, else one per CPU).", min=1)
@@ -134,7 +137,7 @@ def stylize(
         float | None, option(CLUSTER, "GPUs that each model actor takes; 0.5 puts two on a GPU.")
     ] = None,
     readers: Annotated[
-        int | None, option(CLUSTER, "Photos read at the same time (default: half the CPUs).", min=1)
+        int | None, option(CLUSTER, "Photos read concurrently (default: half the CPUs).", min=1)
     ] = None,
     max_errors: Annotated[
         int | None, option(FAILURES, "Stop the job after more than this many errors.", min=0)
@@ -147,14 +150,14 @@ def stylize(
     ] = None,
     retry_errors: Annotated[
         bool,
-        option(FAILURES, "Try again the photos that failed in an earlier run.", "--retry-errors"),
+        option(FAILURES, "Retry photos that failed in an earlier run.", "--retry-errors"),
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stylize a corpus of photos in registered styles.
 
-    The same command finishes a killed job. Photos that cannot be stylized are listed in
+    The same command resumes a killed job. Photos that cannot be stylized are listed in
     OUTPUT/errors.parquet.
     """
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
@@ -162,40 +165,36 @@ def stylize(
     import pipelines
 
     terminal = sys.stderr.isatty()
-    try:
-        result = pipelines.stylize(
-            names(styles),
-            source,
-            output,
-            home=find_home(home),
-            mix=assignments(mix, "--mix"),
-            mix_file=mix_file,
-            fit=fit,
-            size=size,
-            detail=detail,
-            format=format,
-            encoding=encoding,
-            quality=quality,
-            alpha=alpha,
-            metadata=metadata,
-            provenance=provenance,
-            no_face=no_face,
-            precision=precision,
-            masks=_mask_files(mask or []),
-            image_column=image_column,
-            workers=workers,
-            readers=readers,
-            gpus_per_worker=gpus_per_worker,
-            max_errors=max_errors,
-            timeout_per_image=timeout_per_image,
-            retry_errors=retry_errors,
-            contact_sheet=not no_contact_sheet,
-            report=_print_to_terminal if terminal else print_progress,
-            terminal=terminal,
-        )
-    except KeyboardInterrupt:
-        message = "stopped; the same command goes on where this one ended"
-        raise CommandInterruptedError(message) from None
+    result = pipelines.stylize(
+        names(styles),
+        source,
+        output,
+        home=find_home(home),
+        mix=assignments(mix, "--mix"),
+        mix_file=mix_file,
+        fit=fit,
+        size=size,
+        detail=detail,
+        format=format,
+        encoding=encoding,
+        quality=quality,
+        alpha=alpha,
+        metadata=metadata,
+        provenance=provenance,
+        no_face=no_face,
+        precision=precision,
+        masks=_mask_files(mask or []),
+        image_column=image_column,
+        workers=workers,
+        readers=readers,
+        gpus_per_worker=gpus_per_worker,
+        max_errors=max_errors,
+        timeout_per_image=timeout_per_image,
+        retry_errors=retry_errors,
+        contact_sheet=not no_contact_sheet,
+        report=_print_to_terminal if terminal else print_progress,
+        terminal=terminal,
+    )
     if as_json:
         print_json(result.to_dict())
     else:
@@ -205,7 +204,7 @@ def stylize(
 
 
 def _mask_files(given: list[str]) -> dict[str, str]:
-    """Files by mask name. Raises UserError."""
+    """Mask files by name, from NAME=FILE. Raises UserError."""
     files: dict[str, str] = {}
     for text in given:
         name, equals, file = text.partition("=")
@@ -217,8 +216,8 @@ def _mask_files(given: list[str]) -> dict[str, str]:
     return files
 
 
-def _print_summary(result: Any) -> None:
-    """Print each bad photo once, however many styles it lacks, and the count of images."""
+def _print_summary(result: StylizeResult) -> None:
+    """Print each failed photo once, whatever the number of styles, and the count of images."""
     reasons = list(dict.fromkeys((e["path"], e["reason"]) for e in result.errors))
     for path, reason in reasons[:SHOWN_ERRORS]:
         print_result(f"{path}: {reason}")
@@ -228,5 +227,5 @@ def _print_summary(result: Any) -> None:
 
 
 def _print_to_terminal(text: str) -> None:
-    """Print progress that moves the cursor itself."""
+    """Print progress text that contains its own cursor movements."""
     print(text, end="", file=sys.stderr, flush=True)

@@ -46,23 +46,23 @@ def train(
         list[str] | None,
         option(
             TRAINING,
-            "A condition of champions: a style that misses it is registered as candidate.",
+            "Condition for champion; a style that fails it is registered as candidate.",
             metavar="METRIC<=X",
         ),
     ] = None,
     slots: Annotated[
         int | None,
-        option(CLUSTER, "Styles trained at once (default: one per GPU, else one per CPU).", min=1),
+        option(CLUSTER, "Concurrently trained styles (default: one per GPU, else per CPU).", min=1),
     ] = None,
     gpus_per_slot: Annotated[
         float | None, option(CLUSTER, "GPUs that each slot takes, such as 0.5.")
     ] = None,
-    retries: Annotated[int, option(FAILURES, "How often a style is tried again.", min=0)] = 2,
+    retries: Annotated[int, option(FAILURES, "Retries per style.", min=0)] = 2,
     retry_on: Annotated[
         str,
         option(
             FAILURES,
-            "Failures that are retried, of died, memory, error, diverged, image, input.",
+            "Failure kinds to retry: died, memory, error, diverged, image, input.",
             metavar="KINDS",
         ),
     ] = "died,memory,error",
@@ -75,7 +75,7 @@ def train(
 ) -> None:
     """Train and register every style of a catalog.
 
-    Styles that are registered already are skipped; the same command continues a killed run.
+    Styles that are registered already are skipped; the same command resumes a killed run.
     """
     from factory.training.run import train as train_catalog
 

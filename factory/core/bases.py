@@ -25,13 +25,15 @@ from osasis.networks.sizes import load_config
 from osasis.storage import sha256_file, write_atomic
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME_RULE = "use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
 
 
 @dataclass(frozen=True)
 class GuideChoice:
-    """How the guide is made: statistics of the perceptual net, or an open_clip model.
+    """The guide to build: statistics of the perceptual net, or an open_clip model.
 
-    pretrained: a tag or a local checkpoint. config: an open_clip model configuration file.
+    stages, grid: for kind ``statistics``. model, pretrained (a tag or a local checkpoint) and
+    config (a model configuration file): for kind ``open_clip``.
     """
 
     kind: str = "statistics"
@@ -61,21 +63,22 @@ def import_base(
 ) -> dict[str, Any]:
     """Convert official checkpoints into a base of this installation; returns its base.json.
 
-    replace: put it in the place of another base of this name, whose styles then have no base.
-    like: the folder of a base whose guide and perceptual net are taken, instead of those named.
-    photos: a folder of photos of the base's domain, of which up to ``max_photos`` are kept,
-    evenly spread: contents to train styles on. Raises UserError.
+    like: folder of a base whose guide and perceptual net are copied; ``guide`` and the perceptual
+    arguments are then ignored. photos: folder of photos of the base's domain; up to ``max_photos``
+    of them, evenly spread over the folder, are stored with the base as contents for training.
+    replace: overwrite a different base of this name; styles of the old base become unusable.
+    Raises UserError.
     """
     check_name(name, "base")
     sizes = load_config(config)
     tensors, mean, std = read_diffae(diffae, sizes, latent_stats)
     prior_tensors = read_prior(prior, sizes) if prior is not None else None
-    parts = _parts(guide or GuideChoice(), perceptual_net, perceptual_weights, like)
+    parts = _load_guide_parts(guide or GuideChoice(), perceptual_net, perceptual_weights, like)
     sources = {"diffae": diffae, "latent_stats": latent_stats, "prior": prior}
-    # Beside the bases, then renamed: a half-written base is none, and an old one stays whole.
+    # Written to a staging folder and renamed, so that an interrupted import leaves no partial base.
     staging = home.path / f"importing-{name}"
     shutil.rmtree(staging, ignore_errors=True)
-    for path in parts.beside:
+    for path in parts.extra_files:
         write_atomic(staging / path.name, path.read_bytes())
     info = save_base(
         staging,
@@ -101,13 +104,13 @@ def import_base(
 
 
 def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
-    """Rename a new base into place. Raises UserError where another one is there."""
+    """Rename a new base into place. Raises UserError where a different base has the name."""
     if (folder / JSON_NAME).is_file():
-        there = json.loads((folder / JSON_NAME).read_text()).get("fingerprint")
-        if there != fingerprint and not replace:
+        existing = json.loads((folder / JSON_NAME).read_text()).get("fingerprint")
+        if existing != fingerprint and not replace:
             shutil.rmtree(staging)
             raise UserError(
-                f"base {folder.name!r} is there already with other content ({there}), and its "
+                f"base {folder.name!r} already exists with other content ({existing}), and its "
                 "styles need it; choose another name, or give --replace"
             )
         shutil.rmtree(folder)
@@ -116,25 +119,24 @@ def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> No
 
 
 def list_bases(home: Home) -> list[dict[str, Any]]:
-    """One summary a base, by name."""
+    """Describe every base, sorted by name."""
     return [describe_base(home, name) for name in home.base_names()]
 
 
 def describe_base(home: Home, name: str | None) -> dict[str, Any]:
-    """What base.json says, and the number of parameters and bytes."""
+    """The content of base.json, with the base's folder and its size in bytes."""
     folder = home.base_folder(name)
-    info = read_base_info(folder)
     return {
-        **info,
+        **read_base_info(folder),
         "folder": str(folder),
         "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
     }
 
 
 def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
-    """Up to ``limit`` photos of a folder, evenly spread, as (N, 3, size, size) uint8.
+    """Up to ``limit`` photos, evenly spread over a folder, as (N, 3, size, size) uint8.
 
-    Broken files are passed over; UserError where none can be read.
+    Skips files that cannot be read; raises UserError where no file can be read.
     """
     found = find_images(folder)
     count = min(limit, len(found))
@@ -152,30 +154,33 @@ def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
 
 
 def check_name(name: str, what: str) -> None:
-    """Names are used in paths, URLs and MLflow: small letters, digits, dot, dash, underscore."""
+    """Raise UserError for a name that is not safe in paths, URLs and MLflow."""
     if not NAME.fullmatch(name):
-        raise UserError(
-            f"{what} name {name!r}: use 1 to 63 of a-z, 0-9, '.', '-', '_', a letter or digit first"
-        )
+        raise UserError(f"{what} name {name!r}: {NAME_RULE}")
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What looks at images in a base. beside: further files that the guide needs."""
+class _GuideParts:
+    """Guide and perceptual net of a base.
+
+    guide: the guide's entry in base.json. extra_files: files to copy into the base's folder.
+    """
 
     guide: dict[str, Any]
     guide_weights: dict[str, torch.Tensor] | None
     perceptual: PerceptualNet
-    beside: tuple[Path, ...] = ()
+    extra_files: tuple[Path, ...] = ()
 
 
-def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | None) -> _Parts:
+def _load_guide_parts(
+    choice: GuideChoice, net: str, weights: Path | None, like: Path | None
+) -> _GuideParts:
     if like is not None:
         info = read_base_info(like)
         spec = info["guide"]
         guide_file = like / "guide.safetensors"
         config = spec.get("config")
-        return _Parts(
+        return _GuideParts(
             spec,
             load_file(guide_file) if guide_file.is_file() else None,
             PerceptualNet(info["perceptual"]["net"], like / "perceptual.safetensors"),
@@ -185,7 +190,7 @@ def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | Non
     if choice.kind == "statistics":
         StatisticsGuide(perceptual, choice.stages, choice.grid)  # validates the stages
         spec = {"kind": "statistics", "stages": list(choice.stages), "grid": choice.grid}
-        return _Parts(spec, None, perceptual)
+        return _GuideParts(spec, None, perceptual)
     guide = open_clip_guide(choice.model, choice.pretrained, choice.config)
     spec = {
         "kind": "open_clip",
@@ -194,5 +199,5 @@ def _parts(choice: GuideChoice, net: str, weights: Path | None, like: Path | Non
         "config": choice.config.name if choice.config else None,
         "facts": guide.metadata,
     }
-    beside = (choice.config,) if choice.config else ()
-    return _Parts(spec, guide.model.state_dict(), perceptual, beside)
+    extra_files = (choice.config,) if choice.config else ()
+    return _GuideParts(spec, guide.model.state_dict(), perceptual, extra_files)

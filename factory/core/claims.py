@@ -1,9 +1,9 @@
-"""Claims: several jobs that share a home agree on which job trains a style or builds a bank.
+"""Claims: locks by which jobs that share a home agree on who trains a style or builds a bank.
 
-A claim is a JSON file that names its holder. Claims are written under one lock, so that exactly
-one of several jobs gets a claim. A job touches its heartbeat file while it runs; a claim whose
-holder is dead may be taken over. A worker calls ``read_claim`` before it writes a checkpoint, so
-that workers of a dead driver do not overwrite the files of the job that has taken over.
+A claim is a JSON file that names its holder. A file lock serialises writes of claims, so only one
+job acquires a claim. A job touches its heartbeat file while it runs; the claim of a dead holder
+can be taken over. A worker calls ``read_claim`` before it writes a checkpoint, so that workers of
+a dead driver do not overwrite the files of the job that has taken over.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from osasis.storage import write_json
 
 HEARTBEAT_SECONDS = 5.0
 # A job on another machine counts as dead after this long without a heartbeat.
-SILENCE_SECONDS = 60.0
+HEARTBEAT_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Holder:
     """The job that holds a claim, with its machine and process.
 
-    started: when the process started, because process ids are reused.
+    started: start time of the process; tells a reused process id from the holder's process.
     """
 
     job: str
@@ -59,7 +59,7 @@ class Claims:
                 self._heartbeat.touch()
 
     def acquire(self, name: str) -> Holder | None:
-        """Claim a name. Returns None on success, else the living job that holds the claim."""
+        """Acquire a claim. Returns None on success, else the running job that holds the claim."""
         path = self.path(name)
         with self._lock():
             holder = read_claim(path)
@@ -73,7 +73,7 @@ class Claims:
         return read_claim(self.path(name)) == self.holder
 
     def release(self, name: str) -> None:
-        """Give a claim back; a claim that another job has taken over stays as it is."""
+        """Release a claim; does nothing where another job has taken the claim over."""
         with self._lock():
             if self.held(name):
                 self.path(name).unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Claims:
         return self.folder / f"{name}.claim"
 
     def close(self) -> None:
-        """End the heartbeat and give back every claim of this job."""
+        """Stop the heartbeat and release every claim of this job."""
         self._closed.set()
         with self._lock():
             for path in self.folder.glob("*.claim"):
@@ -95,17 +95,17 @@ class Claims:
         if holder.host == self.holder.host:
             return _process_start(holder.pid) == holder.started
         try:
-            silent = time.time() - (self.folder / f"{holder.job}.alive").stat().st_mtime
+            age = time.time() - (self.folder / f"{holder.job}.alive").stat().st_mtime
         except OSError:
             return False
-        return silent < SILENCE_SECONDS
+        return age < HEARTBEAT_TIMEOUT_SECONDS
 
     def _lock(self) -> contextlib.AbstractContextManager[object]:
         return FileLock(self.folder / ".lock")
 
 
 def read_claim(path: Path) -> Holder | None:
-    """The holder that a claim's file names; None where the file is missing or broken."""
+    """The holder that a claim's file names; None where the file is missing or invalid."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -113,7 +113,7 @@ def read_claim(path: Path) -> Holder | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a process of this machine in kernel ticks; None where the process is gone.
+    """Start time of a local process in kernel ticks; None where the process has ended.
 
     Returns "" for a running process on a system without /proc.
     """

@@ -1,4 +1,4 @@
-"""Kinds of failures, and the one line that a report shows for an error. Imports no torch."""
+"""Failure kinds, and one-line descriptions of errors for reports. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def failure_kind(error: BaseException) -> str:
-    """The kind of an error; a run chooses by kind which failures it retries."""
+    """The kind of an error; a run retries failures by kind."""
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, ImageError):
@@ -26,13 +26,14 @@ def failure_kind(error: BaseException) -> str:
         return INPUT
     # torch.OutOfMemoryError is recognised by name, so that this module needs no torch.
     names = {kind.__name__ for kind in type(error).__mro__}
-    memory = names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower()
-    return MEMORY if memory else ERROR
+    if names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower():
+        return MEMORY
+    return ERROR
 
 
 def describe_failure(error: BaseException) -> str:
-    """One line for a report: the text of a UserError; for other errors the type and last line."""
-    # Ray wraps the error of a task in one whose text is a traceback.
+    """One line for a report: the text of a UserError, else the error's type and last line."""
+    # Ray wraps the error of a task in an error whose text is a traceback.
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause
     if isinstance(error, UserError):

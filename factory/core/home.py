@@ -13,7 +13,7 @@ from filelock import FileLock
 from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError, did_you_mean
 
-ENVIRONMENT = "STYLE_FACTORY_HOME"
+HOME_VARIABLE = "STYLE_FACTORY_HOME"
 DEFAULT = Path(".style-factory")
 
 
@@ -25,8 +25,11 @@ class Home:
 
     @classmethod
     def find(cls, given: str | None = None) -> Home:
-        """--home, else STYLE_FACTORY_HOME, else ./.style-factory."""
-        chosen = given or os.environ.get(ENVIRONMENT) or DEFAULT
+        """The home at ``given``, else at STYLE_FACTORY_HOME, else ./.style-factory.
+
+        Raises UserError where the path is a file.
+        """
+        chosen = given or os.environ.get(HOME_VARIABLE) or DEFAULT
         path = Path(chosen).expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise UserError(f"home {path} is a file; give a folder with --home")
@@ -62,6 +65,10 @@ class Home:
         """Downloads from a registry's server; the folder may be deleted at any time."""
         return self.path / "cache"
 
+    def artifact_cache(self, run_id: str) -> Path:
+        """Folder for downloaded artifacts of an MLflow run."""
+        return self.cache / "artifacts" / run_id
+
     @property
     def database(self) -> Path:
         """The sqlite file of the home's own registry."""
@@ -83,7 +90,7 @@ class Home:
 
     @contextlib.contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        """Hold the home's lock with this name; waits while another process holds the lock.
+        """Hold the home's file lock of this name; waits for a process that holds the lock.
 
         The operating system frees the lock when the process ends, also when it is killed.
         """
@@ -104,8 +111,8 @@ class Home:
     def base_folder(self, name: str | None) -> Path:
         """The folder of the base with this name.
 
-        None takes the home's only base, or the package's base where the home has none. Raises
-        UserError that lists the bases where there is no such base, or several for None.
+        None selects the home's only base, or the package's base where the home has none. Raises
+        UserError where no base has the name, or where None is ambiguous.
         """
         folders = self.base_folders()
         own = [n for n, folder in folders.items() if folder.parent == self.bases]
@@ -124,7 +131,7 @@ class Home:
         return folders[name]
 
     def base_with(self, fingerprint: str) -> Path | None:
-        """The folder of the base with this fingerprint, if it is here."""
+        """The folder of the base with this fingerprint; None where no base has it."""
         for folder in self.base_folders().values():
             if read_base_info(folder)["fingerprint"] == fingerprint:
                 return folder

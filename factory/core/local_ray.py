@@ -1,4 +1,4 @@
-"""What a local Ray takes of this machine: CPUs, a folder for its files, its processes."""
+"""What a local Ray takes of this machine: a folder for its files, a token, its processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import psutil
 from filelock import FileLock, Timeout
 
@@ -25,11 +24,6 @@ END_SECONDS = 5.0
 
 # Ray reads a token once per process, so all local Rays of a process share one.
 _token = ""
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use: at most its affinity and the quota of its cgroup."""
-    return max(1, int(joblib.cpu_count()))
 
 
 @dataclass(frozen=True)

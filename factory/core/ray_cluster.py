@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import ray
 
-from factory.core.local_ray import LocalRay, usable_cpus
+from factory.core.local_ray import LocalRay
+from factory.core.machine import usable_cpus
 from osasis.errors import UserError
 
 # Ray Train's health check notices a slot's end or death after this long; its default is 2 s.
@@ -42,8 +43,6 @@ LOCAL_RAY = {
 # batch of outputs, and starting a process takes 3 s of a core. Training runs few tasks and leaves
 # the default, which frees memory.
 KEEP_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-# Ray's native code prints its warnings to standard error; failures reach Python as exceptions.
-DRIVER_ENV = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # How often a local Ray is started before ``connect`` gives up; a busy machine can be too slow.
 STARTS = 3
 # Seconds for a cluster's port to accept a connection, and then for Ray to answer.
@@ -111,9 +110,8 @@ def connect(
     """
     address = cluster_address()
     with _environment_kept():
-        for name, value in DRIVER_ENV.items():
-            os.environ.setdefault(name, value)
-        for name, value in (environment or {}).items():
+        wanted = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **(environment or {})}
+        for name, value in wanted.items():
             os.environ.setdefault(name, value)
         if address:
             _connect_cluster(address, options)

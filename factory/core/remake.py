@@ -1,4 +1,4 @@
-"""The provenance of an output file, and the command that makes the output again."""
+"""Reads the provenance of an output file, and writes the command that reproduces the output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from osasis.images.decoding import read_image_file
 from osasis.mix import StyleShare
 
 MAX_BYTES = 1 << 30
-# Stands in the command for what the provenance does not know.
-UNKNOWN_PHOTO = "PHOTO"
 
 
 def provenance_of(path: Path, row: int = 0) -> Provenance:
-    """The provenance of a picture, or of a row of a Parquet output.
+    """The provenance of an image file, or of a row of a Parquet output.
 
     Raises UserError where the file cannot be read or holds no provenance.
     """
     if path.suffix.lower() == ".parquet":
-        found = _of_row(path, row)
+        found = _row_provenance(path, row)
     else:
         found = read_provenance(read_image_file(path, MAX_BYTES), str(path))
     if found is None:
@@ -34,7 +32,7 @@ def provenance_of(path: Path, row: int = 0) -> Provenance:
     return found
 
 
-def _of_row(path: Path, row: int) -> Provenance | None:
+def _row_provenance(path: Path, row: int) -> Provenance | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -48,14 +46,14 @@ def _of_row(path: Path, row: int) -> Provenance | None:
 
 
 def remake_command(provenance: Provenance) -> str:
-    """The `style-factory stylize` call that makes the same bytes from the same photo.
+    """The `style-factory stylize` command that produces the same bytes from the same photo.
 
-    Masks stand as NAME=NAME.png; a photo whose name is unknown stands as PHOTO.
+    Placeholders: NAME.png for the file of mask NAME, PHOTO for a photo of unknown name, OUTPUT.
     """
     parts = ["style-factory", "stylize", *_mix_options(provenance)]
     for name in sorted(provenance.masks):
         parts += ["--mask", f"{name}={name}.png"]
-    named = {
+    options = {
         "--fit": provenance.fit,
         "--no-face": provenance.no_face,
         "--size": provenance.size,
@@ -64,19 +62,19 @@ def remake_command(provenance: Provenance) -> str:
         "--provenance": "full" if "/" in provenance.source else None,
         "--precision": provenance.arithmetic,
     }
-    parts += [part for option, value in named.items() if value for part in (option, value)]
+    parts += [part for option, value in options.items() if value for part in (option, value)]
     if provenance.detail:
         parts.append("--detail")
     if provenance.format != "png":
         parts += ["--format", provenance.format]
         if provenance.quality is not None:
             parts += ["--quality", str(provenance.quality)]
-    parts += ["--input", provenance.source or UNKNOWN_PHOTO, "--output", "OUTPUT"]
+    parts += ["--input", provenance.source or "PHOTO", "--output", "OUTPUT"]
     return shlex.join(parts)
 
 
 def _mix_options(provenance: Provenance) -> list[str]:
-    """The mix with its styles' versions; fields at their defaults are left out."""
+    """Options for the mix with its styles' versions; omits fields at their defaults."""
     mix = provenance.mix
     fields = mix.changes()
     shares = [
@@ -97,7 +95,7 @@ def _mix_options(provenance: Provenance) -> list[str]:
 
 
 def _option_text(value: Any) -> str:
-    """A value as `--mix` reads it: as JSON, or as text where it is not JSON."""
+    """Format a value for `--mix`: as JSON, or as bare text where that does not parse as JSON."""
     if isinstance(value, str):
         try:
             json.loads(value)

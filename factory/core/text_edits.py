@@ -1,4 +1,4 @@
-"""Text edits that a home keeps."""
+"""Lookup of a home's text edits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from osasis.text_edit import TextEdit, load_text_edit
 
 
 def find_text_edit(home: Home, name: str, base: str) -> TextEdit:
-    """A kept direction of the base with this fingerprint. Raises UserError naming what there is."""
+    """Load a text edit of the base with this fingerprint.
+
+    Raises UserError where no text edit has the name, or where the text edit has another base.
+    """
     names = sorted(p.parent.name for p in home.text_edits.glob("*/text_edit.json"))
     if name not in names:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Files by path or URI: one module for every location that a user names.
+"""Access to files by path or URI.
 
-pyarrow opens its own schemes (``s3``, ``gs``, ``abfs``, ``hdfs``, ``file``), which need no further
-package; fsspec opens all others, chained ones (``zip://a::file://b``) among them.
+pyarrow opens the schemes ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file`` without further packages;
+fsspec opens all others, including chained URIs (``zip://a::file://b``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pyarrow.fs
 from osasis.errors import UserError
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-# A picture larger than this is no picture; what a server sends has no other limit.
+# Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
 
 
 def is_uri(location: str) -> bool:
-    """Whether a location names a file system rather than a path of this machine."""
+    """Whether a location is a URI rather than a local path."""
     return URI.match(location) is not None
 
 
 def locate(location: str, folder: Path) -> str:
-    """A location as written in a file of ``folder``: relative paths count from that folder."""
+    """Resolve a location against ``folder``; returns a local path or a URI."""
     if location.startswith("file://"):
         return unquote(urlsplit(location).path)
     if is_uri(location):
@@ -42,11 +42,11 @@ def base_name(location: str) -> str:
 
 
 def read_bytes(location: str) -> bytes:
-    """The bytes of a file named by path or URI.
+    """Read a file by path or URI.
 
-    Raises UserError where the file cannot be read, or has more than ``MAX_BYTES``.
+    Raises UserError where the file cannot be read or has more than ``MAX_BYTES``.
     """
-    shown = public(location)
+    shown = redact(location)
     try:
         if not is_uri(location) or location.startswith("file://"):
             with Path(locate(location, Path())).open("rb") as file:
@@ -61,18 +61,19 @@ def read_bytes(location: str) -> bytes:
         raise UserError(f"{shown}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{shown}: is a folder, not a file") from None
-    except Exception as e:  # every file system has errors of its own
+    except Exception as e:  # each file system raises its own errors
         reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {first_line(e)}"
         raise UserError(f"{shown}: cannot be read ({reason})") from None
     if len(data) > MAX_BYTES:
-        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; that is no picture")
+        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; the limit of an image")
     return bytes(data)
 
 
-def copy_pictures(uri: str, folder: Path) -> Path:
-    """Copy every picture below a URI into a folder, in its order; returns the folder.
+def copy_images(uri: str, folder: Path) -> Path:
+    """Copy every image below a URI into a folder, numbered in sorted order; returns the folder.
 
-    What was copied before is not read again. Raises UserError.
+    Skips files that are in the folder already. The folder of a ``file://`` URI is returned as it
+    is. Raises UserError.
     """
     if uri.startswith("file://"):
         return Path(locate(uri, Path()))
@@ -84,10 +85,10 @@ def copy_pictures(uri: str, folder: Path) -> Path:
     try:
         system, path = fsspec.core.url_to_fs(uri)
         found = sorted(p for p in system.find(path) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
-    except Exception as e:  # every file system has errors of its own
+    except Exception as e:  # each file system raises its own errors
         raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
     if not found:
-        raise UserError(f"{uri}: no pictures there")
+        raise UserError(f"{uri}: contains no images")
     for number, name in enumerate(found):
         target = folder / f"{number:08}{Path(name).suffix.lower()}"
         if not target.is_file():
@@ -96,9 +97,9 @@ def copy_pictures(uri: str, folder: Path) -> Path:
 
 
 def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """The file system of a URI and the path in it.
+    """The file system of a URI, and the path in that file system.
 
-    Raises UserError where nobody knows the scheme or the place cannot be opened.
+    Raises UserError where the scheme is unknown or the file system cannot be opened.
     """
     head, query = _split(uri)
     scheme, _, rest = head.partition("://")
@@ -123,8 +124,10 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=64)
 def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
-    """pyarrow's file system at scheme://authority/?query and the path there; None where pyarrow
-    has none. Kept, for a bucket's region is asked for over the network."""
+    """pyarrow's file system and path for scheme://authority/?query; None for other schemes.
+
+    Cached, because pyarrow queries a bucket's region over the network.
+    """
     try:
         fs, path = pa.fs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -133,35 +136,29 @@ def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """A URI without and with nothing but its query (of options such as a region) or, for fsspec,
-    the links of its chain (zip://inside::file://outside)."""
+    """Split off a URI's query (``?region=...``) or chained URIs (``zip://a::file://b``)."""
     at = min((i for i in (uri.find("::"), uri.find("?")) if i >= 0), default=len(uri))
     return uri[:at], uri[at:]
 
 
-def below(uri: str, name: str) -> str:
-    """The URI of a file by its name below another URI."""
+def join_uri(uri: str, name: str) -> str:
+    """The URI of the file ``name`` in the folder at ``uri``."""
     head, rest = _split(uri)
     native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
     return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"
 
 
-def beside(uri: str, name: str) -> str:
-    """The URI that a relative URI means in a file that is itself at a URI."""
+def sibling_uri(uri: str, name: str) -> str:
+    """The URI of the file ``name`` in the folder of the file at ``uri``."""
     head, rest = _split(uri)
-    return below(head[: head.rfind("/")] + rest, name)
+    return join_uri(head[: head.rfind("/")] + rest, name)
 
 
-def relative(path: str, root: str) -> str:
-    """A path of a file system as seen from a folder of it; slashes before them say nothing."""
-    return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
-
-
-def public(place: str) -> str:
-    """A place without what may hold keys: a URI's user and query."""
-    if not is_uri(place):
-        return place
-    head = _split(place)[0]
+def redact(location: str) -> str:
+    """A location without the parts of a URI that may hold credentials: user and query."""
+    if not is_uri(location):
+        return location
+    head = _split(location)[0]
     scheme, _, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"

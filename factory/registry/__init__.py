@@ -1,6 +1,12 @@
 """The MLflow registry: one registered model per style, one version per training fingerprint."""
 
-from factory.registry.lookup import EXPERIMENT, KIND_TAG, Listing, list_versions, load_mlflow
+from factory.registry.lookup import (
+    EXPERIMENT,
+    KIND_TAG,
+    RegistrySnapshot,
+    list_versions,
+    load_mlflow,
+)
 from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -18,8 +24,8 @@ __all__ = [
     "GATE_TAG",
     "KIND_TAG",
     "PREVIEWS_TAG",
-    "Listing",
     "Registry",
+    "RegistrySnapshot",
     "StyleVersion",
     "current_of",
     "list_versions",

@@ -1,4 +1,4 @@
-"""Registered styles as files: a folder or a ZIP that another installation imports."""
+"""Exports registered styles to folders and ZIP files, and imports them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import torch
 from factory.core.bases import check_name
 from factory.core.home import Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
-from factory.registry.versions import TRAINING
-from osasis.bundles.base import Base
+from factory.registry.versions import TRAINING_FILE
+from osasis.bundles.base import Base, read_base_info
 from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 
 JSON_NAME = "bundle.json"
 FORMAT = 1
-# What a bundle may hold; nothing else of an archive is looked at.
-STYLE_FILES = ("style.json", "style.safetensors", "style.png", "counterpart.png", TRAINING)
-NEEDED = ("style.json", "style.safetensors")
+# Files of a bundle's style; the import ignores all others.
+STYLE_FILES = ("style.json", "style.safetensors", "style.png", "counterpart.png", TRAINING_FILE)
+REQUIRED_FILES = ("style.json", "style.safetensors")
 MAX_BYTES = 8 * 1024**3
 
 
 def export_style(home: Home, reference: str, target: Path) -> StyleVersion:
-    """Write a version as a bundle: a ZIP where target ends in .zip, else a folder.
+    """Write a version to a ZIP file where target ends in .zip, else to a folder.
 
-    Raises UserError where the target is there already.
+    Raises UserError where the target exists.
     """
     if target.exists():
-        raise UserError(f"{target} is there already; name another file or folder")
+        raise UserError(f"{target} already exists; name another file or folder")
     registry = Registry(home)
     version = registry.resolve(reference)
     run = registry.client.get_run(version.run_id)
@@ -67,10 +67,10 @@ def export_style(home: Home, reference: str, target: Path) -> StyleVersion:
 def import_bundle(
     home: Home, source: Path, style_id: str | None = None, *, promote: bool = True
 ) -> StyleVersion:
-    """Register a bundle; one whose fingerprint is registered already is found, not added.
+    """Register an exported style; returns the existing version of a registered fingerprint.
 
-    style_id: another id than it had. promote: whether it becomes champion, or a candidate.
-    Raises UserError where the bundle is broken or its base is not here.
+    style_id: id in this registry; None keeps the exported id. promote: make the style champion,
+    else candidate. Raises UserError where the bundle is invalid or its base is missing.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = source
@@ -82,8 +82,8 @@ def import_bundle(
         check_name(name, "style")
         check_finite(folder / "style")
         _check_base(home, info["base"], source)
-        trained = folder / "style" / TRAINING
-        results = json.loads(trained.read_text()) if trained.is_file() else {}
+        training = folder / "style" / TRAINING_FILE
+        results = json.loads(training.read_text()) if training.is_file() else {}
         staged = Path(temporary) / "staged"
         for file in STYLE_FILES:
             if (folder / "style" / file).is_file():
@@ -105,17 +105,17 @@ def import_bundle(
 def _unpack(source: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
-            wanted = [i for i in archive.infolist() if _allowed(i.filename)]
-            if sum(i.file_size for i in wanted) > MAX_BYTES:
-                raise UserError(f"{source}: more than {MAX_BYTES >> 30} GiB unpacked; no style is")
-            for item in wanted:
+            members = [i for i in archive.infolist() if _is_bundle_file(i.filename)]
+            if sum(i.file_size for i in members) > MAX_BYTES:
+                raise UserError(f"{source}: the limit is {MAX_BYTES >> 30} GiB unpacked")
+            for item in members:
                 write_atomic(folder / item.filename, archive.read(item))
     except (zipfile.BadZipFile, OSError, EOFError) as e:
         raise UserError(f"{source}: not a style bundle ({e}); export the style again") from None
 
 
-def _allowed(name: str) -> bool:
-    """Only names that an export writes: none leads out of the folder."""
+def _is_bundle_file(name: str) -> bool:
+    """Whether an export writes this name; excludes paths that lead out of the folder."""
     head, _, rest = name.partition("/")
     if name == JSON_NAME:
         return True
@@ -139,17 +139,15 @@ def _read_info(source: Path, folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{source}: bundle format {info.get('format')}; this version reads {FORMAT}"
         )
-    if missing := [n for n in NEEDED if not (folder / "style" / n).is_file()]:
+    if missing := [n for n in REQUIRED_FILES if not (folder / "style" / n).is_file()]:
         raise UserError(f"{source}: style/{missing[0]} is missing; export the style again")
     return info
 
 
 def _check_base(home: Home, fingerprint: str, source: Path) -> None:
-    from osasis.bundles.base import read_base_info
-
-    there = {n: read_base_info(f)["fingerprint"] for n, f in home.base_folders().items()}
-    if fingerprint not in there.values():
-        named = ", ".join(f"{n} ({f})" for n, f in there.items()) or "none"
+    fingerprints = {n: read_base_info(f)["fingerprint"] for n, f in home.base_folders().items()}
+    if fingerprint not in fingerprints.values():
+        named = ", ".join(f"{n} ({f})" for n, f in fingerprints.items()) or "none"
         raise UserError(
             f"{source}: its base {fingerprint} is not in {home.bases}: there are {named}; import "
             "that base first"
@@ -157,7 +155,7 @@ def _check_base(home: Home, fingerprint: str, source: Path) -> None:
 
 
 def check_finite(folder: Path, base: Base | None = None) -> None:
-    """Read a style's bundle back, with its hash. Raises UserError where a weight is not finite."""
+    """Load a style and verify its hash. Raises UserError where a weight is not finite."""
     style = load_style(folder, base)
     tensors = {f"delta.{k}": v for k, v in style.delta.items()}
     tensors |= {f"spn.{k}": v for k, v in style.spn.items()}

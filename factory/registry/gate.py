@@ -37,7 +37,7 @@ class Condition(InputModel):
         return f"{self.metric}{self.sign}{self.limit:g}"
 
     def failure(self, metrics: Mapping[str, float]) -> str | None:
-        """Why these metrics miss the condition; None where they meet it."""
+        """Why metrics fail the condition; None where they meet it."""
         value = metrics.get(self.metric)
         if value is None:
             return f"{self.metric} was not measured"
@@ -47,9 +47,9 @@ class Condition(InputModel):
 
 
 def parse_gate(texts: Iterable[Any]) -> tuple[Condition, ...]:
-    """Parse texts such as ``style_distance<=0.8``; a comma separates two conditions of a text.
+    """Parse texts of comma-separated conditions such as ``style_distance<=0.8``.
 
-    Raises InvalidInputError; the problems of a text are in field ``gate[INDEX]``.
+    Raises InvalidInputError with the problems of each text in field ``gate[INDEX]``.
     """
     conditions, problems = _parse_texts(texts)
     if problems:
@@ -81,7 +81,7 @@ def _parse_condition(text: str) -> Condition:
         raise InvalidInputError("gate", [problem])
     metric, sign, limit = found.groups()
     number: float | str = limit
-    with contextlib.suppress(ValueError):  # a limit that is no number is a problem of the model
+    with contextlib.suppress(ValueError):  # the model reports a limit that is not a number
         number = float(limit)
     return Condition.parse({"metric": metric, "sign": sign, "limit": number})
 
@@ -100,7 +100,7 @@ def _gate_field(value: Any) -> Any:
     return conditions
 
 
-# Type of an input's field ``gate``: conditions that are written as texts.
+# Type of a field ``gate`` of an input model; its input is a list of texts.
 Gate = Annotated[
     tuple[Condition, ...],
     BeforeValidator(_gate_field),
@@ -109,5 +109,5 @@ Gate = Annotated[
 
 
 def gate_failures(gate: Iterable[Condition], metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """Why a style with these metrics stays a candidate; empty where it becomes champion."""
+    """Why metrics fail the gate; empty where a style with these metrics becomes champion."""
     return tuple(f for c in gate if (f := c.failure(metrics)) is not None)

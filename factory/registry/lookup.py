@@ -1,4 +1,4 @@
-"""Look-ups in an MLflow registry of styles."""
+"""Queries of an MLflow registry of styles."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 from factory.core.home import Home
 from factory.registry.reaching import opening
 from factory.registry.resolving import Resolver
-from factory.registry.versions import StyleVersion, quiet, version_of
+from factory.registry.versions import StyleVersion, discard_stdout, from_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "style-factory"
-# Tag of a registered model that is a style; a server may hold models of other projects.
+# Tag that marks a registered model as a style; a server can hold models of other projects.
 KIND_TAG = "style_factory.kind"
-MODELS_A_PAGE, VERSIONS_A_PAGE = 1000, 10_000
+MODELS_PER_PAGE, VERSIONS_PER_PAGE = 1000, 10_000
 
 
 def load_mlflow() -> Any:
     """Import MLflow, which takes seconds, with telemetry and progress bars off."""
-    # MLflow reads both when it is imported.
+    # MLflow reads both variables on import.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
@@ -34,7 +34,7 @@ def load_mlflow() -> Any:
 class RegistryReader(Resolver):
     """The registered styles of a home (sqlite, local artifacts) or of an MLflow server.
 
-    Makes the sqlite database and the experiment where they are missing.
+    Creates the sqlite database and the experiment where they are missing.
     """
 
     def __init__(self, home: Home) -> None:
@@ -43,11 +43,10 @@ class RegistryReader(Resolver):
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self.home = home
-        # Two processes that migrate a new sqlite database at the same time break it.
+        # Concurrent migrations of a new sqlite database corrupt it.
         lock = home.locked("registry") if self.local else contextlib.nullcontext()
-        with lock, quiet(), opening(home):
-            # mlflow.set_tracking_uri would set the registry of the whole process, so that a second
-            # home in the same process would use the first one's.
+        with lock, discard_stdout(), opening(home):
+            # mlflow.set_tracking_uri would apply to every home in this process.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
             self.experiment = self.experiment_id(EXPERIMENT)
 
@@ -57,12 +56,12 @@ class RegistryReader(Resolver):
         return self.home.tracking_uri.startswith("sqlite:")
 
     def experiment_id(self, name: str) -> str:
-        """Id of the experiment with this name; makes it where it is missing."""
+        """Id of the experiment with this name, which is created where it is missing."""
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            # MLflow's default is a folder below the current directory.
+            # MLflow's default location is below the current directory.
             location = self.home.artifacts.as_uri() if self.local else None
             try:
                 return self.client.create_experiment(name, artifact_location=location)
@@ -74,24 +73,24 @@ class RegistryReader(Resolver):
         return found.experiment_id
 
     def styles(self) -> list[str]:
-        # A run that is killed while it registers leaves a model without a version.
+        # A run killed during registration leaves a model without a version.
         return sorted(m.name for m in self._models() if m.latest_versions)
 
     def all_versions(self) -> dict[str, list[StyleVersion]]:
-        """Every version of every style: newest first, styles in alphabetical order.
+        """All versions by style, newest first; styles in alphabetical order.
 
-        Sends two queries per page, whatever the number of styles.
+        Sends two queries per page, independent of the number of styles.
         """
         models = {m.name: m for m in self._models()}
         out: dict[str, list[StyleVersion]] = {}
-        for v in self._pages("search_model_versions", VERSIONS_A_PAGE):
+        for v in self._pages("search_model_versions", VERSIONS_PER_PAGE):
             if v.name in models:
                 out.setdefault(v.name, []).append(self._version(v, models[v.name]))
         return {k: sorted(out[k], key=lambda v: -v.version) for k in sorted(out)}
 
     def _models(self) -> list[Any]:
-        only_ours = f"tags.`{KIND_TAG}` = 'style'"
-        return self._pages("search_registered_models", MODELS_A_PAGE, filter_string=only_ours)
+        is_a_style = f"tags.`{KIND_TAG}` = 'style'"
+        return self._pages("search_registered_models", MODELS_PER_PAGE, filter_string=is_a_style)
 
     def _pages(self, method: str, size: int, **query: str) -> list[Any]:
         found: list[Any] = []
@@ -104,32 +103,30 @@ class RegistryReader(Resolver):
                 return found
 
     def versions(self, style: str) -> list[StyleVersion]:
-        ours = f"name = '{_quoted(style)}'"
-        found = self._pages("search_model_versions", VERSIONS_A_PAGE, filter_string=ours)
-        if not found:
-            raise self.unknown(style)
-        model = self.client.get_registered_model(style)
-        if not is_style(model):
-            raise self.unknown(style)
+        quoted = style.replace("'", "''")
+        by_name = f"name = '{quoted}'"
+        found = self._pages("search_model_versions", VERSIONS_PER_PAGE, filter_string=by_name)
+        if not found or not is_style(model := self.client.get_registered_model(style)):
+            raise self.unknown_style(style)
         return sorted((self._version(v, model) for v in found), key=lambda v: -v.version)
 
     def _version(self, v: Any, model: Any) -> StyleVersion:
         aliases = [a for a, number in model.aliases.items() if int(number) == int(v.version)]
-        return version_of(v, aliases, self.home.tracking_uri, self.home.cache)
+        return from_mlflow(v, aliases, self.home)
 
 
 def list_versions(home: Home) -> dict[str, list[StyleVersion]]:
-    """Every version of every style: newest first, styles in alphabetical order.
+    """All versions by style, newest first; styles in alphabetical order.
 
-    Returns {} for a home without a registry, and makes no registry there.
+    Returns {} for a home without a registry, without creating the registry.
     """
     if home.tracking_uri == home.own_tracking_uri and not home.database.is_file():
         return {}
     return RegistryReader(home).all_versions()
 
 
-class Listing(Resolver):
-    """All registered versions, read once: resolving a reference sends no further query."""
+class RegistrySnapshot(Resolver):
+    """All registered versions, read once; resolves references without further queries."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -140,14 +137,10 @@ class Listing(Resolver):
 
     def versions(self, style: str) -> list[StyleVersion]:
         if style not in self.all:
-            raise self.unknown(style)
+            raise self.unknown_style(style)
         return self.all[style]
 
 
 def is_style(model: Any) -> bool:
-    """Whether a registered model is a style of this project."""
+    """Whether MLflow's registered model is a style of this project."""
     return bool(model.tags.get(KIND_TAG) == "style")
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -1,4 +1,4 @@
-"""A style of the published code (``iter_N.pt``) into the registry."""
+"""Imports styles of the published code (``iter_N.pt``) into the registry."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def import_style(
     base: str | None = None,
     licence: str = "",
 ) -> StyleVersion:
-    """Convert, check and register one published style; the same file again is found, not added.
+    """Convert and register a published style; returns the existing version of the same files.
 
-    image: the style image; counterpart: its photo counterpart, where it is at hand.
+    image: the style image. counterpart: its photo counterpart; None stores the style image in its
+    place. Raises UserError.
     """
     check_name(style_id, "style")
     registry = Registry(home)
@@ -39,11 +40,11 @@ def import_style(
         if (found := registry.find(style_id, fingerprint)) is not None:
             return found
     size = loaded.config.image_size
-    picture = load_square(image, size)
-    start = load_square(counterpart, size) if counterpart is not None else picture
-    style = read_style(checkpoint, loaded, style_id, picture[None])
+    style_image = load_square(image, size)
+    photo = load_square(counterpart, size) if counterpart is not None else style_image
+    style = read_style(checkpoint, loaded, style_id, style_image[None])
     with tempfile.TemporaryDirectory() as folder:
-        save_style(Path(folder), style, picture, start)
+        save_style(Path(folder), style, style_image, photo)
         return registry.register(
             style_id,
             Path(folder),

@@ -1,7 +1,7 @@
 """A registered style as an MLflow pyfunc model, without a pickle.
 
-``mlflow.pyfunc.load_model("models:/NAME@champion").predict(images)`` needs this package and the
-style's base in a home: the one that STYLE_FACTORY_HOME names, else the one that registered it.
+``mlflow.pyfunc.load_model("models:/NAME@champion").predict(images)`` needs this package, and the
+style's base in the home at STYLE_FACTORY_HOME or in the home that registered the style.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from factory.core.home import ENVIRONMENT, Home
+from factory.core.home import HOME_VARIABLE, Home
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
@@ -31,7 +31,7 @@ IMAGE_COLUMN = "image"
 
 
 def write_mlmodel(folder: Path, home: Home, style: str, base: str) -> None:
-    """Put an MLmodel file into a style's folder: which module loads it, and where its base is."""
+    """Write a style's MLmodel file, which names its loader module, base and home."""
     import mlflow
     import yaml
 
@@ -49,7 +49,7 @@ def write_mlmodel(folder: Path, home: Home, style: str, base: str) -> None:
 
 
 def _load_pyfunc(path: str) -> StylePredictor:
-    """What MLflow calls with the model's folder."""
+    """Entry point that MLflow calls with the model's folder."""
     return StylePredictor(Path(path))
 
 
@@ -71,14 +71,14 @@ class StylePredictor:
 
         model_input: a list of PIL images, of arrays (H, W, 3) uint8, or of encoded bytes or
         paths; an array (N, H, W, 3); or a DataFrame whose column ``image`` holds encoded bytes.
-        Each picture comes back in its own form, at the base's size: PIL images for PIL images,
-        arrays for arrays, PNG bytes for bytes and paths; a DataFrame of PNG bytes for one.
-        Raises UserError naming the picture that cannot be read.
+        Returns images of the base's size in the form of the input: PIL images, arrays, PNG bytes
+        (for bytes and paths), or a DataFrame of PNG bytes. Raises UserError for images that
+        cannot be read.
         """
         if hasattr(model_input, "columns"):
             if IMAGE_COLUMN not in model_input.columns:
-                there = ", ".join(map(str, model_input.columns))
-                raise UserError(f"the input has no column {IMAGE_COLUMN!r}: there are {there}")
+                columns = ", ".join(map(str, model_input.columns))
+                raise UserError(f"the input has no column {IMAGE_COLUMN!r}: there are {columns}")
             out = self.predict(list(model_input[IMAGE_COLUMN]), params)
             return type(model_input)({IMAGE_COLUMN: out}, index=model_input.index)
         single = isinstance(model_input, (bytes, str, os.PathLike, Image.Image))
@@ -86,13 +86,13 @@ class StylePredictor:
         if not items:
             return []
         images = self._stylize([self._square(x, i) for i, x in enumerate(items)], params or {})
-        out = [_like(x, image) for x, image in zip(items, images, strict=True)]
+        out = [_as_input_type(x, image) for x, image in zip(items, images, strict=True)]
         return np.stack(out) if isinstance(model_input, np.ndarray) else out
 
     def _square(self, item: Any, number: int) -> torch.Tensor:
         size, name = self.base.config.image_size, f"image {number}"
         if isinstance(item, Image.Image):
-            # The readers turn it, convert its colours and lay it over white.
+            # load_image applies orientation, colour profile and transparency.
             buffer = io.BytesIO()
             item.save(buffer, "PNG")
             item = buffer.getvalue()
@@ -110,32 +110,32 @@ class StylePredictor:
             return image_to_tensor(fit_square(load_image(item, target=size), size))
         return image_to_tensor(fit_square(load_image(bytes(item), name=name, target=size), size))
 
-    def _stylize(self, photos: list[torch.Tensor], mix: dict[str, Any]) -> Iterable[Image.Image]:
+    def _stylize(self, photos: list[torch.Tensor], fields: dict[str, Any]) -> Iterable[Image.Image]:
         import torch
 
         from osasis.mix import Mix
         from osasis.stylize import decode, encode, encode_plan
 
-        wanted = Mix.parse({"styles": [{"style": self.style.id}], **mix})
-        plan = encode_plan(wanted, self.style.settings, self.base.device)
+        mix = Mix.parse({"styles": [{"style": self.style.id}], **fields})
+        plan = encode_plan(mix, self.style.settings, self.base.device)
         encodings = encode(self.base, torch.stack(photos).to(self.base.device), plan)
-        images = decode(self.base, encodings, wanted, {self.style.id: self.style})
+        images = decode(self.base, encodings, mix, {self.style.id: self.style})
         return [tensor_to_image(i) for i in images]
 
 
 def find_base(fingerprint: str, recorded_home: str) -> Path:
-    """The base of this fingerprint in the home at hand. Raises UserError where it is not there."""
-    looked = [h for h in (os.environ.get(ENVIRONMENT), recorded_home, ".style-factory") if h]
-    for place in looked:
-        if (folder := Home.find(place).base_with(fingerprint)) is not None:
+    """The folder of a base, from the first of several homes. Raises UserError."""
+    homes = [h for h in (os.environ.get(HOME_VARIABLE), recorded_home, ".style-factory") if h]
+    for home in homes:
+        if (folder := Home.find(home).base_with(fingerprint)) is not None:
             return folder
     raise UserError(
-        f"base {fingerprint} of this style is in none of {', '.join(dict.fromkeys(looked))}; "
-        f"name the home that has it with {ENVIRONMENT}"
+        f"base {fingerprint} of this style is in none of {', '.join(dict.fromkeys(homes))}; "
+        f"name the home that has it with {HOME_VARIABLE}"
     )
 
 
-def _like(item: Any, image: Image.Image) -> Any:
+def _as_input_type(item: Any, image: Image.Image) -> Any:
     if isinstance(item, Image.Image):
         return image
     if isinstance(item, np.ndarray):

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from factory.core.home import Home
-from factory.core.uris import public
+from factory.core.uris import redact
 from osasis.errors import UserError
 
 # MLflow's own settings try a server for four minutes, and a database for longer.
@@ -43,7 +43,7 @@ def opening(home: Home) -> Iterator[None]:
 
 
 def _named(uri: str) -> str:
-    return f"MLFLOW_TRACKING_URI is {public(uri)}"
+    return f"MLFLOW_TRACKING_URI is {redact(uri)}"
 
 
 def _problem(error: Exception) -> str:

@@ -1,11 +1,11 @@
-"""From what a user calls a style to one registered version of it."""
+"""Resolution of references such as ``oil@champion`` to registered versions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 from factory.core.home import Home
-from factory.registry.versions import CHAMPION, StyleVersion, current_of
+from factory.registry.versions import CHAMPION, StyleVersion
 from osasis.errors import UserError, did_you_mean
 
 
@@ -20,10 +20,10 @@ class Resolver(ABC):
 
     @abstractmethod
     def versions(self, style: str) -> list[StyleVersion]:
-        """All versions of a style, newest first. Raises UserError where there is no such style."""
+        """All versions of a style, newest first. Raises UserError for an unknown style."""
 
     def get(self, style: str, version: str = CHAMPION) -> StyleVersion:
-        """A version by its number or alias. Raises UserError naming what there is."""
+        """A version by its number or alias. Raises UserError that lists the versions."""
         versions = self.versions(style)
         for v in versions:
             if version == str(v.version) or version in v.aliases:
@@ -33,12 +33,8 @@ class Resolver(ABC):
         )
         raise UserError(f"style {style!r} has no version {version!r}: there are {known}")
 
-    def current(self, style: str) -> StyleVersion:
-        """The champion; the newest version where no version is champion."""
-        return current_of(self.versions(style))
-
     def resolve(self, reference: str) -> StyleVersion:
-        """``a``, ``a@alias`` or ``a:3`` to one version; plain ``a`` is its champion."""
+        """The version that ``a`` (its champion), ``a@alias`` or ``a:3`` names. Raises UserError."""
         for mark in ("@", ":"):
             name, found, rest = reference.partition(mark)
             if found:
@@ -46,15 +42,15 @@ class Resolver(ABC):
         return self.get(reference)
 
     def find(self, style: str, fingerprint: str) -> StyleVersion | None:
-        """The version with this fingerprint, if it is registered."""
+        """The version with this fingerprint; None where no version has it."""
         try:
             versions = self.versions(style)
         except UserError:
             return None
         return next((v for v in versions if v.fingerprint == fingerprint), None)
 
-    def unknown(self, style: str) -> UserError:
-        """The error that there is no such style, with what there is."""
+    def unknown_style(self, style: str) -> UserError:
+        """The error for an unknown style; names similar or registered styles."""
         names = self.styles()
         if not names:
             return UserError(

@@ -1,4 +1,4 @@
-"""A registered version of a style, and where its files are."""
+"""Registered versions of styles, and access to their artifacts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from factory.core.home import Home
+
 CHAMPION, CANDIDATE = "champion", "candidate"
-# Curves and metrics of a style's training, in its bundle.
-TRAINING = "training.json"
-# Hash of the photos that a version's previews show.
+# File of a bundle with the losses and metrics of the training.
+TRAINING_FILE = "training.json"
+# Tag: hash of the photos in a version's previews.
 PREVIEWS_TAG = "previews"
-# Why the quality gate kept a version from becoming champion.
+# Tag: why the quality gate rejected a version as champion.
 GATE_TAG = "gate"
 
 
 @dataclass(frozen=True)
 class StyleVersion:
-    """One registered version of a style. folder: its bundle, on this machine."""
+    """One registered version of a style.
+
+    fingerprint: hash of the training run. base: fingerprint of the base. source: URI of the bundle.
+    cache: folder for downloads of the run's artifacts.
+    """
 
     style: str
     version: int
@@ -35,69 +41,68 @@ class StyleVersion:
     created_ms: int
     tags: dict[str, str]
     tracking_uri: str
-    cache: Path | None = None
+    cache: Path
 
     @property
     def reference(self) -> str:
         return f"{self.style}:{self.version}"
 
     def folder(self) -> Path:
-        """The style's folder; with local artifacts this is the stored one, not a copy.
-
-        A server's is downloaded once and kept below the home.
-        """
-        if (local := local_path(self.source)) is not None:
-            return local
-        return self._fetched("style", artifact_uri=self.source)
+        """The bundle's folder: the stored one for local artifacts, else a cached download."""
+        return bundle_folder(self.source, self.tracking_uri, self.cache)
 
     def previews(self) -> list[Path]:
-        """The preview images that were logged with it, in order."""
-        local = local_path(self.source)
+        """The logged preview images, in order."""
         try:
-            if local is not None:
+            if (local := local_path(self.source)) is not None:
                 folder = local.parent / "previews"
             else:
-                folder = self._fetched("previews", run_id=self.run_id, artifact_path="previews")
-        except OSError:  # an imported style has none
+                folder = _download(
+                    self.cache / "previews",
+                    self.tracking_uri,
+                    run_id=self.run_id,
+                    artifact_path="previews",
+                )
+        except OSError:  # imported styles can lack previews
             return []
         return sorted(folder.glob("*.png"))
 
-    def _fetched(self, part: str, **where: str) -> Path:
-        """A download, kept by run: artifacts never change."""
-        import mlflow
 
-        kept = self.cache / "artifacts" / self.run_id / part if self.cache is not None else None
-        if kept is not None and kept.is_dir():
-            return kept
-        target = None
-        if kept is not None:
-            target = kept.with_name(f".{part}-{os.getpid()}-{os.urandom(4).hex()}")
-            target.mkdir(parents=True)
-        try:
-            with quiet():
-                got = mlflow.artifacts.download_artifacts(
-                    **where,
-                    tracking_uri=self.tracking_uri,
-                    dst_path=str(target) if target is not None else None,
-                )
-            if kept is None:
-                return Path(got)
-            with contextlib.suppress(OSError):  # another process was first
-                Path(got).replace(kept)
-            return kept
-        finally:
-            if target is not None:
-                shutil.rmtree(target, ignore_errors=True)
+def bundle_folder(source: str, tracking_uri: str, cache: Path) -> Path:
+    """The local folder of a logged bundle; downloads the bundle of a server or object store."""
+    if (local := local_path(source)) is not None:
+        return local
+    return _download(cache / "style", tracking_uri, artifact_uri=source)
+
+
+def _download(cached: Path, tracking_uri: str, **artifact: str) -> Path:
+    """Download artifacts to ``cached``, at most once: a run's artifacts never change."""
+    import mlflow
+
+    if cached.is_dir():
+        return cached
+    target = cached.with_name(f".{cached.name}-{os.getpid()}-{os.urandom(4).hex()}")
+    target.mkdir(parents=True)
+    try:
+        with discard_stdout():
+            downloaded = mlflow.artifacts.download_artifacts(
+                **artifact, tracking_uri=tracking_uri, dst_path=str(target)
+            )
+        with contextlib.suppress(OSError):  # another process has filled the cache
+            Path(downloaded).replace(cached)
+        return cached
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def current_of(versions: Iterable[StyleVersion]) -> StyleVersion:
-    """Of a style's versions, newest first: the champion, else the newest."""
+    """The champion, else the newest version. versions: all of a style, newest first."""
     versions = list(versions)
     return next((v for v in versions if CHAMPION in v.aliases), versions[0])
 
 
-def version_of(v: Any, aliases: list[str], tracking_uri: str, cache: Path) -> StyleVersion:
-    """A version as MLflow tells it."""
+def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
+    """Convert MLflow's ``ModelVersion``."""
     return StyleVersion(
         style=v.name,
         version=int(v.version),
@@ -108,17 +113,17 @@ def version_of(v: Any, aliases: list[str], tracking_uri: str, cache: Path) -> St
         aliases=tuple(sorted(aliases)),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
-        tracking_uri=tracking_uri,
-        cache=cache,
+        tracking_uri=home.tracking_uri,
+        cache=home.artifact_cache(v.run_id or ""),
     )
 
 
 def local_path(source: str) -> Path | None:
-    """The folder of an artifact on this machine; None where a server or another store has it."""
+    """The local folder of an artifact URI; None for artifacts of a server or object store."""
     parts = urlsplit(source)
     return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
-def quiet() -> contextlib.AbstractContextManager[Any]:
-    """MLflow prints progress bars and notices to standard output, which is ours for --json."""
+def discard_stdout() -> contextlib.AbstractContextManager[Any]:
+    """Discard standard output: MLflow prints notices there, which would break ``--json``."""
     return contextlib.redirect_stdout(io.StringIO())

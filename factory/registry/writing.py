@@ -1,4 +1,4 @@
-"""Registering styles, choosing champions, deleting."""
+"""Registers styles, moves the champion alias, and deletes versions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from factory.registry.lookup import KIND_TAG, RegistryReader, is_style
-from factory.registry.versions import CANDIDATE, CHAMPION, StyleVersion, local_path, quiet
+from factory.registry.versions import (
+    CANDIDATE,
+    CHAMPION,
+    StyleVersion,
+    bundle_folder,
+    discard_stdout,
+    local_path,
+)
 from osasis.errors import UserError
 from osasis.storage import sha256_file
 
-# On a registered model: the versions that were champion, in order, for a rollback.
+# Tag of a registered model: all champions in order, for rollback.
 CHAMPIONS_TAG = "style_factory.champions"
 
 
 class Registry(RegistryReader):
-    """Registers, promotes and deletes styles, and finds them as ``RegistryReader`` does."""
+    """A registry that can register, promote and delete styles."""
 
     def register(
         self,
@@ -35,17 +42,17 @@ class Registry(RegistryReader):
         previews: Path | None = None,
         alias: str | None = CHAMPION,
     ) -> StyleVersion:
-        """Log a run with the style's folder and register it; the new version gets the alias.
+        """Log an MLflow run with the bundle in ``folder``, and register a version with the alias.
 
-        A fingerprint that is registered already, by another job meanwhile, is returned as it is.
-        The stored weights are read back and their hash compared before the version is made.
-        Raises UserError where it differs, or where another project has the name.
+        history: losses per iteration. Returns the existing version where the fingerprint is
+        registered already. Raises UserError where the stored weights, read back before the
+        version is created, differ from the folder's, or where the name belongs to another project.
         """
         from factory.registry.pyfunc import write_mlmodel
 
-        # Writers of one sqlite file wait for each other; on a server its database sees to that.
+        # Serialises writers of a sqlite registry; a server's database does so itself.
         lock = self.home.locked("registering") if self.local else contextlib.nullcontext()
-        with lock, quiet():
+        with lock, discard_stdout():
             if fingerprint and (found := self.find(style, fingerprint)) is not None:
                 return found
             self._ensure_model(style)
@@ -56,19 +63,19 @@ class Registry(RegistryReader):
             except Exception:
                 self.client.delete_run(run_id)
                 raise
-            made = self.client.create_model_version(
+            created = self.client.create_model_version(
                 style,
                 source=source,
                 run_id=run_id,
                 tags={"fingerprint": fingerprint, "base": base, **tags},
             )
-            number = int(made.version)
-            if fingerprint and (first := self._registered_first(style, fingerprint, number)):
+            number = int(created.version)
+            if fingerprint and (earlier := self._earlier_duplicate(style, fingerprint, number)):
                 self.client.delete_model_version(style, str(number))
                 self.client.delete_run(run_id)
-                return first
+                return earlier
             if alias == CHAMPION:
-                self._crown(style, number)
+                self._set_champion(style, number)
             elif alias is not None:
                 self.client.set_registered_model_alias(style, alias, str(number))
             self.client.set_terminated(run_id)
@@ -84,20 +91,20 @@ class Registry(RegistryReader):
         tags: dict[str, str],
         previews: Path | None,
     ) -> tuple[str, str]:
-        """A run with curves, metrics, settings, bundle and previews. Returns (run, source)."""
+        """Log history, metrics, params, bundle and previews. Returns (run id, source URI)."""
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
         run = self.client.create_run(self.experiment, run_name=style)
         run_id = run.info.run_id
-        curve = [
+        logged = [
             Metric(name, value, now, step)
             for step, row in enumerate(history, start=1)
             for name, value in row.items()
         ]
-        curve += [Metric(name, value, now, 0) for name, value in metrics.items()]
-        for start in range(0, len(curve), 1000):  # a server takes 1000 metrics a request
-            self.client.log_batch(run_id, metrics=curve[start : start + 1000])
+        logged += [Metric(name, value, now, 0) for name, value in metrics.items()]
+        for start in range(0, len(logged), 1000):  # MLflow's limit per request
+            self.client.log_batch(run_id, metrics=logged[start : start + 1000])
         self.client.log_batch(
             run_id,
             params=[Param(k, str(v)) for k, v in params.items()],
@@ -109,21 +116,19 @@ class Registry(RegistryReader):
         return run_id, f"{run.info.artifact_uri}/style"
 
     def _verify_stored(self, style: str, run_id: str, source: str, folder: Path) -> None:
-        """Read the stored weights back. Raises UserError where they are not those of the folder."""
+        """Raise UserError where the stored weights differ from the folder's."""
         info = json.loads((folder / "style.json").read_text())
-        cache = self.home.cache
-        stored = StyleVersion(
-            style, 0, "", "", run_id, source, (), 0, {}, self.home.tracking_uri, cache
-        ).folder()
+        cache = self.home.artifact_cache(run_id)
+        stored = bundle_folder(source, self.home.tracking_uri, cache)
         if sha256_file(stored / "style.safetensors") != info["weights_sha256"]:
-            shutil.rmtree(cache / "artifacts" / run_id, ignore_errors=True)
+            shutil.rmtree(cache, ignore_errors=True)
             raise UserError(
-                f"style {style!r}: the weights in the registry's store are not those that were "
+                f"style {style!r}: the weights in the registry's store differ from those that were "
                 "sent (a broken disk or transfer?); run the same command again"
             )
 
-    def _registered_first(self, style: str, fingerprint: str, number: int) -> StyleVersion | None:
-        """A version of this fingerprint that another machine made just before ours."""
+    def _earlier_duplicate(self, style: str, fingerprint: str, number: int) -> StyleVersion | None:
+        """The first version of this fingerprint, where another machine registered it before."""
         same = [v for v in self.versions(style) if v.fingerprint == fingerprint]
         return min((v for v in same if v.version < number), key=lambda v: v.version, default=None)
 
@@ -141,50 +146,50 @@ class Registry(RegistryReader):
                     "choose another id"
                 ) from None
 
-    # Changing who is champion, and deleting
-
     def promote(self, reference: str) -> StyleVersion:
-        """Make a version champion: ``a:3``, ``a@alias``, or plain ``a`` for its candidate."""
+        """Make the version ``a:3`` or ``a@alias``, or the candidate of ``a``, champion."""
         plain = not any(mark in reference for mark in "@:")
         version = self.get(reference, CANDIDATE) if plain else self.resolve(reference)
-        self._crown(version.style, version.version)
+        self._set_champion(version.style, version.version)
         if CANDIDATE in version.aliases:
             self.client.delete_registered_model_alias(version.style, CANDIDATE)
         return self.get(version.style, str(version.version))
 
     def rollback(self, style: str) -> StyleVersion:
-        """Make the champion before the present one champion again.
+        """Make the previous champion champion again; skips deleted versions.
 
-        Raises UserError where there was none, or it is deleted.
+        Raises UserError where no previous champion exists.
         """
-        there = {v.version for v in self.versions(style)}
-        past = [n for n in self._champions(style) if n in there]
-        if len(past) < 2:
+        existing = {v.version for v in self.versions(style)}
+        champions = [n for n in self._champions(style) if n in existing]
+        if len(champions) < 2:
             raise UserError(
-                f"style {style!r} has had no champion before this one; choose a version with "
+                f"style {style!r} has no previous champion; choose a version with "
                 f"`styles promote {style}:VERSION`"
             )
-        self.client.set_registered_model_alias(style, CHAMPION, str(past[-2]))
-        self.client.set_registered_model_tag(style, CHAMPIONS_TAG, json.dumps(past[:-1]))
-        return self.get(style, str(past[-2]))
+        self.client.set_registered_model_alias(style, CHAMPION, str(champions[-2]))
+        self.client.set_registered_model_tag(style, CHAMPIONS_TAG, json.dumps(champions[:-1]))
+        return self.get(style, str(champions[-2]))
 
-    def _crown(self, style: str, version: int) -> None:
-        past = [n for n in self._champions(style) if n != version]
+    def _set_champion(self, style: str, version: int) -> None:
+        earlier = [n for n in self._champions(style) if n != version]
         self.client.set_registered_model_alias(style, CHAMPION, str(version))
-        self.client.set_registered_model_tag(style, CHAMPIONS_TAG, json.dumps([*past, version]))
+        self.client.set_registered_model_tag(style, CHAMPIONS_TAG, json.dumps([*earlier, version]))
 
     def _champions(self, style: str) -> list[int]:
+        """All champions in order; the last one holds the alias."""
         model = self.client.get_registered_model(style)
-        past = [int(n) for n in json.loads(model.tags.get(CHAMPIONS_TAG, "[]"))]
-        now = model.aliases.get(CHAMPION)
-        if now is not None and (not past or past[-1] != int(now)):
-            past = [n for n in past if n != int(now)] + [int(now)]
-        return past
+        champions = [int(n) for n in json.loads(model.tags.get(CHAMPIONS_TAG, "[]"))]
+        current = model.aliases.get(CHAMPION)
+        if current is not None and (not champions or champions[-1] != int(current)):
+            # Another program has moved the alias.
+            champions = [n for n in champions if n != int(current)] + [int(current)]
+        return champions
 
     def delete(self, reference: str) -> list[StyleVersion]:
         """Delete one version (``a:3``, ``a@alias``) or a whole style (``a``), with its files.
 
-        Raises UserError for a champion that other versions would stay behind.
+        Raises UserError for a champion while the style has other versions.
         """
         whole = not any(mark in reference for mark in "@:")
         versions = self.versions(reference) if whole else [self.resolve(reference)]
@@ -205,14 +210,17 @@ class Registry(RegistryReader):
         return versions
 
     def _delete_files(self, version: StyleVersion) -> None:
-        """The stored files and a copy of them; a store that deletes nothing keeps its own."""
+        """Delete stored and cached files; does nothing on stores that cannot delete."""
         from mlflow.exceptions import MlflowException
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        shutil.rmtree(self.home.cache / "artifacts" / version.run_id, ignore_errors=True)
+        shutil.rmtree(version.cache, ignore_errors=True)
         if (local := local_path(version.source)) is not None:
             shutil.rmtree(local.parent, ignore_errors=True)
             return
         root = version.source.rpartition("/")[0]
-        with contextlib.suppress(NotImplementedError, MlflowException, OSError), quiet():
+        with (
+            contextlib.suppress(NotImplementedError, MlflowException, OSError),
+            discard_stdout(),
+        ):
             get_artifact_repository(root, self.home.tracking_uri).delete_artifacts()

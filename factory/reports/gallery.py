@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with every image inside it and nothing loaded from outside."""
+"""The report of a run: a self-contained HTML file with all images embedded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -17,36 +17,36 @@ from PIL import Image
 
 from factory.core.html import render_report
 from factory.reports.charts import chart, number, sparkline
+from factory.reports.results import STATES
 from osasis.storage import write_atomic
 
-STATES = ("registered", "skipped", "failed")
-# Pixels a side of what the page holds of a picture.
+# Largest side of an embedded image, in pixels.
 MAX_SIDE = 256
 
 
 @dataclass(frozen=True)
 class GalleryStyle:
-    """One style of the run. Images are PNG bytes; ``stylized`` follows ``Gallery.photos``."""
+    """One style of the run. Images are PNG bytes. stylized: in the order of ``Gallery.photos``."""
 
     id: str
     state: str  # one of STATES
-    version: str | None
-    champion: bool
     style_png: bytes
-    counterpart_png: bytes | None
     stylized: tuple[bytes | None, ...]
-    losses: dict[str, list[float]]  # name -> value per iteration
-    metrics: dict[str, float]
-    settings: dict[str, object]
     provenance: dict[str, object]
-    seconds: float | None
-    reason: str | None
+    version: str | None = None
+    champion: bool = False
+    counterpart_png: bytes | None = None
+    losses: dict[str, list[float]] = field(default_factory=dict)  # name -> value per iteration
+    metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    seconds: float | None = None
+    reason: str | None = None
     tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A run as its report shows it. ``photos``: (name, PNG bytes)."""
+    """Content of a run's report. photos: (name, PNG bytes). summary: values shown at the top."""
 
     title: str
     created: str
@@ -58,7 +58,7 @@ class Gallery:
 
 def write_gallery(path: Path, gallery: Gallery) -> None:
     """Write the report to ``path``, atomically."""
-    # File names may hold bytes that are no UTF-8; they must not cost the report.
+    # File names may contain bytes that are not UTF-8.
     write_atomic(path, render(gallery).encode("utf-8", "replace"))
 
 
@@ -76,13 +76,14 @@ def render(gallery: Gallery) -> str:
 
 
 def _stat(name: str, value: object) -> tuple[str, str, bool]:
+    """Name, text, and whether the value is shown as an alarm."""
     alarm = name.lower() == "failed" and value not in (0, "0", None)
     return name, plain_text(value), alarm
 
 
 @lru_cache(maxsize=4096)
 def thumbnail(png: bytes) -> bytes:
-    """A picture as a small WebP: a page of hundreds of styles stays light."""
+    """The image as WebP with sides of at most ``MAX_SIDE``, which keeps the report small."""
     with Image.open(io.BytesIO(png)) as image:
         small = image.convert("RGB")
     small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
@@ -97,7 +98,7 @@ def thumbnail_uri(png: bytes) -> str:
 
 
 def plain_text(value: object) -> str:
-    """A value as a reader wants it: short numbers, plain words, JSON for what is nested."""
+    """A value as text: numbers with four digits, yes or no, JSON for nested values."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -110,17 +111,17 @@ def plain_text(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4.2 s, 2 min 10 s, 1 h 05 min."""
+    """A duration as text: 4.2 s, 2 min 10 s, 1 h 05 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {seconds} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _state_chips(styles: Iterable[GalleryStyle]) -> list[tuple[str, str, int]]:
-    """The filter's choices as (value, label, count); none where all styles ended alike."""
+    """Choices of the state filter: (value, label, count). Empty if all styles have one state."""
     states = [s.state for s in styles]
     present = [s for s in STATES if s in states]
     if len(present) < 2:
@@ -129,7 +130,7 @@ def _state_chips(styles: Iterable[GalleryStyle]) -> list[tuple[str, str, int]]:
 
 
 def _cells(style: GalleryStyle, gallery: Gallery) -> list[tuple[str, bytes | None]]:
-    """Each photo's name with the photo in this style."""
+    """Name and stylized image of each photo."""
     names = [name for name, _ in gallery.photos]
     return list(zip_longest(names, style.stylized[: len(names)]))
 
@@ -142,7 +143,7 @@ def _facts(style: GalleryStyle) -> str:
 
 
 def _loss_parts(losses: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """The parts of the loss that are not zero throughout."""
+    """The parts of the loss that are not always zero."""
     return {k: v for k, v in losses.items() if k != "total" and any(v)}
 
 

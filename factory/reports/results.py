@@ -1,4 +1,4 @@
-"""How a run of training ended, for programs, terminals and notebooks."""
+"""Results of a training run, for programs, terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+STATES = ("registered", "skipped", "failed")
+
 
 @dataclass(frozen=True)
 class StyleResult:
-    """How one style of a run ended: registered, skipped (was registered before) or failed.
+    """Result of one style. state: one of STATES; skipped is registered by an earlier run.
 
-    alias: champion, or candidate where the quality gate kept it from that; gate says why.
-    kind: what sort of failure it was. attempts: how often it was tried.
+    alias: champion, or candidate if the style missed a gate condition. gate: the missed
+    conditions. kind: kind of the failure.
     """
 
     id: str
@@ -30,7 +32,7 @@ class StyleResult:
 
     @property
     def note(self) -> str:
-        """What a table says beside the state."""
+        """Version or failure, for tables."""
         if self.state == "failed":
             return self.reason or "no reason was recorded"
         note = f"version {self.version}"
@@ -39,20 +41,20 @@ class StyleResult:
 
 @dataclass(frozen=True)
 class BankResult:
-    """A content bank that a run used. build_seconds: None for a bank that a base brings along."""
+    """A content bank that a run used. build_seconds: None for a bank shipped with a base."""
 
     contents: int
     build_seconds: float | None
 
     def __str__(self) -> str:
         if self.build_seconds is None:
-            return f"content bank: {self.contents} contents that came with the base"
+            return f"content bank: {self.contents} contents, shipped with the base"
         return f"content bank: {self.contents} contents, built in {self.build_seconds:.1f} s"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A run of ``train``. gallery: the HTML report. folder: the job's."""
+    """Result of ``train``. gallery: the HTML report. folder: the job's folder."""
 
     styles: tuple[StyleResult, ...]
     gallery: Path
@@ -65,7 +67,7 @@ class TrainResult:
         return tuple(s for s in self.styles if s.state == "failed")
 
     def count(self, state: str) -> int:
-        """How many styles ended in a state."""
+        """Number of styles with a state."""
         return sum(s.state == state for s in self.styles)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class TrainResult:
         }
 
     def summary(self) -> str:
-        """The table that ends a run."""
+        """The table that is printed at the end of a run."""
         width = max([len(s.id) for s in self.styles] + [5])
         lines = [
             f"{s.id:{width}}  {s.state:10}  {s.note}"
@@ -87,26 +89,26 @@ class TrainResult:
             + (f" after {s.attempts} attempts" if s.attempts > 1 and s.state != "failed" else "")
             for s in self.styles
         ]
-        states = ("registered", "skipped", "failed")
-        lines.append(", ".join(f"{self.count(state)} {state}" for state in states))
-        lines += [str(bank) for bank in self.banks]
-        return "\n".join([*lines, f"gallery: {self.gallery}"])
+        lines += [self._counts(), *map(str, self.banks), f"gallery: {self.gallery}"]
+        return "\n".join(lines)
+
+    def _counts(self) -> str:
+        return ", ".join(f"{self.count(s)} {s}" for s in STATES)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a row a style, with its first previews."""
+        """HTML table for notebooks: one row per style, with its first previews."""
         rows = "".join(self._row(s) for s in self.styles)
-        counts = ", ".join(f"{self.count(s)} {s}" for s in ("registered", "skipped", "failed"))
         return (
-            f"<p>{counts} in {self.seconds:.0f} s &middot; gallery: "
-            f"<code>{escape(str(self.gallery))}</code></p><table><thead><tr><th>style</th><th></th><th>state</th><th></th>"
-            f"<th>metrics</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<p>{self._counts()} in {self.seconds:.0f} s &middot; gallery: "
+            f"<code>{escape(str(self.gallery))}</code></p><table><thead><tr><th>style</th><th></th>"
+            f"<th>state</th><th></th><th>metrics</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 
     def _row(self, style: StyleResult) -> str:
-        thumbs = self.folder / "thumbnails" / f"{style.id}.webp"
+        thumbnail = self.folder / "thumbnails" / f"{style.id}.webp"
         image = ""
-        if thumbs.is_file():
-            data = base64.b64encode(thumbs.read_bytes()).decode()
+        if thumbnail.is_file():
+            data = base64.b64encode(thumbnail.read_bytes()).decode()
             image = f'<img alt="{escape(style.id)}" src="data:image/webp;base64,{data}">'
         metrics = ", ".join(f"{k} {v:.3g}" for k, v in style.metrics.items())
         cells = (escape(style.id), image, escape(style.state), escape(style.note), escape(metrics))

@@ -1,4 +1,4 @@
-"""The gallery of a training run, gathered from the registry."""
+"""Builds the gallery of a training run from the registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,17 +15,15 @@ from PIL import Image
 from factory.catalog import CatalogEntry
 from factory.core.uris import base_name
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
-from factory.registry.versions import TRAINING
+from factory.registry.versions import TRAINING_FILE
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
+from factory.reports.results import STATES, StyleResult, TrainResult
 from osasis.bundles.base import Base
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
 from osasis.images.tensors import tensor_to_image
 from osasis.storage import write_atomic
-
-if TYPE_CHECKING:
-    from factory.reports.results import StyleResult, TrainResult
 
 THUMBNAIL = 64
 
@@ -39,9 +37,10 @@ def write_run_gallery(
     registered: Mapping[str, Sequence[StyleVersion]],
     read: Callable[[str], bytes],
 ) -> None:
-    """Write ``run.gallery``: every style of the run on the same photos, with its figures.
+    """Write ``run.gallery`` and a thumbnail strip per registered style.
 
-    registered: the versions of each style. read: returns the bytes of a style image's location.
+    photos: (N, 3, H, W) in [-1, 1]. photos_hash: their hash, compared with a version's previews
+    tag. registered: versions by style. read: returns the bytes of a style image's location.
     """
     by_id = {e.id: e for e in entries}
     versions = {(v.style, v.version): v for vs in registered.values() for v in vs}
@@ -52,9 +51,9 @@ def write_run_gallery(
             styles.append(_failed(result, entry, base, len(photos), read))
         else:
             styles.append(_style(result, entry, version, base, len(photos), photos_hash))
-            strip = [styles[-1].style_png, *filter(None, styles[-1].stylized[:3])]
-            write_atomic(run.folder / "thumbnails" / f"{result.id}.webp", _strip(strip))
-    counts = {s: run.count(s) for s in ("registered", "skipped", "failed")}
+            images = [styles[-1].style_png, *filter(None, styles[-1].stylized[:3])]
+            write_atomic(run.folder / "thumbnails" / f"{result.id}.webp", _strip(images))
+    counts = {s: run.count(s) for s in STATES}
     write_gallery(
         run.gallery,
         Gallery(
@@ -80,16 +79,9 @@ def _failed(
     return GalleryStyle(
         id=result.id,
         state="failed",
-        version=None,
-        champion=False,
-        style_png=_picture(entry, base.config.image_size, read),
-        counterpart_png=None,
+        style_png=_style_png(entry, base.config.image_size, read),
         stylized=(None,) * photos,
-        losses={},
-        metrics={},
-        settings={},
         provenance={"image": base_name(entry.image), "kind of failure": result.kind},
-        seconds=None,
         reason=result.reason,
         tags=entry.tags,
     )
@@ -103,14 +95,14 @@ def _style(
     photos: int,
     photos_hash: str,
 ) -> GalleryStyle:
-    """A registered style, from the files of its version: no query a style."""
+    """A registered style, read from its version's files without registry queries."""
     folder = version.folder()
     info = json.loads((folder / "style.json").read_text())
     trained = _training(folder)
-    shown: list[bytes | None] = []
-    # A style of an earlier run may have been shown on other photos.
+    previews: list[bytes | None] = []
+    # Previews of a style of an earlier run may show other photos.
     if version.tags.get(PREVIEWS_TAG) == photos_hash:
-        shown += [p.read_bytes() for p in version.previews()[:photos]]
+        previews += [p.read_bytes() for p in version.previews()[:photos]]
     history = trained.get("history") or []
     losses = {name: [row[name] for row in history] for name in (history[0] if history else {})}
     gate = version.tags.get(GATE_TAG)
@@ -121,7 +113,7 @@ def _style(
         champion=CHAMPION in version.aliases,
         style_png=(folder / "style.png").read_bytes(),
         counterpart_png=(folder / "counterpart.png").read_bytes(),
-        stylized=tuple(shown + [None] * (photos - len(shown))),
+        stylized=tuple(previews + [None] * (photos - len(previews))),
         losses={k: v for k, v in losses.items() if any(v)},
         metrics=trained.get("metrics") or {},
         settings=info["settings"],
@@ -141,16 +133,16 @@ def _style(
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """Curves and metrics of a style's training, where its bundle has them."""
+    """History and metrics of a style's training; empty for an imported style."""
     try:
-        data: dict[str, Any] = json.loads((folder / TRAINING).read_text())
-    except FileNotFoundError:  # an imported style has none
+        data: dict[str, Any] = json.loads((folder / TRAINING_FILE).read_text())
+    except FileNotFoundError:
         return {}
     return data
 
 
-def _picture(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> bytes:
-    """The style image where it can be shown, else nothing."""
+def _style_png(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> bytes:
+    """The style image as PNG; empty if it cannot be decoded."""
     try:
         data = read(entry.image)
         return png_bytes(fit_square(load_image(data, name=entry.image, target=size), size))
@@ -158,10 +150,10 @@ def _picture(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> by
         return b""
 
 
-def _strip(pictures: list[bytes]) -> bytes:
-    """Pictures side by side, small, for a notebook."""
-    strip = Image.new("RGB", (THUMBNAIL * len(pictures), THUMBNAIL))
-    for i, data in enumerate(pictures):
+def _strip(images: list[bytes]) -> bytes:
+    """Thumbnails side by side as WebP, for ``TrainResult`` in a notebook."""
+    strip = Image.new("RGB", (THUMBNAIL * len(images), THUMBNAIL))
+    for i, data in enumerate(images):
         strip.paste(fit_square(load_image(data), THUMBNAIL), (THUMBNAIL * i, 0))
     buffer = io.BytesIO()
     strip.save(buffer, "WEBP", quality=85)

@@ -1,9 +1,9 @@
 """Content banks: computed once on Ray for all styles of a base, stored by fingerprint.
 
 A bank is a folder with ``shard-00000.safetensors`` and so on, and ``bank.json``, which is written
-last. A base may bring banks along in its folder ``banks``, under the same names. Each shard is
-computed by itself and deterministic: an interrupted build continues with the missing shards, and
-the number of Ray tasks does not change the result.
+last. A base may ship banks under the same names in its folder ``banks``. Shards are independent
+and deterministic: an interrupted build resumes with the missing shards, and the number of Ray
+tasks does not change the result.
 """
 
 from __future__ import annotations
@@ -22,21 +22,29 @@ import torch
 from safetensors.torch import load_file
 
 from factory.core.claims import Claims
-from osasis.bundles.base import Base
-from osasis.contents import BANK_ARITHMETIC, BANK_JSON, CHUNK, SHIPPED_BANKS, bank_photos
+from osasis.bundles.base import Base, load_base
+from osasis.contents import (
+    BANK_ARITHMETIC,
+    BANK_JSON,
+    CHUNK,
+    SHIPPED_BANKS,
+    bank_chunk,
+    bank_photos,
+    save_contents,
+)
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 
-# Settings that every bank depends on, and those that only a bank of sampled contents depends on.
-FIELDS = ("encode_steps", "t0", "bank_size", "guide_input")
-SAMPLED = ("decode_steps", "latent_steps", "seed")
+# Settings in a bank's fingerprint, and further ones for a bank of sampled contents.
+KEY_FIELDS = ("encode_steps", "t0", "bank_size", "guide_input")
+SAMPLED_KEY_FIELDS = ("decode_steps", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Bank:
-    """A complete content bank. seconds: build time; None for a bank that its base brings along."""
+    """A complete content bank. seconds: build time; None for a bank shipped with its base."""
 
     folder: Path
     contents: int
@@ -44,8 +52,8 @@ class Bank:
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Photos that a run uses as contents instead of the base's own: (N, 3, H, W) uint8."""
+class ContentPhotos:
+    """Photos that replace the base's own as contents: (N, 3, H, W) uint8."""
 
     tensor: torch.Tensor
 
@@ -55,20 +63,20 @@ class Photos:
 
 
 def bank_path(
-    folder: Path, base: Base, settings: TrainSettings, photos: Photos | None = None
+    folder: Path, base: Base, settings: TrainSettings, photos: ContentPhotos | None = None
 ) -> Path | None:
-    """The folder of the bank that these settings need.
+    """Path in ``folder`` of the bank that these settings need.
 
-    None where training needs no bank: contents are sampled in every iteration, and the photo
-    counterpart is made by the base's prior or without photos.
+    None if training needs no bank: contents are sampled in every iteration, and the photo
+    counterpart comes from the base's prior or needs no photos.
     """
     if settings.contents != "bank" and (base.photos is None or base.prior is not None):
         return None
-    key: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
+    key: dict[str, Any] = {name: getattr(settings, name) for name in KEY_FIELDS}
     if photos is not None:
         key["photos"] = photos.fingerprint
     elif base.photos is None:
-        key |= {name: getattr(settings, name) for name in SAMPLED}
+        key |= {name: getattr(settings, name) for name in SAMPLED_KEY_FIELDS}
     name = sha256_text(json.dumps([base.fingerprint, key], sort_keys=True))[:16]
     return folder / name
 
@@ -80,25 +88,25 @@ def ensure_banks(
     settings: Sequence[TrainSettings],
     report: Callable[[str], None],
     claims: Claims,
-    photos: Photos | None = None,
+    photos: ContentPhotos | None = None,
 ) -> list[Bank | None]:
     """The bank for each of the settings; missing banks are computed on Ray.
 
-    Where several jobs need the same bank, one of them builds it and the others wait.
+    If several jobs need the same bank, one of them builds it and the others wait.
     """
     banks: dict[Path, Bank] = {}
     out: list[Bank | None] = []
-    for wanted in settings:
-        path = bank_path(folder, base, wanted, photos)
+    for s in settings:
+        path = bank_path(folder, base, s, photos)
         if path is not None and path not in banks:
-            own = photos.tensor if photos is not None else bank_photos(base)
-            banks[path] = _ensure(path, base_folder, wanted, own, report, claims)
+            tensor = photos.tensor if photos is not None else bank_photos(base)
+            banks[path] = _ensure(path, base_folder, s, tensor, report, claims)
         out.append(banks[path] if path is not None else None)
     return out
 
 
 def read_bank(path: Path) -> Bank | None:
-    """The bank in a folder; None where the bank is missing or incomplete."""
+    """The bank in a folder; None if it is missing or incomplete."""
     try:
         info = json.loads((path / BANK_JSON).read_text())
     except FileNotFoundError:
@@ -117,7 +125,7 @@ def _ensure(
     found = read_bank(path) or read_bank(base_folder / SHIPPED_BANKS / path.name)
     if found is not None:
         return found
-    name, told = f"bank-{path.name}", False
+    name, reported = f"bank-{path.name}", False
     while (bank := read_bank(path)) is None:
         holder = claims.acquire(name)
         if holder is None:
@@ -127,9 +135,9 @@ def _ensure(
             finally:
                 claims.release(name)
             break
-        if not told:
+        if not reported:
             report(f"content bank: waiting for job {holder.job}, which builds it")
-            told = True
+            reported = True
         time.sleep(POLL_SECONDS)
     return bank
 
@@ -148,20 +156,21 @@ def _build(
     starts = [s for s in range(0, size, CHUNK) if not shard_path(path, s).is_file()]
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    # Every task uses one thread: the number of threads changes how sums are rounded.
-    task = _shards.options(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_retries=3)
+    # One thread per task: the number of threads changes the rounding of sums.
+    task = _compute_shards.options(
+        num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_retries=3
+    )
     count = max(1, min(gpus or cpus, len(starts)))
-    arguments = (str(base_folder), str(path), settings.to_dict(), size, photos is not None)
+    arguments = (base_folder, path, settings, size, photos is not None)
     ray.get([task.remote(*arguments, starts[i::count], bool(gpus)) for i in range(count)])
     seconds = time.perf_counter() - started
+    names = KEY_FIELDS + (SAMPLED_KEY_FIELDS if photos is None else ())
     info = {
         "contents": size,
         "seconds": round(seconds, 2),
         "base": base_folder.name,
         "arithmetic": BANK_ARITHMETIC,
-        "settings": {
-            name: getattr(settings, name) for name in FIELDS + (SAMPLED if photos is None else ())
-        },
+        "settings": {name: getattr(settings, name) for name in names},
     }
     (path / PHOTOS).unlink(missing_ok=True)
     write_json(path / BANK_JSON, info)
@@ -170,34 +179,31 @@ def _build(
 
 
 def shard_path(path: Path, start: int) -> Path:
-    """The shard whose first content has the number ``start``."""
+    """Path of the shard whose first content has index ``start``."""
     return path / f"shard-{start // CHUNK:05d}.safetensors"
 
 
 @ray.remote
-def _shards(
-    base: str,
-    path: str,
-    settings: dict[str, Any],
+def _compute_shards(
+    base_folder: Path,
+    path: Path,
+    settings: TrainSettings,
     size: int,
-    photos: bool,
+    has_photos: bool,
     starts: list[int],
     gpu: bool,
 ) -> None:
-    """Compute and write the shards that begin with these content numbers."""
-    from osasis.contents import bank_chunk, save_contents
-
+    """Compute and write the shards whose first contents have the indices ``starts``."""
     torch.set_num_threads(1)
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
-    loaded, wanted = _base(base, device), TrainSettings.parse(settings)
-    own = load_file(Path(path) / PHOTOS)["photos"] if photos else None
+    base = _cached_base(base_folder, device)
+    photos = load_file(path / PHOTOS)["photos"] if has_photos else None
     for start in starts:
-        chunk = bank_chunk(loaded, wanted, start, own).take(slice(size - start))
-        save_contents(shard_path(Path(path), start), chunk)
+        chunk = bank_chunk(base, settings, start, photos).take(slice(size - start))
+        save_contents(shard_path(path, start), chunk)
 
 
+# Named function: Ray pickles the cache wrapper by its module and name.
 @lru_cache(maxsize=1)
-def _base(folder: str, device: str) -> Base:
-    from osasis.bundles.base import load_base
-
-    return load_base(Path(folder), device)
+def _cached_base(folder: Path, device: str) -> Base:
+    return load_base(folder, device)

@@ -1,4 +1,4 @@
-"""The fingerprint of a training: a registered fingerprint is skipped when a catalog runs again."""
+"""Hash that identifies a style's training; styles with a registered hash are skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from factory import __version__
 
 FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
-WATCHING = ("early_stop_patience", "keep_best", "watch", "watch_every")
+EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 
 def fingerprint(
@@ -19,19 +19,20 @@ def fingerprint(
     settings: dict[str, Any],
     contents: str | None = None,
 ) -> str:
-    """Identity of a trained style: image bytes, base, settings, code version.
+    """Hash of image bytes, base fingerprint, settings and code version: 16 hex digits.
 
-    contents: of the photos that a run brought along as contents, where it did.
+    contents: fingerprint of the photos that replace the base's own as contents.
     """
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())
-    # How often a checkpoint is written changes no result, nor does a watch that is off.
+    # The checkpoint interval, and the early-stopping settings while off, do not affect the result.
     relevant = {k: v for k, v in settings.items() if k != "checkpoint_every"}
-    # Older homes know precision auto by its former name, bfloat16: their styles stay registered.
+    # Precision auto was called bfloat16: hash the former names, so that fingerprints in older homes
+    # stay valid.
     if (precision := relevant.get("precision")) in FORMER_PRECISION:
         relevant["precision"] = FORMER_PRECISION[precision]
     if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
-        relevant = {k: v for k, v in relevant.items() if k not in WATCHING}
+        relevant = {k: v for k, v in relevant.items() if k not in EARLY_STOPPING}
     identity = [base, relevant, __version__] + ([contents] if contents else [])
     digest.update(json.dumps(identity, sort_keys=True).encode())
     return digest.hexdigest()[:16]

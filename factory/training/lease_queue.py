@@ -5,27 +5,36 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from factory.core.failures import DIED, ERROR, MEMORY
+from factory.reports.style_states import (
+    Done,
+    Failed,
+    Progress,
+    Running,
+    Snapshot,
+    Waiting,
+    from_dict,
+    to_dict,
+)
 from osasis.storage import write_json
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-# Answer to a slot while no style waits but others train: a failure may return one.
+# Answer to a slot when no style waits but some are still running: a failure may return one.
 ASK_AGAIN = ""
 RETRIES = 2
 RETRY_ON = (DIED, MEMORY, ERROR)
-# Starts of a slot's worker without a lease after which the slot is given up.
+# A slot whose worker starts more often than this without leasing a style is given up.
 MAX_STARTS = 4
 
 
 class LeaseQueue:
     """State of one job's styles, written to ``path`` at every change of state.
 
-    Runs as a Ray actor. A slot that asks again after a crash gets the style that it held, which
-    continues from its checkpoint; where the slot's node is lost, another slot gets the style. A
-    restarted queue reads its file and keeps done, failed and leased styles.
+    Runs as a Ray actor. A slot whose worker was restarted after a crash gets the style that the
+    slot held and resumes it from its checkpoint; if the node is lost, another slot gets the style.
+    A restarted queue reads its file and keeps done, failed and leased styles.
     """
 
     def __init__(
@@ -35,16 +44,16 @@ class LeaseQueue:
         retries: int = RETRIES,
         retry_on: Collection[str] = RETRY_ON,
     ) -> None:
-        """retries: how often a style is tried again after a failure of a kind in retry_on."""
+        """retries: retries of a style after failures of the kinds in retry_on."""
         self.path = Path(path)
         self.retries, self.retry_on = retries, tuple(retry_on)
         self.starts: dict[int, int] = {}
         self.slot_errors: list[str] = []
-        self.states: dict[str, dict[str, Any]] = {s: {"state": WAITING} for s in styles}
+        self.states: Snapshot = {s: Waiting() for s in styles}
         if self.path.is_file():
             for style, state in json.loads(self.path.read_text()).items():
                 if style in self.states:
-                    self.states[style] = state
+                    self.states[style] = from_dict(state)
         self._save()
 
     def worker_started(self, slot: int) -> bool:
@@ -53,91 +62,84 @@ class LeaseQueue:
         return self.starts[slot] <= MAX_STARTS
 
     def worker_failed(self, slot: int, reason: str) -> None:
-        """Note why a slot's worker could not load its base or photos."""
+        """Record why a slot's worker could not load its base or photos."""
         self.slot_errors.append(f"slot {slot} could not start: {reason}")
 
     def worker_errors(self) -> list[str]:
-        """The reasons noted by ``worker_failed``."""
+        """The reasons recorded by ``worker_failed``."""
         return self.slot_errors
 
     def lease(self, slot: int, node: str = "") -> str | None:
         """The next style for a slot, or ``ASK_AGAIN``; None when all are done or failed."""
         self.starts[slot] = 0
-        for style, now in self.states.items():
-            if now["state"] == RUNNING and now["slot"] == slot:
-                # Only a new worker of the slot asks while the style runs: the old worker has died.
-                self._failed(style, "its worker died (out of memory?)", DIED)
-                if now["attempts"] <= self.retries and DIED in self.retry_on:
+        for style in self.states:
+            if self._is_held(style, slot):
+                # A slot asks while its style runs only if its previous worker has died.
+                self._fail(style, "its worker died (out of memory?)", DIED)
+                if isinstance(self.states[style], Waiting):
                     return self._run(style, slot, node)
-        for style, now in self.states.items():
-            if now["state"] == WAITING:
+        for style, state in self.states.items():
+            if isinstance(state, Waiting):
                 return self._run(style, slot, node)
-        running = any(now["state"] == RUNNING for now in self.states.values())
+        running = any(isinstance(state, Running) for state in self.states.values())
         return ASK_AGAIN if running else None
 
+    def _is_held(self, style: str, slot: int) -> bool:
+        state = self.states[style]
+        return isinstance(state, Running) and state.slot == slot
+
     def _run(self, style: str, slot: int, node: str) -> str:
-        attempts = self.states[style].get("attempts", 0) + 1
-        self.states[style] = {
-            "state": RUNNING,
-            "slot": slot,
-            "node": node,
-            "attempts": attempts,
-            "since": time.time(),
-        }
+        self.states[style] = Running(slot, node, self.states[style].attempts + 1, time.time())
         self._save()
         return style
 
     def progress(
         self, style: str, iteration: int, of: int, losses: dict[str, float], slot: int
     ) -> None:
-        """Note a style's iteration and losses, in memory only."""
-        now = self.states[style]
-        if now["state"] == RUNNING and now["slot"] == slot:
-            now.setdefault("first", (time.time(), iteration))
-            now |= {"iteration": iteration, "of": of, "losses": losses, "loss": losses["total"]}
+        """Record a style's iteration and losses, in memory only."""
+        state = self.states[style]
+        if isinstance(state, Running) and state.slot == slot:
+            first = state.progress.first if state.progress else (time.time(), iteration)
+            self.states[style] = replace(state, progress=Progress(first, iteration, of, losses))
 
     def done(self, style: str, seconds: float) -> None:
-        """Note that a style's bundle is on disk. seconds: duration of the last attempt."""
-        attempts = self.states[style].get("attempts", 1)
-        self.states[style] = {"state": DONE, "seconds": seconds, "attempts": attempts}
+        """Record that a style's bundle is on disk. seconds: duration of the last attempt."""
+        self.states[style] = Done(seconds, max(1, self.states[style].attempts))
         self._save()
 
     def failed(self, style: str, reason: str, kind: str = ERROR, slot: int | None = None) -> None:
-        """Return a failed style to the queue, or give it up after its last attempt."""
-        now = self.states[style]
-        if slot is None or (now["state"] == RUNNING and now["slot"] == slot):
-            self._failed(style, reason, kind)
+        """Requeue a failed style, or give it up after its last attempt.
+
+        slot: the reporting slot; ignored if that slot no longer holds the style.
+        """
+        if slot is None or self._is_held(style, slot):
+            self._fail(style, reason, kind)
             self._save()
 
-    def _failed(self, style: str, reason: str, kind: str) -> None:
-        attempts = self.states[style].get("attempts", 1)
+    def _fail(self, style: str, reason: str, kind: str) -> None:
+        attempts = max(1, self.states[style].attempts)
         if kind in self.retry_on and attempts <= self.retries:
-            self.states[style] = {"state": WAITING, "attempts": attempts, "before": reason}
+            self.states[style] = Waiting(attempts, before=reason)
             return
         if attempts > 1:
             reason += f" (attempt {attempts})"
-        self.states[style] = {
-            "state": FAILED,
-            "reason": reason,
-            "kind": kind,
-            "attempts": attempts,
-        }
+        self.states[style] = Failed(reason, kind, attempts)
 
     def release(self, nodes: Collection[str] = (), slot: int | None = None) -> list[str]:
-        """Return the leases of lost nodes and of an ended slot; gives the styles' ids."""
+        """Revoke the leases of lost nodes and of an ended slot; returns the styles' ids."""
         lost = [
             style
-            for style, now in self.states.items()
-            if now["state"] == RUNNING and (now["node"] in nodes or now["slot"] == slot)
+            for style, state in self.states.items()
+            if isinstance(state, Running) and (state.node in nodes or state.slot == slot)
         ]
         for style in lost:
-            self._failed(style, "its node was lost", DIED)
+            self._fail(style, "its node was lost", DIED)
         if lost:
             self._save()
         return lost
 
-    def snapshot(self) -> dict[str, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         return self.states
 
     def _save(self) -> None:
-        write_json(self.path, self.states)
+        write_json(self.path, {style: to_dict(state) for style, state in self.states.items()})

@@ -1,4 +1,4 @@
-"""The plan of a training run: the fingerprint of every style, and which are registered."""
+"""The plan of a training run: which styles are registered, which fail, and which to train."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from factory.catalog import CatalogEntry
 from factory.core.failures import describe_failure, failure_kind
 from factory.registry import CHAMPION, StyleVersion
 from factory.reports.results import StyleResult
+from factory.reports.style_states import Failed
 from factory.training.fingerprint import fingerprint
 from factory.training.staged_images import StagedImages
 from osasis.bundles.base import Base
@@ -19,19 +20,17 @@ from osasis.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStyle:
     """A style of a run.
 
-    registered: the version with the same fingerprint. reason, kind: why the style cannot be
-    trained, and the kind of that failure.
+    registered: the version with the same fingerprint. failure: why the style cannot be trained.
     """
 
     entry: CatalogEntry
     settings: TrainSettings
     fingerprint: str
-    registered: StyleVersion | None
-    reason: str | None = None
-    kind: str | None = None
+    registered: StyleVersion | None = None
+    failure: Failed | None = None
 
     @property
     def claim(self) -> str:
@@ -39,17 +38,17 @@ class Planned:
         return f"{self.entry.id}-{self.fingerprint}"
 
     @property
-    def waits(self) -> bool:
-        """Whether the style must be trained."""
-        return self.registered is None and self.reason is None
+    def needs_training(self) -> bool:
+        return self.registered is None and self.failure is None
 
-    def settled(self) -> StyleResult:
-        """The result of a style that is registered or cannot be trained."""
-        if self.registered is None:
-            return StyleResult(self.entry.id, "failed", reason=self.reason, kind=self.kind)
-        aliases = self.registered.aliases
-        alias = CHAMPION if CHAMPION in aliases else next(iter(aliases), None)
-        return StyleResult(self.entry.id, "skipped", self.registered.version, alias=alias)
+    def result(self) -> StyleResult:
+        """Result before training: skipped if registered, else failed."""
+        if self.registered is not None:
+            aliases = self.registered.aliases
+            alias = CHAMPION if CHAMPION in aliases else next(iter(aliases), None)
+            return StyleResult(self.entry.id, "skipped", self.registered.version, alias=alias)
+        reason, kind = (self.failure.reason, self.failure.kind) if self.failure else (None, None)
+        return StyleResult(self.entry.id, "failed", reason=reason, kind=kind)
 
 
 def make_plan(
@@ -58,14 +57,14 @@ def make_plan(
     overrides: Mapping[str, Any],
     base: Base,
     photos: str | None,
-    there: Mapping[str, list[StyleVersion]],
+    versions: Mapping[str, list[StyleVersion]],
     images: StagedImages,
-) -> list[Planned]:
-    """Every entry with its fingerprint, and the registered version with the same fingerprint.
+) -> list[PlannedStyle]:
+    """The fingerprint of every entry, and the registered version with that fingerprint.
 
-    photos: fingerprint of the photos that replace the base's own. there: registered versions by
-    style. images: as the catalog check has read them. The images of styles to train are decoded
-    here, so that a broken one is reported before Ray starts.
+    photos: fingerprint of the photos that replace the base's own. versions: registered versions
+    by style. images: the images that the catalog check has read. Images of styles to train are
+    decoded here, so that a broken image is reported before Ray starts.
     """
     plan = []
     for entry in entries:
@@ -75,18 +74,18 @@ def make_plan(
             image = images.read(entry.image)
             counterpart = images.read(entry.counterpart) if entry.counterpart else None
             key = fingerprint(image, counterpart, base.fingerprint, settings.to_dict(), photos)
-            found = next((v for v in there.get(entry.id, []) if v.fingerprint == key), None)
+            found = next((v for v in versions.get(entry.id, []) if v.fingerprint == key), None)
             if found is None:
-                _decode(entry, image, counterpart, base.config.image_size)
+                _check_images(entry, image, counterpart, base.config.image_size)
+            plan.append(PlannedStyle(entry, settings, key, found))
         except UserError as e:
-            plan.append(Planned(entry, settings, key, None, describe_failure(e), failure_kind(e)))
-            continue
-        plan.append(Planned(entry, settings, key, found))
+            failure = Failed(describe_failure(e), failure_kind(e))
+            plan.append(PlannedStyle(entry, settings, key, failure=failure))
     return plan
 
 
-def _decode(entry: CatalogEntry, image: bytes, counterpart: bytes | None, size: int) -> None:
-    """Raises ImageError naming the picture that cannot be decoded."""
+def _check_images(entry: CatalogEntry, image: bytes, counterpart: bytes | None, size: int) -> None:
+    """Raises ImageError naming the image that cannot be decoded."""
     load_image(image, name=entry.image, target=size)
     if counterpart is not None:
         load_image(counterpart, name=f"counterpart of {entry.image}", target=size)

@@ -1,4 +1,4 @@
-"""Registers the folder of a trained style as a version."""
+"""Registers a trained style as a version in the registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from factory.core.failures import describe_failure
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
@@ -28,15 +27,15 @@ class Registrar:
     report: Callable[[str], None]
 
     def register(self, task: StyleTask) -> StyleResult:
-        """Register a trained style after reading its bundle back.
+        """Check a trained style's bundle and register it.
 
         Any error becomes a failed result of this style.
         """
-        folder = Path(task.folder)
+        folder = task.folder
         try:
-            done = json.loads((folder / RESULT).read_text())
+            trained = json.loads((folder / RESULT).read_text())
             check_finite(folder / "style", self.base)
-            missed = gate_failures(self.gate, done["metrics"])
+            missed = gate_failures(self.gate, trained["metrics"])
             tags = {
                 "base_name": self.base.name,
                 "licence": task.licence,
@@ -48,9 +47,9 @@ class Registrar:
                 folder / "style",
                 fingerprint=task.fingerprint,
                 base=self.base.fingerprint,
-                params=task.settings,
-                history=done["history"],
-                metrics=done["metrics"],
+                params=task.settings.to_dict(),
+                history=trained["history"],
+                metrics=trained["metrics"],
                 tags=tags | ({GATE_TAG: "; ".join(missed)} if missed else {}),
                 previews=folder / PREVIEWS,
                 alias=CANDIDATE if missed else CHAMPION,
@@ -60,15 +59,14 @@ class Registrar:
             self.report(f"{task.id}: not registered: {reason}")
             return StyleResult(task.id, "failed", reason=reason, kind="registry")
         shutil.rmtree(folder, ignore_errors=True)
-        what = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
-        self.report(f"{task.id}: registered as version {version.version}, {what}")
+        alias = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
+        self.report(f"{task.id}: registered as version {version.version}, {alias}")
         return StyleResult(
             task.id,
             "registered",
             version.version,
-            None,
-            round(done["seconds"], 2),
-            done["metrics"],
-            CANDIDATE if missed else CHAMPION,
-            missed,
+            seconds=round(trained["seconds"], 2),
+            metrics=trained["metrics"],
+            alias=CANDIDATE if missed else CHAMPION,
+            gate=missed,
         )

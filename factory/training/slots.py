@@ -1,4 +1,4 @@
-"""Bulk training: a catalog's styles on Ray Train slots that drain a lease queue."""
+"""Bulk training: Ray Train slots that train the styles of a lease queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,24 +17,26 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
-from factory.training.lease_queue import ASK_AGAIN, DONE, FAILED, RETRIES, RETRY_ON, LeaseQueue
+from factory.core.machine import cpu_workers
+from factory.reports.style_states import Done, Failed, Snapshot, Waiting
+from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
 from osasis.errors import UserError
 from osasis.storage import write_json
 
 POLL_SECONDS = 0.5
-# How long a run waits for its slots to end after the last style is done or failed.
+# A slot's worker holds the base, a trainable copy, its optimiser state and activations.
+MODEL_COPIES = 8
+# Seconds that a run waits for its slots to end after the last style is done or failed.
 JOIN_SECONDS = 15.0
-# File in the folder of a running job with the wanted number of slots.
+# File in the folder of a running job that holds the requested number of slots.
 SLOTS = "slots.json"
 ENDED = "its slot ended early"
-
-Snapshot = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Number of slots of a run, and the CPUs and GPUs that each takes."""
+    """Number of slots of a run, and CPUs and GPUs per slot."""
 
     count: int
     cpus: float = 1.0
@@ -46,18 +48,18 @@ class SlotPlan:
 
 
 class SlotWorker(Protocol):
-    """Trains the styles that a slot leases; the product's is ``StyleWorker``."""
+    """Trains the styles that a slot leases; ``StyleWorker`` implements it."""
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None: ...
 
 
-# Opens a slot's worker from base folder, file of preview photos, and device.
+# Opens a slot's worker: (base folder, file of preview photos, device) -> worker.
 OpenWorker = Callable[[Path, Path, str], SlotWorker]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """The input of all slots of one run; paths are on storage that every node reads."""
+    """Input of all slots of one run. The paths are on storage shared by all nodes."""
 
     folder: Path
     base: Path
@@ -68,19 +70,14 @@ class TrainingJob:
     open_worker: OpenWorker = StyleWorker.open
 
 
-@dataclass
-class JobResult:
-    """States by style at the end, and seconds from start to end."""
-
-    states: Snapshot = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None = None) -> SlotPlan:
+def plan_slots(
+    base: Path, requested: int | None, waiting: int, gpus_per_slot: float | None = None
+) -> SlotPlan:
     """One slot per GPU, or per CPU without GPUs; at most one per waiting style.
 
-    requested: number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25;
-    None shares the GPUs among the slots. Raises UserError where the cluster lacks the GPUs.
+    base: folder of the base; without GPUs, at most as many slots as fit into memory. requested:
+    number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25; None shares
+    the GPUs among the slots. Raises UserError if the cluster has too few GPUs.
     """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -94,44 +91,41 @@ def plan_slots(requested: int | None, waiting: int, gpus_per_slot: float | None 
                 f"--gpus-per-slot is {gpus_per_slot:g}, but the cluster has {gpus} GPU(s); "
                 "leave it out to train on CPUs"
             )
-        each = int(1 / gpus_per_slot) * gpus if gpus_per_slot <= 1 else int(gpus / gpus_per_slot)
-        return SlotPlan(max(1, min(requested or each, waiting)), gpus=gpus_per_slot)
-    have = gpus or max(1, int(resources.get("CPU", 1)))
-    count = max(1, min(requested or have, waiting))
+        most = int(1 / gpus_per_slot) * gpus if gpus_per_slot <= 1 else int(gpus / gpus_per_slot)
+        return SlotPlan(max(1, min(requested or most, waiting)), gpus=gpus_per_slot)
+    most = gpus or cpu_workers(resources, base, MODEL_COPIES)
+    count = max(1, min(requested or most, waiting))
     if gpus:
-        # Whole slots a GPU: 3 slots on 2 GPUs take halves, so that all of them fit.
+        # A whole number of slots per GPU: 3 slots on 2 GPUs take half a GPU each, so all fit.
         return SlotPlan(count, gpus=1 / -(-count // gpus))
     return SlotPlan(count)
 
 
 def add_slots(job: Path, count: int) -> int:
-    """Ask the run of a job folder for ``count`` more slots; returns the new number.
+    """Ask the run of a job folder for ``count`` more slots; returns the new number of slots.
 
-    Slots start when the cluster has free resources. Raises UserError where no run trains there.
+    Slots start when the cluster has free resources. Raises UserError if the run is not training.
     """
     path = job / SLOTS
     if not path.is_file():
         raise UserError(f"{job}: no job that is training; name one of {job.parent}")
-    wanted = int(json.loads(path.read_text())["slots"]) + count
-    write_json(path, {"slots": wanted})
-    return wanted
+    slots = int(json.loads(path.read_text())["slots"]) + count
+    write_json(path, {"slots": slots})
+    return slots
 
 
-def run_job(
-    job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]
-) -> JobResult:
-    """Train every task of a job; returns when every style is done or failed.
+def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]) -> Snapshot:
+    """Train every task of a job until every style is done or failed; returns the final states.
 
-    on_progress: called with all states about twice a second. A failed style keeps its reason in
-    the result and does not stop the others.
+    on_progress: called with all states about twice a second. A failed style does not stop the
+    others.
     """
-    started = time.perf_counter()
     queue = _start_queue(job)
     pool = SlotPool(job, slots, queue)
     write_json(job.folder / SLOTS, {"slots": slots.count})
     pool.grow_to(slots.count)
     states: Snapshot = {}
-    while not _settled(states):
+    while not _is_finished(states):
         time.sleep(POLL_SECONDS)
         dead = [n["NodeID"] for n in ray.nodes() if not n["Alive"]]
         if dead:
@@ -139,23 +133,32 @@ def run_job(
         pool.release_ended_slots()
         pool.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
         states = ray.get(queue.snapshot.remote())
-        if not pool.alive and not _settled(states):
-            for state in (s for s in states.values() if s["state"] not in (DONE, FAILED)):
-                reason = (pool.errors + ray.get(queue.worker_errors.remote()) + [ENDED])[0]
-                state |= {"state": FAILED, "reason": reason, "kind": DIED}
+        if not pool.threads and not _is_finished(states):
+            errors = pool.errors + ray.get(queue.worker_errors.remote())
+            states = _fail_unfinished(states, errors[0] if errors else ENDED)
         on_progress(states)
     (job.folder / SLOTS).unlink(missing_ok=True)
     pool.join()
-    return JobResult(states, time.perf_counter() - started)
+    return states
 
 
-def _settled(states: Snapshot) -> bool:
-    return bool(states) and all(s["state"] in (DONE, FAILED) for s in states.values())
+def _is_finished(states: Snapshot) -> bool:
+    return bool(states) and all(isinstance(s, (Done, Failed)) for s in states.values())
+
+
+def _fail_unfinished(states: Snapshot, reason: str) -> Snapshot:
+    """The states with every waiting or running style failed for a reason."""
+    return {
+        style: s
+        if isinstance(s, (Done, Failed))
+        else Failed(reason, DIED, s.attempts, s.before if isinstance(s, Waiting) else None)
+        for style, s in states.items()
+    }
 
 
 def _start_queue(job: TrainingJob) -> Any:
-    # Ray restarts a dead queue, which reads its file again, and repeats unanswered calls. The
-    # queue runs on the driver's node, because the loss of any other node must not end it.
+    # Ray restarts a dead queue, which reads its file again, and retries unanswered calls. The
+    # queue runs on the driver's node, so that it survives the loss of any other node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(LeaseQueue).options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
@@ -167,8 +170,8 @@ def _start_queue(job: TrainingJob) -> Any:
 class SlotPool:
     """The slots of a run: one thread of the driver runs one slot's trainer.
 
-    A process per slot would need the memory of another import of Ray Train and torch. The threads
-    are daemons, so that the driver can end while a slot still runs or waits for resources.
+    Threads instead of processes save one import of Ray Train and torch per slot. They are daemons,
+    so that the driver can exit while a slot still runs or waits for resources.
     """
 
     def __init__(self, job: TrainingJob, slots: SlotPlan, queue: Any) -> None:
@@ -185,9 +188,8 @@ class SlotPool:
             self.started += 1
 
     def _run(self, slot: int) -> None:
-        config = _slot_config(self.job, slot, self.slots)
         try:
-            _slot_trainer(slot, self.slots, config, self.queue).fit()
+            _slot_trainer(self.job, self.slots, slot, self.queue).fit()
         except Exception as e:
             self.errors.append(describe_failure(e))
 
@@ -197,67 +199,50 @@ class SlotPool:
             del self.threads[slot]
             ray.get(self.queue.release.remote([], slot))
 
-    @property
-    def alive(self) -> bool:
-        return bool(self.threads)
-
     def join(self) -> None:
         deadline = time.monotonic() + JOIN_SECONDS
         for thread in self.threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _slot_config(job: TrainingJob, slot: int, slots: SlotPlan) -> dict[str, Any]:
-    return {
-        "slot": slot,
-        "device": slots.device,
-        "threads": max(1, int(slots.cpus)),
-        "base": str(job.base),
-        "previews": str(job.previews),
-        "tasks": {t.id: t.to_dict() for t in job.tasks},
-        "open_worker": job.open_worker,
-    }
-
-
-def _slot_trainer(slot: int, slots: SlotPlan, config: dict[str, Any], queue: Any) -> TorchTrainer:
+def _slot_trainer(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> TorchTrainer:
     """A single-worker TorchTrainer, which Ray Train restarts when its worker dies."""
     resources = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
     return TorchTrainer(
-        partial(drain_queue, {**config, "queue": queue}),
-        # The only worker of its group exchanges no tensors; gloo needs no GPU.
+        partial(drain_queue, job, slots, slot, queue),
+        # A group of one worker exchanges no tensors; gloo needs no GPU.
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(
             num_workers=1, use_gpu=slots.gpus > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
-            storage_path=str(Path(config["previews"]).parent / "ray-train"),
+            storage_path=str(job.previews.parent / "ray-train"),
             # The lease queue limits the attempts of a style and the starts of a slot.
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
 
 
-def drain_queue(config: dict[str, Any]) -> None:
-    """The training loop of a slot's worker."""
+def drain_queue(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> None:
+    """Training loop of a slot's worker: leases and trains styles until none is left."""
     import torch
 
-    torch.set_num_threads(config["threads"])
-    queue, slot = config["queue"], config["slot"]
+    torch.set_num_threads(max(1, int(slots.cpus)))
     if not ray.get(queue.worker_started.remote(slot)):
         return
-    device = config["device"] if torch.cuda.is_available() else "cpu"
+    device = slots.device if torch.cuda.is_available() else "cpu"
     try:
-        worker = config["open_worker"](Path(config["base"]), Path(config["previews"]), device)
-    except Exception as e:  # a restart would find the same
+        worker = job.open_worker(job.base, job.previews, device)
+    except Exception as e:  # a restarted worker would fail in the same way
         ray.get(queue.worker_failed.remote(slot, describe_failure(e)))
         return
+    tasks = {t.id: t for t in job.tasks}
     node = ray.get_runtime_context().get_node_id()
     while (style := ray.get(queue.lease.remote(slot, node))) is not None:
         if style == ASK_AGAIN:
             time.sleep(POLL_SECONDS)
             continue
-        task = StyleTask(**config["tasks"][style])
         started = time.perf_counter()
 
         def on_iteration(
@@ -266,8 +251,8 @@ def drain_queue(config: dict[str, Any]) -> None:
             queue.progress.remote(style, iteration, of, losses, slot)
 
         try:
-            worker.train(task, on_iteration)
-        except Exception as e:  # whatever is wrong with one style, the others go on
+            worker.train(tasks[style], on_iteration)
+        except Exception as e:  # an error of one style does not stop the others
             kind = failure_kind(e)
             ray.get(queue.failed.remote(style, describe_failure(e), kind, slot))
             if kind == MEMORY and torch.cuda.is_available():

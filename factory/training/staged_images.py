@@ -1,4 +1,4 @@
-"""Style images of a run, each read once."""
+"""Local copies of a run's style images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from osasis.storage import write_atomic
 class StagedImages:
     """Copies of style images in a folder, named by the SHA-256 of their bytes.
 
-    The first ``read`` of a location copies the file; every later use gets the copy. The bytes that
-    the catalog check has read are therefore those that are fingerprinted and trained on, also
-    where the file changes meanwhile. Thread-safe.
+    The first ``read`` of a location copies the file; later reads return the copy. Catalog check,
+    fingerprint and training therefore use the same bytes even if the file changes. Thread-safe.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,19 +24,19 @@ class StagedImages:
         self._lock = threading.Lock()
 
     def read(self, location: str) -> bytes:
-        """The bytes of a path or URI. Raises UserError where the file cannot be read."""
+        """The bytes of a path or URI. Raises UserError if the file cannot be read."""
         if location in self._hashes:
             return self.path(location).read_bytes()
         data = read_bytes(location)
         name = hashlib.sha256(data).hexdigest()
         write_atomic(self.folder / name, data)
         with self._lock:
-            # Of two threads that read the same location, the first decides.
+            # If two threads read the same location, the first copy is used.
             first = self._hashes.setdefault(location, name)
         return data if first == name else self.path(location).read_bytes()
 
     def path(self, location: str) -> Path:
-        """The copy of a location that has been read."""
+        """Path of the copy. Raises KeyError for a location that has not been read."""
         return self.folder / self._hashes[location]
 
     def delete(self) -> None:

@@ -1,14 +1,14 @@
 """The worker of a training slot: trains one style after another.
 
-A worker writes a checkpoint every few iterations and the style's bundle at the end, so that
-another worker continues a style whose worker was killed.
+The worker writes a checkpoint every ``checkpoint_every`` iterations, from which another worker
+resumes the style after a crash, and the style's bundle at the end.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from factory.core.claims import read_claim
 from factory.core.uris import base_name
-from factory.registry.versions import TRAINING
+from factory.registry.versions import TRAINING_FILE
 from osasis.arithmetic import resolve
 from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
@@ -47,46 +47,42 @@ OnIteration = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class StyleTask:
-    """One style to train, as a slot needs it. Paths are strings, so that JSON can carry it.
+    """One style to train.
 
-    source: where the image came from, for messages. claim: a file that names ``job`` as long as
-    the job may write.
+    folder: receives checkpoints, previews and the bundle. source: the image's location in the
+    catalog, for messages. claim: claim file; while it names ``job``, that job may write to folder.
     """
 
     id: str
-    image: str
-    counterpart: str | None
+    image: Path
+    counterpart: Path | None
     fingerprint: str
-    settings: dict[str, Any]
-    folder: str
-    bank: str | None = None
+    settings: TrainSettings
+    folder: Path
+    bank: Path | None = None
     tags: tuple[str, ...] = ()
     licence: str = ""
     source: str = ""
-    claim: str | None = None
+    claim: Path | None = None
     job: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class SupersededError(Exception):
-    """Another job has taken this style over."""
+    """Another job has taken over this style."""
 
 
 @dataclass
 class StyleWorker:
-    """What a slot loads once: the base, the photos for previews, content banks by path.
+    """Data that a slot loads once: base, preview photos, and content banks by path.
 
-    encodings: of the preview photos, which do not depend on the style. folder: the base's, which
-    may bring them along.
+    folder: the base's folder. encodings: of the preview photos, by plan.
     """
 
     base: Base
     preview_photos: torch.Tensor
     device: torch.device
     folder: Path
-    banks: dict[str, ContentBank] = field(default_factory=dict)
+    banks: dict[Path, ContentBank] = field(default_factory=dict)
     encodings: dict[EncodePlan, Encodings] = field(default_factory=dict)
 
     @classmethod
@@ -94,30 +90,31 @@ class StyleWorker:
         photos = load_file(previews)["photos"].to(device)
         return cls(load_base(base, device), photos, torch.device(device), base)
 
-    def bank(self, path: str | None) -> ContentBank | None:
-        """The content bank at a path; read once."""
+    def bank(self, path: Path | None) -> ContentBank | None:
+        """The content bank at a path, cached."""
         if path is None:
             return None
         if path not in self.banks:
-            self.banks[path] = ContentBank.load(Path(path), self.device)
+            self.banks[path] = ContentBank.load(path, self.device)
         return self.banks[path]
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
-        """Train one style, or continue it from its checkpoint, and write its bundle.
+        """Train one style, or resume it from its checkpoint, and write its bundle.
 
-        Raises UserError where the image is bad or training diverges.
+        Raises ImageError for a bad image, DivergedError if training diverges, and SupersededError
+        if another job has taken over the style.
         """
-        folder, settings = Path(task.folder), TrainSettings.parse(task.settings)
+        folder, settings = task.folder, task.settings
         if is_finished(folder):
             return
         started = time.perf_counter()
-        image = self._picture(task.image, task.source)
+        image = self._load_image(task.image, task.source)
         bank = self.bank(task.bank)
-        counterpart = self._counterpart(task, image, settings, bank)
-        kept_state = read_state(folder)
-        # A resumed training goes on in the arithmetic that it began in, whatever machine this is.
-        begun_in = kept_state[1].get("arithmetic") if kept_state else None
-        arithmetic = begun_in or resolve(settings.precision, self.device)
+        counterpart = self._counterpart(task, image, bank)
+        state = read_state(folder)
+        # A resumed training keeps its arithmetic, even if this machine would choose another.
+        saved_arithmetic = state[1].get("arithmetic") if state else None
+        arithmetic = saved_arithmetic or resolve(settings.precision, self.device)
         contents: ContentSource = (
             bank
             if settings.contents == "bank" and bank is not None
@@ -125,80 +122,81 @@ class StyleWorker:
         )
         trainer = StyleTrainer(self.base, image, counterpart, contents, settings, arithmetic)
         stopping = EarlyStopping(settings)
-        before = restore(trainer, stopping, kept_state)
+        seconds_before = restore(trainer, stopping, state)
         while trainer.iteration < settings.iterations and not stopping.should_stop:
             trainer.step()
             on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
             if stopping.is_due(trainer.iteration):
-                stopping.evaluate(
-                    trainer, self._watched(trainer) if settings.watch != "total" else None
-                )
+                metrics = None
+                if settings.watch != "total":
+                    _, metrics = self._measure(trainer, trainer.style(task.id))
+                stopping.evaluate(trainer, metrics)
             if trainer.iteration % settings.checkpoint_every == 0:
-                seconds = before + time.perf_counter() - started
                 check_claim(task)
+                seconds = seconds_before + time.perf_counter() - started
                 checkpoint(trainer, stopping, folder, seconds)
-        kept = stopping.restore_best(trainer)
+        iteration_kept = stopping.restore_best(trainer)
         check_claim(task)
-        self._finish(task, trainer, kept, before + time.perf_counter() - started)
+        seconds = seconds_before + time.perf_counter() - started
+        self._finish(task, trainer, iteration_kept, seconds)
 
-    def _picture(self, path: str, source: str) -> torch.Tensor:
-        """An image as (1, 3, H, W) on the device. Raises ImageError naming where it came from."""
+    def _load_image(self, path: Path, name: str) -> torch.Tensor:
+        """(1, 3, H, W) in [-1, 1] on the device. name: replaces the path in an ImageError."""
         size = self.base.config.image_size
-        image = load_image(path, name=source or path, target=size)
+        image = load_image(path, name=name or str(path), target=size)
         return image_to_tensor(fit_square(image, size))[None].to(self.device)
 
-    def _watched(self, trainer: StyleTrainer) -> dict[str, float]:
-        """The metrics of what has been trained so far."""
-        return self._measure(trainer, trainer.style("watched"))[1]
-
     def _counterpart(
-        self,
-        task: StyleTask,
-        image: torch.Tensor,
-        settings: TrainSettings,
-        bank: ContentBank | None,
+        self, task: StyleTask, image: torch.Tensor, bank: ContentBank | None
     ) -> torch.Tensor:
-        """The given counterpart, or one that is made once and kept for a resumed run."""
+        """The counterpart (1, 3, H, W): given, or computed and stored for a resumed training."""
         if task.counterpart is not None:
-            return self._picture(task.counterpart, f"counterpart of {task.source or task.image}")
-        kept = Path(task.folder) / COUNTERPART
-        if kept.is_file():
-            return load_file(kept)["counterpart"].to(self.device)
-        made = photo_counterpart(self.base, image, settings, bank)
-        save_tensors(kept, {"counterpart": made})
-        return made
+            name = f"counterpart of {task.source or task.image}"
+            return self._load_image(task.counterpart, name)
+        path = task.folder / COUNTERPART
+        if path.is_file():
+            return load_file(path)["counterpart"].to(self.device)
+        counterpart = photo_counterpart(self.base, image, task.settings, bank)
+        save_tensors(path, {"counterpart": counterpart})
+        return counterpart
 
-    def _finish(self, task: StyleTask, trainer: StyleTrainer, kept: int, seconds: float) -> None:
+    def _finish(
+        self, task: StyleTask, trainer: StyleTrainer, iteration_kept: int, seconds: float
+    ) -> None:
+        """Write the previews, the result and the style's bundle."""
         style = trainer.style(task.id)
         style.info |= {
             "base": self.base.fingerprint,
             "base_name": self.base.name,
             "fingerprint": task.fingerprint,
-            "source_image": base_name(task.source or task.image),
+            "source_image": base_name(task.source or str(task.image)),
             "tags": list(task.tags),
             "licence": task.licence,
             "train_seconds": round(seconds, 2),
         }
-        folder, settings = Path(task.folder), trainer.settings
-        if kept != trainer.iteration or trainer.iteration != settings.iterations:
-            style.info |= {"iterations_trained": trainer.iteration, "iteration_kept": kept}
+        folder, settings = task.folder, task.settings
+        if iteration_kept != trainer.iteration or trainer.iteration != settings.iterations:
+            style.info |= {
+                "iterations_trained": trainer.iteration,
+                "iteration_kept": iteration_kept,
+            }
         if settings.compact_rank is not None:
             style = style.compact(rank=settings.compact_rank)
         elif settings.compact_energy is not None:
             style = style.compact(energy=settings.compact_energy)
         images, metrics = self._measure(trainer, style)
-        for i, picture in enumerate(images):
-            write_atomic(folder / PREVIEWS / f"{i:02d}.png", png_bytes(tensor_to_image(picture)))
+        for i, image in enumerate(images):
+            write_atomic(folder / PREVIEWS / f"{i:02d}.png", png_bytes(tensor_to_image(image)))
         result = {"metrics": metrics, "history": trainer.history, "seconds": seconds}
         write_json(folder / RESULT, result)
-        # The same goes with the bundle: what a report shows needs no query a style.
-        write_json(folder / "style" / TRAINING, result)
+        # The bundle has a copy, so that a report needs no registry query per style.
+        write_json(folder / "style" / TRAINING_FILE, result)
         save_style(folder / "style", style, trainer.style_image[0], trainer.counterpart[0])
 
     def _measure(
         self, trainer: StyleTrainer, style: Style
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The preview photos in a style (N, 3, H, W), and its metrics on them."""
+        """The preview photos in a style, (N, 3, H, W) in [-1, 1], and the style's metrics."""
         encodings = self._encodings(preview_plan(trainer.settings))
         images = decode(self.base, encodings, Mix.of(style.id), {style.id: style})
         return images, style_metrics(
@@ -208,21 +206,21 @@ class StyleWorker:
     def _encodings(self, plan: EncodePlan) -> Encodings:
         """Encodings of the preview photos, read from the base's folder or computed once."""
         if plan not in self.encodings:
-            made = shipped_previews(self.folder, self.base, self.preview_photos, plan)
-            self.encodings[plan] = made or encode(self.base, self.preview_photos, plan)
+            shipped = shipped_previews(self.folder, self.base, self.preview_photos, plan)
+            self.encodings[plan] = shipped or encode(self.base, self.preview_photos, plan)
         return self.encodings[plan]
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a style's folder holds its whole bundle: style.json is the last that is written."""
+    """Whether a style's folder holds a complete bundle; ``style.json`` is written last."""
     return (folder / RESULT).is_file() and (folder / "style" / "style.json").is_file()
 
 
 def check_claim(task: StyleTask) -> None:
-    """Raises SupersededError where another job has taken the style over."""
+    """Raises SupersededError if another job has taken over the style."""
     if task.claim is None:
         return
-    holder = read_claim(Path(task.claim))
+    holder = read_claim(task.claim)
     if holder is not None and holder.job != task.job:
         raise SupersededError(f"job {holder.job} has taken {task.id} over")
 
@@ -237,7 +235,7 @@ def checkpoint(
 
 
 def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """A style's training state as ``checkpoint`` wrote it; None where there is none."""
+    """The tensors and info that ``checkpoint`` wrote; None if there is no checkpoint."""
     path = folder / CHECKPOINT
     return load_checkpoint(path) if path.is_file() else None
 
@@ -247,7 +245,7 @@ def restore(
     stopping: EarlyStopping,
     state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
 ) -> float:
-    """Continue from a training state; returns the seconds spent before it was written."""
+    """Load a training state; returns the seconds spent before it was written."""
     if state is None:
         return 0.0
     tensors, info = state

@@ -1,7 +1,7 @@
 """The base: the frozen pretrained bundle of a photo domain.
 
 On disk a base is one folder: ``base.json`` (sizes, guide, perceptual net, provenance) and
-safetensors beside it. Nothing in it is ever pickled.
+safetensors files. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from osasis.storage import save_tensors, sha256_file, write_json
 FORMAT = 1
 JSON_NAME = "base.json"
 P = TypeVar("P")
+M = TypeVar("M", bound=torch.nn.Module)
 SHIPPED = Path(__file__).parents[1] / "bases"
 
 
 @dataclass(frozen=True)
 class Deferred(Generic[P]):
-    """A part of a base that is loaded when it is used first."""
+    """A part of a base that is loaded on first use."""
 
     load: Callable[[], P]
 
@@ -49,10 +50,11 @@ class Deferred(Generic[P]):
 class Base:
     """A loaded base.
 
-    guide, perceptual, prior: the parts, or ``Deferred`` ones. Stylization needs none of the three,
-    and their packages take longer to import than everything else takes to load.
-    photos: (N, 3, H, W) uint8, example photos of its domain, where it has any: contents to train
-    on, and the photos that a counterpart leans on where there is no prior. info: base.json.
+    z_mean, z_std: (1, D), statistics of the semantic codes.
+    guide, perceptual, prior: loaded or ``Deferred``. Stylization uses none of them, and importing
+    their packages takes longer than loading the rest of the base.
+    photos: (N, 3, H, W) uint8, example photos of the domain, or None. Styles train on them, and
+    without a prior they guide the photo counterpart. info: content of base.json.
     """
 
     def __init__(
@@ -73,41 +75,34 @@ class Base:
         self.photos, self.info = photos, info or {}
 
     def replace(self, **changes: Any) -> Base:
-        """The same base with other parts, by the names of the constructor."""
-        parts: dict[str, Any] = {
-            "config": self.config,
-            "diffae": self.diffae,
-            "z_mean": self.z_mean,
-            "z_std": self.z_std,
-            "guide": self._guide,
-            "perceptual": self._perceptual,
-            "prior": self._prior,
-            "photos": self.photos,
-            "info": self.info,
-        }
-        return Base(**(parts | changes))
+        """A copy with some constructor arguments replaced."""
+        # The attributes are the constructor's arguments; those of parts have a leading underscore.
+        arguments = {name.lstrip("_"): value for name, value in vars(self).items()}
+        return Base(**(arguments | changes))
 
     @property
     def guide(self) -> Guide:
-        if isinstance(self._guide, Deferred):
-            self._guide = self._placed(self._guide.load())
+        self._guide = self._loaded(self._guide)
         return self._guide
 
     @property
     def perceptual(self) -> PerceptualNet:
-        if isinstance(self._perceptual, Deferred):
-            self._perceptual = self._placed(self._perceptual.load())
+        self._perceptual = self._loaded(self._perceptual)
         return self._perceptual
 
     @property
     def prior(self) -> UNet | None:
-        if isinstance(self._prior, Deferred):
-            self._prior = self._placed(self._prior.load())
+        self._prior = self._loaded(self._prior)
         return self._prior
 
-    def _placed(self, part: P) -> P:
-        """A part on the base's device."""
-        return part.to(self.device) if isinstance(part, torch.nn.Module) else part
+    def _loaded(self, part: P | Deferred[P]) -> P:
+        """Load a deferred part onto the base's device; return a loaded part unchanged."""
+        if not isinstance(part, Deferred):
+            return part
+        loaded = part.load()
+        if isinstance(loaded, torch.nn.Module):
+            loaded.to(self.device)
+        return loaded
 
     @property
     def name(self) -> str:
@@ -122,7 +117,7 @@ class Base:
         return self.z_mean.device
 
     def to(self, device: str | torch.device) -> Base:
-        """Move what is loaded; a deferred part goes to the base's device when it is loaded."""
+        """Move the loaded parts; deferred parts are moved when they are loaded."""
         for part in (self.diffae, self._guide, self._perceptual, self._prior):
             if isinstance(part, torch.nn.Module):
                 part.to(device)
@@ -130,7 +125,7 @@ class Base:
         return self
 
     def encode_z(self, images: Tensor) -> Tensor:
-        """Semantic codes. (B, 3, H, W) in [-1, 1] -> (B, D)."""
+        """Semantic codes z. (B, 3, H, W) in [-1, 1] -> (B, D)."""
         return self.diffae.encoder(images)
 
     def eps_a(self, z: Tensor) -> EpsFn:
@@ -138,8 +133,8 @@ class Base:
         return lambda x, t: self.diffae.unet(x, t, z)
 
 
-def frozen(module: torch.nn.Module) -> torch.nn.Module:
-    """Inference form: no gradients, channels last (twice as fast in bfloat16)."""
+def frozen(module: M) -> M:
+    """Prepare for inference: no gradients, channels last (twice as fast in bfloat16)."""
     module.requires_grad_(False)
     return module.eval().to(memory_format=torch.channels_last)
 
@@ -160,13 +155,14 @@ def save_base(
     provenance: dict[str, Any],
     shard_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Write a base's folder; base.json comes last, so that a half-written base is no base.
+    """Write a base's folder and return the content of base.json.
 
-    shard_bytes: networks above this size become several files.
+    base.json is written last, so an interrupted call leaves a folder that does not load.
 
-    guide: ``{"kind": "statistics", "stages", "grid"}`` or ``{"kind": "open_clip", "model",
-    "config"}``, or ``{"kind": "combined", "parts": [...]}`` of such, each with a "weight", at most
-    one of them open_clip. photos: (N, 3, H, W) uint8. Returns what base.json says.
+    guide: ``{"kind": "statistics", "stages", "grid"}``, ``{"kind": "open_clip", "model",
+    "config"}``, or ``{"kind": "combined", "parts": [...]}`` where each part is one of the former
+    with a "weight" and at most one part is open_clip. photos: (N, 3, H, W) uint8.
+    shard_bytes: larger networks are split into several files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -181,7 +177,7 @@ def save_base(
         files["guide"] = guide_weights
     hashes = {}
     for part, tensors in files.items():
-        # Networks are read shard by shard; the others are small, and read as one file.
+        # Only networks can be read from several files; the other parts are small.
         limit = shard_bytes if part in ("diffae", "prior", "guide") else None
         shards = _shards(tensors, limit)
         for number, shard in enumerate(shards, start=1):
@@ -205,7 +201,7 @@ def save_base(
 
 
 def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
-    """The tensors in order, in as few groups as fit the limit; a larger tensor stands alone."""
+    """Group tensors, in order, up to ``limit`` bytes; a larger tensor gets its own group."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -218,39 +214,44 @@ def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Ten
 
 
 def shipped_bases() -> dict[str, Path]:
-    """The bases inside this package, by name."""
+    """Folders of the bases inside this package, by name."""
     return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
 
 
 def read_base_info(folder: Path) -> dict[str, Any]:
-    """base.json of a folder. Raises UserError where it is no base or of another format."""
+    """Read base.json. Raises UserError if it is missing, invalid or of another format."""
     path = folder / JSON_NAME
     if not path.is_file():
         raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
+    keys = ("config", "guide", "perceptual", "files", "fingerprint")
+    info = read_bundle_json(path, FORMAT, keys, "import the base again")
+    kind = (info["guide"] or {}).get("kind")
+    if kind not in ("statistics", "open_clip", "combined"):
+        raise UserError(f"{path}: guide.kind is {kind!r}; import the base again")
+    return info
+
+
+def read_bundle_json(
+    path: Path, format_number: int, keys: tuple[str, ...], remedy: str
+) -> dict[str, Any]:
+    """Read the JSON file of a base or style. Raises UserError, ending with ``remedy``."""
     try:
         info = json.loads(path.read_text())
     except json.JSONDecodeError:
         info = None
     if not isinstance(info, dict):
-        raise UserError(f"{path}: not valid JSON; import the base again")
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: base format {info.get('format')}; this version reads format {FORMAT}"
-        )
-    missing = [
-        k for k in ("config", "guide", "perceptual", "files", "fingerprint") if k not in info
-    ]
-    kind = (info.get("guide") or {}).get("kind")
-    if missing or kind not in ("statistics", "open_clip", "combined"):
-        what = f"{missing[0]} is missing" if missing else f"guide.kind is {kind!r}"
-        raise UserError(f"{path}: {what}; import the base again")
+        raise UserError(f"{path}: not valid JSON; {remedy}")
+    if (found := info.get("format")) != format_number:
+        raise UserError(f"{path}: format {found}; this version reads {format_number}; {remedy}")
+    if missing := [key for key in keys if key not in info]:
+        raise UserError(f"{path}: {missing[0]} is missing; {remedy}")
     return info
 
 
 def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
-    """Load a base for inference. Raises UserError naming what is missing or broken.
+    """Load a base for inference. Raises UserError naming the missing or damaged file.
 
-    verify: re-read the files' hashes (a few milliseconds a megabyte).
+    verify: compare the files' SHA-256 with base.json (a few milliseconds per megabyte).
     """
     info = read_base_info(folder)
     config = DiffAEConfig.parse(info["config"], str(folder / JSON_NAME))
@@ -260,10 +261,8 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
     if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
         raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
-    with torch.device("meta"):
-        diffae = DiffAE(config)
-    _assign(diffae, tensors, folder / "diffae.safetensors")
-    frozen(diffae)
+    diffae = _load_network(lambda: DiffAE(config), tensors, folder / "diffae.safetensors")
+    perceptual_path = folder / "perceptual.safetensors"
     photos = None
     if "photos.safetensors" in info["files"]:
         photos = load_file(folder / "photos.safetensors")["photos"]
@@ -272,9 +271,9 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         diffae,
         z_mean,
         z_std,
-        # The guide may be made of the base's own perceptual net.
+        # Statistics guides share the base's perceptual net.
         Deferred(lambda: _load_guide(folder, info["guide"], base.perceptual)),
-        Deferred(lambda: _load_perceptual(folder, info)),
+        Deferred(lambda: frozen(PerceptualNet(info["perceptual"]["net"], perceptual_path))),
         Deferred(lambda: _load_prior(folder, config)),
         photos,
         info,
@@ -282,20 +281,13 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     return base.to(device)
 
 
-def _load_perceptual(folder: Path, info: dict[str, Any]) -> PerceptualNet:
-    net = PerceptualNet(info["perceptual"]["net"], weights=folder / "perceptual.safetensors")
-    frozen(net)
-    return net
-
-
 def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
     if config.prior is None:
         return None
-    with torch.device("meta"):
-        prior = UNet(config.prior.unet(config.image_size))
-    _assign(prior, _tensors(folder, "prior"), folder / "prior.safetensors")
-    frozen(prior)
-    return prior
+    sizes = config.prior.unet(config.image_size)
+    return _load_network(
+        lambda: UNet(sizes), _tensors(folder, "prior"), folder / "prior.safetensors"
+    )
 
 
 def _verify(folder: Path, hashes: dict[str, str]) -> None:
@@ -304,18 +296,15 @@ def _verify(folder: Path, hashes: dict[str, str]) -> None:
         if not path.is_file():
             raise UserError(f"{path}: missing; import the base again")
         if sha256_file(path) != digest:
-            raise UserError(f"{path}: not the file that {JSON_NAME} names; import the base again")
+            raise UserError(f"{path}: its SHA-256 differs from {JSON_NAME}; import the base again")
 
 
-def _assign(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    layout = {k: v.shape for k, v in module.state_dict().items()}
-    check_layout(tensors, layout, str(source))
-    module.load_state_dict(tensors, assign=True)
-
-
-def photo_tensor(photos: Tensor) -> Tensor:
-    """uint8 photos (N, 3, H, W) to float32 in [-1, 1]."""
-    return photos.float() / 127.5 - 1.0
+def _load_network(build: Callable[[], M], tensors: dict[str, Tensor], source: Path) -> M:
+    with torch.device("meta"):
+        network = build()
+    check_layout(tensors, {k: v.shape for k, v in network.state_dict().items()}, str(source))
+    network.load_state_dict(tensors, assign=True)
+    return frozen(network)
 
 
 def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -> Guide:
@@ -332,6 +321,7 @@ def _load_guide(folder: Path, spec: dict[str, Any], perceptual: PerceptualNet) -
 
 
 def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
+    """Read a part's file or shards as float32."""
     paths = sorted(folder.glob(f"{part}-*-of-*.safetensors")) or [folder / f"{part}.safetensors"]
     tensors: dict[str, Tensor] = {}
     for path in paths:

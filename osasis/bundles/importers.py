@@ -1,4 +1,4 @@
-"""Official checkpoints into bases and styles: read once, checked key by key, converted."""
+"""Convert official checkpoints to bases and styles, checking every key and shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from osasis.networks.sizes import DiffAEConfig
 from osasis.settings import make_settings
 
 PREFIX = "ema_model."
-# What a Lightning checkpoint of the DiffAE holds beside the networks that are used.
+# Keys of a DiffAE Lightning checkpoint that are not imported.
 IGNORED_PREFIXES = ("model.", "x_T", "conds")
 
 
@@ -27,10 +27,10 @@ def read_diffae(
     """Read a DiffAE checkpoint with its latent net.
 
     checkpoint: the Lightning checkpoint of ``*_autoenc_latent``, or a safetensors file with the
-    same keys. latent_stats: ``latent.pkl``, which holds z's mean and standard deviation; not
-    needed where the checkpoint holds ``conds_mean`` and ``conds_std`` itself.
-    Returns the state by this package's names, and z's mean and deviation (1, D).
-    Raises UserError naming the first keys that miss or do not fit.
+    same keys. latent_stats: ``latent.pkl`` with the mean and standard deviation of z; only needed
+    if the checkpoint lacks ``conds_mean`` and ``conds_std``.
+    Returns the state dict by this package's key names, and z's mean and standard deviation (1, D).
+    Raises UserError naming the first missing or mismatched keys.
     """
     state = read_tensors(checkpoint)
     state = _tensors(state.get("state_dict", state), checkpoint)
@@ -52,7 +52,7 @@ def read_diffae(
 def read_prior(checkpoint: Path, config: DiffAEConfig) -> dict[str, Tensor]:
     """Read a P2 (guided diffusion) checkpoint for the configuration's prior."""
     if config.prior is None:
-        raise UserError(f"configuration {config.name!r} has no prior; it cannot take {checkpoint}")
+        raise UserError(f"configuration {config.name!r} has no prior; omit {checkpoint}")
     state = _tensors(read_tensors(checkpoint), checkpoint)
     check_layout(state, prior_layout(config.prior, config.image_size), str(checkpoint))
     return {k: v.float() for k, v in state.items()}
@@ -61,14 +61,14 @@ def read_prior(checkpoint: Path, config: DiffAEConfig) -> dict[str, Tensor]:
 def read_style(checkpoint: Path, base: Base, style_id: str, style_image: Tensor) -> Style:
     """Read the published code's ``iter_N.pt`` (``diffae_B`` and ``model_map``) as a style.
 
-    style_image: (1, 3, H, W), whose z is mixed in when stylizing. Keys and shapes are checked;
-    the difference from the base's epsilon_A is taken, and UNet keys that did not change are
-    left out.
+    style_image: (1, 3, H, W) in [-1, 1]; its z is mixed in when stylizing. The style holds the
+    differences from the base's epsilon_A; unchanged UNet keys are omitted. Raises UserError naming
+    the first missing or mismatched keys.
     """
     content = read_tensors(checkpoint)
     for key in ("diffae_B", "model_map"):
         if not isinstance(content.get(key), dict):
-            raise UserError(f"{checkpoint}: not a style of the published code: no {key!r} in it")
+            raise UserError(f"{checkpoint}: not a style of the published code: {key!r} is missing")
     own = from_official(
         _tensors(content["diffae_B"], checkpoint),
         base.config,
@@ -89,55 +89,57 @@ def read_style(checkpoint: Path, base: Base, style_id: str, style_image: Tensor)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, loaded without running any code that it may hold.
+    """Load a checkpoint without executing code that is pickled in it.
 
-    Raises UserError where the file is missing, broken, or needs more than tensors.
+    Raises UserError if the file is missing, damaged, or contains other objects than tensors and
+    plain containers.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_inert_lightning(path)):
+        with torch.serialization.safe_globals(_lightning_stand_ins(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # the zip, pickle and safetensors readers each raise their own kinds
+    except Exception as e:  # the zip, pickle and safetensors readers raise different types
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason[:200]})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+        raise UserError(f"{path}: contains a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
 def _tensors(state: Any, source: Path) -> dict[str, Tensor]:
-    """The state, where it is nothing but named tensors. Raises UserError naming what is not."""
+    """Check that a state dict contains only named tensors. Raises UserError naming the first other
+    entry."""
     if not isinstance(state, dict):
-        raise UserError(f"{source}: not a checkpoint of networks: no dictionary of tensors")
+        raise UserError(f"{source}: not a network checkpoint: no dictionary of tensors")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{source}: {key!r} is no tensor; a network's state holds only named tensors"
+                f"{source}: {key!r} is not a tensor; a state dict must contain only named tensors"
             )
     return state
 
 
-def _inert_lightning(path: Path) -> list[Any]:
-    """Stand-ins for the Lightning classes that old checkpoints use as dictionary keys.
+def _lightning_stand_ins(path: Path) -> list[Any]:
+    """Empty stand-ins for the Lightning classes that old checkpoints use as dictionary keys.
 
-    PyTorch Lightning before 1.5 keyed callbacks' states by class. An empty class under that name
-    lets the weights-only reader pass without importing or running anything.
+    PyTorch Lightning before 1.5 keyed the states of callbacks by class. A stand-in under the
+    class's name lets ``weights_only`` loading succeed without importing Lightning.
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError):  # not a zip checkpoint: nothing can be listed
+    except (ValueError, RuntimeError):  # not a zip checkpoint, so its globals cannot be listed
         return []
-    return [(type("Inert", (), {}), n) for n in names if n.startswith("pytorch_lightning.")]
+    return [(type("StandIn", (), {}), n) for n in names if n.startswith("pytorch_lightning.")]
 
 
 def _stat(stats: dict[str, Any], key: str, config: DiffAEConfig, source: Path) -> Tensor:
     value = stats.get(key)
     if not isinstance(value, Tensor) or value.numel() != config.z_channels:
         raise UserError(
-            f"{source}: no {key} with {config.z_channels} values; give the latent.pkl that came "
-            "with the checkpoint (--latent-stats)"
+            f"{source}: no {key} with {config.z_channels} values; pass the latent.pkl that belongs "
+            "to the checkpoint (--latent-stats)"
         )
     return value.float().reshape(1, -1)

@@ -1,7 +1,7 @@
-"""Provenance: what made a picture, stored in the picture's own file.
+"""Provenance: the inputs and settings that produced an image, stored in the image file.
 
-PNG files hold it in text chunks, JPEG and WebP files in an XMP packet: one text for each field of
-``Provenance``.
+Each field of ``Provenance`` is a PNG text chunk or, in JPEG and WebP files, an attribute of an XMP
+packet.
 """
 
 from __future__ import annotations
@@ -11,70 +11,65 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from PIL import Image, PngImagePlugin
 from pydantic import Field
 
+from osasis import choices
+from osasis.choices import Alpha, Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-# What an output tells: everything with the photo's path, everything with the photo's bare name, or
-# nothing.
-Level = Literal["full", "style", "none"]
 NAMESPACE = "https://style-factory.invalid/ns/1.0/"
 ORIENTATION = 0x0112
 IMAGE_DESCRIPTION = 0x010E
-# Tags that describe the old pixels: size, strips, thumbnail, and the maker's private notes.
+# Size, strips and thumbnail of the original photo, which are wrong for its stylization.
 _PIXEL_TAGS = (0x0100, 0x0101, 0x0102, 0x0111, 0x0117, 0x0201, 0x0202)
 _MAKER_NOTE = 0x927C
 _EXIF_IFD = 0x8769
 MAX_EXIF = 60_000
-# Fields whose text is JSON; the text of every other field is its value.
+# Fields whose text is JSON. Other fields are stored as plain text.
 _JSON_FIELDS = ("styles", "mix", "detail", "quality", "masks")
 
 
 class UsedStyle(InputModel):
-    """The version of a style that a picture was made with."""
+    """The version of a style that an image was made with."""
 
     reference: str = Field(min_length=1, description="style and version, such as `oil:3`")
     fingerprint: str = Field("", description="hash of the training run; empty where unknown")
 
 
 class Provenance(InputModel):
-    """Everything that decides a picture's bytes. None means that the file does not tell."""
+    """All inputs that determine an image's bytes. None: not recorded in the file."""
 
     subject: ClassVar[str] = "provenance"
 
     code: str = Field("", description="version of style-factory")
     styles: Annotated[tuple[UsedStyle, ...], Field(strict=False, min_length=1)] = Field(
-        description="the versions of the mix's styles, in the mix's order"
+        description="versions of the styles, in the order of `mix.styles`"
     )
     base: str = Field("", description="fingerprint of the base")
-    mix: Mix = Field(description="the mix; its styles are ids without a version")
-    arithmetic: Literal["float32", "bfloat16"] | None = Field(
-        None, description="arithmetic of the forward passes"
+    mix: Mix = Field(description="the mix; its styles are ids without versions")
+    arithmetic: Arithmetic | None = Field(None, description="arithmetic of the forward passes")
+    fit: Fit | None = Field(None, description="how the photo was fitted to the base's square")
+    no_face: NoFace | None = Field(
+        None, description="with fit `align`: how photos without a face are handled"
     )
-    fit: Literal["crop", "pad", "resize", "align"] | None = Field(
-        None, description="how the photo met the base's square"
-    )
-    no_face: Literal["error", "crop", "keep"] | None = Field(
-        None, description="with fit `align`: what became of a photo without a face"
-    )
-    size: Literal["photo", "base"] = Field("photo", description="size of the picture")
-    detail: bool = Field(False, description="the style was carried up to the photo's resolution")
-    format: Literal["png", "jpeg", "webp"] = Field("png", description="format of the file")
+    size: OutputSize = Field("photo", description="size of the image")
+    detail: bool = Field(False, description="the style was transferred to the photo's resolution")
+    format: ImageFormat = Field("png", description="format of the file")
     quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
-        None, description="of JPEG and WebP"
+        None, description="quality of JPEG and WebP files"
     )
-    alpha: Literal["keep", "drop"] | None = Field(
-        None, description="what became of the photo's transparency; null: it had none to keep"
+    alpha: Alpha | None = Field(
+        None, description="whether the photo's transparency was kept; null: there was none to keep"
     )
-    metadata: Literal["strip", "keep"] = Field("strip", description="the photo's EXIF")
+    metadata: Metadata = Field("strip", description="whether the photo's EXIF was kept")
     masks: dict[str, str] = Field(
-        default_factory=dict, description="SHA-256 of each mask's file, by the mask's name"
+        default_factory=dict, description="SHA-256 of each mask file, by mask name"
     )
     source: str = Field("", description="name or path of the photo; empty where unknown")
 
@@ -85,7 +80,7 @@ class Provenance(InputModel):
         return [Problem("styles", count, f"styles has {count} items", f"{len(self.mix.styles)}")]
 
     def to_text(self) -> dict[str, str]:
-        """One text for each known field, and the name of the software."""
+        """Texts of the fields that are set, and ``Software``, by name."""
         fields = {name: value for name, value in self.to_dict().items() if value not in (None, {})}
         texts = {"Software": f"style-factory {self.code}".strip()}
         for name, value in fields.items():
@@ -94,8 +89,10 @@ class Provenance(InputModel):
 
     @classmethod
     def from_text(cls, texts: Mapping[str, Any], subject: str = "provenance") -> Provenance | None:
-        """Read what ``to_text`` returned, or what an older version wrote; None where neither is
-        there. Raises InvalidInputError for values that no version wrote."""
+        """Parse texts of this or an older version; None if they contain no provenance.
+
+        Raises InvalidInputError, with ``subject``, for damaged or invalid values.
+        """
         if "mix" not in texts or not ("styles" in texts or "style" in texts):
             return None
         found = dict(texts)
@@ -112,8 +109,11 @@ class Provenance(InputModel):
 
 
 def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of version 0.1.0. Corpora joined styles by "+"; serving joined them by "," and told
-    neither fit nor version."""
+    """Convert texts of version 0.1.0 to fields.
+
+    Its corpus jobs joined styles with "+". Its server joined them with "," and recorded neither
+    fit nor code version.
+    """
     served = "code" not in texts
     references = str(texts["style"]).split("," if served else "+")
     fingerprints = str(texts.get("style_fingerprint", "")).split("+")
@@ -125,7 +125,7 @@ def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "size": "base"} if served else found
 
 
-def source_name(path: str, level: Level) -> str:
+def source_name(path: str, level: choices.Provenance) -> str:
     """What an output tells of its photo: the path, or the name without folders."""
     return path if level == "full" else re.split(r"[/\\]", path)[-1]
 
@@ -133,10 +133,10 @@ def source_name(path: str, level: Level) -> str:
 def encode_image(
     image: Image.Image, provenance: Provenance, *, exif: bytes | None = None, embed: bool = True
 ) -> bytes:
-    """A picture as a file of the format and quality that its provenance names.
+    """Encode an image with its provenance, in ``provenance.format`` and ``quality``.
 
-    The same input gives the same bytes. exif: a block to keep. embed: write the provenance into the
-    file. Raises ValueError where JPEG or WebP is asked for without a quality.
+    Equal arguments give equal bytes. exif: an EXIF block to store. embed: store the provenance.
+    Raises ValueError for JPEG or WebP without a quality.
     """
     bare = image.copy()
     bare.info = {}
@@ -161,7 +161,7 @@ def encode_image(
 
 
 def xmp_packet(texts: Mapping[str, str]) -> bytes:
-    """Texts as an XMP packet, one attribute for each name."""
+    """Texts as an XMP packet with one attribute per name."""
     body = "\n".join(f'   sf:{name}="{_attribute(text)}"' for name, text in sorted(texts.items()))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
@@ -174,7 +174,7 @@ def xmp_packet(texts: Mapping[str, str]) -> bytes:
 
 
 def _attribute(text: str) -> str:
-    """Text for an XML attribute. XML has no other control characters than tab and line ends."""
+    """Escape text for an XML attribute. XML allows no control characters but tab and newlines."""
     return "".join(
         html.escape(c) if c.isprintable()
         else f"&#{ord(c)};" if c in "\t\r\n"
@@ -184,11 +184,10 @@ def _attribute(text: str) -> str:
 
 
 def read_provenance(data: bytes, name: str = "image") -> Provenance | None:
-    """The provenance in a picture file's bytes, written by this or an older version; None where
-    there is none.
+    """Read the provenance that this or an older version stored in an image file; None if absent.
 
-    Raises ImageError where the bytes are no picture, InvalidInputError where the provenance is
-    damaged.
+    data: content of the file. name: subject of error messages. Raises ImageError for data that is
+    not a readable image, InvalidInputError for damaged provenance.
     """
     load_image(data, name=name, min_side=1)
     with Image.open(io.BytesIO(data)) as image:
@@ -212,17 +211,19 @@ def _xmp_texts(packet: bytes | str) -> dict[str, str]:
 
 
 def _exif_texts(image: Image.Image) -> dict[str, Any]:
-    """Where serving 0.1.0 put it: JSON in EXIF's ImageDescription, with quality 95."""
+    """Texts from the server of version 0.1.0: JSON in EXIF's ImageDescription, quality 95."""
     try:
         found = json.loads(image.getexif().get(IMAGE_DESCRIPTION, ""))
-    except Exception:  # broken EXIF, or another program's description
+    except Exception:  # damaged EXIF, or a description by other software
         return {}
     return {**found, "quality": 95} if isinstance(found, dict) else {}
 
 
 def kept_exif(data: bytes) -> bytes | None:
-    """The EXIF block of a photo's file for its stylization: upright, without thumbnail and maker's
-    notes; None where there is no block that can be kept."""
+    """EXIF block of a photo file for its stylization, or None if it has none that can be kept.
+
+    The orientation is set to upright; thumbnail and maker notes are removed.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             exif = image.getexif()
@@ -233,6 +234,6 @@ def kept_exif(data: bytes) -> bytes | None:
             exif.get_ifd(_EXIF_IFD).pop(_MAKER_NOTE, None)
             exif[ORIENTATION] = 1
             block = exif.tobytes()
-    except Exception:  # broken EXIF is not kept; the picture has been read before
+    except Exception:  # damaged EXIF is dropped: the photo itself is readable
         return None
     return block if len(block) <= MAX_EXIF else None

@@ -1,4 +1,4 @@
-"""The style: what training one style image yields, and its bundle on disk.
+"""The style: the result of training on one style image, and its bundle on disk.
 
 On disk a style is one folder: ``style.json`` (settings, provenance), ``style.safetensors``
 (epsilon_B as its difference from epsilon_A, the SPN, z_style), ``style.png`` and
@@ -7,7 +7,6 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.bundles.base import Base
+from osasis.bundles.base import Base, read_bundle_json
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import tensor_to_image
@@ -31,8 +30,9 @@ FORMAT = 1
 class Style:
     """A trained style.
 
-    delta: epsilon_B minus epsilon_A by UNet key; absent keys are unchanged. spn: state of the
-    SPN. z_style: (1, D), of the style image; z_counterpart: (1, D). info: style.json.
+    delta: epsilon_B minus epsilon_A by UNet key; absent keys are unchanged. spn: state dict of the
+    SPN. z_style, z_counterpart: (1, D), semantic codes of the style image and of its photo
+    counterpart. info: content of style.json.
     """
 
     id: str
@@ -57,11 +57,11 @@ class Style:
         )
 
     def compact(self, rank: int | None = None, energy: float = 0.99) -> Style:
-        """This style with low-rank weight differences.
+        """A copy whose weight differences are truncated to low rank by SVD.
 
-        rank: the same for every matrix; None chooses each so that it keeps ``energy`` of the
-        squared norm. Vectors, and matrices whose factors would take more room than they do, stay
-        exact. The ranks are in ``info``.
+        rank: rank of every matrix; None chooses the lowest that keeps the fraction ``energy`` of a
+        matrix's squared norm. Vectors, and matrices that are smaller than their factors, stay
+        exact. ``info["ranks"]`` lists the ranks, 0 for exact tensors.
         """
         delta, ranks = {}, {}
         for key, value in self.delta.items():
@@ -71,6 +71,7 @@ class Style:
 
 
 def _low_rank(value: Tensor, rank: int | None, energy: float) -> tuple[Tensor, int]:
+    """The truncated tensor and its rank, or the tensor itself and 0."""
     if value.dim() < 2:
         return value, 0
     u, s, vh = torch.linalg.svd(value.flatten(1).float(), full_matrices=False)
@@ -79,17 +80,17 @@ def _low_rank(value: Tensor, rank: int | None, energy: float) -> tuple[Tensor, i
         rank = int((share < energy).sum()) + 1
     rank = min(rank, len(s))
     if rank * (u.shape[0] + vh.shape[1]) >= value.numel():
-        return value, 0  # the factors would take more room than the matrix
+        return value, 0  # the factors are larger than the matrix
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).view_as(value), rank
 
 
 def save_style(
     folder: Path, style: Style, style_image: Tensor, counterpart: Tensor, *, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Write a style's folder; style.json comes last. Returns what it says.
+    """Write a style's folder, style.json last, and return the content of style.json.
 
-    style_image, counterpart: (3, H, W) in [-1, 1]. dtype: of the stored difference; float16
-    halves the file. A compact style is stored by its factors.
+    style_image, counterpart: (3, H, W) in [-1, 1]. dtype: type of the stored difference; float16
+    halves the file. A compact style is stored as low-rank factors.
     """
     tensors = {f"spn.{k}": v for k, v in style.spn.items()}
     tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
@@ -117,16 +118,19 @@ def save_style(
 
 
 def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> Style:
-    """Load a style. Raises UserError where it is broken or belongs to another base.
+    """Load a style. Raises UserError if it is damaged or was trained on another base.
 
-    verify: re-read the weights' hash (a few milliseconds a megabyte).
+    base: gives low-rank differences their shapes. Without it they are (rows, columns).
+    verify: compare the weights' SHA-256 with style.json (a few milliseconds per megabyte).
     """
     path, weights = folder / "style.json", folder / "style.safetensors"
     if not path.is_file() or not weights.is_file():
         raise UserError(f"{folder}: not a style (style.json or style.safetensors is missing)")
-    info = _read_info(path)
+    info = read_bundle_json(
+        path, FORMAT, ("id", "settings", "weights_sha256"), "train the style again"
+    )
     if verify and sha256_file(weights) != info["weights_sha256"]:
-        raise UserError(f"{weights}: its hash is not the one in style.json; train the style again")
+        raise UserError(f"{weights}: its SHA-256 differs from style.json; train the style again")
     if base is not None and info.get("base") not in (None, base.fingerprint):
         raise UserError(
             f"style {info['id']!r} was trained on base {info['base']}, not on {base.fingerprint} "
@@ -147,34 +151,15 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             spn[name] = value
     if ranks:
         info["ranks"] = ranks
-    settings = _read_settings(info)
+    settings = _read_settings(info, path)
     return Style(
         info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
     )
 
 
-def _read_settings(info: dict[str, Any]) -> TrainSettings:
+def _read_settings(info: dict[str, Any], path: Path) -> TrainSettings:
     settings = dict(info["settings"])
-    # Before style.json recorded the arithmetic, bfloat16 meant what auto means now.
+    # Styles without a recorded arithmetic were trained when `bfloat16` meant today's `auto`.
     if "arithmetic" not in info and settings.get("precision") == "bfloat16":
         settings["precision"] = "auto"
-    return TrainSettings.parse(settings)
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """style.json, checked. Raises UserError where it is broken or of another format."""
-    try:
-        info = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        info = None
-    if not isinstance(info, dict):
-        raise UserError(f"{path}: not valid JSON; train the style again")
-    if info.get("format") != FORMAT:
-        raise UserError(f"{path}: style format {info.get('format')}; this version reads {FORMAT}")
-    missing = [k for k in ("id", "settings", "weights_sha256") if k not in info]
-    known = set(TrainSettings.model_fields)
-    unknown = sorted(set(info.get("settings", {})) - known)
-    if missing or unknown:
-        what = f"{missing[0]} is missing" if missing else f"unknown setting {unknown[0]!r}"
-        raise UserError(f"{path}: {what}; it was written by another version")
-    return info
+    return TrainSettings.parse(settings, str(path))

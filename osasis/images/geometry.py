@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
+from osasis.choices import SquareFit
 from osasis.errors import UserError, did_you_mean
 
 Size = tuple[int, int]
-FITS = ("crop", "pad", "resize")
+FITS = get_args(SquareFit)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """A resumable training loop with a budget in minutes or steps.
 
-The learning rate follows a cosine over the budget and so reaches its end with it. With a budget in
-steps, a resumed run equals an uninterrupted one bit for bit.
+The learning rate follows a cosine over the budget. With a budget in steps, a resumed run equals an
+uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -22,16 +23,16 @@ from osasis.arithmetic import Arithmetic
 from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.errors import UserError
 
-# The smallest number of steps of a useful result, for budgets in minutes.
-FEWEST_STEPS = 100
+# Runs with a budget in minutes fail below this number of steps: their result is useless.
+MIN_STEPS = 100
 
 
 class BudgetTooShortError(UserError):
-    """The budget in minutes ended before FEWEST_STEPS steps."""
+    """The budget in minutes ended before MIN_STEPS steps."""
 
 
 class Trainer(Protocol):
-    """What the loop trains."""
+    """A model with its optimiser and training step."""
 
     steps_done: int
     arithmetic: Arithmetic
@@ -42,14 +43,14 @@ class Trainer(Protocol):
     @property
     def optimiser(self) -> torch.optim.Optimizer: ...
 
-    def step(self, rate: float) -> dict[str, float]:
-        """Do one step at ``rate`` (0 to 1) times the learning rate. Returns the losses by name."""
+    def step(self, lr_factor: float) -> dict[str, float]:
+        """Do one step. lr_factor: multiplies the learning rate, 0 to 1. Returns named losses."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingBudget:
-    """Minutes of wall time (resumed runs together) or a number of steps. Raises UserError."""
+    """Minutes of wall time or a number of steps, over all resumed runs. Raises UserError."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -62,7 +63,7 @@ class TrainingBudget:
             raise UserError(f"the training budget is {value}; it must be above 0")
 
     def progress(self, steps: int, seconds: float) -> float:
-        """The share of the budget that is used, 1 at its end."""
+        """The used fraction of the budget; 1 at its end."""
         if self.steps is not None:
             return steps / self.steps
         assert self.minutes is not None
@@ -76,6 +77,17 @@ def learning_rate_factor(progress: float, warmup: float = 0.03) -> float:
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
 
 
+def optimiser_step(trainer: Trainer, loss: Tensor, lr: float) -> None:
+    """Do one step of the trainer's optimiser, with the norm of the gradient clipped to 1."""
+    trainer.optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = lr
+    trainer.optimiser.step()
+    trainer.steps_done += 1
+
+
 def train_within_budget(
     trainer: Trainer,
     budget: TrainingBudget,
@@ -87,11 +99,11 @@ def train_within_budget(
 ) -> list[dict[str, float]]:
     """Train to the end of the budget and return the losses of every step.
 
-    state_path: checkpoint; training continues from it where it exists.
-    identity: what determines the run (seed, data); a checkpoint with another identity is refused.
+    state_path: checkpoint; an existing one is resumed.
+    identity: inputs that determine the result (seed, data). A checkpoint must have the same.
     stop_after: save and return after this number of steps, counted over all runs (for tests).
-    Raises UserError for another run's checkpoint or a loss that is not finite,
-    BudgetTooShortError below ``FEWEST_STEPS``.
+    Raises UserError for the checkpoint of another training or a loss that is not finite,
+    BudgetTooShortError below ``MIN_STEPS``.
     """
     spent, curve = _resume(trainer, state_path, identity)
     started = saved = time.monotonic()
@@ -115,10 +127,10 @@ def train_within_budget(
             recent = {k: sum(r[k] for r in curve[-25:]) / len(curve[-25:]) for k in losses}
             shown = ", ".join(f"{k} {v:.4f}" for k, v in recent.items())
             print(f"{100 * progress:5.1f}%  step {trainer.steps_done}: {shown}", file=sys.stderr)
-    if budget.minutes is not None and trainer.steps_done < FEWEST_STEPS:
+    if budget.minutes is not None and trainer.steps_done < MIN_STEPS:
         raise BudgetTooShortError(
-            f"{budget.minutes:g} minutes were enough for {trainer.steps_done} steps; at least "
-            f"{FEWEST_STEPS} are needed: give more minutes (the run continues from its checkpoint)"
+            f"{budget.minutes:g} minutes allowed only {trainer.steps_done} of at least {MIN_STEPS} "
+            "steps; give more minutes (the run continues from its checkpoint)"
         )
     return curve
 
@@ -147,7 +159,7 @@ def _resume(
     tensors, info = load_checkpoint(path)
     if info["identity"] != identity:
         raise UserError(
-            f"{path}: the checkpoint of another training ({info['identity']}, now {identity}); "
+            f"{path}: checkpoint of another training ({info['identity']}, now {identity}); "
             "delete it to start again"
         )
     trainer.model.load_state_dict(
@@ -158,29 +170,43 @@ def _resume(
         if key.startswith("optim."):
             _, index, slot = key.split(".", 2)
             state.setdefault(int(index), {})[slot] = value
-    whole = trainer.optimiser.state_dict()
-    trainer.optimiser.load_state_dict({**whole, "state": state})
+    trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": state})
     trainer.steps_done = info["steps"]
-    # A resumed training continues in the arithmetic that it began in, on any machine.
+    # A resumed training keeps its arithmetic, whatever ``auto`` means on this machine.
     trainer.arithmetic = info.get("arithmetic", trainer.arithmetic)
     return info["seconds"], list(info["curve"])
 
 
 def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with its floating-point tensors as float16."""
+    """Convert the floating-point tensors of a state dict to float16."""
     return {
         k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
         for k, v in state.items()
     }
 
 
-def run_tool(train: Callable[[], dict[str, Any]]) -> int:
-    """Run a training from a command line and print its report as JSON.
+def tool_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that the training tools share."""
+    p = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
+    p.add_argument("--steps", type=int, help="number of training steps, instead of minutes")
+    p.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
+    return p
 
-    Exit codes: 0 done, 1 the time was too short, 2 invalid input.
+
+def run_tool(
+    train: Callable[..., dict[str, Any]], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> int:
+    """Call ``train(budget=..., **options)`` and print its report as JSON.
+
+    Exit codes: 0 success, 1 too little time, 2 invalid input.
     """
+    options = vars(parser.parse_args(argv))
+    minutes, steps = options.pop("minutes"), options.pop("steps")
     try:
-        report = train()
+        report = train(budget=TrainingBudget(minutes, steps), **options)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1 if isinstance(e, BudgetTooShortError) else 2

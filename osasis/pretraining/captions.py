@@ -1,12 +1,13 @@
 """Captions of photos and painted photos, from templates and properties of the pixels.
 
-The captions state the medium, lightness, colourfulness, prevailing hue and background. They do not
-describe the person, whose attributes are not known.
+Captions state the medium, lightness, colourfulness, prevailing hue and background. They do not
+describe the person, whose attributes are unknown.
 """
 
 from __future__ import annotations
 
 import colorsys
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -49,14 +50,22 @@ SUBJECTS = ("a person", "a face", "somebody", "a human face", "the head of a per
 HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TONES = ("very dark", "dark", "bright", "very bright", "colourful", "pale", "grey")
 BACKGROUNDS = ("dark", "light", *HUES)
-# Further words of the vocabulary, for users' texts.
+# Vocabulary for users' texts beyond the words of captions.
 FUNCTION_WORDS = ("a", "an", "the", "of", "in", "on", "with", "and", "background", "portrait")
 
 
-def measure_appearance(picture: Tensor) -> dict[str, str]:
-    """Words for an image (3, H, W) in [-1, 1]: "tone", "hue", "background", each where clear."""
+class Appearance(TypedDict, total=False):
+    """Words of TONES, HUES and BACKGROUNDS; a property that is not distinct is absent."""
+
+    tone: str
+    hue: str
+    background: str
+
+
+def measure_appearance(picture: Tensor) -> Appearance:
+    """Describe an image (3, H, W) in [-1, 1] from the means of its pixels."""
     x = (picture.float() / 2 + 0.5).clamp(0, 1)
-    found = {}
+    found: Appearance = {}
     light = float(x.mean())
     spread = float((x.amax(0) - x.amin(0)).mean())
     if light < 0.32:
@@ -70,7 +79,7 @@ def measure_appearance(picture: Tensor) -> dict[str, str]:
     if hue := _hue(x.mean(dim=(1, 2)), 0.12):
         found["hue"] = hue
     h, w = x.shape[1:]
-    # The upper corners: an aligned portrait shows only background there.
+    # The upper corners of an aligned portrait show only background.
     corners = torch.cat([x[:, : h // 3, : w // 8], x[:, : h // 3, -(w // 8) :]], dim=2)
     colour = corners.mean(dim=(1, 2))
     if float(colour.mean()) < 0.25:
@@ -82,17 +91,18 @@ def measure_appearance(picture: Tensor) -> dict[str, str]:
     return found
 
 
-def _hue(colour: Tensor, least: float) -> str | None:
+def _hue(colour: Tensor, min_chroma: float) -> str | None:
+    """Name of an RGB colour's hue, or None below ``min_chroma``."""
     r, g, b = (float(c) for c in colour)
-    if max(r, g, b) - min(r, g, b) < least:
+    if max(r, g, b) - min(r, g, b) < min_chroma:
         return None
-    turn = colorsys.rgb_to_hsv(r, g, b)[0] * 360
+    degrees = colorsys.rgb_to_hsv(r, g, b)[0] * 360
     ends = (15, 42, 70, 165, 195, 255, 295, 345)
-    return next((name for name, end in zip(HUES, ends, strict=True) if turn < end), "red")
+    return next((name for name, end in zip(HUES, ends, strict=True) if degrees < end), "red")
 
 
-def make_caption(look: str | None, measured: dict[str, str], g: torch.Generator) -> str:
-    """One random caption. look: None for a photo. Each measured word is used with chance 0.6."""
+def make_caption(look: str | None, measured: Appearance, g: torch.Generator) -> str:
+    """A random caption. look: None for a photo. Each measured word is used with probability 0.6."""
 
     def draw(options: tuple[str, ...]) -> str:
         return options[int(torch.randint(len(options), (), generator=g))]
@@ -100,18 +110,21 @@ def make_caption(look: str | None, measured: dict[str, str], g: torch.Generator)
     def keep() -> bool:
         return bool(torch.rand((), generator=g) < 0.6)
 
-    words = [measured[k] for k in ("tone", "hue") if k in measured and keep()]
+    properties = (measured.get("tone"), measured.get("hue"))
+    words = [word for word in properties if word and keep()]
     words.append(draw(PHOTO if look is None else MEDIA[look]))
-    thing = " ".join(words)
-    text = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing} of {draw(SUBJECTS)}"
+    text = f"{_with_article(' '.join(words))} of {draw(SUBJECTS)}"
     if "background" in measured and keep():
-        tone = measured["background"]
-        text += f" on {'an' if tone[0] in 'aeiou' else 'a'} {tone} background"
+        text += f" on {_with_article(measured['background'])} background"
     return text
 
 
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def vocabulary() -> list[str]:
-    """All words that captions and users' texts may contain, sorted."""
+    """All words of captions and users' texts, sorted."""
     phrases = [*PHOTO, *SUBJECTS, *HUES, *TONES, *BACKGROUNDS, *FUNCTION_WORDS]
     phrases += [p for name in LOOKS for p in MEDIA[name]]
     return sorted({word for phrase in phrases for word in split_words(phrase)})

@@ -3,14 +3,13 @@
 `python -m osasis.pretraining.distil_perceptual --images DIR --teacher lpips_vgg.safetensors
 --out FILE --minutes M`
 
-The teacher runs once over a fixed set of image pairs: photos and procedural looks beside distorted
-versions. The student regresses the teacher's features, projected on their principal components, and
-the distances of the pairs. On a CPU one pass of the teacher costs several passes of the student.
+The student regresses the teacher's features, projected on their principal components, and the LPIPS
+distances of image pairs (``image_pairs``). The teacher runs only once over the pairs, because on a
+CPU one pass of the teacher costs several passes of the student.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from osasis.images.tensors import from_uint8
 from osasis.networks.small_features import DISTANCE, SmallFeatures, unit_length
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
+    optimiser_step,
     run_tool,
     to_float16,
+    tool_parser,
     train_within_budget,
 )
 from osasis.pretraining.distillation_targets import DistillationTargets, compute_targets
@@ -36,12 +37,12 @@ from osasis.storage import save_tensors, sha256_file, write_json
 
 SIZE = 64
 LEARNING_RATE = 1e-3
-# Number of pairs that the student's initial weights are fitted on.
-START_PAIRS = 140
+# Number of pairs on which the student's initial weights are fitted.
+INITIALISATION_PAIRS = 140
 
 
 class Distiller:
-    """Trains the student. Random draws depend on the seed and the step only."""
+    """Trains the student. The random draws of a step depend on the seed and the step only."""
 
     def __init__(
         self,
@@ -59,45 +60,40 @@ class Distiller:
         self.model.distance_scale.copy_(scales[: len(DISTANCE)])
         self.model.stage_scale.copy_(scales[len(DISTANCE) :])
         if teacher is not None:
-            some = slice(0, START_PAIRS)
-            images = from_uint8(targets.pairs[some].flatten(0, 1))
-            initialise_from_teacher(
-                self.model, teacher, images, [t[some].flatten(0, 1) for t in targets.maps]
-            )
+            images = from_uint8(targets.pairs[:INITIALISATION_PAIRS].flatten(0, 1))
+            maps = [t[:INITIALISATION_PAIRS].flatten(0, 1) for t in targets.maps]
+            initialise_from_teacher(self.model, teacher, images, maps)
         self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(self.model.parameters(), LEARNING_RATE, (0.9, 0.98))
 
-    def step(self, rate: float) -> dict[str, float]:
+    def step(self, lr_factor: float) -> dict[str, float]:
         g = torch.Generator().manual_seed(derived_seed(self.seed, f"distil {self.steps_done}"))
         rows = torch.randint(len(self.targets.pairs), (self.batch,), generator=g)
         x = from_uint8(self.targets.pairs[rows].flatten(0, 1))
         outputs = self._outputs(x.contiguous(memory_format=torch.channels_last))
-        lost = []
-        for out, target in zip(outputs, self.targets.maps, strict=True):
-            wanted = target[rows].flatten(0, 1).float()
-            lost.append((out - wanted).pow(2).mean() / wanted.pow(2).mean().clamp_min(1e-4))
-        own = self.distances(outputs)
-        wanted = self.targets.distances[rows]
-        gap = ((own - wanted) / (wanted + 0.05)).pow(2).mean()
-        maps, stages = (torch.stack(part).mean() for part in (lost[:5], lost[5:]))
-        total = maps + stages + 0.3 * gap
-        self.optimiser.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate
-        self.optimiser.step()
-        self.steps_done += 1
-        parts = {"maps": maps, "stages": stages, "distance": gap}
-        return {k: float(v.detach()) for k, v in parts.items()}
+        errors = []
+        for out, maps in zip(outputs, self.targets.maps, strict=True):
+            target = maps[rows].flatten(0, 1).float()
+            errors.append((out - target).pow(2).mean() / target.pow(2).mean().clamp_min(1e-4))
+        target = self.targets.distances[rows]
+        distance = ((self.distances(outputs) - target) / (target + 0.05)).pow(2).mean()
+        losses = {
+            "maps": torch.stack(errors[:5]).mean(),
+            "stages": torch.stack(errors[5:]).mean(),
+            "distance": distance,
+        }
+        total = losses["maps"] + losses["stages"] + 0.3 * distance
+        optimiser_step(self, total, LEARNING_RATE * lr_factor)
+        return {k: float(v.detach()) for k, v in losses.items()}
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of the student in the scale of the targets."""
+        """The student's feature maps in the scale of the targets."""
         trunk = self.model.run_trunk(x)
         maps = [h(unit_length(f)) for h, f in zip(self.model.distance_heads, trunk, strict=True)]
         return maps + [h(f) for h, f in zip(self.model.stage_heads, trunk, strict=False)]
 
     def distances(self, outputs: list[Tensor]) -> Tensor:
-        """Distances (B,) of the pairs in ``outputs`` (2B images)."""
+        """Distances (B,) of the pairs, given the maps of their 2B images."""
         scales = self.model.distance_scale
         gaps = [
             ((f[::2] - f[1::2]) * s).pow(2).sum(1).mean(dim=(1, 2))
@@ -107,40 +103,37 @@ class Distiller:
 
     @torch.no_grad()
     def calibrate(self, pairs: int = 128) -> None:
-        """Scale the distances to a median ratio of 1 to the teacher's.
+        """Scale the distances to a median ratio of 1 to the teacher's, on the first ``pairs``.
 
-        Without it they are too small, because the maps explain only a part of the teacher's.
-        pairs: the number of pairs to calibrate on.
+        Uncalibrated distances are too small, because the maps explain only a part of the teacher's.
         """
-        rows = slice(0, pairs)
-        own = [
+        distances = [
             self.distances(self._outputs(from_uint8(part.flatten(0, 1))))
-            for part in self.targets.pairs[rows].split(16)
+            for part in self.targets.pairs[:pairs].split(16)
         ]
-        wanted, found = self.targets.distances[rows], torch.cat(own)
-        apart = wanted > 1e-3
-        ratio = (wanted / found.clamp_min(1e-6))[apart].median()
-        self.model.distance_scale.mul_(ratio.sqrt())
+        target = self.targets.distances[:pairs]
+        ratio = target / torch.cat(distances).clamp_min(1e-6)
+        self.model.distance_scale.mul_(ratio[target > 1e-3].median().sqrt())
 
     @torch.no_grad()
     def evaluate(self, targets: DistillationTargets) -> dict[str, float]:
         """Correlation of distances with the teacher's, and the unexplained variance of each map."""
-        own, lost = [], []
+        distances, errors = [], []
         for i in range(0, len(targets.pairs), 16):
             rows = slice(i, i + 16)
             outputs = self._outputs(from_uint8(targets.pairs[rows].flatten(0, 1)))
-            own.append(self.distances(outputs))
-            wanted = [t[rows].flatten(0, 1).float() for t in targets.maps]
-            pairs = zip(outputs, wanted, strict=True)
-            lost.append(torch.stack([(o - w).pow(2).mean() / w.pow(2).mean() for o, w in pairs]))
-        d = torch.cat(own)
-        shares = torch.stack(lost).mean(0)
+            distances.append(self.distances(outputs))
+            maps = [t[rows].flatten(0, 1).float() for t in targets.maps]
+            pairs = zip(outputs, maps, strict=True)
+            errors.append(torch.stack([(o - t).pow(2).mean() / t.pow(2).mean() for o, t in pairs]))
+        d = torch.cat(distances)
+        unexplained = torch.stack(errors).mean(0)
         return {
             "pearson": correlation(d, targets.distances),
             "spearman": correlation(_ranks(d), _ranks(targets.distances)),
             "median_ratio": float((d / targets.distances.clamp_min(1e-3)).median()),
-            **{f"lost_{i + 1}": float(v) for i, v in enumerate(shares[:5])},
-            **{f"lost_stage_{i + 1}": float(v) for i, v in enumerate(shares[5:])},
+            **{f"lost_{i + 1}": float(v) for i, v in enumerate(unexplained[:5])},
+            **{f"lost_stage_{i + 1}": float(v) for i, v in enumerate(unexplained[5:])},
         }
 
 
@@ -163,10 +156,11 @@ def distil(
     pairs: int = 1200,
     validation: Path | None = None,
 ) -> dict[str, Any]:
-    """Distil, and write ``out`` (float16 safetensors) and a report beside it (JSON, returned).
+    """Distil into ``out`` (float16 safetensors) and return the report.
 
-    Continues from ``out`` with the suffix .state where that exists. pairs: number of image pairs.
-    validation: folder of photos outside the training set, to evaluate on. Raises UserError.
+    The report is also written, as JSON, next to ``out``. A checkpoint next to ``out`` (suffix
+    .state) is resumed. pairs: number of image pairs. validation: folder of photos outside the
+    training set, to evaluate on. Raises UserError.
     """
     net = PerceptualNet("vgg", teacher).to(memory_format=torch.channels_last)
     photos = read_photos(images)
@@ -198,33 +192,13 @@ def distil(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the time was too short, 2 invalid input."""
-
-    p = argparse.ArgumentParser(
-        prog="python -m osasis.pretraining.distil_perceptual", description=__doc__
-    )
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
+    p = tool_parser("osasis.pretraining.distil_perceptual", __doc__)
     p.add_argument(
         "--teacher", type=Path, required=True, help="weights of LPIPS (vgg), safetensors"
     )
     p.add_argument("--out", type=Path, required=True, help="weights of the small net")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="number of steps, instead of minutes")
-    p.add_argument("--seed", type=int, default=0)
     p.add_argument("--pairs", type=int, default=1200, help="number of image pairs")
-    p.add_argument("--validation", type=Path, help="folder of other photos to evaluate on")
-    args = p.parse_args(argv)
-    return run_tool(
-        lambda: distil(
-            args.images,
-            args.teacher,
-            args.out,
-            TrainingBudget(args.minutes, args.steps),
-            seed=args.seed,
-            pairs=args.pairs,
-            validation=args.validation,
-        )
-    )
+    return run_tool(distil, p, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from osasis.networks.small_features import DISTANCE, STAGES
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Projection of one stage's features: mean (C,), basis (C, K), and their overall deviation."""
+    """Projection of a stage's features: mean (C,), basis (C, K), and their overall deviation."""
 
     mean: Tensor
     basis: Tensor
@@ -27,13 +27,13 @@ class PrincipalComponents:
 
 
 def fit_principal_components(maps: Tensor, channels: int) -> PrincipalComponents:
-    """The ``channels`` directions of largest variance of maps (B, C, h, w); zeros beyond C."""
+    """Fit the first ``channels`` components of maps (B, C, h, w), padded with zeros beyond C."""
     flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).double()
     mean = flat.mean(0)
     cov = (flat - mean).T @ (flat - mean) / len(flat)
     values, vectors = torch.linalg.eigh(cov)
     basis = vectors.flip(1)[:, :channels]
-    # The signs of eigenvectors are arbitrary; a fixed choice gives the same result everywhere.
+    # Fix the arbitrary signs of eigenvectors, so that results do not depend on the machine.
     basis = basis * torch.sign(basis.sum(0)).where(basis.sum(0) != 0, torch.ones(()).double())
     if basis.shape[1] < channels:
         basis = F.pad(basis, (0, channels - basis.shape[1]))
@@ -42,7 +42,7 @@ def fit_principal_components(maps: Tensor, channels: int) -> PrincipalComponents
 
 
 def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """LPIPS's normalised and weighted features (five stages), and the plain ones (three)."""
+    """LPIPS's normalised, weighted features (five stages), and its plain features (three)."""
     plain = teacher.features(x)
     weighted = []
     for f, lin in zip(plain, teacher.model.lins, strict=True):
@@ -54,9 +54,9 @@ def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], l
 
 @dataclass(frozen=True)
 class DistillationTargets:
-    """Image pairs and the teacher's answers.
+    """Image pairs with the teacher's features and distances.
 
-    pairs: (N, 2, 3, H, W) uint8. maps: projected features, float16, (N, 2, K, h, w) for each map of
+    pairs: (N, 2, 3, H, W) uint8. maps: projected features, (N, 2, K, h, w) float16 for each map of
     the student. distances: (N,), LPIPS of the pairs. projections: one for each map.
     """
 
@@ -72,12 +72,12 @@ def compute_targets(
 ) -> DistillationTargets:
     """Run the teacher over all pairs.
 
-    projections: those of the training targets, for validation pairs; None fits them here.
+    projections: for validation pairs, those of the training targets; None fits them.
     """
     widths = [*DISTANCE, *STAGES]
     if projections is None:
-        some = pairs[:: max(1, len(pairs) // 48)].flatten(0, 1)[:96]
-        weighted, plain = teacher_features(teacher, from_uint8(some))
+        sample = pairs[:: max(1, len(pairs) // 48)].flatten(0, 1)[:96]
+        weighted, plain = teacher_features(teacher, from_uint8(sample))
         projections = [
             fit_principal_components(f, k) for f, k in zip([*weighted, *plain], widths, strict=True)
         ]
@@ -86,10 +86,10 @@ def compute_targets(
     for chunk in pairs.split(8):
         x = from_uint8(chunk.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         weighted, plain = teacher_features(teacher, x)
-        for kept, f, project in zip(targets, [*weighted, *plain], projections, strict=True):
-            kept.append(project(f).half().unflatten(0, (-1, 2)).contiguous())
-        gaps = [(f[::2] - f[1::2]).pow(2).sum(1).mean(dim=(1, 2)) for f in weighted]
-        distances.append(torch.stack(gaps).sum(0))
+        for target, f, project in zip(targets, [*weighted, *plain], projections, strict=True):
+            target.append(project(f).half().unflatten(0, (-1, 2)).contiguous())
+        stages = [(f[::2] - f[1::2]).pow(2).sum(1).mean(dim=(1, 2)) for f in weighted]
+        distances.append(torch.stack(stages).sum(0))
     return DistillationTargets(
         pairs, [torch.cat(t) for t in targets], torch.cat(distances), projections
     )

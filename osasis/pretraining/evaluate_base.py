@@ -25,13 +25,13 @@ Report = Callable[[str], None]
 class Evaluation:
     """Quality of a base on photos outside its training set.
 
-    inversion_mse: mean squared error in [-1, 1] after inversion to t0 and back, by t0.
+    inversion_mse: mean squared error after inversion to t0 and back, images in [-1, 1], by t0.
     inversion_steps: steps of a full schedule.
-    stochastic_lpips: mean LPIPS between photos and their reconstructions from z and fresh noise;
-    by_photo: the same for each photo. A high value marks a photo in a region of low density of the
-    training data; the OSASIS paper measures density in this way.
+    stochastic_lpips: mean LPIPS between photos and their reconstructions from z and fresh noise.
+    by_photo: LPIPS of each photo; a high value marks low density of the training data near the
+    photo (the density measure of the OSASIS paper).
     frechet: Frechet distance between samples and photos in pooled features of the perceptual net,
-    or None without samples; comparable only between bases measured with the same net.
+    or None without samples. Values of different nets are not comparable.
     perceptual: name of the perceptual net.
     """
 
@@ -60,7 +60,7 @@ def evaluate_base(
     seed: int = 0,
     report: Report = lambda line: None,
 ) -> tuple[Evaluation, Tensor]:
-    """Evaluate on photos (N, 3, H, W) in [-1, 1]. Returns figures and samples (S, 3, H, W).
+    """Evaluate on photos (N, 3, H, W) in [-1, 1]. Returns the results and samples (S, 3, H, W).
 
     steps: of a full schedule, for inversion and generation. samples: number to draw for the Frechet
     distance to ``reference`` (default: the photos); 0 omits it. perceptual: the net for LPIPS and
@@ -99,9 +99,10 @@ def evaluate_base(
 
 
 def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
-    """Invert photos to t0 (OSASIS, Eq. 7) and generate from there (Eq. 8); the same shape.
+    """Invert photos to t0 (OSASIS, Eq. 7) and generate from there (Eq. 8).
 
-    The generation starts at the timestep where the inversion ends.
+    photos: (N, 3, H, W) in [-1, 1]; returns the same shape. The generation starts at the timestep
+    at which the inversion ends.
     """
     back = image_schedule(steps, "trailing")
     forth = image_schedule(steps)
@@ -116,7 +117,7 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
 
 
 def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: int) -> Tensor:
-    """Generate from fresh noise with each photo's z; the same shape as the photos."""
+    """Generate from fresh noise with the z of photos (N, 3, H, W); returns the same shape."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "stochastic"))
     out = []
     for x in photos.split(CHUNK):
@@ -130,7 +131,7 @@ def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: 
 def save_evaluation_grids(
     base: Base, photos: Tensor, samples: Tensor, steps: int, folder: Path
 ) -> None:
-    """Write reconstructions.png (photos, inversions, stochastic ones) and samples.png."""
+    """Write reconstructions.png (photos, inverted, stochastic) and samples.png."""
     rows = torch.cat(
         [
             photos,

@@ -1,4 +1,4 @@
-"""Image pairs for distilling the perceptual net: photos and looks beside distorted versions."""
+"""Image pairs for distilling the perceptual net: photos and paintings with changed versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from osasis.seeds import derived_seed
 
 
 def distort(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
-    """Distort an image (3, H, W) in [-1, 1], as a reconstruction may do.
+    """Distort an image (3, H, W) in [-1, 1] as reconstructions do.
 
     kind: 0 noise, 1 lost detail, 2 shift, 3 contrast and colour cast, 4 warp, 5 a flat patch,
     6 mirroring.
@@ -55,8 +55,9 @@ def distort(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
 def make_pairs(photos: Tensor, count: int, size: int, seed: int) -> Tensor:
     """Image pairs (count, 2, 3, size, size) uint8.
 
-    The first image is a photo in a third of the pairs, otherwise a painted photo. The second is a
-    distortion of the first, the photo that was painted, another painted photo, or a mixture.
+    photos: (N, 3, H, W) uint8. The first image of a third of the pairs is a photo, otherwise a
+    painted photo. The second image is a distortion of the first, its photo, another painted photo,
+    or a distorted blend of painting and photo.
     """
     g = torch.Generator().manual_seed(derived_seed(seed, "pairs"))
     painted = make_look_dataset(photos, max(2, 2 * count // 3), 1, size, seed)

@@ -1,7 +1,7 @@
 """Training objectives of a base's networks.
 
-An objective is a module with ``forward(rows, t, noise) -> (B,) losses``, so that
-DistributedDataParallel can wrap it. ``draw_timesteps_and_noise`` draws the random inputs.
+An objective is a module whose ``forward(rows, t, noise)`` returns (B,) losses. It is a module so
+that DistributedDataParallel can wrap it. ``draw_timesteps_and_noise`` draws t and noise.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SNR_LIMIT = 5.0
 def draw_timesteps_and_noise(
     shape: torch.Size, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Uniform timesteps (B,) and normal noise of the rows' shape."""
+    """Draw uniform timesteps (B,) and normal noise of ``shape``, (B, ...)."""
     t = torch.randint(0, TRAIN_STEPS, (shape[0],), generator=generator)
     return t, torch.randn(shape, generator=generator)
 
 
 class DiffAEObjective(nn.Module):
-    """The diffusion autoencoder's loss: noise (or v) of photos, given their z (DiffAE, Eq. 6).
+    """The diffusion autoencoder's loss: MSE of eps or v, given z (DiffAE, Eq. 6).
 
-    rows: (B, 3, H, W) photos in [-1, 1].
+    rows: (B, 3, H, W) photos in [-1, 1]. weighting: "uniform", or "min_snr" (Hang et al., 2023).
     """
 
     def __init__(self, diffae: DiffAE, *, train_encoder: bool, weighting: str) -> None:
@@ -56,7 +56,7 @@ class DiffAEObjective(nn.Module):
 
 
 class LatentObjective(nn.Module):
-    """The latent DDIM's loss on normalised z (B, D): L1 of the noise (DiffAE, Sec. 3.5)."""
+    """The latent DDIM's loss: L1 of eps (DiffAE, Sec. 3.5). rows: normalised z, (B, D)."""
 
     def __init__(self, net: LatentNet) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ class LatentObjective(nn.Module):
 
 
 class PriorObjective(nn.Module):
-    """The photo prior's loss: noise and the variational bound (Improved DDPM, Eq. 16).
+    """The photo prior's loss: MSE of eps plus the variational bound (Improved DDPM, Eq. 16).
 
-    The bound trains the variance only. rows: (B, 3, H, W) photos in [-1, 1].
+    Only the variance receives gradients of the bound. rows: (B, 3, H, W) photos in [-1, 1].
     """
 
     def __init__(self, net: UNet) -> None:
@@ -94,13 +94,13 @@ class PriorObjective(nn.Module):
         simple = (eps - noise).pow(2).mean(dim=(1, 2, 3))
         share = (share + 1) / 2
         log_variance = share * largest + (1 - share) * smallest
-        # Both means are the same function of x_0; only the predicted noise differs.
+        # Posterior and predicted mean differ only by the noise, scaled.
         beta = largest.exp()
         scale = beta / ((1 - beta).sqrt() * (1 - a).sqrt())
-        gap = (scale * (eps.detach() - noise)).pow(2)
+        mean_error = (scale * (eps.detach() - noise)).pow(2)
         divergence = 0.5 * (
             log_variance - smallest - 1 + (smallest - log_variance).exp()
-            + gap * (-log_variance).exp()
+            + mean_error * (-log_variance).exp()
         )  # fmt: skip
         bound = divergence.mean(dim=(1, 2, 3)) / math.log(2)
         return simple + VLB_WEIGHT * TRAIN_STEPS * bound / 1000

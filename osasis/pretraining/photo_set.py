@@ -1,9 +1,9 @@
-"""Training photos in memory, and batches that depend on seed and iteration only."""
+"""Training photos in memory, and batches determined by seed and iteration."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos as (N, 3, H, W) uint8, and the errors of unreadable files."""
+    """Photos, (N, 3, H, W) uint8, and the errors of unreadable files."""
 
     photos: Tensor
     errors: tuple[str, ...] = ()
@@ -41,10 +41,10 @@ class PhotoSet:
         return from_uint8(self.photos[:limit])
 
     def batch(self, seed: int, iteration: int, size: int) -> Tensor:
-        """The photos of one iteration, (size, 3, H, W) in [-1, 1], each mirrored with chance 0.5.
+        """The batch of an iteration, (size, 3, H, W) in [-1, 1], randomly mirrored.
 
-        Every epoch is a new permutation; a batch may span two. The result depends on the arguments
-        only, so that resumed runs and all workers draw the same batch.
+        Every epoch is a new permutation; a batch may span two epochs. Equal arguments give equal
+        batches, also in resumed runs and on other workers.
         """
         count = len(self.photos)
         first = iteration * size
@@ -58,28 +58,21 @@ class PhotoSet:
 
 
 def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: None) -> PhotoSet:
-    """Read every image below a folder as a square of ``size`` pixels.
+    """Read every image below a folder, cropped to a square of ``size`` pixels.
 
-    Unreadable files are skipped and reported. Raises UserError where no image can be read.
+    Unreadable files are skipped and reported. Raises UserError if no image can be read.
     """
-    return decode_photo_set(find_images(folder), size, str(folder), report)
-
-
-def decode_photo_set(
-    sources: Iterable[Path], size: int, name: str, report: Report = lambda line: None
-) -> PhotoSet:
-    """A photo set of files; ``name`` stands for them in errors. Raises UserError."""
     photos, errors = [], []
-    for path in sources:
+    for path in find_images(folder):
         try:
             image = load_square(path, size)
         except ImageError as e:
             errors.append(f"{path}: {e.reason}")
-            report(f"left out: {errors[-1]}")
+            report(f"skipped: {errors[-1]}")
             continue
         photos.append(to_uint8(image))
     if not photos:
-        raise UserError(f"{name}: none of its pictures can be read; give a folder of photos")
+        raise UserError(f"{folder}: no image can be read (first: {errors[0]}); give other photos")
     return PhotoSet(torch.stack(photos), tuple(errors))
 
 

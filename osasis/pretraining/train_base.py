@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,44 +34,48 @@ from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.networks.unet import UNet
 from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, PriorObjective
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.training_loop import TrainingLoop
+from osasis.pretraining.settings import PretrainSettings
+from osasis.pretraining.training_loop import TrainingLoop, WorkerContext
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_json
 
 RUN = "run.json"
 WEIGHTS = "weights"
-STAGES = ("diffae", "latent", "prior")
-# Iterations that one point of the loss curve averages.
+# Iterations that each point of the loss curve averages.
 LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
-class WorkerContext:
-    """One worker among ``world``.
+class LossPoint:
+    """A point of a stage's loss curve. of: iterations of the stage. seconds: per iteration."""
 
-    wrap: wraps a module so that workers share gradients (DistributedDataParallel). mean: the mean
-    of a number over all workers.
-    """
+    stage: str
+    iteration: int
+    of: int
+    loss: float
+    seconds: float
 
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
-    mean: Callable[[float], float] = lambda value: value
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
+    def __str__(self) -> str:
+        return (
+            f"{self.stage} {self.iteration}/{self.of}  loss {self.loss:.4f}  "
+            f"{self.seconds:.2f} s per iteration"
+        )
 
 
-# Receives {"stage", "iteration", "of", "loss", "seconds"} for each point of the loss curve and
-# {"stage", "iteration", "samples": (N, 3, H, W)} every ``samples_every`` iterations.
-Event = Callable[[dict[str, Any]], None]
+@dataclass(frozen=True)
+class Samples:
+    """Photos and their reconstructions, (N, 3, H, W) in [-1, 1]."""
+
+    stage: str
+    iteration: int
+    images: Tensor
+
+
+Event = LossPoint | Samples
 
 
 class BaseTraining:
-    """One run. Its inputs must be those of the run in the folder, where that has one."""
+    """One training run. A folder with a run continues it, and requires its inputs."""
 
     def __init__(
         self,
@@ -82,18 +87,19 @@ class BaseTraining:
         start: Path | None = None,
         worker: WorkerContext | None = None,
         minutes: float | None = None,
-        on_event: Event = lambda event: None,
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         """start: a DiffAE checkpoint in the official layout to start from.
 
-        minutes: time limit, at which the run saves a checkpoint and stops. Raises UserError.
+        minutes: time limit; the run then saves a checkpoint and stops. on_event: called on the
+        leading worker. Raises UserError for inputs that do not fit each other or the folder's run.
         """
         self.folder, self.photos, self.config, self.settings = folder, photos, config, settings
         self.worker = worker or WorkerContext()
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self.on_event = on_event
+        self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.on_event = on_event if self.worker.is_leader else lambda event: None
         if settings.encoder == "frozen" and start is None:
-            raise UserError("encoder is 'frozen', which needs trained weights: give --start")
+            raise UserError("encoder 'frozen' needs trained weights; give --start")
         if self.worker.world > settings.batch_size:
             raise UserError(
                 f"batch_size {settings.batch_size} is less than the {self.worker.world} workers"
@@ -114,78 +120,107 @@ class BaseTraining:
                 module.to(self.worker.device).to(memory_format=torch.channels_last)
 
     def run(self) -> bool:
-        """Train the unfinished stages. Returns False where the time limit ended the run."""
-        return self._diffae() and self._latent() and self._prior()
+        """Train the unfinished stages. Returns False if the time limit ended the run."""
+        return self._train_diffae() and self._train_latent() and self._train_prior()
 
-    def _diffae(self) -> bool:
+    def _train_diffae(self) -> bool:
         s = self.settings
         objective = DiffAEObjective(
             self.diffae, train_encoder=s.encoder == "trained", weighting=s.weighting
         )
-        done = self._weights("diffae-only")
-        if not done.is_file():
-            loop = self._loop(objective, "diffae", s.iterations, s.lr)
-
-            def rows(i: int) -> Tensor:
-                return self.photos.batch(s.seed, i, s.batch_size)
-
-            if not self._train(loop, "diffae", rows):
-                return False
-            averaged = loop.averaged()
-            if self.worker.leads:
-                save_tensors(done, averaged)
-            objective.load_state_dict(averaged)
+        path = self._weights("diffae-only")
+        if path.is_file():
+            objective.load_state_dict(load_file(path))
+        elif self._train_stage(
+            objective,
+            "diffae",
+            s.iterations,
+            s.lr,
+            lambda i: self.photos.batch(s.seed, i, s.batch_size),
+        ):
+            self._save_weights(path, objective.state_dict())
         else:
-            objective.load_state_dict(load_file(done))
+            return False
         self.diffae.requires_grad_(False).eval()
         return True
 
-    def _latent(self) -> bool:
-        s, done = self.settings, self._weights("diffae")
-        if done.is_file():
+    def _train_latent(self) -> bool:
+        s, path = self.settings, self._weights("diffae")
+        if path.is_file():
             return True
-        z = self._codes()
+        z = self._encode_photos()
         if self.stats is None or s.encoder == "trained":
             self.stats = (z.mean(dim=0, keepdim=True), z.std(dim=0, keepdim=True).clamp_min(1e-6))
         mean, std = self.stats
-        rows_of = (z - mean) / std
+        normalised = (z - mean) / std
+
+        def batch(i: int) -> Tensor:
+            generator = torch.Generator().manual_seed(derived_seed(s.seed, f"latent {i}"))
+            size = max(s.latent_batch_size, self.worker.world)
+            return normalised[torch.randint(len(normalised), (size,), generator=generator)]
+
         objective = LatentObjective(self.diffae.latent_net.requires_grad_(True).train())
-        if s.latent_iterations:
-            loop = self._loop(objective, "latent", s.latent_iterations, s.latent_lr)
-
-            def rows(i: int) -> Tensor:
-                generator = torch.Generator().manual_seed(derived_seed(s.seed, f"latent {i}"))
-                size = max(s.latent_batch_size, self.worker.world)
-                return rows_of[torch.randint(len(rows_of), (size,), generator=generator)]
-
-            if not self._train(loop, "latent", rows):
-                return False
-            objective.load_state_dict(loop.averaged())
-        if self.worker.leads:
-            # Official checkpoints store some layers twice; safetensors refuses shared memory.
-            tensors = {k: v.clone() for k, v in to_official(self.diffae.state_dict()).items()}
-            save_tensors(done, {**tensors, "conds_mean": mean, "conds_std": std})
-        return True
-
-    def _prior(self) -> bool:
-        s, done = self.settings, self._weights("prior")
-        if self.prior is None or done.is_file():
-            return True
-        objective = PriorObjective(self.prior).to(self.worker.device)
-        loop = self._loop(objective, "prior", s.prior_iterations, s.lr)
-
-        def rows(i: int) -> Tensor:
-            return self.photos.batch(derived_seed(s.seed, "prior"), i, s.batch_size)
-
-        if not self._train(loop, "prior", rows):
+        if s.latent_iterations and not self._train_stage(
+            objective, "latent", s.latent_iterations, s.latent_lr, batch
+        ):
             return False
-        objective.load_state_dict(loop.averaged())
-        if self.worker.leads:
-            save_tensors(done, self.prior.state_dict())
+        # Official checkpoints store some layers twice; safetensors refuses shared memory.
+        tensors = {k: v.clone() for k, v in to_official(self.diffae.state_dict()).items()}
+        self._save_weights(path, {**tensors, "conds_mean": mean, "conds_std": std})
         return True
 
-    def _loop(self, objective: nn.Module, stage: str, iterations: int, lr: float) -> TrainingLoop:
-        s, w = self.settings, self.worker
+    def _train_prior(self) -> bool:
+        s, path = self.settings, self._weights("prior")
+        if self.prior is None or path.is_file():
+            return True
+        seed = derived_seed(s.seed, "prior")
+        if not self._train_stage(
+            PriorObjective(self.prior).to(self.worker.device),
+            "prior",
+            s.prior_iterations,
+            s.lr,
+            lambda i: self.photos.batch(seed, i, s.batch_size),
+        ):
+            return False
+        self._save_weights(path, self.prior.state_dict())
+        return True
+
+    def _train_stage(
+        self,
+        objective: nn.Module,
+        stage: str,
+        iterations: int,
+        lr: float,
+        batch: Callable[[int], Tensor],
+    ) -> bool:
+        """Train an objective and load the averaged weights into it; False at the time limit."""
+        s, loop = self.settings, self._make_loop(objective, stage, iterations, lr)
+        total, count, began = 0.0, 0, time.perf_counter()
+        while loop.iteration < loop.iterations:
+            total, count = total + loop.step(batch(loop.iteration)), count + 1
+            i, last = loop.iteration, loop.iteration == loop.iterations
+            if i % LOG_EVERY == 0 or last:
+                seconds = (time.perf_counter() - began) / count
+                loss = self.worker.mean(total / count)
+                self.on_event(LossPoint(stage, i, loop.iterations, loss, seconds))
+                total, count, began = 0.0, 0, time.perf_counter()
+            if i % s.samples_every == 0 and stage == "diffae":
+                self.on_event(Samples(stage, i, self._reconstructions(loop)))
+            # All workers must stop at the same iteration, so they share the decision.
+            late = float(time.monotonic() > self.deadline)
+            expired = i % LOG_EVERY == 0 and self.worker.mean(late) > 0
+            if i % s.checkpoint_every == 0 or last or expired:
+                self._save_checkpoint(loop, stage)
+            if expired and not last:
+                return False
+        objective.load_state_dict(loop.averaged())
+        return True
+
+    def _make_loop(
+        self, objective: nn.Module, stage: str, iterations: int, lr: float
+    ) -> TrainingLoop:
+        """A training loop, resumed from the stage's checkpoint if that exists."""
+        s = self.settings
         loop = TrainingLoop(
             objective,
             iterations=iterations,
@@ -195,71 +230,40 @@ class BaseTraining:
             grad_clip=s.grad_clip,
             seed=derived_seed(s.seed, stage),
             precision=s.precision if stage != "latent" else "float32",
-            rank=w.rank,
-            world=w.world,
+            worker=self.worker,
         )
-        state = self.folder / f"{stage}.state.safetensors"
-        if state.is_file():
-            tensors, info = load_checkpoint(state)
+        path = self._checkpoint(stage)
+        if path.is_file():
+            tensors, info = load_checkpoint(path)
             loop.load_state(tensors, info["iteration"])
-            # A resumed run continues in the arithmetic that it began in, on any machine.
+            # A resumed run keeps its arithmetic, whatever ``auto`` means on this machine.
             loop.arithmetic = info.get("arithmetic", loop.arithmetic)
         # After loading: DistributedDataParallel compares the workers' weights when it wraps.
-        loop.wrapped = w.wrap(objective)
+        loop.wrapped = self.worker.wrap(objective)
         return loop
 
-    def _train(self, loop: TrainingLoop, stage: str, rows: Callable[[int], Tensor]) -> bool:
-        s = self.settings
-        kept = loop.iteration
-        total, count, began = 0.0, 0, time.perf_counter()
-        while loop.iteration < loop.iterations:
-            total, count = total + loop.step(rows(loop.iteration)), count + 1
-            i, last = loop.iteration, loop.iteration == loop.iterations
-            if i % LOG_EVERY == 0 or last:
-                seconds = (time.perf_counter() - began) / count
-                loss = self.worker.mean(total / count)
-                self._tell(stage=stage, iteration=i, of=loop.iterations, loss=loss, seconds=seconds)
-                total, count, began = 0.0, 0, time.perf_counter()
-            if i % s.samples_every == 0 and stage == "diffae":
-                self._tell(stage=stage, iteration=i, samples=self._reconstructions(loop))
-            # All workers must stop at the same iteration, so they share the decision.
-            late = i % LOG_EVERY == 0 and self.worker.mean(float(self._late())) > 0
-            if i % s.checkpoint_every == 0 or last or late:
-                self._keep(loop, stage)
-                kept = i
-            if late and not last:
-                return False
-        if kept != loop.iteration:
-            self._keep(loop, stage)
-        return True
-
-    def _keep(self, loop: TrainingLoop, stage: str) -> None:
-        if self.worker.leads:
-            path = self.folder / f"{stage}.state.safetensors"
+    def _save_checkpoint(self, loop: TrainingLoop, stage: str) -> None:
+        if self.worker.is_leader:
             info = {"iteration": loop.iteration, "arithmetic": loop.arithmetic}
-            save_checkpoint(path, loop.state_tensors(), info)
+            save_checkpoint(self._checkpoint(stage), loop.state_tensors(), info)
 
-    def _tell(self, **event: Any) -> None:
-        if self.worker.leads:
-            self.on_event(event)
-
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+    def _save_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        if self.worker.is_leader:
+            save_tensors(path, tensors)
 
     @torch.no_grad()
-    def _codes(self) -> Tensor:
+    def _encode_photos(self) -> Tensor:
         """z of every photo and of its mirror image, (2N, D) on the CPU."""
         codes = []
         for start in range(0, len(self.photos), 64):
-            rows = self.photos.photos[start : start + 64].to(self.worker.device)
-            photos = from_uint8(rows)
+            photos = from_uint8(self.photos.photos[start : start + 64].to(self.worker.device))
             for images in (photos, photos.flip(3)):
                 codes.append(self.diffae.encoder(images).float().cpu())
         return torch.cat(codes)
 
     @torch.no_grad()
     def _reconstructions(self, loop: TrainingLoop) -> Tensor:
-        """Four photos, then their reconstructions from noise and z by the averaged weights."""
+        """Four photos and their reconstructions from noise and z by the averaged weights."""
         device = self.worker.device
         averaged: Any = loop.ema.module
         photos = from_uint8(self.photos.photos[:4].to(device))
@@ -268,12 +272,15 @@ class BaseTraining:
         made = ddim_sample(lambda x, t: averaged.unet(x, t, z), noise, image_schedule(20))
         return torch.cat([photos, made]).cpu()
 
+    def _checkpoint(self, stage: str) -> Path:
+        return self.folder / f"{stage}.state.safetensors"
+
     def _weights(self, name: str) -> Path:
         return self.folder / WEIGHTS / f"{name}.safetensors"
 
     def _check_run(self, start: Path | None) -> None:
-        """Refuse to continue another run. Raises UserError naming what differs."""
-        own = {
+        """Raise UserError, naming the differences, if the folder contains another run."""
+        inputs = {
             "config": json.loads(json.dumps(self.config.to_dict())),
             "settings": self.settings.to_dict(),
             "photos": self.photos.fingerprint(),
@@ -281,17 +288,17 @@ class BaseTraining:
         }
         path = self.folder / RUN
         if not path.is_file():
-            if self.worker.leads:
-                write_json(path, own)
+            if self.worker.is_leader:
+                write_json(path, inputs)
             return
         before = json.loads(path.read_text())
         # These settings do not affect the result and may change.
-        free = {"checkpoint_every", "samples_every"}
-        different = [k for k in ("config", "photos", "start") if before.get(k) != own[k]]
+        changeable = {"checkpoint_every", "samples_every"}
+        different = [k for k in ("config", "photos", "start") if before.get(k) != inputs[k]]
         different += [
             f"setting {k} ({before['settings'].get(k)}, now {v})"
-            for k, v in own["settings"].items()
-            if k not in free and before["settings"].get(k) != v
+            for k, v in inputs["settings"].items()
+            if k not in changeable and before["settings"].get(k) != v
         ]
         if different:
             raise UserError(
@@ -310,13 +317,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder of the (resumable) run")
     parser.add_argument("--minutes", type=float, help="time limit; run again to continue")
     parser.add_argument("--start", type=Path, help="DiffAE checkpoint to start from")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = parser.parse_args(argv)
     try:
-        settings = make_pretrain_settings(**_assignments(args.set))
+        settings = PretrainSettings.parse(_assignments(args.set))
         config = load_config(args.config)
-        photos = read_photo_set(args.images, config.image_size, _say)
+        photos = read_photo_set(args.images, config.image_size, _log)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         run = BaseTraining(
             args.out,
@@ -330,25 +337,21 @@ def main(argv: list[str] | None = None) -> int:
         )
         finished = run.run()
     except UserError as e:
-        _say(f"error: {e}")
+        _log(f"error: {e}")
         return 2
     if not finished:
-        _say(f"stopped after {args.minutes:g} minute(s); the same command continues")
+        _log(f"stopped after {args.minutes:g} minute(s); the same command continues")
         return 1
-    _say(f"finished: {args.out / WEIGHTS}")
+    _log(f"finished: {args.out / WEIGHTS}")
     return 0
 
 
-def _print_event(event: dict[str, Any], folder: Path) -> None:
-    if "samples" in event:
-        save_image_grid(
-            folder / "samples" / f"{event['iteration']:07}.png", event["samples"], columns=4
-        )
-    elif event["iteration"] % 100 == 0 or event["iteration"] == event["of"]:
-        _say(
-            f"{event['stage']} {event['iteration']}/{event['of']}  loss {event['loss']:.4f}  "
-            f"{event['seconds']:.2f} s per iteration"
-        )
+def _print_event(event: Event, folder: Path) -> None:
+    i = event.iteration
+    if isinstance(event, Samples):
+        save_image_grid(folder / "samples" / f"{i:07}.png", event.images, columns=4)
+    elif i % 100 == 0 or i == event.of:
+        _log(str(event))
 
 
 def _assignments(items: list[str]) -> dict[str, Any]:
@@ -364,7 +367,7 @@ def _assignments(items: list[str]) -> dict[str, Any]:
     return values
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

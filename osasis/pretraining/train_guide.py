@@ -2,18 +2,19 @@
 
 `python -m osasis.pretraining.train_guide --images DIR --minutes M --out DIR`
 
-Losses of style training compare directions of embeddings, so contrastive losses train directions:
-CLIP's loss between images and captions; between the directions photo -> painting of two people in
-the same look; between the directions person -> person in photos and in paintings; and between
-directions of images and of captions.
+Style training compares directions between embeddings, so the guide is trained with CLIP's loss and
+three contrastive losses of directions (``GuideTrainer``):
+
+- clip: images and their captions;
+- look: photo -> painting, of two people in the same look;
+- person: person -> person, in paintings and in photos;
+- words: photo -> painting, of images and of captions.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,20 @@ from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, OpenClipMetadata, open_clip_guide
 from osasis.images.tensors import from_uint8
+from osasis.pretraining import captions
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
+    optimiser_step,
     run_tool,
     to_float16,
+    tool_parser,
     train_within_budget,
 )
-from osasis.pretraining.captions import MEDIA, make_caption, measure_appearance, vocabulary
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.seeds import derived_seed, seeded
 from osasis.storage import save_tensors, write_atomic, write_json
 
+CONFIG = Path(__file__).parents[1] / "configs" / "guides" / "guide64.json"
 LEARNING_RATE = 1e-3
 TEMPERATURE = 0.1
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -44,30 +48,31 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class CaptionedLooks:
-    """A look dataset and the words that ``measure_appearance`` gives for its images."""
+    """A look dataset and the measured appearance of its pictures and photos."""
 
-    pool: LookDataset
-    pictures: list[list[dict[str, str]]]
-    photos: list[dict[str, str]]
+    dataset: LookDataset
+    pictures: list[list[captions.Appearance]]
+    photos: list[captions.Appearance]
 
 
-def caption_facts(pool: LookDataset) -> CaptionedLooks:
-    pictures = [[measure_appearance(from_uint8(p)) for p in row] for row in pool.pictures]
-    return CaptionedLooks(pool, pictures, [measure_appearance(from_uint8(p)) for p in pool.photos])
+def measure_looks(dataset: LookDataset) -> CaptionedLooks:
+    measure = captions.measure_appearance
+    pictures = [[measure(p) for p in from_uint8(row)] for row in dataset.pictures]
+    return CaptionedLooks(dataset, pictures, [measure(p) for p in from_uint8(dataset.photos)])
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Symmetric InfoNCE loss of pairs a[i], b[i]; a and b are (B, D)."""
+    """Symmetric InfoNCE loss of pairs a[i], b[i] (van den Oord et al., 2018). a, b: (B, D)."""
     logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
     rows = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
 
 def new_guide(config: Path, seed: int) -> OpenClipGuide:
-    """An untrained guide with a tokenizer for the words of captions."""
+    """An untrained guide whose tokenizer knows the words of captions."""
     metadata: OpenClipMetadata = {
         "tokenizer": "words",
-        "vocabulary": vocabulary(),
+        "vocabulary": captions.vocabulary(),
         "quick_gelu": False,
         "mean": list(MEAN),
         "std": list(STD),
@@ -77,7 +82,7 @@ def new_guide(config: Path, seed: int) -> OpenClipGuide:
 
 
 class GuideTrainer:
-    """Trains a guide's model. Random draws depend on the seed and the step only."""
+    """Trains a guide. The random draws of a step depend on the seed and the step only."""
 
     def __init__(
         self,
@@ -96,38 +101,37 @@ class GuideTrainer:
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98))
 
-    def step(self, rate: float) -> dict[str, float]:
+    def step(self, lr_factor: float) -> dict[str, float]:
         g = torch.Generator().manual_seed(derived_seed(self.seed, f"guide {self.steps_done}"))
-        pool = self.data.pool
-        rows = torch.randperm(len(pool.looks), generator=g)[: self.batch]
-        two = torch.stack([torch.randperm(pool.pictures.shape[1], generator=g)[:2] for _ in rows])
-        who = pool.photo_index[rows[:, None], two]
-        painted = from_uint8(pool.pictures[rows[:, None], two].flatten(0, 1))
-        photos = from_uint8(pool.photos[who.flatten()])
+        data = self.data.dataset
+        rows = torch.randperm(len(data.looks), generator=g)[: self.batch]
+        # Two pictures of each look: columns (B, 2), and the indices of their photos.
+        columns = torch.stack(
+            [torch.randperm(data.pictures.shape[1], generator=g)[:2] for _ in rows]
+        )
+        photo_index = data.photo_index[rows[:, None], columns]
+        painted = from_uint8(data.pictures[rows[:, None], columns].flatten(0, 1))
+        photos = from_uint8(data.photos[photo_index.flatten()])
         flip = torch.rand(len(painted), 1, 1, 1, generator=g) < 0.5
         images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
-        texts = self._captions(rows, two, who, g)
+        texts = self._captions(rows, columns[:, 0], photo_index[:, 0], g)
         with autocast(torch.device("cpu"), self.arithmetic):
             image, text = self._embed(images), self._embed_text(texts)
             losses = self._losses(image.float(), text.float())
         total = torch.stack(list(losses.values())).sum()
-        self.optimiser.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * rate
-        self.optimiser.step()
+        optimiser_step(self, total, LEARNING_RATE * lr_factor)
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, 4.6)
-        self.steps_done += 1
         return {k: float(v.detach()) for k, v in losses.items()}
 
-    def _captions(self, rows: Tensor, two: Tensor, who: Tensor, g: torch.Generator) -> list[str]:
-        """Captions of the first painting of each look, then of its photo."""
-        texts = []
-        for m, k in zip(rows.tolist(), two[:, 0].tolist(), strict=True):
-            texts.append(make_caption(self.data.pool.looks[m], self.data.pictures[m][k], g))
-        return texts + [make_caption(None, self.data.photos[n], g) for n in who[:, 0].tolist()]
+    def _captions(
+        self, rows: Tensor, columns: Tensor, photos: Tensor, g: torch.Generator
+    ) -> list[str]:
+        """Captions of B pictures, by row and column, then of B photos. All tensors are (B,)."""
+        data, caption = self.data, captions.make_caption
+        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+        texts = [caption(data.dataset.looks[m], data.pictures[m][k], g) for m, k in pairs]
+        return texts + [caption(None, data.photos[n], g) for n in photos.tolist()]
 
     def _embed(self, images: Tensor) -> Tensor:
         x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
@@ -137,16 +141,15 @@ class GuideTrainer:
         return F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
 
     def _losses(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """image: (4B, D), paintings (a, b, a, b, ...) and their photos; text: (2B, D)."""
-        half_way = len(image) // 2
-        painted, photo = image[:half_way], image[half_way:]
+        """image: (4B, D), paintings (a, b, a, b, ...), then their photos; text: (2B, D)."""
+        painted, photo = image.chunk(2)
         a, b, photo_a, photo_b = painted[::2], painted[1::2], photo[::2], photo[1::2]
         count = len(a)
-        # Captions of photos are nearly the same, so only a quarter as many are used.
-        few = max(1, count // 4)
+        # Captions of photos are nearly equal, so only a quarter of them are used.
+        captioned_photos = max(1, count // 4)
         clip = self.clip_loss(
-            torch.cat([a, photo_a[:few]]),
-            torch.cat([text[:count], text[count : count + few]]),
+            torch.cat([a, photo_a[:captioned_photos]]),
+            text[: count + captioned_photos],
             self.model.logit_scale.exp(),
         )
         return {
@@ -158,40 +161,40 @@ class GuideTrainer:
 
 
 @torch.no_grad()
-def direction_separation(guide: Any, pool: LookDataset) -> dict[str, float]:
-    """Mean cosines of photo -> painting directions, averaged over the guide's embeddings.
+def direction_separation(guide: Any, dataset: LookDataset) -> dict[str, float]:
+    """Mean cosines of photo -> painting directions of two people, averaged over embeddings.
 
-    same: one look with the same parameters on two people. same_name: one look with other
-    parameters. different: two looks. found: how often the nearest direction of another person is
-    that of the same look and parameters.
+    same: equal look and parameters. same_name: equal look, other parameters. different: two looks.
+    found: fraction of directions whose nearest direction of another person has the same look and
+    parameters.
     """
     rows = []
-    for pictures, who in zip(pool.pictures, pool.photo_index, strict=True):
-        both = guide.embed(torch.cat([from_uint8(pictures[:2]), from_uint8(pool.photos[who[:2]])]))
+    for pictures, index in zip(dataset.pictures, dataset.photo_index, strict=True):
+        both = guide.embed(from_uint8(torch.cat([pictures[:2], dataset.photos[index[:2]]])))
         rows.append(
             F.normalize(F.normalize(both[:2], dim=-1) - F.normalize(both[2:], dim=-1), dim=-1)
         )
     d = torch.stack(rows)  # (M, 2, G, D)
     cos = torch.einsum("mgd,ngd->mng", d[:, 0], d[:, 1]).mean(-1)
-    alike = torch.tensor([[x == y for y in pool.looks] for x in pool.looks])
+    same_look = torch.tensor([[x == y for y in dataset.looks] for x in dataset.looks])
     eye = torch.eye(len(cos), dtype=torch.bool)
-    out = {"same": float(cos[eye].mean()), "different": float(cos[~alike].mean())}
-    if bool((alike & ~eye).any()):
-        out["same_name"] = float(cos[alike & ~eye].mean())
+    out = {"same": float(cos[eye].mean()), "different": float(cos[~same_look].mean())}
+    if bool((same_look & ~eye).any()):
+        out["same_name"] = float(cos[same_look & ~eye].mean())
     out["found"] = float((cos.argmax(1) == torch.arange(len(cos))).float().mean())
     return out
 
 
 @torch.no_grad()
-def text_accuracy(guide: Any, pool: LookDataset) -> dict[str, float]:
-    """Share of paintings whose nearest caption names their look; by embedding and direction."""
-    names = sorted(set(pool.looks))
-    texts = [f"a {MEDIA[n][0]} of a person" for n in names]
+def text_accuracy(guide: Any, dataset: LookDataset) -> dict[str, float]:
+    """Fraction of paintings whose nearest caption names their look, by embedding and direction."""
+    names = sorted(set(dataset.looks))
+    texts = [f"a {captions.MEDIA[n][0]} of a person" for n in names]
     t = F.normalize(guide.embed_text([*texts, "a photo of a person"])[:, 0], dim=-1)
-    images = from_uint8(pool.pictures[:, 0])
-    e = F.normalize(guide.embed(images)[:, 0], dim=-1)
-    photo = F.normalize(guide.embed(from_uint8(pool.photos[pool.photo_index[:, 0]]))[:, 0], dim=-1)
-    truth = torch.tensor([names.index(n) for n in pool.looks])
+    photos = dataset.photos[dataset.photo_index[:, 0]]
+    e = F.normalize(guide.embed(from_uint8(dataset.pictures[:, 0]))[:, 0], dim=-1)
+    photo = F.normalize(guide.embed(from_uint8(photos))[:, 0], dim=-1)
+    truth = torch.tensor([names.index(n) for n in dataset.looks])
     direction = F.normalize(e - photo, dim=-1) @ F.normalize(t[:-1] - t[-1], dim=-1).T
     return {
         "named": float(((e @ t[:-1].T).argmax(1) == truth).float().mean()),
@@ -212,25 +215,26 @@ def train_guide(
     precision: Precision = "auto",
     validation: Path | None = None,
 ) -> dict[str, Any]:
-    """Train; write OUT/guide.safetensors (float16), its open_clip configuration and guide.json.
+    """Train a guide and return its report.
 
-    Continues from OUT/guide.state where that exists. paintings: number of looks with random
-    parameters, each painted on three people. validation: folder of photos outside the training
-    set, to evaluate on. Raises UserError.
+    Writes guide.safetensors (float16), its open_clip configuration and guide.json (the report)
+    below ``out``, and resumes from guide.state if that exists. config: open_clip configuration
+    (default: guide64). paintings: number of looks with random parameters, each painted on three
+    people. batch: looks per step. validation: folder of photos outside the training set, to
+    evaluate on. Raises UserError.
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"precision is {precision!r}; choose one of auto, float32, bfloat16")
     out.mkdir(parents=True, exist_ok=True)
-    with as_file(files("osasis") / "configs" / "guides" / "guide64.json") as built_in:
-        source = config or built_in
-        if not source.is_file():
-            raise UserError(f"{source}: no such open_clip model configuration")
-        # open_clip takes the model's name from the file name.
-        own = out / source.name
-        write_atomic(own, source.read_bytes())
-    guide = new_guide(own, seed)
+    source = config or CONFIG
+    if not source.is_file():
+        raise UserError(f"{source}: no such open_clip model configuration")
+    # open_clip takes the model's name from the file name.
+    copied = out / source.name
+    write_atomic(copied, source.read_bytes())
+    guide = new_guide(copied, seed)
     photos = read_photos(images)
-    data = caption_facts(make_look_dataset(photos, paintings, 3, guide.size, seed))
+    data = measure_looks(make_look_dataset(photos, paintings, 3, guide.size, seed))
     arithmetic = resolve(precision, torch.device("cpu"))
     trainer = GuideTrainer(guide, data, seed, min(batch, paintings), arithmetic)
     identity = {
@@ -238,7 +242,7 @@ def train_guide(
         "paintings": paintings,
         "photos": len(photos),
         "batch": trainer.batch,
-        "config": json.loads(own.read_text()),
+        "config": json.loads(copied.read_text()),
     }
     curve = train_within_budget(trainer, budget, out / "guide.state", identity)
     guide.model.requires_grad_(False).eval()
@@ -248,7 +252,7 @@ def train_guide(
         {"facts": json.dumps(guide.metadata)},
     )
     report: dict[str, Any] = {
-        "model": own.stem,
+        "model": copied.stem,
         "facts": guide.metadata,
         "parameters": sum(p.numel() for p in guide.model.parameters()),
         "steps": trainer.steps_done,
@@ -265,23 +269,13 @@ def train_guide(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the time was too short, 2 a mistake in the call."""
-    p = argparse.ArgumentParser(
-        prog="python -m osasis.pretraining.train_guide", description=__doc__
-    )
-    p.add_argument("--out", type=Path, required=True, help="folder for the guide")
-    p.add_argument("--images", type=Path, required=True, help="folder of photos")
-    p.add_argument("--minutes", type=float, help="wall time of training, all runs together")
-    p.add_argument("--steps", type=int, help="number of steps, instead of minutes")
+    p = tool_parser("osasis.pretraining.train_guide", __doc__)
+    p.add_argument("--out", type=Path, required=True, help="output folder")
     p.add_argument("--config", type=Path, help="open_clip model configuration, MODEL.json")
-    p.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     p.add_argument("--paintings", type=int, default=1500, help="looks to paint, three people each")
-    p.add_argument("--batch", type=int, default=32, help="looks in a step")
+    p.add_argument("--batch", type=int, default=32, help="looks per step")
     p.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    p.add_argument("--validation", type=Path, help="folder of other photos, to measure on")
-    options = vars(p.parse_args(argv))
-    minutes, steps = options.pop("minutes"), options.pop("steps")
-    return run_tool(lambda: train_guide(budget=TrainingBudget(minutes, steps), **options))
+    return run_tool(train_guide, p, argv)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Training loop of one network of a base: optimiser, EMA, exact resume.
 
-The random draws of iteration i depend on (seed, i) and cover the batch of all workers: on a CPU a
-resumed run continues bit for bit, and several workers process the batch that one would.
+The random draws of iteration i depend on (seed, i) only and cover the batch of all workers. So on a
+CPU a resumed run equals an uninterrupted one bit for bit, and the batches do not depend on the
+number of workers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +21,30 @@ from osasis.pretraining.objectives import draw_timesteps_and_noise
 from osasis.seeds import derived_seed
 
 
+@dataclass(frozen=True)
+class WorkerContext:
+    """Rank, device and collective operations of one of ``world`` workers.
+
+    wrap: wraps a module so that workers share gradients (DistributedDataParallel). mean: averages
+    a number over all workers.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    mean: Callable[[float], float] = lambda value: value
+
+    @property
+    def is_leader(self) -> bool:
+        return self.rank == 0
+
+
 class TrainingLoop:
     """Adam with warm-up and cosine decay, gradient clipping and an EMA of the weights.
 
-    objective: a module of ``objectives``. wrapped: the objective in DistributedDataParallel.
-    rank, world: this worker takes every ``world``-th row of a batch, from row ``rank``.
+    objective: a module of ``objectives``. worker: takes every ``world``-th row of a batch, from row
+    ``rank``. ``wrapped`` computes the losses: the objective, or a wrapper that shares gradients.
     """
 
     def __init__(
@@ -32,20 +53,17 @@ class TrainingLoop:
         *,
         iterations: int,
         lr: float,
-        warmup: int = 0,
-        ema: float = 0.9999,
-        grad_clip: float = 1.0,
-        seed: int = 0,
-        precision: Precision = "float32",
-        wrapped: nn.Module | None = None,
-        rank: int = 0,
-        world: int = 1,
+        warmup: int,
+        ema: float,
+        grad_clip: float,
+        seed: int,
+        precision: Precision,
+        worker: WorkerContext,
     ) -> None:
-        self.objective, self.wrapped = objective, wrapped or objective
+        self.objective = self.wrapped = objective
         self.iterations, self.lr, self.warmup = iterations, lr, warmup
         self.ema_decay, self.grad_clip = ema, grad_clip
-        self.seed = seed
-        self.rank, self.world = rank, world
+        self.seed, self.worker = seed, worker
         self.iteration = 0
         self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trained.values())).device
@@ -58,13 +76,13 @@ class TrainingLoop:
     def step(self, rows: Tensor) -> float:
         """Do one iteration. rows: the batch of all workers, (B, ...). Returns this worker's loss.
 
-        Raises UserError naming the iteration where the loss is not finite.
+        Raises UserError naming the iteration if the loss is not finite.
         """
         generator = torch.Generator().manual_seed(
             derived_seed(self.seed, f"pretrain {self.iteration}")
         )
         t, noise = draw_timesteps_and_noise(rows.shape, generator)
-        mine = slice(self.rank, None, self.world)
+        mine = slice(self.worker.rank, None, self.worker.world)
         rows, t, noise = (x[mine].to(self.device) for x in (rows, t, noise))
         if rows.dim() == 4:
             rows, noise = (x.contiguous(memory_format=torch.channels_last) for x in (rows, noise))
@@ -93,8 +111,8 @@ class TrainingLoop:
     def _average(
         self, averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int
     ) -> None:
-        # The decay rises with the updates: a short run's average would else keep its initial
-        # weights.
+        # The decay rises with the number of updates, so that the average of a short run forgets
+        # its initial weights.
         n = int(updates)
         get_ema_multi_avg_fn(min(self.ema_decay, n / (n + 9)))(averages, weights, updates)
 
@@ -114,7 +132,7 @@ class TrainingLoop:
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
-        """Restore ``state_tensors``. Raises UserError where the networks differ."""
+        """Restore ``state_tensors``. Raises UserError if the networks differ."""
         wrong = [k for k, p in self.trained.items() if not _fits(tensors.get(f"model.{k}"), p)]
         if wrong:
             raise UserError(

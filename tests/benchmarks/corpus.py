@@ -2,13 +2,12 @@
 
     python -m tests.benchmarks.corpus --folder ../shared/data/portraits/train --photos 64
 
-Styles are random: they cost what trained ones cost. The bare loop has the photos in memory and
-keeps the pictures there; it runs in as many processes as the pipeline has actors, so that both
-have the same cores. Prints one JSON document: "ratio" counts the pipeline from its first forward
-pass to its last, "with_start" from the call to its return, Ray's start included in the first
-round. The bare loop runs before and after each round, and the mean of both counts; where the
-machine's speed swings, take several rounds and their "median". Compare ratios, not absolute times;
-on a machine that is busy with other things, not even those.
+Styles are random and have the size of trained ones. The bare loop keeps photos and pictures in
+memory, and runs in as many processes as the pipeline has actors. Prints one JSON document: "ratio"
+measures the pipeline from its first forward pass to its last, "with_start" from the call to its
+return, which includes Ray's start in the first round. Each round is compared with the mean of the
+bare loops before and after it. Run several rounds on an idle machine and compare the "median" of
+the ratios, not absolute times.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def random_style(base, style_id: str, seed: int):  # type: ignore[no-untyped-def]
-    """A style as large as a trained one."""
+    """A random style of the size of a trained one."""
     import torch
 
     from osasis.bundles.style import Style
@@ -48,7 +47,7 @@ def random_style(base, style_id: str, seed: int):  # type: ignore[no-untyped-def
 
 
 def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: str, queue) -> None:  # type: ignore[no-untyped-def]
-    """Encode and decode photos; puts the seconds. encodes: "once", or "each" style anew."""
+    """Encode ("once", or for "each" style) and decode photos; put the seconds in the queue."""
     import torch
 
     from osasis.bundles.base import load_base
@@ -77,7 +76,7 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
 def bare_seconds(
     base: Path, folders: list[Path], photos: list[Path], workers: int, encodes: str
 ) -> float:
-    """Wall seconds of the bare loop in ``workers`` processes, loading left out."""
+    """Wall seconds of the bare loop in ``workers`` processes, without loading."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [
@@ -105,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=shipped_bases()["portraits64"])
     parser.add_argument("--photos", type=int, default=64)
-    parser.add_argument("--folder", type=Path, help="with photos; else they are made up")
-    parser.add_argument("--side", type=int, default=512, help="of photos made up, in pixels")
+    parser.add_argument("--folder", type=Path, help="folder of photos (default: random photos)")
+    parser.add_argument("--side", type=int, default=512, help="side of random photos, in pixels")
     parser.add_argument("--styles", default="1,8")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -152,15 +151,15 @@ def main() -> None:
                     home=home, workers=args.workers, contact_sheet=False,
                 )  # fmt: skip
                 after = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
-                # The machine drifts: the loop before the pipeline and the one after it.
+                # The machine's speed changes, so average the loops before and after the pipeline.
                 once, before = (before + after) / 2, after
-                # A quarter of the photos tells what encoding them anew for each style costs.
+                # A quarter of the photos suffices to measure encoding per style.
                 few = photos[: len(photos) // 4]
                 each = once
                 if count > 1:
                     each = bare_seconds(args.base, folders[:count], few, args.workers, "each")
                     each *= len(photos) / len(few)
-                # From the first forward pass to the last: starting Ray is paid once a job.
+                # Seconds from the first forward pass to the last, without Ray's start.
                 streaming = result.model_seconds / max(result.model_share, 1e-9) / args.workers
                 rows.append(
                     {

@@ -1,20 +1,20 @@
-"""What the method makes with a guide: the same styles trained with each, measured and shown.
+"""Train the same styles with different guides, measure them and write their pictures.
 
     python -m tests.benchmarks.guides --styles IMAGE... --photos DIR --lpips DIR --out DIR
 
 Guides: A, statistics of LPIPS's VGG with LPIPS(VGG) as the distance; B, the base's statistics
-guide alone; C, its open_clip guide alone; D, both as the base sums them. Photo counterpart,
-content bank and every draw are the same for all. LPIPS's weights (``lpips_vgg.safetensors``,
-``lpips_alex.safetensors``) are read from --lpips. Measures are AlexNet's, which no guide here was
-made with:
+guide alone; C, its open_clip guide alone; D, both, weighted as in the base. Photo counterpart,
+content bank and random draws are the same for all. LPIPS's weights (``lpips_vgg.safetensors``,
+``lpips_alex.safetensors``) are read from --lpips. The measures use AlexNet, which is part of none
+of the guides:
 
 - style: distance of channel statistics to the style image's, as a share of the photos' own
 - found: how often the photo nearest to a stylization (LPIPS of grey pictures) is its own
 - edges: 1 - cosine of lightness gradients between photo and stylization
 
-Results are kept by style and guide: the same command goes on where it was stopped. Prints one
-JSON document; DIR/STYLE.png has a row a guide and number of iterations, below the photos (first
-the style image, then its photo counterpart).
+Results are stored per style and guide, and the same command resumes a stopped run. Prints one JSON
+document. DIR/STYLE.png has a row of photos, then a row for each guide and number of iterations;
+each row starts with the style image and its photo counterpart.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def with_guide(base: Base, name: str, weights: Path) -> Base:
     return base.replace(perceptual=vgg, guide=StatisticsGuide(vgg, statistics.stages))
 
 
-class Judge:
-    """AlexNet's view of stylizations of some photos among a crowd of others."""
+class AlexNetMetrics:
+    """Metrics of stylizations by AlexNet features, with other photos for comparison."""
 
-    def __init__(self, weights: Path, crowd: Tensor) -> None:
-        """crowd: (N, 3, H, W); the first rows are the photos that are stylized."""
+    def __init__(self, weights: Path, photos: Tensor) -> None:
+        """photos: (N, 3, H, W); the first rows are the photos that are stylized."""
         self.net = PerceptualNet("alex", weights / "lpips_alex.safetensors")
-        self.crowd = crowd
-        self.grey = [f.float() for f in self.net.features(_grey(crowd))]
+        self.photos = photos
+        self.grey = [f.float() for f in self.net.features(_grey(photos))]
 
     def statistics(self, images: Tensor) -> Tensor:
         maps = [images, *self.net.stages(images, 3)]
@@ -78,7 +78,7 @@ class Judge:
 
     @torch.no_grad()
     def measure(self, stylized: Tensor, style_image: Tensor) -> dict[str, float]:
-        photos = self.crowd[: len(stylized)]
+        photos = self.photos[: len(stylized)]
         target = self.statistics(style_image)
         after = (self.statistics(stylized) - target).norm(dim=1)
         before = (self.statistics(photos) - target).norm(dim=1)
@@ -97,25 +97,25 @@ def _grey(images: Tensor) -> Tensor:
     return (images * GREY).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
-def train_and_look(
+def train_and_stylize(
     base: Base,
     image: Tensor,
     counterpart: Tensor,
     bank: ContentBank,
     encodings: Encodings,
     settings: TrainSettings,
-    looks: list[int],
+    counts: list[int],
 ) -> dict[int, tuple[Tensor, float]]:
     """Stylizations (N, 3, H, W), and seconds of training, after each number of iterations."""
     trainer = StyleTrainer(base, image, counterpart, bank, settings)
     out, seconds = {}, 0.0
-    for count in looks:
+    for count in counts:
         started = time.perf_counter()
         while trainer.iteration < count:
             trainer.step()
         seconds += time.perf_counter() - started
-        style = trainer.style("look")
-        pictures = decode(base, encodings, Mix.of("look"), {"look": style})
+        style = trainer.style("style")
+        pictures = decode(base, encodings, Mix.of("style"), {"style": style})
         out[count] = (pictures, seconds)
     return out
 
@@ -132,37 +132,39 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of a setting")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    looks = sorted(int(n) for n in args.looks.split(","))
+    counts = sorted(int(n) for n in args.looks.split(","))
     overrides = {k: json.loads(v) for k, v in (s.split("=", 1) for s in args.set)}
-    settings = make_settings("fast", **{"iterations": looks[-1], **overrides})
+    settings = make_settings("fast", **{"iterations": counts[-1], **overrides})
     base = load_base(shipped_bases()["portraits64"])
     size = base.config.image_size
     files = find_images(args.photos)
     stride = max(1, len(files) // args.count)
     order = [*files[::stride][: args.count], *files]
-    crowd = torch.stack([load_square(p, size) for p in dict.fromkeys(order)])
-    judge = Judge(args.lpips, crowd)
+    photos = torch.stack([load_square(p, size) for p in dict.fromkeys(order)])
+    metrics = AlexNetMetrics(args.lpips, photos)
     bank = build_bank(base, settings)
-    encodings = encode(base, crowd[: args.count], encode_plan(None, settings, base.device))
+    encodings = encode(base, photos[: args.count], encode_plan(None, settings, base.device))
     results: dict[str, Any] = {}
     for path in args.styles:
         image = load_square(path, size)[None]
         counterpart = photo_counterpart(base, image, settings, bank)
-        rows = [crowd[: args.count]]
+        rows = [photos[: args.count]]
         for name in args.guides.split(","):
-            kept = args.out / f"{path.stem}-{name}.json"
-            if not kept.is_file():
-                judged = with_guide(base, name, args.lpips)
-                made = train_and_look(judged, image, counterpart, bank, encodings, settings, looks)
-                pictures = {str(n): p for n, (p, _) in made.items()}
-                save_tensors(kept.with_suffix(".safetensors"), pictures)
+            stored = args.out / f"{path.stem}-{name}.json"
+            if not stored.is_file():
+                trained = train_and_stylize(
+                    with_guide(base, name, args.lpips), image, counterpart, bank, encodings,
+                    settings, counts,
+                )  # fmt: skip
+                pictures = {str(n): p for n, (p, _) in trained.items()}
+                save_tensors(stored.with_suffix(".safetensors"), pictures)
                 figures = {
-                    str(n): {**judge.measure(p, image), "seconds": round(s, 1)}
-                    for n, (p, s) in made.items()
+                    str(n): {**metrics.measure(p, image), "seconds": round(s, 1)}
+                    for n, (p, s) in trained.items()
                 }
-                write_json(kept, figures)
-            results[f"{path.stem} {name}"] = json.loads(kept.read_text())
-            rows += read_rows(kept.with_suffix(".safetensors"))
+                write_json(stored, figures)
+            results[f"{path.stem} {name}"] = json.loads(stored.read_text())
+            rows += read_rows(stored.with_suffix(".safetensors"))
         write_atomic(args.out / f"{path.stem}.png", sheet(image, counterpart, rows))
     print(json.dumps(results, indent=2))
 
@@ -175,7 +177,7 @@ def read_rows(path: Path) -> list[Tensor]:
 
 
 def sheet(image: Tensor, counterpart: Tensor, rows: list[Tensor]) -> bytes:
-    """A PNG: each row the style image, its counterpart, then the row's pictures; twice the size."""
+    """A PNG at twice the size; each row is the style image, its counterpart and the pictures."""
     lines = [torch.cat([*image, *counterpart, *row], dim=2) for row in rows]
     picture = torch.cat(lines, dim=1)
     return png_bytes(tensor_to_image(picture.repeat_interleave(2, 1).repeat_interleave(2, 2)))

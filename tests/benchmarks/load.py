@@ -1,6 +1,6 @@
-"""A client of the serving benchmark: closed loops of requests, and what they took.
+"""Client of the serving benchmark: closed loops of requests, and their latencies.
 
-Needs nothing of the project, so that its process is a client's.
+Imports nothing of the project, so that the process has only a client's cost.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 SIDE = 512
 STYLES = [f"s{i}" for i in range(6)]
-COLD = STYLES[4:]  # asked for by one part only
+COLD = STYLES[4:]  # requested only by slider_client
 MIXES: list[list[str]] = [["s0"], ["s1"], ["s2"], ["s0", "s3"]]
 Ask = Callable[[int], dict[str, float]]
 Steps = tuple[int, int]
-# (at once, numbers of photos) of each level.
+# (concurrency, photo numbers) of each level.
 Plan = list[tuple[int, list[int]]]
 
 
@@ -44,14 +44,14 @@ def mix_of(number: int, steps: Steps) -> dict[str, Any]:
 
 
 def closed_loop(ask: Ask, numbers: list[int], at_once: int, seconds: float) -> dict[str, Any]:
-    """Ask for all numbers, ``at_once`` at a time; none is begun after ``seconds``."""
-    waiting, lock, answers, failures = iter(numbers), threading.Lock(), [], []
+    """Request all numbers with ``at_once`` threads; no request starts after ``seconds``."""
+    pending, lock, answers, failures = iter(numbers), threading.Lock(), [], []
     start = time.perf_counter()
 
     def worker() -> None:
         while time.perf_counter() - start < seconds:
             with lock:
-                number = next(waiting, None)
+                number = next(pending, None)
             if number is None:
                 return
             begun = time.perf_counter()
@@ -77,13 +77,13 @@ def closed_loop(ask: Ask, numbers: list[int], at_once: int, seconds: float) -> d
         "images_a_second": round(len(answers) / wall, 3),
         "p50_seconds": round(statistics.median(latencies), 3),
         "p99_seconds": round(latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))], 3),
-        # Every image tells the size of its batch, so a batch of n is told of n times.
+        # Every image reports its batch's size, so a batch of n images is counted n times.
         "mean_batch": round(len(answers) / sum(1 / a["batch"] for a in answers), 2),
     }
 
 
 class Http:
-    """A connection a thread, kept open."""
+    """One persistent connection per thread."""
 
     def __init__(self, url: str) -> None:
         self.address, self.local = urlsplit(url).netloc, threading.local()
@@ -100,22 +100,22 @@ class Http:
         return {k.lower(): v for k, v in answer.getheaders()}, data
 
     def stylize(self, mix: dict[str, Any], **photos: list[str]) -> dict[str, float]:
-        """The answer's batch, and seconds of each part."""
+        """The answer's batch size, and the seconds to load styles."""
         headers, data = self.post("/v1/stylize", {"mix": mix, **photos})
         assert data.startswith(b"\x89PNG")
         return {"batch": float(headers["x-batch-size"]), "load": float(headers["x-load-seconds"])}
 
 
-def text(data: bytes) -> str:
+def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
 def load_client(url: str, plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]:
-    """Every level of the plan, by HTTP."""
+    """Run every level of the plan over HTTP."""
     client = Http(url)
     rows = []
     for at_once, numbers in plan:
-        photos = {n: text(photo(n)) for n in numbers}
+        photos = {n: base64_text(photo(n)) for n in numbers}
 
         def ask(number: int, photos: dict[int, str] = photos) -> dict[str, float]:
             return client.stylize(mix_of(number, steps), images=[photos[number]])
@@ -125,7 +125,7 @@ def load_client(url: str, plan: Plan, steps: Steps, seconds: float) -> list[dict
 
 
 def slider_client(url: str, tries: int) -> dict[str, Any]:
-    """A first request, moves of its slider, and a style that no engine has loaded."""
+    """Latency of a first request, of slider moves on its photo, and of a style not in memory."""
     client = Http(url)
 
     def timed(mix: dict[str, Any], **photos: list[str]) -> tuple[float, dict[str, float]]:
@@ -134,12 +134,12 @@ def slider_client(url: str, tries: int) -> dict[str, Any]:
         return time.perf_counter() - start, found
 
     first, moved, cold, load = [], [], [], []
-    timed({"styles": ["s0"]}, images=[text(photo(8999))])
+    timed({"styles": ["s0"]}, images=[base64_text(photo(8999))])
     for i in range(tries):
-        data = text(photo(9000 + i))
+        data = base64_text(photo(9000 + i))
         first.append(timed({"styles": ["s0"]}, images=[data])[0])
-        kept = json.loads(client.post("/v1/encodings", {"images": [data]})[1])
-        key = kept["encodings"][0]["id"]
+        stored = json.loads(client.post("/v1/encodings", {"images": [data]})[1])
+        key = stored["encodings"][0]["id"]
         moved += [timed({"styles": ["s0"], "strength": s}, encodings=[key])[0] for s in (0.4, 0.8)]
         if i < len(COLD):
             seconds, found = timed({"styles": [COLD[i]]}, encodings=[key])
@@ -155,11 +155,13 @@ def slider_client(url: str, tries: int) -> dict[str, Any]:
 
 
 def cycle_client(url: str, styles: int, at_once: int) -> list[dict[str, Any]]:
-    """Every style in turn over one kept photo, then one style over and over; the load of each
-    part. Where the model costs little, what is left is the cost of HTTP and Serve."""
+    """Request every style once for one stored photo, then one style as often.
+
+    With a tiny model this measures the cost of HTTP and Ray Serve.
+    """
     client = Http(url)
-    made = json.loads(client.post("/v1/encodings", {"images": [text(photo(1))]})[1])
-    key = made["encodings"][0]["id"]
+    stored = json.loads(client.post("/v1/encodings", {"images": [base64_text(photo(1))]})[1])
+    key = stored["encodings"][0]["id"]
     client.stylize({"styles": ["t000"]}, encodings=[key])
 
     def ask(name: str) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Memory of the corpus pipeline: bounded by its settings, or by the corpus?
+"""Memory of the corpus pipeline for a corpus and a quarter of it.
 
     python -m tests.benchmarks.memory --store 80 --megabytes 440
 
-Photos of about 0.7 MB travel whole (``--detail``) through an object store of ``--store`` MB, on the
-tests' tiny base, once a quarter of them and once all, each with a Ray of its own. Prints one JSON
-document: peaks of the object store's use, of what was spilled to disk, and of the memory of all
-processes of the job (each shared page counted once, the object store left out).
+Photos of about 0.7 MB pass whole (``--detail``) through an object store of ``--store`` MB, with the
+tests' tiny base and a new Ray instance per run. Prints one JSON document with the peaks of the
+object store's use, of the bytes spilled to disk, and of the memory of all processes of the job
+(proportional set size without the object store).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PHOTO_BYTES = 700_000
 
 
 def write_photo(path: Path, seed: int) -> None:
-    """A small picture in a large file: comment segments fill it, as makers' data does."""
+    """Write a small JPEG, padded with comment segments to ``PHOTO_BYTES``."""
     import io
 
     import numpy as np
@@ -43,25 +43,25 @@ def write_photo(path: Path, seed: int) -> None:
     path.write_bytes(head + segment * (PHOTO_BYTES // len(segment)) + rest)
 
 
-def tree() -> list[int]:
-    """This process and all below it."""
-    below: dict[int, list[int]] = {}
+def process_tree() -> list[int]:
+    """The ids of this process and its descendants."""
+    children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             continue
-        below.setdefault(parent, []).append(int(path.parent.name))
+        children.setdefault(parent, []).append(int(path.parent.name))
     found = [os.getpid()]
     for pid in found:
-        found += below.get(pid, [])
+        found += children.get(pid, [])
     return found
 
 
 def tree_bytes() -> int:
-    """Private and shared memory of this process and all below it, without the object store."""
+    """Memory of this process and its descendants, without the object store."""
     total = 0
-    for pid in tree():
+    for pid in process_tree():
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
@@ -72,7 +72,7 @@ def tree_bytes() -> int:
 
 
 class Peaks(threading.Thread):
-    """Looks every half second."""
+    """Samples memory every half second and keeps the maxima, in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -92,7 +92,7 @@ class Peaks(threading.Thread):
 
 
 def child(home: str, source: str, output: str, store: int) -> None:
-    """One job with its own Ray; prints its peaks."""
+    """Run one job with its own Ray instance and print its peaks."""
     import logging
 
     import ray
@@ -128,7 +128,7 @@ def child(home: str, source: str, output: str, store: int) -> None:
 
 
 def measure(store: int, megabytes: int) -> dict[str, Any]:
-    """Peaks of a quarter of a corpus, and of all of it."""
+    """Peaks of a quarter of a corpus, and of the whole corpus."""
     from factory.core.home import Home
     from tests.factory.conftest import import_tiny
     from tests.pipelines.conftest import register
@@ -160,8 +160,10 @@ def measure(store: int, megabytes: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=int, default=80, help="of the object store, in MB")
-    parser.add_argument("--megabytes", type=int, default=440, help="of the whole corpus")
+    parser.add_argument("--store", type=int, default=80, help="size of the object store, in MB")
+    parser.add_argument(
+        "--megabytes", type=int, default=440, help="size of the whole corpus, in MB"
+    )
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:

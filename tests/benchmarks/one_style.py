@@ -1,9 +1,9 @@
-"""How long the parts take on this machine: content bank, one style, stylization of photos.
+"""Time of the parts of one style: content bank, counterpart, training, stylization of photos.
 
-    python tests/benchmarks/one_style.py --base HOME/bases/NAME --style IMAGE --photos DIR
+    python -m tests.benchmarks.one_style --base HOME/bases/NAME --style IMAGE --photos DIR
 
-Runs in this process, without Ray. Prints one JSON document; compare ratios between two runs on
-the same machine, not absolute times between machines.
+Runs in this process, without Ray. Prints one JSON document with seconds. Compare runs on the same
+machine only.
 """
 
 from __future__ import annotations

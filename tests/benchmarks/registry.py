@@ -1,8 +1,10 @@
-"""How long a full registry takes to list: many styles of several versions, on sqlite.
+"""Time to list a large registry on sqlite: many styles with several versions each.
 
-The versions are made through MLflow's client, without files. Run: python -m
-tests.benchmarks.registry [--styles 1000] [--versions 4]. Prints JSON: seconds (and those of the
-CPU) of `styles list` in a process of its own (and in an empty home), and of the look-up by itself.
+    python -m tests.benchmarks.registry [--styles 1000] [--versions 4]
+
+The versions are created through MLflow's client, without files. Prints JSON: wall and CPU seconds
+of `styles list` in a new process, with the large registry and with an empty home, and of the query
+``Registry.all_versions`` alone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from factory.registry import CHAMPION, KIND_TAG, Registry
 
 
 def fill(registry: Registry, styles: int, versions: int) -> None:
-    """Registered models as training leaves them, but for runs and files."""
+    """Register models with the tags and aliases of trained styles, without runs and files."""
     for i in range(styles):
         name = f"style-{i:05d}"
         registry.client.create_registered_model(name, tags={KIND_TAG: "style"})
@@ -36,7 +38,7 @@ def fill(registry: Registry, styles: int, versions: int) -> None:
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What an action returns, its seconds, and the CPU's in this process and its children."""
+    """The action's result, and its wall and CPU seconds (this process and its children)."""
 
     def cpu() -> float:
         used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

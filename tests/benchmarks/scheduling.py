@@ -1,10 +1,11 @@
-"""Scheduling by itself: many styles of a negligible training each, on 1, 2, 4 and 8 slots.
+"""Overhead of scheduling: many styles whose training is a sleep, on 1, 2, 4 and 8 slots.
 
-A style waits instead of computing, so that two cores suffice. Run: python -m
-tests.benchmarks.scheduling [--styles 500] [--wait 0.5] [--slots 1,2,4,8]. Prints JSON: for each
-number of slots when the first and the last of them was ready, the wall time from there to the
-last style, the overhead a style, and the share of the slots' time, each from when it was ready to
-the job's end, in which they trained: 1 is linear.
+    python -m tests.benchmarks.scheduling [--styles 500] [--wait 0.5] [--slots 1,2,4,8]
+
+Two cores suffice, because nothing is computed. Prints JSON for each number of slots: when the first
+and the last slot was ready, the wall time from the first ready slot to the last style, the overhead
+per style, and the training time as a share of the slots' time from ready to the job's end (1 is
+linear scaling).
 """
 
 from __future__ import annotations
@@ -15,45 +16,51 @@ import sys
 import tempfile
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory.core.ray_cluster import start_ray
-from factory.training import slots as bulk
+from factory.training.slots import SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
+from osasis.settings import TrainSettings
 
 
-class Waiting:
-    """A bench whose training is a wait; notes when it was ready, and when each style ended."""
+class SleepingTrainer:
+    """Sleeps instead of training; logs when it was ready and when each style ended."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        self._note()
+    def __init__(self, wait: float, log: Path) -> None:
+        self.wait, self.log = wait, log
+        self._log_time()
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
-        time.sleep(task.settings["wait"])
+        time.sleep(self.wait)
         on_iteration(1, 1, {"total": 0.0})
-        self._note()
+        self._log_time()
 
-    def _note(self) -> None:
+    def _log_time(self) -> None:
         with self.log.open("a") as f:
             f.write(f"{time.time()}\n")
 
 
-def open_waiting(base: Path, previews: Path, device: str) -> Waiting:
-    return Waiting(base.with_name(f"{uuid.uuid4().hex}.times"))
+def open_sleeping(wait: float, base: Path, previews: Path, device: str) -> SleepingTrainer:
+    return SleepingTrainer(wait, base.with_name(f"{uuid.uuid4().hex}.times"))
 
 
 def measure(styles: int, wait: float, slots: int, folder: Path) -> dict[str, Any]:
-    """One run of a job of that many styles."""
-    tasks = [StyleTask(f"s{i}", "", None, "", {"wait": wait}, "") for i in range(styles)]
-    job = bulk.TrainingJob(
-        folder, folder / "base", folder / "previews", tasks, open_worker=open_waiting
+    """Run one job and return its times."""
+    tasks = [StyleTask(f"s{i}", Path(), None, "", TrainSettings(), Path()) for i in range(styles)]
+    job = TrainingJob(
+        folder,
+        folder / "base",
+        folder / "previews",
+        tasks,
+        open_worker=partial(open_sleeping, wait),
     )
     started = time.time()
     # Fractions of a CPU: waiting needs none.
-    result = bulk.run_job(job, bulk.SlotPlan(slots, cpus=0.1), lambda snapshot: None)
-    assert {s["state"] for s in result.states.values()} == {"done"}
+    states = run_job(job, SlotPlan(slots, cpus=0.1), lambda snapshot: None)
+    assert {s.state for s in states.values()} == {"done"}
     logs = [[float(t) for t in p.read_text().split()] for p in folder.glob("*.times")]
     assert len(logs) == slots and sum(len(times) - 1 for times in logs) == styles
     end = max(times[-1] for times in logs)

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.serving [--threads 1] [--parts load,cycle]
 
-A client in a process of its own sends photos (512 px JPEG, every one new) through four mixes to
-a real `style-factory serve` on 127.0.0.1, so many at once as are named; the bare loop gives the
-same photos and mixes to `serving.engine.Engine` without Ray or HTTP, equally many at once. Styles
-are random: they cost what trained ones cost. Prints one JSON document. Compare ratios, not
-absolute times; on a machine that is busy with other things, not even those.
+A client process sends new photos (512 px JPEG) with four mixes to a real `style-factory serve` on
+127.0.0.1, with a fixed number of concurrent requests. The bare loop passes the same photos and
+mixes to `serving.engine.Engine` without Ray or HTTP, with the same concurrency. Styles are random
+and have the size of trained ones. Prints one JSON document. Compare ratios, not absolute times, and
+run on an idle machine.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from tests.benchmarks.load import (
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The engine's own settings are those of `style-factory serve`.
+# Defaults of `style-factory serve`.
 BATCH, BATCH_WAIT = 8, 0.01
 
 Run = Callable[..., Any]
 
 
-def told(name: str, value: Any) -> Any:
-    """The value, after telling it on standard error: a run that is cut short has said something."""
+def log(name: str, value: Any) -> Any:
+    """Print an intermediate result to standard error, in case the run is aborted; return it."""
     print(name, json.dumps(value), file=sys.stderr, flush=True)
     return value
 
 
 @contextmanager
 def process(start: Callable[..., None] | None = None, *args: Any) -> Iterator[Run]:
-    """A new process; the value calls functions in it and returns their results."""
+    """A new process; yields a function that calls a function in the process."""
     with multiprocessing.get_context("spawn").Pool(1, start, args) as pool:
         yield lambda function, *given: pool.apply(function, given)
 
@@ -66,7 +66,7 @@ _bare: dict[str, Any] = {}
 
 
 def open_bare(home: str, threads: int) -> None:
-    """An engine in this process, without Ray, for ``bare_round``."""
+    """Load an engine without Ray into this process, for ``bare_round``."""
     import torch
 
     from factory.core.home import Home
@@ -75,28 +75,27 @@ def open_bare(home: str, threads: int) -> None:
     from serving.engine import Engine
 
     torch.set_num_threads(threads)
-    place = Home(Path(home))
-    registry = Registry(place)
-    _bare["known"] = {s: registry.current(s) for s in STYLES}
-    base = load_base(place.base_folder(None))
+    registry = Registry(Home(Path(home)))
+    _bare["versions"] = {s: registry.resolve(s) for s in STYLES}
+    base = load_base(registry.home.base_folder(None))
     _bare["engine"] = Engine(base, batch=BATCH, batch_wait=BATCH_WAIT)
 
 
 def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]:
-    """What ``load_client`` asks for, of the engine in this process."""
+    """The work of ``load_client`` on the engine in this process."""
     from osasis.mix import Mix
     from serving.config import Limits
     from serving.engine import ImageTask
-    from serving.request_images import square_png
+    from serving.request_images import square_photo
     from serving.service import served_version
 
-    engine, known = _bare["engine"], _bare["known"]
+    engine, current = _bare["engine"], _bare["versions"]
 
     def work(number: int) -> ImageTask:
         mix = Mix.parse(mix_of(number, steps))
-        versions = {s.style: served_version(known[s.style]) for s in mix.styles}
+        versions = {s.style: served_version(current[s.style]) for s in mix.styles}
         size = engine.base.config.image_size
-        png = square_png(photo(number), "photo", size, "crop", Limits())
+        png = square_photo(photo(number), "photo", size, "crop", Limits()).png
         return ImageTask(png, mix, versions)
 
     rows = []
@@ -115,7 +114,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
 
 @contextmanager
 def server(home: Path, threads: int, *options: str) -> Iterator[tuple[str, int]]:
-    """A server's address, and the process id of its one engine."""
+    """Start a server; yields its address and the process id of its engine."""
     from tests.serving.conftest import serving
 
     with tempfile.TemporaryDirectory() as folder:
@@ -125,21 +124,21 @@ def server(home: Path, threads: int, *options: str) -> Iterator[tuple[str, int]]
 
 
 def engine_process(ancestor: int) -> int:
-    """The process of the engine below a server's."""
+    """The process id of the engine among a server's descendants."""
     parents, names = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 stat = (entry / "stat").read_text()
                 names[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 continue
             parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
     for pid, name in names.items():
-        above = pid
-        while above > 1 and above != ancestor:
-            above = parents.get(above, 0)
-        if above == ancestor and name.startswith("ray::ServeReplica:style-factory:engine"):
+        parent = pid
+        while parent > 1 and parent != ancestor:
+            parent = parents.get(parent, 0)
+        if parent == ancestor and name.startswith("ray::ServeReplica:style-factory:engine"):
             return pid
     raise SystemExit("the engine's process was not found")
 
@@ -155,79 +154,11 @@ def metric(url: str, name: str) -> float:
     return float(next(x.split()[1] for x in lines if x.startswith(f"style_factory_{name} ")))
 
 
-# What is served
+# Styles and load
 
 
 def fill(home: Path, base_folder: Path, names: list[str]) -> int:
-    """Register random styles of a base; returns the bytes of one in memory."""
-    import torch
-
-    from factory.core.home import Home
-    from factory.registry import Registry
-    from osasis.bundles.base import load_base
-    from osasis.bundles.style import save_style
-    from serving.caches import style_bytes
-    from tests.benchmarks.corpus import random_style
-
-    base, registry = load_base(base_folder), Registry(Home(home))
-    size = base.config.image_size
-    blank = torch.zeros(3, size, size)
-    with tempfile.TemporaryDirectory() as scratch:
-        for i, name in enumerate(names):
-            style = random_style(base, name, i)
-            save_style(Path(scratch) / name, style, blank, blank)
-            registry.register(
-                name,
-                Path(scratch) / name,
-                fingerprint=name,
-                base=base.fingerprint,
-                params={},
-                history=[],
-                metrics={},
-                tags={},
-            )
-    return style_bytes(style)
-
-
-def plans(images: int, rounds: int) -> Plan:
-    """(at once, photos) of each level, no photo twice: the full load in every round, and small
-    ones once."""
-    number, out = 10_000, []
-    for at_once, count in [*[(32, images)] * rounds, (8, 16), (1, 3)]:
-        out.append((at_once, list(range(number, number + count))))
-        number += count
-    return out
-
-
-def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Load, slider and cold style, over the base that the package ships."""
-    from osasis.bundles.base import shipped_bases
-
-    if not home.exists():
-        fill(home, next(iter(shipped_bases().values())), STYLES)
-    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8004)))]
-    rows: dict[str, list[Any]] = {"bare": [], "served": []}
-    with (
-        process(open_bare, str(home), args.threads) as bare,
-        process() as client,
-        server(home, args.threads) as (url, _),
-    ):
-        bare(bare_round, warm, steps, args.seconds)  # styles loaded, kernels chosen
-        client(load_client, url, warm, steps, args.seconds)
-        # In turn, as machines slow down and speed up; who is not asked waits.
-        for level in plans(args.images, args.rounds):
-            rows["bare"] += told("bare", bare(bare_round, [level], steps, args.seconds))
-            rows["served"] += told("served", client(load_client, url, [level], steps, args.seconds))
-        slider = told("slider", client(slider_client, url, 3))
-    seconds = {
-        who: sum(r["images"] / r["images_a_second"] for r in found if r["at_once"] == 32)
-        for who, found in rows.items()
-    }
-    return {**rows, "ratio_at_32": round(seconds["bare"] / seconds["served"], 3), "slider": slider}
-
-
-def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
-    """Register random styles without a run each, which is what takes long; as ``fill``."""
+    """Register random styles, without MLflow runs; returns the bytes of one style in memory."""
     import torch
 
     from factory.core.home import Home
@@ -251,20 +182,56 @@ def fill_many(home: Path, base_folder: Path, names: list[str]) -> int:
     return style_bytes(style)
 
 
+def plans(images: int, rounds: int) -> Plan:
+    """Levels of concurrency with distinct photos: 32 in every round, then 8 and 1 once."""
+    number, levels = 10_000, []
+    for at_once, count in [*[(32, images)] * rounds, (8, 16), (1, 3)]:
+        levels.append((at_once, list(range(number, number + count))))
+        number += count
+    return levels
+
+
+def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Load, slider and cold style, with the shipped base."""
+    from osasis.bundles.base import shipped_bases
+
+    if not home.exists():
+        fill(home, next(iter(shipped_bases().values())), STYLES)
+    steps, warm = (args.encode_steps, args.decode_steps), [(4, list(range(8000, 8004)))]
+    rows: dict[str, list[Any]] = {"bare": [], "served": []}
+    with (
+        process(open_bare, str(home), args.threads) as bare,
+        process() as client,
+        server(home, args.threads) as (url, _),
+    ):
+        bare(bare_round, warm, steps, args.seconds)  # warm-up: loads styles, chooses kernels
+        client(load_client, url, warm, steps, args.seconds)
+        # Alternate, because the machine's speed changes; the other side is idle meanwhile.
+        for level in plans(args.images, args.rounds):
+            rows["bare"] += log("bare", bare(bare_round, [level], steps, args.seconds))
+            rows["served"] += log("served", client(load_client, url, [level], steps, args.seconds))
+        slider = log("slider", client(slider_client, url, 3))
+    seconds = {
+        side: sum(r["images"] / r["images_a_second"] for r in results if r["at_once"] == 32)
+        for side, results in rows.items()
+    }
+    return {**rows, "ratio_at_32": round(seconds["bare"] / seconds["served"], 3), "slider": slider}
+
+
 def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Many styles of a tiny base through one engine that has room for few."""
+    """Many styles of a tiny base through one engine whose cache holds a twelfth of them."""
     from tests.factory.conftest import import_tiny
     from tests.tiny import write_sources
 
     write_sources(home.parent / "sources")
-    ran = import_tiny(home, home.parent / "sources")
-    assert ran.code == 0, ran.err
+    result = import_tiny(home, home.parent / "sources")
+    assert result.code == 0, result.err
     names = [f"t{i:03d}" for i in range(args.styles)]
-    size = fill_many(home, home / "bases" / "tiny", names)
-    told("filled", size)
-    kept = max(1, args.styles // 12)
+    size = fill(home, home / "bases" / "tiny", names)
+    log("filled", size)
+    capacity = max(1, args.styles // 12)
     begun = time.perf_counter()
-    budget = ("--set", f"styles_host={kept * size}")
+    budget = ("--set", f"styles_host={capacity * size}")
     with server(home, args.threads, *budget) as (url, engine):
         start = time.perf_counter() - begun
         before = resident_mb(engine)
@@ -280,11 +247,11 @@ def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
             rows = client(cycle_client, url, args.styles, 8)
         done.set()
         watcher.join()
-        time.sleep(3)  # the engine tells its counters every second
+        time.sleep(3)  # the engine reports its counters every second
         return {
             "styles": args.styles,
             "style_mb": round(size / 1e6, 2),
-            "budget_styles": kept,
+            "budget_styles": capacity,
             "server_start_seconds": round(start, 1),
             "resident_mb": {"before": before, "peak": max(peak), "after": resident_mb(engine)},
             "evictions": metric(url, "style_evictions_total"),
@@ -297,18 +264,20 @@ def measure_cycle(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="of the engine")
-    parser.add_argument("--images", type=int, default=40, help="with 32 at once, each round")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the engine")
+    parser.add_argument("--images", type=int, default=40, help="images per round at concurrency 32")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--encode-steps", type=int, default=4, help="0: as the preset has it")
+    parser.add_argument("--encode-steps", type=int, default=4, help="0: the preset's steps")
     parser.add_argument("--decode-steps", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=60, help="the most a level may take")
-    parser.add_argument("--styles", type=int, default=500, help="cycled through one engine")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit of a level")
+    parser.add_argument("--styles", type=int, default=500, help="styles of the part cycle")
     parser.add_argument("--parts", default="load,cycle")
-    parser.add_argument("--home", type=Path, help="of the load; filled where it is not there yet")
-    parser.add_argument("--fill", action="store_true", help="fill --home, and end")
+    parser.add_argument(
+        "--home", type=Path, help="home of the part load; filled if it does not exist"
+    )
+    parser.add_argument("--fill", action="store_true", help="only fill --home")
     args = parser.parse_args()
-    # Ended early, it still ends its server.
+    # On SIGTERM, unwind the context managers, which end the server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = set(args.parts.split(","))
     out: dict[str, Any] = {"threads": args.threads, "cores": os.cpu_count()}

@@ -1,4 +1,4 @@
-"""The generated pages of the reference are those of the code."""
+"""The generated reference pages match the code."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PAGES: dict[str, str] = generator().render()
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
-def test_a_page_is_up_to_date(name: str) -> None:
+def test_page_is_up_to_date(name: str) -> None:
     text = Path(REFERENCE / name).read_text(encoding="utf-8")
     assert text == PAGES[name], "run: python docs/generate_reference.py"
 
 
-def test_every_setting_has_a_description() -> None:
+def test_every_row_has_a_description() -> None:
     for name, page in PAGES.items():
         rows = [line for line in page.splitlines() if line.startswith("| `")]
         assert rows, name

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from factory.cli import main
-from factory.core.home import ENVIRONMENT
+from factory.core.home import HOME_VARIABLE
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
 from osasis.contents import build_bank, save_contents
@@ -27,7 +27,7 @@ from osasis.storage import save_tensors
 from tests.tiny import FEW, SIZE, picture, truncated_jpeg, write_sources
 
 # Nothing of the user's own installation may take part.
-for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", ENVIRONMENT):
+for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", HOME_VARIABLE):
     os.environ.pop(_name, None)
 torch.set_num_threads(1)
 
@@ -161,12 +161,12 @@ class Shop:
     def task(self, style_id: str, image: Path, folder: Path, **settings: Any) -> StyleTask:
         return StyleTask(
             id=style_id,
-            image=str(image),
+            image=image,
             counterpart=None,
             fingerprint=f"print-of-{style_id}",
-            settings=self.settings.replace(**settings).to_dict(),
-            folder=str(folder),
-            bank=str(self.bank),
+            settings=self.settings.replace(**settings),
+            folder=folder,
+            bank=self.bank,
             tags=("x",),
             licence="CC0",
         )

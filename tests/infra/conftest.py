@@ -1,4 +1,4 @@
-"""Reading of what lies under infra/."""
+"""Readers of the files below infra/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INFRA = ROOT / "infra"
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    """All documents of a YAML file under infra/."""
+    """All documents of a YAML file below infra/."""
     return [d for d in yaml.safe_load_all((INFRA / name).read_text()) if d is not None]
 
 
@@ -33,7 +33,7 @@ def pinned(package: str) -> str:
 
 
 def check_command(command: str | list[str]) -> dict[str, Any]:
-    """The parameters of a `style-factory` command; fails where the command line refuses it."""
+    """Parse a `style-factory` command and return its parameters."""
     program, *arguments = shlex.split(command) if isinstance(command, str) else command
     assert program == "style-factory", command
     found = typer.main.get_command(app)

@@ -1,4 +1,4 @@
-"""The `ray up` file, as Ray itself checks it."""
+"""The `ray up` file passes Ray's own validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.infra.conftest import document
 
 
-def checked(config: dict[str, Any]) -> dict[str, Any]:
+def validated(config: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(config)
@@ -18,22 +18,22 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-def test_ray_accepts_it() -> None:
-    prepared = checked(document("cluster.yaml"))
+def test_ray_accepts_the_file() -> None:
+    prepared = validated(document("cluster.yaml"))
     (node,) = prepared["available_node_types"].values()
     assert node["max_workers"] == len(prepared["provider"]["worker_ips"]) == 2
 
 
-def test_the_check_refuses_mistakes() -> None:
+def test_validation_refuses_mistakes() -> None:
     config = document("cluster.yaml")
     del config["provider"]["type"]
     with pytest.raises(Exception, match=r"type|provider"):
-        checked(config)
+        validated(config)
     with pytest.raises(Exception, match="hed_start"):
-        checked({**document("cluster.yaml"), "hed_start_ray_commands": []})
+        validated({**document("cluster.yaml"), "hed_start_ray_commands": []})
 
 
-def test_commands_are_those_of_ray() -> None:
+def test_start_commands_have_known_options() -> None:
     from ray.scripts.scripts import start
 
     known = {o for p in start.params for o in [*p.opts, *p.secondary_opts]}

@@ -1,4 +1,4 @@
-"""The image: what its Dockerfile names is there, and what it runs is what we have."""
+"""The Dockerfile names existing files, pinned packages, and commands and routes that exist."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ Instruction = tuple[str, str]
 
 
 def instructions() -> list[Instruction]:
-    """(name, rest) of every instruction, continued lines joined."""
+    """(name, arguments) of every instruction, with continued lines joined."""
     lines = (INFRA / "Dockerfile").read_text().splitlines()
     text = "\n".join(x for x in lines if not x.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", text).splitlines()
     return [(x.split(None, 1)[0], x.split(None, 1)[1]) for x in joined if x.strip()]
 
 
-def of(name: str) -> list[str]:
-    return [rest for found, rest in instructions() if found == name]
+def arguments_of(name: str) -> list[str]:
+    return [arguments for found, arguments in instructions() if found == name]
 
 
 def copied() -> list[str]:
-    """What is copied from the repository, not from another stage."""
+    """Paths that are copied from the repository, not from another stage."""
     return [
         source
-        for rest in of("COPY")
-        if not rest.startswith("--from")
-        for source in rest.split()[:-1]
+        for arguments in arguments_of("COPY")
+        if not arguments.startswith("--from")
+        for source in arguments.split()[:-1]
     ]
 
 
 def ignored(path: str) -> bool:
-    """As Docker decides: the last line that matches a path or a folder above it."""
-    above = {path, *(str(p) for p in PurePosixPath(path).parents if p.name)}
+    """Docker's rule: the last line that matches the path or a parent folder decides."""
+    parents = {path, *(str(p) for p in PurePosixPath(path).parents if p.name)}
     out = False
     for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
             pattern = line.removeprefix("!")
-            if any(fnmatch.fnmatch(a, pattern) for a in above):
+            if any(fnmatch.fnmatch(p, pattern) for p in parents):
                 out = not line.startswith("!")
     return out
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     sources = copied()
     for source in sources:
         assert (ROOT / source).exists(), source
@@ -64,8 +64,8 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     assert set(needed) | {"pyproject.toml", "constraints.txt"} <= set(sources)
 
 
-def test_packages_are_the_pinned_ones_and_include_the_driver_of_postgresql() -> None:
-    installs = [r for r in of("RUN") if "pip install" in r]
+def test_packages_are_pinned_and_include_the_postgresql_driver() -> None:
+    installs = [r for r in arguments_of("RUN") if "pip install" in r]
     (with_packages,) = [r for r in installs if "--no-deps" not in r]
     assert "-c constraints.txt" in with_packages
     extra = re.search(r"\.\[(\w+)\]", with_packages)
@@ -76,23 +76,23 @@ def test_packages_are_the_pinned_ones_and_include_the_driver_of_postgresql() -> 
     assert name == "psycopg2-binary" and pinned(name)
 
 
-def test_it_runs_as_a_user_and_serves() -> None:
-    assert of("USER")[-1] == "ray"
-    made = next(r for r in of("RUN") if "useradd" in r)
+def test_image_runs_as_unprivileged_user_and_serves() -> None:
+    assert arguments_of("USER")[-1] == "ray"
+    made = next(r for r in arguments_of("RUN") if "useradd" in r)
     assert "--uid 1000 ray" in made
-    command = check_command(json.loads(of("CMD")[-1]))
+    command = check_command(json.loads(arguments_of("CMD")[-1]))
     assert command["host"] == "0.0.0.0"
-    assert str(command["port"]) in of("EXPOSE")
+    assert str(command["port"]) in arguments_of("EXPOSE")
 
 
-def test_the_health_check_asks_a_route_that_is_there() -> None:
+def test_health_check_calls_an_existing_route() -> None:
     from serving.api.health import router
 
-    check = of("HEALTHCHECK")[0]
+    check = arguments_of("HEALTHCHECK")[0]
     words = json.loads(check[check.index("[") :])
     url = urlsplit(words[-1])
     assert url.path in {r.path for r in router.routes}  # type: ignore[attr-defined]
-    assert str(url.port) in of("EXPOSE")
+    assert str(url.port) in arguments_of("EXPOSE")
     program = words[0]
-    installed = next(r for r in of("RUN") if "apt-get install" in r)
+    installed = next(r for r in arguments_of("RUN") if "apt-get install" in r)
     assert program in shlex.split(installed)

@@ -1,6 +1,6 @@
-"""KubeRay manifests: fields that the operator needs, and agreement with the rest of infra/.
+"""KubeRay manifests have the fields that the operator needs, and agree with the rest of infra/.
 
-No Kubernetes is asked; what only it can say is not tested here.
+The manifests are not applied to a cluster.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ KINDS = {
 
 
 def cluster(name: str) -> dict[str, Any]:
-    """The cluster's part of a manifest."""
+    """The cluster's specification in a manifest."""
     spec: dict[str, Any] = document(f"kuberay/{name}.yaml")["spec"]
-    within = KINDS[name][1]
-    return spec[within] if within else spec
+    key = KINDS[name][1]
+    return spec[key] if key else spec
 
 
 def groups(name: str) -> list[dict[str, Any]]:
@@ -32,13 +32,13 @@ def groups(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_it_is_a_cluster_with_token_authentication(name: str) -> None:
+def test_manifest_is_a_cluster_with_token_authentication(name: str) -> None:
     data = document(f"kuberay/{name}.yaml")
     assert (data["apiVersion"], data["kind"]) == ("ray.io/v1", KINDS[name][0])
     assert data["metadata"]["name"]
     spec = cluster(name)
     assert spec["authOptions"] == {"mode": "token"}
-    # The operator refuses tokens without a version; another one than the image's breaks jobs.
+    # The operator needs a version for tokens; jobs fail if it is not the image's version.
     assert spec["rayVersion"] == pinned("ray")
     for group in spec["workerGroupSpecs"]:
         assert group["groupName"]
@@ -69,7 +69,7 @@ def test_pods_share_the_home_and_run_as_a_user(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_registry_is_the_service_that_mlflow_has(name: str) -> None:
+def test_tracking_uri_names_the_mlflow_service(name: str) -> None:
     services = {
         d["metadata"]["name"]: [p["port"] for p in d["spec"]["ports"]]
         for d in documents("mlflow/kubernetes.yaml")
@@ -82,30 +82,30 @@ def test_the_registry_is_the_service_that_mlflow_has(name: str) -> None:
         assert url.port in services[str(url.hostname)]
 
 
-def test_the_job_runs_a_command_that_there_is() -> None:
+def test_job_runs_a_valid_command() -> None:
     spec = document("kuberay/rayjob.yaml")["spec"]
-    asked = check_command(spec["entrypoint"])
+    parameters = check_command(spec["entrypoint"])
     (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-    assert str(asked["catalog"]).startswith(container["volumeMounts"][0]["mountPath"] + "/")
+    assert str(parameters["catalog"]).startswith(container["volumeMounts"][0]["mountPath"] + "/")
     assert spec["shutdownAfterJobFinishes"] is True
 
 
-def test_the_service_deploys_what_serve_yaml_says() -> None:
+def test_service_contains_serve_yaml() -> None:
     import yaml
 
     spec = document("kuberay/rayservice.yaml")["spec"]
     assert yaml.safe_load(spec["serveConfigV2"]) == document("serve.yaml")
 
 
-def test_the_service_has_room_for_its_engines() -> None:
+def test_service_has_room_for_its_engines() -> None:
     from serving.config import ServeConfig
 
     config = ServeConfig.parse(document("serve.yaml")["applications"][0]["args"])
-    places = 0
+    capacity = 0
     for group in cluster("rayservice")["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
         limits = container["resources"]["limits"]
         gpus, cpus = int(limits["nvidia.com/gpu"]), float(limits["cpu"])
-        each = min(gpus / config.engine_gpus, cpus / config.engine_cpus)
-        places += int(each) * group["minReplicas"]
-    assert places >= config.replicas
+        per_pod = min(gpus / config.engine_gpus, cpus / config.engine_cpus)
+        capacity += int(per_pod) * group["minReplicas"]
+    assert capacity >= config.replicas

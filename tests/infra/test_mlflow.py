@@ -1,4 +1,4 @@
-"""MLflow's server: options and variables that MLflow has, and names that find each other."""
+"""The MLflow server's files have valid options and variables, and consistent names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.infra.conftest import document, documents
 
 
 def check_server(command: list[str], environment: dict[str, str]) -> None:
-    """Fails for an option or a variable that `mlflow server` does not know."""
+    """Assert that `mlflow server` has every option and variable."""
     import mlflow.environment_variables as variables
     from mlflow.cli import server
 
@@ -63,7 +63,7 @@ def test_kubernetes_server() -> None:
     check_server(container["args"], environment)
     check_store(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-postgres",
                 facts["POSTGRES_USER"], facts["POSTGRES_DB"])  # fmt: skip
-    # A variable can only stand in one that comes after it.
+    # Kubernetes expands only variables that are defined earlier in the list.
     assert list(environment).index("POSTGRES_PASSWORD") < list(environment).index(
         "MLFLOW_BACKEND_STORE_URI"
     )
@@ -76,7 +76,7 @@ def test_kubernetes_server() -> None:
     assert probe["httpHeaders"][0]["value"] in allowed
 
 
-def test_kubernetes_names_find_each_other() -> None:
+def test_kubernetes_names_are_consistent() -> None:
     pods = {
         d["metadata"]["name"]: d["spec"]["template"]["metadata"]["labels"]
         for d in [*kind("Deployment"), *kind("StatefulSet")]

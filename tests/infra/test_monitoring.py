@@ -1,4 +1,4 @@
-"""Prometheus and Grafana: what they ask for is what we and Ray export."""
+"""Prometheus and Grafana query metrics that the server and Ray export."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def names(prefix: str) -> set[str]:
     return {n for e in expressions() for n in re.findall(rf"\b{prefix}\w+", e)}
 
 
-def ours() -> set[str]:
-    """Every name that serving exports; those of a histogram are asked of a real one."""
+def exported() -> set[str]:
+    """Every metric name that serving exports; a real histogram gives the names of its series."""
     counters = Counters()
     counters.observe("request_seconds", 0.2)
     histogram = {k.partition("{")[0] for k in counters.samples()}
     plain = {k for k in HELP if k != "request_seconds"}
-    # A help text alone is no metric: some code has to name it.
+    # A metric is exported only if code outside serving/metrics.py sets it.
     code = "".join(p.read_text() for p in (ROOT / "serving").rglob("*.py") if p.stem != "metrics")
     return {PREFIX + k for k in plain if f'"{k}"' in code} | {PREFIX + k for k in histogram}
 
 
-def test_every_metric_of_ours_is_exported() -> None:
+def test_queried_metrics_of_the_server_are_exported() -> None:
     assert len(names(PREFIX)) >= 12
-    assert names(PREFIX) <= ours()
+    assert names(PREFIX) <= exported()
     assert f"{PREFIX}styles_bytes 3" in render([{"styles_bytes": 3.0}])
 
 
-def test_every_metric_of_ray_is_one_of_its_own_dashboards() -> None:
+def test_queried_metrics_of_ray_are_in_its_own_dashboards() -> None:
     import ray
 
     folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
@@ -47,7 +47,7 @@ def test_every_metric_of_ray_is_one_of_its_own_dashboards() -> None:
     assert names("ray_") <= known
 
 
-def test_counters_are_asked_for_their_rate_and_gauges_are_not() -> None:
+def test_only_counters_are_queried_as_rates() -> None:
     for expression in expressions():
         for name in re.findall(rf"\b(?:{PREFIX}|ray_)\w+", expression):
             counts = name.endswith(("_total", "_bucket", "_count", "_sum"))
@@ -55,7 +55,7 @@ def test_counters_are_asked_for_their_rate_and_gauges_are_not() -> None:
         assert expression.count("(") == expression.count(")")
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     data = json.loads(DASHBOARD.read_text())
     assert data["uid"] and data["title"] and data["schemaVersion"] >= 36
     taken: set[tuple[int, int]] = set()
@@ -81,7 +81,7 @@ def test_prometheus_scrapes_serving_once_and_every_node_of_ray() -> None:
         (static,) = jobs["style-factory"]["static_configs"]
         (target,) = static["targets"]
         assert target.endswith(f":{port}")
-        # The default path is the one that we have.
+        # The server has the default path.
         assert jobs["style-factory"].get("metrics_path", "/metrics") == "/metrics"
     service = document("kuberay/rayservice.yaml")["metadata"]["name"]
     assert target == f"{service}-serve-svc:{port}"

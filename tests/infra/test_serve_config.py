@@ -1,4 +1,4 @@
-"""The production configuration is one that Serve and we accept."""
+"""The production configuration is valid for Ray Serve and for the server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_serve_yaml_is_a_deployment_of_known_settings() -> None:
     app = schema.applications[0]
     assert app.import_path == "serving.app:build"
     assert ServeConfig.parse(app.args).replicas == 2
-    # Serve takes misspelt names silently; ours and its own are checked here.
+    # Ray Serve ignores misspelt names.
     assert set(data) <= set(ServeDeploySchema.model_fields)
     assert set(data["applications"][0]) <= set(type(app).model_fields)
 
 
-def test_every_mistake_in_a_configuration_is_named_at_once() -> None:
+def test_all_mistakes_in_a_configuration_are_reported_together() -> None:
     with pytest.raises(InvalidInputError) as e:
         ServeConfig.parse({"replica": 2, "queue": 0, "limits": {"pixels": "many", "byte": 1}})
     found = {p.field: p for p in e.value.problems}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, photo_tensor, shipped_bases
+from osasis.bundles.base import Base, shipped_bases
 from osasis.contents import (
     HELD_OUT,
     PARTS,
@@ -24,6 +24,7 @@ from osasis.contents import (
     ship_bank,
 )
 from osasis.diffusion import ddim_invert, image_schedule
+from osasis.images.tensors import from_uint8
 from osasis.settings import TrainSettings
 
 Settings = Callable[..., TrainSettings]
@@ -168,12 +169,12 @@ def test_a_bank_from_the_photos_of_the_base(
     tiny_base: Base, tiny_settings: Settings, images: Callable[..., Tensor]
 ) -> None:
     photos = ((images(10 + HELD_OUT, 2) + 1) * 127.5).round().to(torch.uint8)
-    assert (photo_tensor(photos).min(), photo_tensor(photos).max()) == (-1, 1)
+    assert (from_uint8(photos).min(), from_uint8(photos).max()) == (-1, 1)
     base = tiny_base.replace(photos=photos)
     bank = build_bank(base, tiny_settings(bank_size=300))
     # The held-out photos are not used for training.
-    assert torch.equal(bank.contents.photo, photo_tensor(photos[:10]))
-    expected = encode_contents(base, photo_tensor(photos[8:10]), tiny_settings())
+    assert torch.equal(bank.contents.photo, from_uint8(photos[:10]))
+    expected = encode_contents(base, from_uint8(photos[8:10]), tiny_settings())
     torch.testing.assert_close(bank.contents.x_t0[8:], expected.x_t0, atol=1e-4, rtol=0)
     small = build_bank(base, tiny_settings(bank_size=3))
     assert equal(small.contents, bank.contents.take(torch.arange(3)))

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
+from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
+from osasis.images.tensors import from_uint8
 from osasis.preview_encodings import FILE, preview_plan, ship_previews, shipped_previews
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, sha256_file
@@ -50,7 +51,7 @@ def base(folder: Path) -> Base:
 @pytest.fixture
 def held_out(base: Base) -> Tensor:
     assert base.photos is not None
-    return photo_tensor(base.photos[-HELD_OUT:])
+    return from_uint8(base.photos[-HELD_OUT:])
 
 
 def test_shipped_encodings_equal_computed_ones(
@@ -106,7 +107,7 @@ def test_the_shipped_base_has_the_encodings_of_preset_fast() -> None:
     folder, fast = shipped_bases()["portraits64"], make_settings("fast")
     base = load_base(folder)
     assert base.photos is not None
-    photos = photo_tensor(base.photos[-HELD_OUT:])
+    photos = from_uint8(base.photos[-HELD_OUT:])
     found = shipped_previews(folder, base, photos, preview_plan(fast))
     assert found is not None
     made = encode(base, photos[:2], preview_plan(fast))

@@ -15,7 +15,7 @@ from factory.registry import Registry
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.networks.sizes import load_config
-from osasis.pretraining.settings import make_pretrain_settings
+from osasis.pretraining.settings import PretrainSettings
 from pipelines.base_training import PHOTOS, BaseTrainingJob, ProgressLog, _run_workers
 from tests.factory.conftest import Ran, cli
 
@@ -112,7 +112,7 @@ def test_an_error_of_a_worker_reaches_the_driver(
     job = BaseTrainingJob(
         folder=tmp_path,
         config=load_config(sources / "tiny.json"),
-        settings=make_pretrain_settings(batch_size=2),
+        settings=PretrainSettings.parse({"batch_size": 2}),
         start=tmp_path / "absent.safetensors",
     )
     log = ProgressLog(Home(fresh_home()), "broken", tmp_path, job.settings, print)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory.core.uris import below, beside, file_system, public
+from factory.core.uris import file_system, join_uri, redact, sibling_uri
 from osasis.errors import ImageError, UserError
 from pipelines.manifest import output_names
 from pipelines.source import Source, open_source, read_group, read_photo
@@ -90,14 +90,14 @@ def test_names_below_a_uri_may_hold_any_character(scheme: str, tmp_path: Path) -
 def test_a_uri_keeps_its_options_and_errors_hide_its_credentials() -> None:
     # No network: the region is given, and nothing is read.
     uri = "s3://key:secret@bucket/in/?region=us-east-1&scheme=http"
-    photo = below(uri, "a b/ü.png")
+    photo = join_uri(uri, "a b/ü.png")
     assert photo == "s3://key:secret@bucket/in/a%20b/%C3%BC.png?region=us-east-1&scheme=http"
     fs, path = file_system(photo)
     assert (fs.type_name, path, fs.region) == ("s3", "bucket/in/a b/ü.png", "us-east-1")
-    assert beside(photo, "c.png") == below("s3://key:secret@bucket/in/a%20b?" + uri.split("?")[1],
-                                           "c.png")  # fmt: skip
-    assert public(photo) == "s3://bucket/in/a%20b/%C3%BC.png"
-    assert public("/a@b/c?d.png") == "/a@b/c?d.png"
+    folder = "s3://key:secret@bucket/in/a%20b?" + uri.split("?")[1]
+    assert sibling_uri(photo, "c.png") == join_uri(folder, "c.png")
+    assert redact(photo) == "s3://bucket/in/a%20b/%C3%BC.png"
+    assert redact("/a@b/c?d.png") == "/a@b/c?d.png"
 
 
 def test_parquet_of_bytes_and_of_paths(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from osasis.mix import Mix
 from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
 from serving.engine import Engine, ImageTask, ServedVersion, abandon
-from serving.request_images import square_png
+from serving.request_images import square_photo
 from serving.style_loader import LOAD_THREADS, StyleFailedError
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
@@ -35,7 +35,7 @@ def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> ImageTask:
-    photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
+    photo = square_photo(photo_bytes(600 + seed), "p", 32, "crop", Limits()).png
     versions = {s: ServedVersion(f"{s}:1", s, lambda s=s: folders[s]) for s in styles}
     return ImageTask(photo, Mix.of(*styles, **mix), versions)
 

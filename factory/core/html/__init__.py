@@ -1,4 +1,4 @@
-"""HTML reports: one base template and one style sheet, each report a single file."""
+"""HTML reports: single files rendered from one base template and one style sheet."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 def render_report(
     package: str, template: str, *, filters: Mapping[str, Callable[..., Any]], **context: Any
 ) -> str:
-    """Render a template of a package's folder ``templates``, which may extend ``base.html.j2``.
+    """Render a template from a package's folder ``templates``; values are escaped.
 
-    Values are escaped. filters: functions that the template calls. ``title`` and ``stats``, rows of
-    (name, value, alarm), are those of the base template.
+    filters: template filters by name. context: the template's variables; ``base.html.j2`` needs
+    ``title`` and ``stats``, a list of (name, value, alarm).
     """
     environment = _environment(package)
     environment.filters |= filters

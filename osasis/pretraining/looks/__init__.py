@@ -1,7 +1,8 @@
 """Procedural looks: functions that turn a photo into a painting, drawing or print.
 
-The guide and the small perceptual net are trained on them, and the demo's style images are made by
-them. A seed draws a look's parameters: the same look and seed give two photos the same style.
+They produce the training data of the guide and of the small perceptual net, and the style images
+of the demo. A look's parameters depend on the seed only, so that a look and a seed give every photo
+the same style.
 """
 
 from __future__ import annotations
@@ -47,22 +48,22 @@ LOOKS: dict[str, Painter] = {
     "neon": printing.neon,
 }
 
-# Smaller photos are painted at a multiple of their size, because lines are finer than their pixels.
+# Smaller photos are upsampled before painting, because lines are finer than their pixels.
 PAINT_SIDE = 128
 
 
 def paint(photo: Tensor, look: str, seed: int) -> Tensor:
-    """Paint a photo (3, H, W) in [-1, 1], H and W from 16, in a look. Returns the same shape.
+    """Paint a photo (3, H, W) in [-1, 1], H and W at least 16. Returns the same shape and range.
 
-    The same photo, look and seed give the same image. Raises UserError for an unknown look,
-    ValueError for another shape.
+    Equal arguments give equal images. Raises UserError for an unknown look, ValueError for another
+    shape.
     """
     if look not in LOOKS:
         raise UserError(
             f"unknown look {look!r}{did_you_mean(look, LOOKS)}: choose one of {', '.join(LOOKS)}"
         )
     if photo.dim() != 3 or photo.shape[0] != 3 or min(photo.shape[1:]) < 16:
-        raise ValueError(f"a photo is (3, H, W) with sides of 16 or more, not {tuple(photo.shape)}")
+        raise ValueError(f"photo must be (3, H, W), sides of 16 or more, not {tuple(photo.shape)}")
     h, w = photo.shape[1:]
     x = (photo.detach().float().cpu() / 2 + 0.5).clamp(0, 1)
     factor = -(-PAINT_SIDE // min(h, w))

@@ -16,20 +16,20 @@ from osasis.storage import write_atomic
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Paint photos in one or more looks. Exit codes: 0 done, 2 a mistake in the call."""
+    """Paint photos in one or more looks. Exit codes: 0 success, 2 invalid input."""
     parser = argparse.ArgumentParser(
         prog="python -m osasis.pretraining.looks",
         description="Paint photos in procedural looks.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--look", default="all", help=f"all, or of: {', '.join(LOOKS)}")
+    parser.add_argument("--look", default="all", help=f"all, or some of {','.join(LOOKS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="a PNG: a row for each photo, a column for each look",
+        help="PNG file with a row per photo and a column per look",
     )
     args = parser.parse_args(argv)
     try:

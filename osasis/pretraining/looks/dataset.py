@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.errors import ImageError, UserError
-from osasis.images.decoding import find_images
-from osasis.images.tensors import from_uint8, load_square, to_uint8
-from osasis.pretraining.looks import LOOKS, paint
+from osasis.errors import UserError
+from osasis.images.tensors import from_uint8, to_uint8
+from osasis.pretraining.looks import LOOKS, PAINT_SIDE, paint
+from osasis.pretraining.photo_set import read_photo_set
 from osasis.seeds import derived_seed
-
-# Side in pixels at which photos are painted before they are scaled down, as users' images are.
-PAINT_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -34,30 +30,15 @@ class LookDataset:
     looks: tuple[str, ...]
 
 
-def shrink(x: Tensor, size: int) -> Tensor:
-    """Scale (..., 3, H, W) in [-1, 1] to side ``size`` with antialiasing."""
-    flat = x.reshape(-1, *x.shape[-3:])
-    small = F.interpolate(flat, (size, size), mode="bicubic", antialias=True)
-    return small.clamp(-1, 1).view(*x.shape[:-2], size, size)
+def read_photos(folder: Path) -> Tensor:
+    """Read the photos of a folder as (N, 3, PAINT_SIDE, PAINT_SIDE) uint8; skip unreadable files.
 
-
-def read_photos(folder: Path, limit: int | None = None, side: int = PAINT_SIDE) -> Tensor:
-    """Read photos of a folder as (N, 3, side, side) uint8; unreadable files are skipped.
-
-    limit: read this many, evenly spread. Raises UserError where fewer than two can be read.
+    Raises UserError if fewer than two can be read.
     """
-    found = find_images(folder)
-    count = min(limit or len(found), len(found))
-    photos, reasons = [], []
-    for path in (found[i * len(found) // count] for i in range(count)):
-        try:
-            photos.append(to_uint8(load_square(path, side)))
-        except ImageError as e:
-            reasons.append(str(e))
+    photos = read_photo_set(folder, PAINT_SIDE).photos
     if len(photos) < 2:
-        why = f" (first: {reasons[0]})" if reasons else ""
-        raise UserError(f"{folder}: {len(photos)} photos can be read; at least 2 are needed{why}")
-    return torch.stack(photos)
+        raise UserError(f"{folder}: only one photo can be read; at least 2 are needed")
+    return photos
 
 
 def make_look_dataset(
@@ -66,24 +47,27 @@ def make_look_dataset(
     people: int,
     size: int,
     seed: int,
-    progress: Callable[[int], None] | None = None,
 ) -> LookDataset:
     """Draw ``count`` looks with random parameters and paint each on ``people`` different photos.
 
-    photos: (N, 3, H, W) uint8. size: side of the result in pixels. Every look occurs equally often.
-    progress: called with the index of each finished look.
+    photos: (N, 3, H, W) uint8. size: side of the results in pixels; photos are painted at full size
+    and then scaled down. Every look occurs equally often.
     """
     g = torch.Generator().manual_seed(derived_seed(seed, "pool"))
     names = list(LOOKS)
     looks = tuple(names[i % len(names)] for i in range(count))
-    who = torch.stack([torch.randperm(len(photos), generator=g)[:people] for _ in range(count)])
-    out = torch.empty(count, who.shape[1], 3, size, size, dtype=torch.uint8)
+    index = torch.stack([torch.randperm(len(photos), generator=g)[:people] for _ in range(count)])
+    pictures = torch.empty(*index.shape, 3, size, size, dtype=torch.uint8)
     for i, look in enumerate(looks):
         painted = [
-            paint(from_uint8(photos[n]), look, derived_seed(seed, f"painting {i}")) for n in who[i]
+            paint(from_uint8(photos[n]), look, derived_seed(seed, f"painting {i}"))
+            for n in index[i]
         ]
-        out[i] = to_uint8(shrink(torch.stack(painted), size))
-        if progress:
-            progress(i)
-    small = [to_uint8(shrink(from_uint8(part), size)) for part in photos.split(64)]
-    return LookDataset(torch.cat(small), out, who, looks)
+        pictures[i] = _shrink(torch.stack(painted), size)
+    small = [_shrink(from_uint8(part), size) for part in photos.split(64)]
+    return LookDataset(torch.cat(small), pictures, index, looks)
+
+
+def _shrink(x: Tensor, size: int) -> Tensor:
+    """Scale images in [-1, 1] to side ``size`` with antialiasing; uint8."""
+    return to_uint8(F.interpolate(x, (size, size), mode="bicubic", antialias=True))

@@ -1,7 +1,7 @@
 """Image operations of the procedural looks.
 
-Images are (C, H, W) in [0, 1]; luminances and masks are (1, H, W). Lengths are in pixels. Looks
-state them in multiples of ``length_unit``, so that a look does not depend on the image size.
+Images are (C, H, W) in [0, 1]; luminances and masks are (1, H, W). Lengths are in pixels; looks
+compute them as multiples of ``length_unit``, so that a look does not depend on the image size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Colour = tuple[float, float, float]
 
-# Paper colours that several looks share.
+# Paper colours of several looks.
 WHITES: tuple[Colour, ...] = ((1.0, 1.0, 1.0), (0.98, 0.97, 0.94), (0.95, 0.91, 0.82))
 CREAMS: tuple[Colour, ...] = ((0.95, 0.90, 0.78), (0.90, 0.84, 0.70), (0.96, 0.94, 0.88))
 
@@ -58,7 +58,7 @@ def luminance(x: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with edges repeated."""
+    """Gaussian blur with replicated edges; sigma in pixels."""
     if sigma < 0.2:
         return x
     radius = max(1, math.ceil(2.5 * sigma))
@@ -78,7 +78,7 @@ def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_strength(x: Tensor, sigma: float) -> Tensor:
-    """Strength of a luminance's edges, about 0 to 1, independent of the image size."""
+    """Gradient magnitude of a luminance, scaled to [0, 1] independently of the image size."""
     dx, dy = gradient(blur(x, sigma))
     return ((dx**2 + dy**2).sqrt() * 4 * length_unit(x)).clamp(0, 1)
 
@@ -91,8 +91,14 @@ def edge_directions(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
+def constant_field(x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """A vector field of one direction, angle in radians: x and y, each (1, H, W)."""
+    like = x[:1]
+    return torch.full_like(like, math.cos(angle)), torch.full_like(like, math.sin(angle))
+
+
 def sample_bilinear(x: Tensor, at_x: Tensor, at_y: Tensor) -> Tensor:
-    """x at positions in pixels, bilinear. at_x, at_y: (H, W)."""
+    """Sample x bilinearly at pixel positions. at_x, at_y: (H, W)."""
     h, w = x.shape[-2:]
     grid = torch.stack([at_x * 2 / max(w - 1, 1) - 1, at_y * 2 / max(h - 1, 1) - 1], dim=-1)
     return F.grid_sample(x[None], grid[None], padding_mode="border", align_corners=True)[0]
@@ -108,7 +114,7 @@ def pixel_coordinates(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smooth_along(x: Tensor, field: tuple[Tensor, Tensor], length: float, steps: int = 4) -> Tensor:
-    """Average along a vector field (line integral convolution), ``length`` to either side."""
+    """Line integral convolution: average along a vector field, ``length`` to either side."""
     xs, ys = pixel_coordinates(x)
     total, stride = x.clone(), length / steps
     for sign in (-1.0, 1.0):
@@ -118,7 +124,7 @@ def smooth_along(x: Tensor, field: tuple[Tensor, Tensor], length: float, steps: 
             at_x, at_y = at_x + stride * last[0], at_y + stride * last[1]
             total = total + sample_bilinear(x, at_x, at_y)
             here = sample_bilinear(torch.cat(field), at_x, at_y)
-            # The field has no sign; keep the direction of the last step.
+            # The sign of the field is arbitrary; keep the direction of the last step.
             turn = torch.sign(here[0] * last[0] + here[1] * last[1])
             last = (turn * here[0], turn * here[1])
     return total / (2 * steps + 1)
@@ -140,8 +146,13 @@ def fractal_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1)
     return torch.stack(parts).sum(0) / 1.4
 
 
+def unit_deviation(x: Tensor) -> Tensor:
+    """Scale to standard deviation 1."""
+    return x / x.std().clamp_min(1e-4)
+
+
 def soft_step(x: Tensor, edge: Tensor | float, softness: float) -> Tensor:
-    """0 below ``edge``, 1 above it, smooth over about ``softness``."""
+    """Sigmoid step from 0 below ``edge`` to 1 above, over a width of about ``softness``."""
     return torch.sigmoid((x - edge) * (4 / max(softness, 1e-4)))
 
 
@@ -172,7 +183,7 @@ def scale_saturation(x: Tensor, amount: float) -> Tensor:
 
 
 def colour_ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
-    """Map a luminance to colours, evenly spaced from black to white. -> (3, H, W)."""
+    """Interpolate a luminance between colours that are evenly spaced from 0 to 1. -> (3, H, W)."""
     table = x.new_tensor(colours)
     at = x[0].clamp(0, 1) * (len(colours) - 1)
     low = at.floor().clamp(max=len(colours) - 2).long()
@@ -181,7 +192,7 @@ def colour_ramp(x: Tensor, colours: Sequence[Colour]) -> Tensor:
 
 
 def vignette(x: Tensor, strength: float, centre: tuple[float, float] = (0.5, 0.5)) -> Tensor:
-    """1 in the middle, 1 - strength in the corners. -> (1, H, W)."""
+    """Mask of 1 at the centre and 1 - strength in the corners. -> (1, H, W)."""
     h, w = x.shape[-2:]
     xs, ys = pixel_coordinates(x)
     r2 = ((xs / w - centre[0]) ** 2 + (ys / h - centre[1]) ** 2) / 0.5
@@ -189,7 +200,7 @@ def vignette(x: Tensor, strength: float, centre: tuple[float, float] = (0.5, 0.5
 
 
 def kuwahara(x: Tensor, radius: int) -> Tensor:
-    """Kuwahara filter: each pixel becomes the mean of its least varying quadrant (soft choice)."""
+    """Soft Kuwahara filter: means of each pixel's four quadrants, weighted by low variance."""
     size = radius + 1
     padded = F.pad(x[None], (radius,) * 4, mode="replicate")
     mean = F.avg_pool2d(padded, size, 1)
@@ -204,9 +215,9 @@ def kuwahara(x: Tensor, radius: int) -> Tensor:
 
 
 def xdog_lines(x: Tensor, sigma: float, weight: float, cut: float, softness: float) -> Tensor:
-    """Drawn lines: thresholded difference of Gaussians (XDoG). 1 where there is ink.
+    """Lines by extended difference of Gaussians (XDoG, Winnemöller et al., 2012). 1 is ink.
 
-    weight: how much of the edges is added to the tone; cut: the tone below which ink is.
+    weight: weight of the edges that are added to the tone. cut: tones below it become ink.
     """
     narrow, wide = blur(x, sigma), blur(x, 1.6 * sigma)
     return 1 - soft_step(narrow + weight * (narrow - wide), cut, softness)
@@ -215,7 +226,10 @@ def xdog_lines(x: Tensor, sigma: float, weight: float, cut: float, softness: flo
 def line_pattern(
     x: Tensor, period: float, angle: float, bend: Tensor | None = None, phase: float = 0.0
 ) -> Tensor:
-    """Triangle wave across lines: 0 on a line, 1 half way between. bend: shift in periods."""
+    """Triangle wave across parallel lines: 0 on a line, 1 halfway between two.
+
+    angle: in radians. bend: (1, H, W), shift in periods. phase: in periods.
+    """
     xs, ys = pixel_coordinates(x)
     across = (xs * math.sin(angle) + ys * math.cos(angle)) / period + phase
     if bend is not None:
@@ -226,9 +240,10 @@ def line_pattern(
 def voronoi_cells(
     x: Tensor, rng: SeededRandom, size: float, jitter: float
 ) -> tuple[Tensor, Tensor]:
-    """A jittered grid of points: each pixel's nearest (index (H, W)), and its border (1, H, W).
+    """Voronoi cells of a jittered grid: index (H, W) of each pixel's cell, and border (1, H, W).
 
-    The border is the distance, in cells, by which the second nearest point is further away.
+    size: of the grid in pixels. jitter: 0 to 1. border: distance to the second nearest point minus
+    that to the nearest, in units of ``size``; 0 on the border of a cell.
     """
     h, w = x.shape[-2:]
     xs, ys = pixel_coordinates(x)
@@ -236,15 +251,15 @@ def voronoi_cells(
     shift = 0.5 + jitter * (rng.rand(2, rows, cols) - 0.5)
     u, v = xs / size + 1, ys / size + 1
     i, j = v.long(), u.long()
-    distances, names = [], []
+    distances, indices = [], []
     for di in (-1, 0, 1):
         for dj in (-1, 0, 1):
             r, c = i + di, j + dj
             dx, dy = c + shift[0][r, c] - u, r + shift[1][r, c] - v
             distances.append((dx**2 + dy**2).sqrt())
-            names.append(r * cols + c)
+            indices.append(r * cols + c)
     near, order = torch.stack(distances).sort(dim=0)
-    index = torch.stack(names).gather(0, order[:1])[0]
+    index = torch.stack(indices).gather(0, order[:1])[0]
     return index, (near[1] - near[0])[None]
 
 

@@ -15,6 +15,7 @@ from osasis.pretraining.looks.image_ops import (
     average_cells,
     blur,
     composite,
+    constant_field,
     edge_directions,
     edge_strength,
     flat_colour,
@@ -30,6 +31,7 @@ from osasis.pretraining.looks.image_ops import (
     smooth_noise,
     soft_step,
     stretch_contrast,
+    unit_deviation,
     vignette,
     voronoi_cells,
     xdog_lines,
@@ -52,7 +54,7 @@ GROUNDS: tuple[Colour, ...] = (
 )
 
 
-def _features(photo: Tensor) -> Tensor:
+def _fine_detail(photo: Tensor) -> Tensor:
     """Fine dark and light details, such as eyes and mouth, as a difference of Gaussians."""
     light = luminance(photo)
     u = length_unit(photo)
@@ -60,13 +62,13 @@ def _features(photo: Tensor) -> Tensor:
 
 
 def oil(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """An old master: dabs along the form, warm varnish, the background sunk into its ground."""
+    """Old master: dabs along the edges, warm varnish, dark corners."""
     u = length_unit(photo)
     dabs = kuwahara(photo, max(1, round(rng.uniform(0.6, 1.2) * u)))
     light = stretch_contrast(luminance(dabs))
     field = edge_directions(light, 1.5 * u)
     dabs = smooth_along(dabs, field, rng.uniform(0.6, 1.6) * u)
-    dabs = (dabs + rng.uniform(0.5, 1.0) * _features(photo)).clamp(0, 1)
+    dabs = (dabs + rng.uniform(0.5, 1.0) * _fine_detail(photo)).clamp(0, 1)
     bristle = smooth_along(smooth_noise(photo, rng, 0.8 * u), field, 4 * u)
     dabs = scale_contrast(scale_saturation(dabs, rng.uniform(0.9, 1.6)), rng.uniform(1.0, 1.35))
     glaze = dabs * flat_colour(photo, rng.near_colour(rng.choose(VARNISHES), 0.05))
@@ -79,16 +81,15 @@ def oil(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def impasto(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Thick bright strokes in swirls, as the post-impressionists laid them."""
+    """Post-impressionist: thick, bright strokes in swirls."""
     u = length_unit(photo)
     base = scale_saturation(scale_contrast(photo, 1.15), rng.uniform(1.5, 2.3))
     field = edge_directions(stretch_contrast(luminance(blur(photo, u))), 2.0 * u)
     tint = 0.13 * smooth_noise(photo, rng, 1.6 * u, 3)
     strokes = smooth_along((base + tint).clamp(0, 1), field, rng.uniform(1.6, 3.2) * u, 5)
-    strokes = (strokes + rng.uniform(0.8, 1.2) * _features(photo)).clamp(0, 1)
+    strokes = (strokes + rng.uniform(0.8, 1.2) * _fine_detail(photo)).clamp(0, 1)
     height = smooth_along(smooth_noise(photo, rng, 1.1 * u), field, 5 * u, 5)
-    height = height / height.std().clamp_min(1e-4)
-    dx, dy = gradient(height)
+    dx, dy = gradient(unit_deviation(height))
     relief = rng.uniform(0.05, 0.11) * (dx + dy)
     cool = rng.near_colour(
         rng.choose(((0.9, 0.95, 1.1), (1.08, 1.0, 0.85), (1.0, 1.03, 0.9))), 0.05
@@ -97,10 +98,10 @@ def impasto(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def watercolour(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Thin washes on white paper that pool at their borders."""
+    """Thin washes on white paper, darker at their borders."""
     u = length_unit(photo)
     wet = kuwahara(blur(photo, 0.4 * u), max(1, round(rng.uniform(1.0, 2.0) * u)))
-    wet = (wet + rng.uniform(0.5, 1.1) * _features(photo)).clamp(0, 1)
+    wet = (wet + rng.uniform(0.5, 1.1) * _fine_detail(photo)).clamp(0, 1)
     wash = scale_saturation(wet, rng.uniform(1.2, 1.9))
     pale = rng.uniform(0.55, 0.8)
     density = (1 - wash) * pale * (1 + rng.uniform(0.12, 0.25) * fractal_noise(photo, rng, 9 * u))
@@ -119,7 +120,7 @@ def gouache(photo: Tensor, rng: SeededRandom) -> Tensor:
     u = length_unit(photo)
     index, _ = voronoi_cells(photo, rng, rng.uniform(1.8, 2.8) * u, 0.9)
     flat = kuwahara(average_cells(photo, index), max(1, round(1.2 * u)))
-    flat = (flat + rng.uniform(0.6, 1.1) * _features(photo)).clamp(0, 1)
+    flat = (flat + rng.uniform(0.6, 1.1) * _fine_detail(photo)).clamp(0, 1)
     levels = rng.uniform(5, 8)
     flat = composite(flat, (flat * levels).round() / levels, torch.full_like(flat[:1], 0.7))
     chalky = scale_saturation(flat, rng.uniform(0.9, 1.5)) * 0.85 + 0.1
@@ -130,18 +131,14 @@ def gouache(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def pastel(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Soft crayons: light colours dragged over rough paper."""
+    """Soft crayons: light colours on rough paper."""
     u = length_unit(photo)
     soft = blur(photo, 0.5 * u)
     colours = scale_saturation(soft, rng.uniform(1.3, 2.0)) * rng.uniform(0.6, 0.75) + 0.3
-    angle = rng.uniform(0.4, 1.2)
-    field = (
-        torch.full_like(photo[:1], math.cos(angle)),
-        torch.full_like(photo[:1], math.sin(angle)),
-    )
+    field = constant_field(photo, rng.uniform(0.4, 1.2))
     tooth = smooth_along(smooth_noise(photo, rng, 0.8 * u), field, 2.5 * u)
     sheet = rng.near_colour(rng.choose(((0.85, 0.80, 0.72), (0.55, 0.58, 0.62), (0.95, 0.9, 0.85))))
-    cover = soft_step(tooth / tooth.std().clamp_min(1e-4), rng.uniform(-1.0, -0.4), 2.0)
+    cover = soft_step(unit_deviation(tooth), rng.uniform(-1.0, -0.4), 2.0)
     return composite(flat_colour(photo, sheet), colours.clamp(0, 1), cover * rng.uniform(0.85, 1.0))
 
 
@@ -208,10 +205,9 @@ def charcoal(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Smudged black on grainy paper."""
     u = length_unit(photo)
     light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(1.1, 1.5), 0.45)
-    angle = rng.uniform(0.5, 1.1)
-    field = (torch.full_like(light, math.cos(angle)), torch.full_like(light, -math.sin(angle)))
+    field = constant_field(photo, -rng.uniform(0.5, 1.1))
     tooth = smooth_along(smooth_noise(photo, rng, 0.7 * u), field, rng.uniform(1.5, 4) * u)
-    tooth = tooth / tooth.std().clamp_min(1e-4)
+    tooth = unit_deviation(tooth)
     shade = 1 - blur(light, 0.7 * u)
     mask = soft_step(shade + rng.uniform(0.10, 0.2) * tooth, rng.uniform(0.45, 0.6), 0.7)
     lines = xdog_lines(light, 0.6 * u, rng.uniform(5, 10), 0.18, 0.3)
@@ -224,13 +220,8 @@ def pencil(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Graphite: pale slanting strokes and soft outlines."""
     u = length_unit(photo)
     light = stretch_contrast(luminance(photo))
-    field_angle = rng.uniform(0.6, 1.1)
-    field = (
-        torch.full_like(light, math.cos(field_angle)),
-        torch.full_like(light, -math.sin(field_angle)),
-    )
-    stroke = smooth_along(smooth_noise(photo, rng, 0.6 * u), field, 4 * u, 5)
-    stroke = stroke / stroke.std().clamp_min(1e-4)
+    field = constant_field(photo, -rng.uniform(0.6, 1.1))
+    stroke = unit_deviation(smooth_along(smooth_noise(photo, rng, 0.6 * u), field, 4 * u, 5))
     shade = (1 - light) * rng.uniform(0.5, 0.75)
     mask = (shade * (1 + 0.3 * stroke)).clamp(0, 1)
     dodge = (1 - light / blur(light, 2.2 * u).clamp_min(0.05)).clamp(0, 1) * rng.uniform(1.6, 2.6)
@@ -242,7 +233,7 @@ def pencil(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def hatching(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Layers of crossed lines, one more for every darker shade."""
+    """Crossed lines in four directions, more of them in darker areas."""
     u = length_unit(photo)
     light = blur(scale_contrast(stretch_contrast(luminance(photo)), 1.15), 0.4 * u)
     period = rng.uniform(1.6, 2.4) * u
@@ -261,7 +252,7 @@ def hatching(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def chalk(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Coloured paper, dark chalk for the shades and white for the lights."""
+    """Coloured paper with dark chalk in the shadows and white chalk in the highlights."""
     u = length_unit(photo)
     light = stretch_contrast(luminance(photo))
     tooth = smooth_noise(photo, rng, 0.8 * u)

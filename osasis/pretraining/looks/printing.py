@@ -1,4 +1,4 @@
-"""Looks of ink, engravings, prints and photographic processes."""
+"""Looks of ink drawings, prints and photographic processes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from osasis.pretraining.looks.image_ops import (
     smooth_noise,
     soft_step,
     stretch_contrast,
+    unit_deviation,
     vignette,
     xdog_lines,
 )
@@ -37,7 +38,7 @@ INKS: tuple[Colour, ...] = ((0.04, 0.04, 0.05), (0.13, 0.10, 0.08), (0.08, 0.10,
 
 
 def ink(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Bold brush and ink: black shapes and lines on white."""
+    """Brush and ink: bold black shapes and lines on white."""
     u = length_unit(photo)
     light = stretch_contrast(luminance(photo))
     mask = xdog_lines(
@@ -49,7 +50,7 @@ def ink(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Thin pen lines on paper, with a light wash at times."""
+    """Thin pen lines on paper, half of the time with a light wash."""
     u = length_unit(photo)
     light = stretch_contrast(luminance(photo))
     wash = rng.uniform(0, 0.35) if rng.chance(0.5) else 0.0
@@ -66,7 +67,7 @@ def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def engraving(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Copper plate: parallel lines that swell with the shade and bend with the form."""
+    """Copper plate: bent parallel lines that are wider in darker areas."""
     u = length_unit(photo)
     light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(1.0, 1.4), 0.45)
     period = rng.uniform(1.5, 2.6) * u
@@ -84,13 +85,12 @@ def engraving(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def woodcut(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Carved wood: broad black with white cuts that follow the form."""
+    """Carved wood: black areas with white cuts along the edges."""
     u = length_unit(photo)
     light = scale_contrast(stretch_contrast(luminance(photo)), 1.3)
     field = edge_directions(light, 3 * u)
     cuts = smooth_along(smooth_noise(photo, rng, 1.3 * u), field, rng.uniform(4, 7) * u, 5)
-    cuts = cuts / cuts.std().clamp_min(1e-4)
-    rough = light + rng.uniform(0.10, 0.2) * cuts
+    rough = light + rng.uniform(0.10, 0.2) * unit_deviation(cuts)
     mask = xdog_lines(rough, 0.5 * u, rng.uniform(2, 4), rng.uniform(0.4, 0.55), 0.15)
     pairs: tuple[tuple[Colour, Colour], ...] = (
         ((0.05, 0.05, 0.05), (0.95, 0.92, 0.85)),
@@ -103,7 +103,7 @@ def woodcut(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def halftone(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Newspaper dots, in black or in printing colours."""
+    """Newspaper dots, in black or in three printing colours."""
     u = length_unit(photo)
     period = rng.uniform(2.0, 3.6) * u
     colour = rng.chance(0.5)
@@ -125,7 +125,7 @@ def halftone(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def _dots(x: Tensor, period: float, angle: float, dark: Tensor) -> Tensor:
-    """Round dots whose area grows with ``dark``; 1 where there is ink."""
+    """Round dots whose area grows with ``dark`` (1, H, W) in [0, 1]. 1 is ink."""
     a = line_pattern(x, period, angle)
     b = line_pattern(x, period, angle + math.pi / 2)
     hill = 0.5 + 0.25 * (torch.cos(math.pi * a) + torch.cos(math.pi * b))
@@ -133,7 +133,7 @@ def _dots(x: Tensor, period: float, angle: float, dark: Tensor) -> Tensor:
 
 
 def sepia(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """An old photograph: one brown, faded and grained."""
+    """An old photograph: brown, faded and grainy."""
     u = length_unit(photo)
     light = scale_contrast(
         blur(stretch_contrast(luminance(photo)), rng.uniform(0, 0.6) * u), rng.uniform(0.7, 1.05)
@@ -160,7 +160,7 @@ def silver(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def cyanotype(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """A sun print in Prussian blue."""
+    """A cyanotype photograph in Prussian blue."""
     u = length_unit(photo)
     light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(0.9, 1.3))
     light = (light + 0.04 * fractal_noise(photo, rng, 8 * u)).clamp(0, 1)
@@ -181,7 +181,7 @@ PALETTES: tuple[tuple[Colour, ...], ...] = (
 
 
 def posterised(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Flat shapes in a few poster colours, by lightness."""
+    """Flat areas in four poster colours, by lightness."""
     u = length_unit(photo)
     smooth = kuwahara(blur(photo, 0.4 * u), max(1, round(1.6 * u)))
     light = stretch_contrast(luminance(smooth))
@@ -194,7 +194,7 @@ def posterised(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def pop(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Pop art: loud flat colours, black outlines, dots in the shades."""
+    """Pop art: saturated flat colours, black outlines, dots in the shadows."""
     u = length_unit(photo)
     smooth = kuwahara(photo, max(1, round(1.4 * u)))
     loud = scale_saturation(scale_contrast(smooth, 1.35), rng.uniform(1.8, 2.8))
@@ -208,7 +208,7 @@ def pop(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def risograph(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Two loud inks, printed a little out of register."""
+    """Two bright inks, printed slightly out of register."""
     u = length_unit(photo)
     pairs: tuple[tuple[Colour, Colour], ...] = (
         ((1.0, 0.33, 0.40), (0.0, 0.36, 0.65)),
@@ -228,7 +228,7 @@ def risograph(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def blueprint(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """White lines on drafting blue, over a faint grid."""
+    """White lines on blue over a faint grid."""
     u = length_unit(photo)
     light = stretch_contrast(luminance(photo))
     blue = rng.near_colour((0.06, 0.20, 0.46), 0.05)
@@ -242,7 +242,7 @@ def blueprint(photo: Tensor, rng: SeededRandom) -> Tensor:
 
 
 def neon(photo: Tensor, rng: SeededRandom) -> Tensor:
-    """Glowing tubes along the edges, in the dark."""
+    """Glowing tubes along the edges on a dark background."""
     u = length_unit(photo)
     strength = edge_strength(stretch_contrast(luminance(photo)), rng.uniform(0.6, 0.9) * u)
     tube = soft_step(strength, rng.uniform(0.22, 0.32), 0.25) * strength.clamp_min(0.4)

@@ -1,4 +1,4 @@
-"""Catalogs of every form, and every problem of one reported at once with file, line and remedy."""
+"""Catalogs of every form; all problems reported at once with file, line and remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import picture, truncated_jpeg
 
 @pytest.fixture
 def images(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with different pictures of these names."""
+    """Creates a folder of different images with the given names."""
 
     def make(*names: str) -> Path:
         for i, name in enumerate(names):
@@ -36,7 +36,7 @@ def load(path: Path, **overrides: object) -> tuple[CatalogEntry, ...]:
 
 
 def problems(path: Path, **overrides: object) -> list[str]:
-    """The problem lines of a catalog that is refused, without the file's name."""
+    """The problem lines of an invalid catalog, without the file's name."""
     with pytest.raises(CatalogError) as refused:
         load(path, **overrides)
     head, *lines = str(refused.value).splitlines()
@@ -44,7 +44,7 @@ def problems(path: Path, **overrides: object) -> list[str]:
     return [line.strip().removeprefix(f"{path}").removeprefix(":") for line in lines]
 
 
-def test_folder_gives_a_style_a_file(images: Callable[..., Path]) -> None:
+def test_folder_gives_one_style_per_file(images: Callable[..., Path]) -> None:
     folder = images("b.png", "Oil (dark).jpg", "sub/c.webp", ".hidden.png")
     (folder / "notes.txt").write_text("no picture")
     entries = load(folder)
@@ -154,7 +154,7 @@ gate: [styledistance<1]
         "17: overrides.batch_size is 0; it must be a whole number in [1, 1024]",
         "18: overrides.t0 is 'half'; it must be a number in [0.05, 1]",
         "19: tags is 'oil'; it must be a list, each text",
-        "21: field 'id' is there twice (first in line 20); remove one",
+        "21: field 'id' is repeated (first in line 20); remove one",
         f"23: counterpart {folder / 'gone.png'}: no such file; correct",
         "24: image memory://nowhere/x.png: no such file; correct",
         "25: unknown field 'gates' (nearest: gate",
@@ -202,7 +202,7 @@ def test_a_setting_that_is_wrong_for_the_run_is_reported_once(images: Callable[.
 
 
 @pytest.mark.parametrize("number", ["1", "2.5", "null", "true"])
-def test_setting_names_in_yaml_need_not_be_words(images: Callable[..., Path], number: str) -> None:
+def test_setting_names_in_yaml_can_be_scalars(images: Callable[..., Path], number: str) -> None:
     path = images("a.png") / "catalog.yaml"
     path.write_text(f"styles:\n  - image: a.png\n    overrides: {{{number}: 2}}\n")
     (line,) = problems(path)
@@ -232,7 +232,7 @@ def test_an_image_that_does_not_decode_is_found_by_check_only(
         ("styles:\n\t- image: a.png\n", ":2: not valid YAML"),
     ],
 )
-def test_what_is_no_catalog_is_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_invalid_catalogs(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "catalog.yaml"
     path.write_text(text)
     with pytest.raises(CatalogError) as refused:
@@ -244,7 +244,7 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path, text: str, says: str) -> 
 def test_missing_catalogs(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("styles")
     (tmp_path / "latin.csv").write_bytes(b"image\n\xff.png\n")
-    none = "no such catalog; give a YAML or CSV file, a folder of images, or an image"
+    none = "not a catalog; give a YAML or CSV file, a folder of images, or an image"
     for name, says in (
         ("catalog.yaml", "no such file"),
         ("nowhere", none),
@@ -320,14 +320,14 @@ def test_yaml_aliases(images: Callable[..., Path]) -> None:
     assert line.startswith("1: an entry is [[...]]")
 
 
-def test_a_list_of_styles_that_is_there_twice(images: Callable[..., Path]) -> None:
+def test_a_repeated_list_of_styles(images: Callable[..., Path]) -> None:
     path = images("a.png", "b.png") / "catalog.yaml"
     path.write_text("styles: [{image: a.png}]\nstyles: [{image: b.png}]\ngate: 5\n")
     catalog = check_catalog(path, "default", {})
     assert [(p.line, p.field) for p in catalog.problems] == [(2, "styles"), (3, "gate")]
 
 
-def test_the_shipped_schema_is_that_of_the_settings() -> None:
+def test_the_shipped_schema_matches_the_models() -> None:
     assert shipped_schema() == schema_text(), "run: python docs/generate_reference.py"
     schema = json.loads(cli("catalog", "schema").out)
     entry = schema["$defs"]["EntryInput"]["properties"]

@@ -25,7 +25,7 @@ def test_base_import_describes_what_it_made(imported: tuple[Path, Ran]) -> None:
 def test_base_list_and_info(home: Path) -> None:
     listed = cli("base", "list", "--home", home, "--json")
     assert listed.code == 0
-    # The home's own, then the package's.
+    # The home's base, then the package's.
     row, shipped = listed.document["bases"]
     assert shipped["name"] == "portraits64"
     info = cli("base", "info", "--home", home, "--json")
@@ -50,11 +50,11 @@ def test_another_base_does_not_take_a_name_silently(
     home: Path, sources: Path, tmp_path: Path
 ) -> None:
     first = import_tiny(tmp_path, sources, "mine").document
-    # The same again is no change; another guide is another base.
+    # The same import changes nothing; another guide makes another base.
     assert import_tiny(tmp_path, sources, "mine").document["fingerprint"] == first["fingerprint"]
     refused = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2")
     assert refused.code == 2
-    assert "base 'mine' is there already with other content" in refused.document["error"]
+    assert "base 'mine' already exists with other content" in refused.document["error"]
     info = cli("base", "info", "mine", "--home", tmp_path, "--json").document
     assert info["fingerprint"] == first["fingerprint"]
     replaced = import_tiny(tmp_path, sources, "mine", "--guide-grid", "2", "--replace").document

@@ -1,4 +1,4 @@
-"""How a call is read: help, version, completion, mistakes. Nothing here starts Ray."""
+"""Parsing of command lines: help, version, completion, mistakes. No test starts Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.factory.conftest import cli
 
 
 def commands(group: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its words, groups left out."""
+    """Every command and its full name, without groups."""
     for name, command in (group or typer.main.get_command(app)).commands.items():
         words = f"{path} {name}".strip()
         if isinstance(command, TyperGroup):
@@ -37,7 +37,7 @@ COMMANDS = dict(commands())
 
 
 def choices(command: str, option: str) -> set[str]:
-    """The words that an option of a command takes."""
+    """The choices of an option."""
     (param,) = (p for p in COMMANDS[command].params if p.name == option)
     return set(param.type_descriptor.choices)
 
@@ -80,7 +80,7 @@ def test_choices_are_those_of_the_models() -> None:
     assert choices("base import", "perceptual") == set(NETS)
     properties = OutputOptions.model_json_schema()["properties"]
     for option in ("fit", "size", "format", "encoding", "metadata", "no_face"):
-        # "jpg" is another word for "jpeg".
+        # "jpg" is an alias of "jpeg".
         assert choices("stylize", option) - {"jpg"} == set(properties[option]["enum"])
     (retry_on,) = (p for p in COMMANDS["train"].params if p.name == "retry_on")
     assert all(kind in retry_on.help for kind in FAILURES)

@@ -1,4 +1,4 @@
-"""How the program ends: exit codes, Ray's processes, Ctrl-C and SIGTERM."""
+"""The end of the program: exit codes, Ray's processes, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from factory.core import ray_cluster
 
 def main():
     ray_cluster.start_ray(1)
-    import psutil  # Ray's import puts it in reach
+    import psutil  # importable after ray
 
     print(*(p.pid for p in psutil.Process().children(recursive=True)))
     return 3
@@ -44,13 +44,13 @@ cli.run()
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONUNBUFFERED")}
 
 
-def test_the_exit_code_is_the_commands_and_ray_ends_with_it() -> None:
+def test_exit_code_is_the_commands_and_ray_shuts_down() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITH_RAY],
         capture_output=True, text=True, check=False, env=ENVIRONMENT,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (3, "")
-    # GCS, raylet, and what watches them.
+    # GCS, raylet, and their monitors.
     pids = [int(pid) for pid in ran.stdout.split()]
     assert len(pids) >= 3
     deadline = time.monotonic() + 20
@@ -72,6 +72,6 @@ def test_ctrl_c_and_sigterm(number: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    message = "stopped; the same command trains on where it can"
+    message = "stopped; to continue, run the same command again"
     assert json.loads(out) == {"error": message}
     assert err == f"error: {message}\n"

@@ -1,60 +1,71 @@
-"""Slots of a run that is training: more are added, and what waits goes to them."""
+"""Slots that are added to a run while it trains."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from factory.core.home import Home
-from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, run_job
+from factory.reports.style_states import Running, Snapshot
+from factory.training.slots import SlotPlan, TrainingJob, run_job
 from factory.training.style_worker import OnIteration, StyleTask
+from osasis.settings import TrainSettings
 from tests.factory.conftest import cli
 
 STYLES = 4
 SECONDS = 300
 
 
-class Waiting:
-    """A bench whose training is a wait for a file."""
+class WaitingWorker:
+    """A worker that waits for a file instead of training."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         deadline = time.monotonic() + SECONDS
-        while not Path(task.settings["until"]).exists():
+        while not self.file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         on_iteration(1, 1, {"total": 0.0})
 
 
-def open_waiting(base: Path, previews: Path, device: str) -> Waiting:
-    return Waiting()
+def open_worker(file: Path, base: Path, previews: Path, device: str) -> WaitingWorker:
+    return WaitingWorker(file)
 
 
 class Run:
-    """A job of styles that wait, on one slot, in a thread; who trained what."""
+    """A job of waiting styles, run in a thread on one slot. slots: slot by style."""
 
     def __init__(self, folder: Path) -> None:
         self.go = folder.parent / "go"
-        settings = {"until": str(self.go)}
-        tasks = [StyleTask(f"s{i}", "", None, "", settings, "") for i in range(STYLES)]
+        tasks = [
+            StyleTask(f"s{i}", Path(), None, "", TrainSettings(), Path()) for i in range(STYLES)
+        ]
         self.job = TrainingJob(
-            folder, folder / "base", folder / "previews", tasks, open_worker=open_waiting
+            folder,
+            folder / "base",
+            folder / "previews",
+            tasks,
+            open_worker=partial(open_worker, self.go),
         )
         self.slots: dict[str, int] = {}
         self.snapshot: Snapshot = {}
-        self.result: JobResult | None = None
+        self.final: Snapshot = {}
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        self.result = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
+        self.final = run_job(self.job, SlotPlan(1, cpus=0.1), self._note)
 
     def _note(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.slots |= {k: s["slot"] for k, s in snapshot.items() if s["state"] == "running"}
+        self.slots |= {k: s.slot for k, s in snapshot.items() if isinstance(s, Running)}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS
@@ -72,15 +83,15 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
     assert (shown["job"], shown["slots"], len(shown["styles"])) == ("train-1", 1, STYLES)
     added = cli("slots", "add", "latest", "1", "--home", tmp_path, "--json")
     assert (added.code, added.document) == (0, {"job": "train-1", "slots": 2})
-    # Both hold a style, and neither has ended.
+    # Each slot holds a style.
     run.wait_for(lambda: run.slots == {"s0": 0, "s1": 1})
     run.go.touch()
     run.thread.join(SECONDS)
-    assert run.result is not None
-    assert {s["state"] for s in run.result.states.values()} == {"done"}
-    # Nothing was trained twice for it.
-    assert {s["attempts"] for s in run.result.states.values()} == {1}
-    # A job that has ended takes no more.
+    assert len(run.final) == STYLES
+    assert {s.state for s in run.final.values()} == {"done"}
+    # No style was trained twice.
+    assert {s.attempts for s in run.final.values()} == {1}
+    # A finished job accepts no more slots.
     ended = cli("slots", "add", "train-1", "1", "--home", tmp_path)
     assert ended.code == 2
     assert "train-1: no job that is training; name one of " in ended.error
@@ -102,7 +113,7 @@ def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None
     assert says in ran.error
 
 
-def test_where_no_job_is(tmp_path: Path) -> None:
+def test_home_without_jobs(tmp_path: Path) -> None:
     ran = cli("slots", "show", "latest", "--home", tmp_path)
     assert ran.code == 2
     assert ran.error == (

@@ -1,4 +1,4 @@
-"""Bases of an installation: which photos they keep, and which one is meant."""
+"""Bases of an installation: example photos, names and the default base."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factory.core.bases import check_name, example_photos
-from factory.core.home import ENVIRONMENT, Home
+from factory.core.home import HOME_VARIABLE, Home
 from osasis.bundles.base import read_base_info, shipped_bases
 from osasis.errors import UserError
 from osasis.images.tensors import image_to_tensor
@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def numbers(kept: torch.Tensor) -> list[int]:
-    """Which of the ten photos these are."""
+    """Indices of the ten photos."""
     pictures = [((image_to_tensor(picture(i, (8, 8))) + 1) * 127.5).round() for i in range(10)]
     return [next(i for i, p in enumerate(pictures) if torch.equal(p, k.float())) for k in kept]
 
@@ -41,7 +41,7 @@ def test_photos_are_spread_over_the_whole_folder(
     assert numbers(kept) == expected
 
 
-def test_broken_photos_are_passed_over(photos: Path) -> None:
+def test_broken_photos_are_skipped(photos: Path) -> None:
     truncated_jpeg(photos / "00.jpg")
     assert numbers(example_photos(photos, 8, 99)) == list(range(10))
 
@@ -55,12 +55,12 @@ def test_a_folder_of_broken_photos_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "-a", "a/b", "A", "ü", "a b", "x" * 64])
-def test_names_that_are_refused(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(UserError, match=r"^base name .*: use 1 to 63 of"):
         check_name(name, "base")
 
 
-def test_names_that_are_taken() -> None:
+def test_valid_names() -> None:
     for name in ("a", "0", "ffhq-256_v1.2", "x" * 63):
         check_name(name, "base")
 
@@ -81,7 +81,7 @@ def test_the_only_base_is_the_default(tmp_path: Path) -> None:
     assert home.base_names() == ["a", "b", "portraits64"]
 
 
-def test_a_base_of_the_home_hides_the_package_s_of_that_name(tmp_path: Path) -> None:
+def test_a_base_of_the_home_hides_the_packages_base_of_that_name(tmp_path: Path) -> None:
     home = Home(tmp_path)
     shutil.copytree(shipped_bases()["portraits64"], home.bases / "portraits64")
     assert home.base_folder("portraits64").parent == home.bases
@@ -90,10 +90,10 @@ def test_a_base_of_the_home_hides_the_package_s_of_that_name(tmp_path: Path) -> 
     assert home.base_with("0" * 16) is None
 
 
-def test_where_a_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Home.find().path == tmp_path / ".style-factory"
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "b"))
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "b"))
     assert Home.find().path == tmp_path / "b"
     assert Home.find("c").path == tmp_path / "c"
     assert Home.find("c").tracking_uri == f"sqlite:///{tmp_path / 'c' / 'mlflow.db'}"

@@ -1,4 +1,4 @@
-"""The printed command names everything that decides a picture's bytes."""
+"""The printed command contains every option that decides an image's bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OIL, INK = UsedStyle(reference="oil:3", fingerprint="a"), UsedStyle(reference="i
 
 
 def options(provenance: Provenance) -> dict[str, Any]:
-    """The command's options; those that repeat as lists."""
+    """The command's options; lists for repeatable options."""
     program, command, *parts = shlex.split(remake_command(provenance))
     assert (program, command) == ("style-factory", "stylize")
     found: dict[str, Any] = {}
@@ -56,11 +56,11 @@ def test_a_blend_with_masks_is_one_mix() -> None:
             "level_weights": [0.25, 1.0],
         }
     )
-    told = Provenance(
+    written = Provenance(
         styles=(OIL, INK), mix=mix, arithmetic="float32", fit="pad", size="base", format="webp",
         quality=95, masks={"hair": "0" * 64},
     )  # fmt: skip
-    found = options(told)
+    found = options(written)
     fields = dict(item.split("=", 1) for item in found.pop("--mix"))
     assert json.loads(fields.pop("styles")) == [
         {"style": "oil:3", "weight": 0.3, "mask": "hair"},
@@ -89,14 +89,14 @@ def test_a_weight_of_a_single_style_is_kept() -> None:
     assert found["--mix"] == ['styles=[{"style": "oil:3", "weight": 2.0}]']
 
 
-def test_files_without_provenance_are_named(tmp_path: Path) -> None:
+def test_files_without_provenance(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     with pytest.raises(UserError, match=r"plain\.png: no provenance"):
         provenance_of(tmp_path / "plain.png")
-    told = Provenance(styles=(OIL,), mix=Mix.of("oil"), format="jpeg", quality=90)
-    image = encode_image(Image.new("RGB", (8, 8)), told)
+    written = Provenance(styles=(OIL,), mix=Mix.of("oil"), format="jpeg", quality=90)
+    image = encode_image(Image.new("RGB", (8, 8)), written)
     pq.write_table(pa.table({"stylized": [b"", image]}), tmp_path / "part.parquet")
-    assert provenance_of(tmp_path / "part.parquet", 1) == told
+    assert provenance_of(tmp_path / "part.parquet", 1) == written
     for row, message in ((2, "no row 2; there are 2, from 0"), (0, "row 0")):
         with pytest.raises(UserError, match=message):
             provenance_of(tmp_path / "part.parquet", row)

@@ -1,4 +1,4 @@
-"""Pictures below a URI."""
+"""Images below a URI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from factory.core.uris import copy_pictures, read_bytes
+from factory.core.uris import copy_images, read_bytes
 from osasis.errors import UserError
 from tests.tiny import picture
 
@@ -19,26 +19,26 @@ def encoded(seed: int) -> bytes:
     return out.getvalue()
 
 
-def test_pictures_of_another_file_system_are_copied_in_order(tmp_path: Path) -> None:
+def test_images_of_another_file_system_are_copied_in_order(tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     for name, seed in (("b.png", 2), ("a.png", 1), ("deep/c.png", 3)):
         system.pipe(f"/shelf/{name}", encoded(seed))
     system.pipe("/shelf/notes.txt", b"no picture")
-    folder = copy_pictures("memory://shelf", tmp_path / "here")
+    folder = copy_images("memory://shelf", tmp_path / "here")
     assert [p.read_bytes() for p in sorted(folder.iterdir())] == [encoded(s) for s in (1, 2, 3)]
-    # What is here is not read again.
+    # Copied files are not read again.
     system.pipe("/shelf/a.png", encoded(9))
-    copy_pictures("memory://shelf", tmp_path / "here")
+    copy_images("memory://shelf", tmp_path / "here")
     assert (folder / "00000000.png").read_bytes() == encoded(1)
     assert read_bytes("memory://shelf/a.png") == encoded(9)
 
 
 def test_a_folder_of_this_machine_is_used_as_it_is(tmp_path: Path) -> None:
-    assert copy_pictures(tmp_path.as_uri(), tmp_path / "here") == tmp_path
+    assert copy_images(tmp_path.as_uri(), tmp_path / "here") == tmp_path
 
 
 @pytest.mark.parametrize("uri", ["memory://nowhere", "nosuch://bucket/photos"])
-def test_what_cannot_be_listed_is_one_line(uri: str, tmp_path: Path) -> None:
+def test_listing_errors_are_one_line(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as e:
-        copy_pictures(uri, tmp_path / "here")
+        copy_images(uri, tmp_path / "here")
     assert str(e.value).startswith(f"{uri}: ") and "\n" not in str(e.value)

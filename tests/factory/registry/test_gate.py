@@ -1,4 +1,4 @@
-"""The quality gate: what its conditions say of metrics, and mistakes in them."""
+"""The quality gate: evaluation of its conditions, and mistakes in them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_conditions_are_read_from_text() -> None:
     ("sign", "met"),
     [("<=", (0.4, 0.5)), ("<", (0.4,)), (">=", (0.5, 0.6)), (">", (0.6,))],
 )
-def test_signs_mean_what_they_say(sign: str, met: tuple[float, ...]) -> None:
+def test_signs(sign: str, met: tuple[float, ...]) -> None:
     condition = Condition.parse({"metric": "lpips", "sign": sign, "limit": 0.5})
     held = [v for v in (0.4, 0.5, 0.6) if condition.failure({"lpips": v}) is None]
     assert tuple(held) == met
 
 
-def test_every_failure_is_told_with_its_numbers() -> None:
+def test_failures_name_metric_and_limit() -> None:
     gate = parse_gate(["style_distance<=0.8,direction>=0.3,edges>0.1"])
     assert gate_failures(gate, {"style_distance": 0.8, "direction": 0.3, "edges": 0.2}) == ()
     assert gate_failures(gate, {"style_distance": 0.91234, "direction": 0.3}) == (
@@ -39,7 +39,7 @@ def test_every_failure_is_told_with_its_numbers() -> None:
     )
 
 
-def test_what_is_no_number_meets_no_condition() -> None:
+def test_non_finite_metrics_meet_no_condition() -> None:
     for sign in ("<=", ">=", "<", ">"):
         for value in (math.nan, math.inf, -math.inf):
             assert (

@@ -17,8 +17,8 @@ from factory.registry import (
     CANDIDATE,
     CHAMPION,
     KIND_TAG,
-    Listing,
     Registry,
+    RegistrySnapshot,
     StyleVersion,
     list_versions,
 )
@@ -93,7 +93,7 @@ def test_aliases_can_be_moved_and_are_followed(registry: Registry) -> None:
         registry.client.delete_registered_model_alias("oil", "candidate")
 
 
-def test_unknown_references_say_what_there_is(registry: Registry) -> None:
+def test_unknown_references_list_what_exists(registry: Registry) -> None:
     assert refused(registry, "oli") == "unknown style 'oli' (nearest: oil)"
     assert refused(registry, "zzz") == "unknown style 'zzz' (registered: ink, oil)"
     there = "there are 2 (champion), 1"
@@ -104,20 +104,20 @@ def test_unknown_references_say_what_there_is(registry: Registry) -> None:
     assert refused(registry, "").startswith("unknown style ''")
 
 
-def test_a_listing_finds_what_mlflow_finds(registry: Registry) -> None:
-    listing = Listing(registry.home)
-    assert listing.styles() == registry.styles() == ["ink", "oil"]
+def test_a_snapshot_finds_what_mlflow_finds(registry: Registry) -> None:
+    snapshot = RegistrySnapshot(registry.home)
+    assert snapshot.styles() == registry.styles() == ["ink", "oil"]
     for reference in ("oil", "oil@champion", "oil:1", "ink"):
-        assert listing.resolve(reference) == registry.resolve(reference)
-    assert listing.find("oil", "f1") == registry.resolve("oil:1")
-    assert listing.find("oil", "f3") is listing.find("oi", "f1") is None
+        assert snapshot.resolve(reference) == registry.resolve(reference)
+    assert snapshot.find("oil", "f1") == registry.resolve("oil:1")
+    assert snapshot.find("oil", "f3") is snapshot.find("oi", "f1") is None
     for reference in ("oi", "churn", "oil:77", "oil@best"):
         with pytest.raises(UserError) as error:
-            listing.resolve(reference)
+            snapshot.resolve(reference)
         assert str(error.value) == refused(registry, reference)
 
 
-def test_find_goes_by_style_and_fingerprint(registry: Registry) -> None:
+def test_find_by_style_and_fingerprint(registry: Registry) -> None:
     def number(version: StyleVersion | None) -> int | None:
         return version.version if version else None
 
@@ -128,7 +128,7 @@ def test_find_goes_by_style_and_fingerprint(registry: Registry) -> None:
     assert number(registry.find("chalk", "f1")) is None
 
 
-def test_other_projects_models_are_not_ours(registry: Registry, home_object: Home) -> None:
+def test_models_of_other_projects_are_ignored(registry: Registry, home_object: Home) -> None:
     assert registry.styles() == ["ink", "oil"]
     assert refused(registry, "churn").startswith("unknown style 'churn'")
     assert registry.find("churn", "") is None
@@ -148,8 +148,8 @@ def test_other_projects_models_are_not_ours(registry: Registry, home_object: Hom
     assert len(registry.client.search_model_versions("name = 'churn'")) == 1
 
 
-def test_a_name_without_a_version_is_no_style(registry: Registry) -> None:
-    """What a run leaves that is killed between naming a model and its first version."""
+def test_a_model_without_a_version_is_not_a_style(registry: Registry) -> None:
+    """A run that is killed between creating a model and its first version leaves this state."""
     registry.client.create_registered_model("ghost", tags={KIND_TAG: "style"})
     assert registry.styles() == ["ink", "oil"]
     assert refused(registry, "ghost").startswith("unknown style 'ghost'")
@@ -171,7 +171,7 @@ def test_a_version_holds_the_whole_style(registry: Registry, home_object: Home) 
 def test_metrics_history_has_every_iteration(registry: Registry) -> None:
     run_id = registry.resolve("oil:2").run_id
     for name in LOSS_NAMES:
-        # 250 iterations of 8 losses are more than one request may carry.
+        # 250 iterations of 8 losses exceed the limit of one request.
         history = registry.client.get_metric_history(run_id, name)
         assert [(m.step, m.value) for m in history] == [
             (i, row[name]) for i, row in enumerate(HISTORY, start=1)
@@ -188,12 +188,9 @@ def test_a_second_registry_of_the_home_sees_the_same(registry: Registry, home_ob
     assert again.resolve("oil") == registry.resolve("oil")
 
 
-# Changing who is champion, files, speed
-
-
 @pytest.fixture
-def shelf(fresh_home: Callable[[], Path]) -> Registry:
-    """Three versions of `oil`, registered in order, each champion in its turn."""
+def three_versions(fresh_home: Callable[[], Path]) -> Registry:
+    """Three versions of `oil`, registered in order; each became champion."""
     home = Home(fresh_home())
     registry = Registry(home)
     for seed in (1, 2, 3):
@@ -222,58 +219,58 @@ def champion(registry: Registry) -> int:
     return registry.resolve("oil").version
 
 
-def test_promote_and_rollback(shelf: Registry) -> None:
-    assert champion(shelf) == 3
-    candidate = put(shelf, 4, CANDIDATE)
-    assert (champion(shelf), candidate.aliases) == (3, (CANDIDATE,))
-    promoted = shelf.promote("oil")
+def test_promote_and_rollback(three_versions: Registry) -> None:
+    assert champion(three_versions) == 3
+    candidate = put(three_versions, 4, CANDIDATE)
+    assert (champion(three_versions), candidate.aliases) == (3, (CANDIDATE,))
+    promoted = three_versions.promote("oil")
     assert (promoted.version, promoted.aliases) == (4, (CHAMPION,))
-    assert shelf.promote("oil:1").version == champion(shelf) == 1
-    assert [shelf.rollback("oil").version for _ in range(3)] == [4, 3, 2]
-    with pytest.raises(UserError, match="has had no champion before this one"):
-        shelf.rollback("oil")
+    assert three_versions.promote("oil:1").version == champion(three_versions) == 1
+    assert [three_versions.rollback("oil").version for _ in range(3)] == [4, 3, 2]
+    with pytest.raises(UserError, match="has no previous champion"):
+        three_versions.rollback("oil")
     with pytest.raises(UserError, match="has no version 'candidate'"):
-        shelf.promote("oil")
+        three_versions.promote("oil")
 
 
-def test_delete_takes_the_files_and_leaves_no_style_without_champion(shelf: Registry) -> None:
-    folder = shelf.resolve("oil:1").folder()
+def test_delete_removes_files_and_protects_the_champion(three_versions: Registry) -> None:
+    folder = three_versions.resolve("oil:1").folder()
     assert folder.is_dir()
-    assert [v.reference for v in shelf.delete("oil:1")] == ["oil:1"]
+    assert [v.reference for v in three_versions.delete("oil:1")] == ["oil:1"]
     assert not folder.exists()
     with pytest.raises(UserError, match="oil:3 is the champion of 'oil'; promote another"):
-        shelf.delete("oil:3")
-    shelf.promote("oil:2")
-    shelf.delete("oil:3")
-    with pytest.raises(UserError, match="has had no champion before"):
-        shelf.rollback("oil")
-    assert [v.version for v in shelf.delete("oil")] == [2]
-    assert shelf.styles() == []
+        three_versions.delete("oil:3")
+    three_versions.promote("oil:2")
+    three_versions.delete("oil:3")
+    with pytest.raises(UserError, match="has no previous champion"):
+        three_versions.rollback("oil")
+    assert [v.version for v in three_versions.delete("oil")] == [2]
+    assert three_versions.styles() == []
 
 
-def test_a_fingerprint_is_registered_once(shelf: Registry) -> None:
-    assert put(shelf, 2).version == 2
-    assert len(shelf.versions("oil")) == 3
-    assert champion(shelf) == 3
+def test_a_fingerprint_is_registered_once(three_versions: Registry) -> None:
+    assert put(three_versions, 2).version == 2
+    assert len(three_versions.versions("oil")) == 3
+    assert champion(three_versions) == 3
 
 
 def test_weights_that_the_store_changed_are_not_registered(
-    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+    three_versions: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = shelf.client.log_artifacts
+    log = three_versions.client.log_artifacts
 
     def breaking(run: str, folder: str, path: str) -> None:
         log(run, folder, path)
-        stored = shelf.home.artifacts / run / "artifacts" / path / "style.safetensors"
+        stored = three_versions.home.artifacts / run / "artifacts" / path / "style.safetensors"
         stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
 
-    monkeypatch.setattr(shelf.client, "log_artifacts", breaking)
-    with pytest.raises(UserError, match="weights in the registry's store are not those"):
-        put(shelf, 5)
-    assert [v.version for v in shelf.versions("oil")] == [3, 2, 1]
+    monkeypatch.setattr(three_versions.client, "log_artifacts", breaking)
+    with pytest.raises(UserError, match="weights in the registry's store differ"):
+        put(three_versions, 5)
+    assert [v.version for v in three_versions.versions("oil")] == [3, 2, 1]
 
 
-def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
+def test_listing_sends_two_queries_for_any_number_of_styles(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -291,37 +288,37 @@ def test_listing_asks_the_same_number_of_questions_for_any_number_of_styles(
     assert asked == ["search_registered_models", "search_model_versions"]
 
 
-def test_a_listing_holds_styles_only_and_no_deleted_version(shelf: Registry) -> None:
-    put(shelf, 6, CANDIDATE)
-    shelf.client.create_registered_model("not-a-style")
-    shelf.client.create_model_version("not-a-style", source="file:///nowhere")
-    last = shelf.versions("oil")[0].version
-    shelf.delete(f"oil:{last}")
-    listed = list_versions(shelf.home)
-    assert listed == shelf.all_versions()
+def test_listing_excludes_other_models_and_deleted_versions(three_versions: Registry) -> None:
+    put(three_versions, 6, CANDIDATE)
+    three_versions.client.create_registered_model("not-a-style")
+    three_versions.client.create_model_version("not-a-style", source="file:///nowhere")
+    last = three_versions.versions("oil")[0].version
+    three_versions.delete(f"oil:{last}")
+    listed = list_versions(three_versions.home)
+    assert listed == three_versions.all_versions()
     assert "not-a-style" not in listed
     assert last not in {v.version for v in listed["oil"]}
     assert listed["oil"][-1].tags
 
 
-def test_a_home_without_a_registry_lists_nothing_and_gets_none(tmp_path: Path) -> None:
+def test_listing_creates_no_registry(tmp_path: Path) -> None:
     ran = cli("styles", "list", "--home", tmp_path / "none")
     assert (ran.code, ran.out) == (0, "") and "no style is registered yet" in ran.err
     assert not (tmp_path / "none" / "mlflow.db").exists()
 
 
-def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Path]) -> None:
-    home, other = shelf.home.path, fresh_home()
+def test_export_and_import(three_versions: Registry, fresh_home: Callable[[], Path]) -> None:
+    home, other = three_versions.home.path, fresh_home()
     target = home / "out" / "oil.zip"
     assert cli("styles", "export", "oil:2", target, "--home", home).code == 0
-    assert "is there already" in cli("styles", "export", "oil", target, "--home", home).error
+    assert "already exists" in cli("styles", "export", "oil", target, "--home", home).error
     cli("styles", "export", "oil:2", home / "folder", "--home", home)
     ran = cli("styles", "import", target, "--home", other, "--json")
     assert (ran.code, ran.document["id"], ran.document["aliases"]) == (0, "oil", ["champion"])
     made = Registry(Home(other)).resolve("oil")
-    weights = [v.folder() / "style.safetensors" for v in (made, shelf.resolve("oil:2"))]
+    weights = [v.folder() / "style.safetensors" for v in (made, three_versions.resolve("oil:2"))]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    # The folder is the same style: found, not added.
+    # The folder holds the same style, which is registered already.
     again = cli("styles", "import", home / "folder", "--home", other, "--json").document
     assert again["version"] == 1
     renamed = cli(
@@ -335,24 +332,24 @@ def test_a_style_travels_as_a_file(shelf: Registry, fresh_home: Callable[[], Pat
     assert "no bundle.json" in cli("styles", "import", home / "evil.zip", "--home", other).error
 
 
-def test_compare_command(shelf: Registry) -> None:
-    ran = cli("styles", "compare", "oil:1", "oil", "--home", shelf.home.path, "--json")
+def test_compare_command(three_versions: Registry) -> None:
+    ran = cli("styles", "compare", "oil:1", "oil", "--home", three_versions.home.path, "--json")
     assert ran.document["metrics"]["lpips"] == {"oil:1": 0.1, "oil:3": pytest.approx(0.3)}
     assert ran.document["settings"] == {"seed": {"oil:1": "1", "oil:3": "3"}}
 
 
 def test_a_style_is_an_mlflow_model_without_a_pickle(
-    shelf: Registry, monkeypatch: pytest.MonkeyPatch
+    three_versions: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
     import pandas as pd
 
-    home = shelf.home
+    home = three_versions.home
     # MLflow's own default is a database in the working folder.
     monkeypatch.chdir(home.path)
-    stored = shelf.resolve("oil").folder()
+    stored = three_versions.resolve("oil").folder()
     assert not list(stored.rglob("*.pkl"))
-    # Setting it sets the variable too, and later tests' processes would follow it.
+    # mlflow.set_tracking_uri would set the variable for later tests too.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", home.tracking_uri)
     model = mlflow.pyfunc.load_model("models:/oil@champion")
     photo = picture(5, (40, 48))
@@ -382,10 +379,10 @@ print(version.version)
 """
 
 
-def test_processes_that_register_the_same_at_once_make_one_version(
+def test_concurrent_registrations_of_a_fingerprint_make_one_version(
     fresh_home: Callable[[], Path],
 ) -> None:
-    """In a home without a database: its making is a race too."""
+    """The home has no database, so its creation is concurrent too."""
     home = fresh_home()
     running = []
     for i in range(2):

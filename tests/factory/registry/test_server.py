@@ -1,4 +1,4 @@
-"""The registry on a real `mlflow server`: sqlite behind it, artifacts through it."""
+"""The registry on a real `mlflow server` with sqlite and proxied artifacts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from factory.core.home import ENVIRONMENT, Home
+from factory.core.home import HOME_VARIABLE, Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from osasis.bundles.base import read_base_info
 from tests.conftest import ROOT
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
                 time.sleep(0.3)
         yield address, folder / "artifacts"
     finally:
-        # Its workers are processes too, and a busy one takes minutes to end by itself.
+        # The process group includes its workers; a busy worker takes minutes to stop by itself.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
 
@@ -111,7 +111,7 @@ def test_styles_live_on_a_server(
     first, second = put(served, "oil", 1), put(served, "oil", 2, CANDIDATE)
     assert (first.version, second.version) == (1, 2)
     assert not (served.path / "mlflow.db").exists()
-    # Nothing of it is a path of this machine: files come through the server.
+    # Artifacts are transferred through the server.
     assert first.source.startswith("mlflow-artifacts:/")
     listed = cli("styles", "list", "--all", "--home", served.path, "--json").document["styles"]
     assert [(s["id"], s["version"], s["aliases"]) for s in listed] == [
@@ -121,7 +121,7 @@ def test_styles_live_on_a_server(
     ran = cli("styles", "promote", "oil", "--home", served.path, "--json")
     assert (ran.code, ran.document["version"]) == (0, 2)
 
-    # Another machine: another home, which fetches what it needs, once.
+    # Another machine has another home, which downloads artifacts once.
     elsewhere = Home(fresh_home())
     registry = Registry(elsewhere)
     version = registry.resolve("oil@champion")
@@ -137,9 +137,9 @@ def test_styles_live_on_a_server(
     curve = registry.client.get_metric_history(version.run_id, "total")
     assert [m.value for m in curve] == [1.0 / i for i in range(1, 1201)]
 
-    # A plain MLflow program loads it; the base is found in the home that is named.
+    # A plain MLflow program loads the style with the base from the home at STYLE_FACTORY_HOME.
     picture(5, (40, 48)).save(tmp_path / "photo.png")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), ENVIRONMENT: str(elsewhere.path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), HOME_VARIABLE: str(elsewhere.path)}
     environment["OMP_NUM_THREADS"] = "1"  # sums of several threads differ in the last bit
     command = [sys.executable, "-c", LOADING, tmp_path / "photo.png", tmp_path / "styled.png"]
     subprocess.run([str(c) for c in command], env=environment, check=True, timeout=200)
@@ -152,7 +152,7 @@ def test_styles_live_on_a_server(
     (own,) = StylePredictor(made / "style").predict([Image.open(tmp_path / "photo.png")])
     assert own.tobytes() == through_mlflow
 
-    # What is deleted is gone, with its files on the server.
+    # Deleting a version deletes its files on the server.
     stored = server[1] / "".join(first.source.partition(":/")[2:])
     assert (stored / "style.safetensors").is_file()
     assert cli("styles", "delete", "oil:1", "--home", served.path).code == 0
@@ -173,10 +173,10 @@ print(version.version)
 """
 
 
-def test_machines_that_register_the_same_at_once_make_one_version(
+def test_concurrent_registrations_of_machines_make_one_version(
     served: Home, fresh_home: Callable[[], Path]
 ) -> None:
-    """No lock is shared between them: the server's order of versions decides."""
+    """Machines share no lock; the server's order of versions decides."""
     running = []
     for _ in range(3):
         own = fresh_home()
@@ -186,7 +186,7 @@ def test_machines_that_register_the_same_at_once_make_one_version(
         running.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         )
-    told = {p.communicate(timeout=300)[0].strip() for p in running}
+    printed = {p.communicate(timeout=300)[0].strip() for p in running}
     (kept,) = Registry(served).versions("ink")
-    assert told == {str(kept.version)}
+    assert printed == {str(kept.version)}
     assert kept.aliases == (CHAMPION,)

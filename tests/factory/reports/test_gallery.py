@@ -1,4 +1,4 @@
-"""The HTML report of a run: complete, self-contained, well formed, safe with any names."""
+"""The HTML report of a run: completeness, self-containment, nesting, and escaping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factory.reports.charts import MAX_POINTS, thin
+from factory.reports.charts import MAX_POINTS, downsample
 from factory.reports.gallery import (
     Gallery,
     GalleryStyle,
@@ -28,7 +28,7 @@ EVIL = "<script>alert('x')</script>\"&"
 
 
 class Page(HTMLParser):
-    """Checks that tags nest; keeps elements, the text of each tag, and addresses."""
+    """Parses a page: checks that tags nest, and stores elements and the text of each tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ FAILED = {
 }
 
 
-def test_every_image_is_inside(tmp_path: Path) -> None:
+def test_every_image_is_embedded(tmp_path: Path) -> None:
     run = gallery(style(1), style(2), style(3, **FAILED))
     write_gallery(tmp_path / "deep" / "run.html", run)
     page = Page((tmp_path / "deep" / "run.html").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def test_every_image_is_inside(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["run.html"]
 
 
-def test_nothing_is_loaded_from_outside() -> None:
+def test_the_page_loads_nothing_from_the_network() -> None:
     html = render(gallery(style(1), style(2, **FAILED)))
     page = Page(html)
     for tag, attrs in page.tags:
@@ -143,20 +143,20 @@ def test_nothing_is_loaded_from_outside() -> None:
             assert value is None or value.startswith(("data:", "#")), (tag, name, value)
     for word in ("url(", "@import", "fetch(", "XMLHttpRequest", "<iframe", "<base"):
         assert word not in html
-    # The one address in the page is a value that the provenance names, as text.
+    # The only URL in the page is the text of a provenance value.
     assert re.findall(r"https?://[^<\s]*", html) == ["https://example.org/ink.png"] * 2
     (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
     assert (policy["content"] or "").startswith("default-src 'none'; img-src data:;")
 
 
-def test_links_lead_to_cards() -> None:
+def test_links_have_targets() -> None:
     page = Page(render(gallery(style(1), style(2))))
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
     assert {(a["href"] or "")[1:] for a in page.all("a")} <= set(ids)
 
 
-def test_what_users_write_is_escaped() -> None:
+def test_user_texts_are_escaped() -> None:
     evil = style(
         1,
         id=EVIL,
@@ -195,17 +195,17 @@ def test_failed_style_without_image_or_reason() -> None:
     assert "no image" in page.text["span"]
 
 
-def test_missing_pictures_leave_their_place() -> None:
+def test_missing_images_have_placeholders() -> None:
     page = Page(render(gallery(style(1, stylized=(None,), counterpart_png=None))))
     assert len(page.all("td", class_="wide")) == 0
     assert page.text["span"].count("no image") == 2
 
 
-def test_loss_curves_have_a_point_an_iteration() -> None:
+def test_loss_curves_have_one_point_per_iteration() -> None:
     page = Page(render(gallery(style(1))))
     (curve,) = page.all("path", class_="curve")
     assert points(curve["d"]) == 3
-    # Values in order from left to right, falling, hence y grows.
+    # x grows from left to right, and y too, because the loss falls.
     numbers = [float(n) for n in re.findall(r"[\d.]+", curve["d"] or "")]
     assert numbers[0::2] == sorted(numbers[0::2]) and numbers[1::2] == sorted(numbers[1::2])
     # The total with its area, and recon_l1; structure is zero throughout.
@@ -235,10 +235,10 @@ def test_any_losses_can_be_drawn(values: list[float], count: int) -> None:
     assert "nan" not in (curve["d"] or "") and "inf" not in (curve["d"] or "")
 
 
-def test_thinning_keeps_the_mean() -> None:
+def test_downsampling_keeps_the_mean() -> None:
     values = [float(i % 7) for i in range(4 * MAX_POINTS)]
-    assert len(thin(values)) == MAX_POINTS
-    assert sum(thin(values)) / MAX_POINTS == pytest.approx(sum(values) / len(values))
+    assert len(downsample(values)) == MAX_POINTS
+    assert sum(downsample(values)) / MAX_POINTS == pytest.approx(sum(values) / len(values))
 
 
 @pytest.mark.parametrize("changes", [{"styles": ()}, {"photos": ()}])
@@ -248,7 +248,7 @@ def test_runs_without_styles_or_photos(changes: dict[str, object]) -> None:
     assert ("This run has no styles." in page.text.get("p", "")) == ("styles" in changes)
 
 
-def test_values_read_well() -> None:
+def test_values_are_formatted() -> None:
     page = Page(render(gallery(style(1))))
     assert "0.1235" in page.text["td"]
     for text in ("5e-06", "no", "–", '["a", "b"]'):  # noqa: RUF001
@@ -263,6 +263,6 @@ def test_values_read_well() -> None:
     ]
 
 
-def test_names_that_are_no_utf8_do_not_cost_the_report(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
     write_gallery(tmp_path / "g.html", gallery(style(1, id="caf\udce9")))
     assert "caf?" in (tmp_path / "g.html").read_text(encoding="utf-8")

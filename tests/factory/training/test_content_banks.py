@@ -1,4 +1,4 @@
-"""Content banks on a real Ray: addressed by what they depend on, built once, resumed by shard."""
+"""Content banks on Ray: fingerprint, contents, resumed builds, and waiting for other jobs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import pytest
 import torch
 
 from factory.core.claims import Claims
-from factory.training.content_banks import Photos, bank_path, ensure_banks, read_bank, shard_path
-from osasis.bundles.base import Base, load_base, photo_tensor, shipped_bases
+from factory.training.content_banks import (
+    ContentPhotos,
+    bank_path,
+    ensure_banks,
+    read_bank,
+    shard_path,
+)
+from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import (
     BANK_JSON,
     CHUNK,
@@ -27,6 +33,7 @@ from osasis.contents import (
     save_contents,
     ship_bank,
 )
+from osasis.images.tensors import from_uint8
 from osasis.settings import TrainSettings, make_settings
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE
@@ -42,10 +49,10 @@ def base(shop: Shop) -> Base:
 
 
 @pytest.fixture(scope="module")
-def photos() -> Photos:
+def photos() -> ContentPhotos:
     generator = torch.Generator().manual_seed(3)
     shape = (COUNT, 3, SIZE, SIZE)
-    return Photos(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
+    return ContentPhotos(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))
 
 
 @pytest.fixture(scope="module")
@@ -55,38 +62,38 @@ def settings(shop: Shop) -> TrainSettings:
 
 @pytest.fixture
 def ensure(
-    shop: Shop, base: Base, settings: TrainSettings, photos: Photos, local_ray: None
+    shop: Shop, base: Base, settings: TrainSettings, photos: ContentPhotos, local_ray: None
 ) -> Callable[..., list[str]]:
-    """Makes sure of the photos' bank below a folder, for a job of a name; what was reported."""
+    """Runs ``ensure_banks`` for the photos in a folder; returns the reported lines."""
 
     def build(folder: Path, job: str = "job") -> list[str]:
-        told: list[str] = []
+        reported: list[str] = []
         claims = Claims(folder / "claims", job)
         try:
             ensure_banks(
-                folder / "banks", shop.base, base, [settings] * 2, told.append, claims, photos
+                folder / "banks", shop.base, base, [settings] * 2, reported.append, claims, photos
             )
         finally:
             claims.close()
-        return told
+        return reported
 
     return build
 
 
-def test_a_bank_is_named_by_what_it_depends_on(
-    base: Base, settings: TrainSettings, photos: Photos, tmp_path: Path
+def test_bank_path_depends_on_base_settings_and_photos(
+    base: Base, settings: TrainSettings, photos: ContentPhotos, tmp_path: Path
 ) -> None:
-    def path(brought: Photos | None = None, **changes: object) -> Path | None:
-        return bank_path(tmp_path, base, settings.replace(**changes), brought)  # type: ignore[arg-type]
+    def path(photos: ContentPhotos | None = None, **changes: object) -> Path | None:
+        return bank_path(tmp_path, base, settings.replace(**changes), photos)  # type: ignore[arg-type]
 
     same = path()
-    # How a style is trained makes no other contents, and photos need no seed.
+    # Settings of style training do not matter, nor do sampling settings for given photos.
     assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
     others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
     others += [path(t0=1.0), path(guide_input="nearest224"), path(photos)]
-    others.append(path(Photos(255 - photos.tensor)))
+    others.append(path(ContentPhotos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
-    # Contents that are sampled depend on how, and on the seed.
+    # Sampled contents depend on the sampling settings and the seed.
     blind = base.replace(photos=None)
     ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
     sampled = {bank_path(tmp_path, blind, settings.replace(**w)) for w in ways}
@@ -94,27 +101,27 @@ def test_a_bank_is_named_by_what_it_depends_on(
     assert bank_path(tmp_path, blind, settings.replace(contents="sampled")) is None
 
 
-def test_a_bank_holds_what_a_plain_loop_computes(
-    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+def test_a_bank_built_on_ray_equals_build_bank(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: ContentPhotos,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    (told,) = ensure(tmp_path)
-    assert told.startswith(f"content bank: {COUNT} contents encoded in ")
+    (line,) = ensure(tmp_path)
+    assert line.startswith(f"content bank: {COUNT} contents encoded in ")
     (folder,) = (tmp_path / "banks").iterdir()
     bank = read_bank(folder)
     assert bank is not None and bank.contents == COUNT
     assert bank.seconds is not None and bank.seconds > 0
-    # The base's own photos replaced by these: all but those that are held out are its bank.
+    # A base with these photos: its bank has all photos but the held-out ones.
     held_out = photos.tensor[:1].expand(6, -1, -1, -1)
     plain = build_bank(base.replace(photos=torch.cat([photos.tensor, held_out])), settings)
     stored = ContentBank.load(folder).contents
     for name in PARTS:
         assert torch.equal(getattr(stored, name), getattr(plain.contents, name)), name
-    # Again: found, not built.
+    # The second call finds the bank.
     assert ensure(tmp_path) == []
 
 
-def test_a_build_goes_on_with_the_shards_that_are_missing(
+def test_a_resumed_build_computes_only_missing_shards(
     ensure: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     ensure(tmp_path)
@@ -131,10 +138,10 @@ def test_a_build_goes_on_with_the_shards_that_are_missing(
     assert not list(folder.glob("*.part")) and not (folder / "photos.safetensors").exists()
 
 
-def test_a_bank_that_came_with_the_base_is_taken(
+def test_a_bank_shipped_with_the_base_is_used(
     shop: Shop, base: Base, settings: TrainSettings, tmp_path: Path
 ) -> None:
-    """No Ray runs here that could build one."""
+    """Runs without Ray, so that no bank can be built."""
     path = bank_path(tmp_path / "banks", base, settings)
     assert path is not None
     built = tmp_path / "built" / path.name
@@ -143,19 +150,19 @@ def test_a_bank_that_came_with_the_base_is_taken(
     own = tmp_path / "base"
     shutil.copytree(shop.base, own)
     shipped = ship_bank(built, own)
-    claims, told = Claims(tmp_path / "claims", "job"), []
-    (bank,) = ensure_banks(tmp_path / "banks", own, base, [settings], told.append, claims)
-    assert bank is not None and bank.folder == shipped and told == []
+    claims, reported = Claims(tmp_path / "claims", "job"), []
+    (bank,) = ensure_banks(tmp_path / "banks", own, base, [settings], reported.append, claims)
+    assert bank is not None and bank.folder == shipped and reported == []
     assert (bank.contents, bank.seconds) == (4, None)
-    # Another bank is asked for: this one is not it.
+    # Other settings need another bank.
     other = bank_path(tmp_path / "banks", base, settings.replace(t0=1.0))
     assert other is not None and read_bank(own / SHIPPED_BANKS / other.name) is None
 
 
-def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None:
-    """A base that is packed anew, or other settings of the preset, need their bank anew.
+def test_the_embedded_base_ships_the_bank_of_preset_fast(tmp_path: Path) -> None:
+    """Fails if the base or the preset changed without a new shipped bank.
 
-    The shipped bank is stored in float16; float32 differs between CPUs by less than that.
+    The bank is stored in float16, whose rounding exceeds float32 differences between CPUs.
     """
     torch.set_num_threads(1)
     folder = shipped_bases()["portraits64"]
@@ -165,14 +172,14 @@ def test_the_shipped_base_brings_the_bank_of_preset_fast(tmp_path: Path) -> None
     bank = read_bank(folder / SHIPPED_BANKS / path.name)
     assert bank is not None and bank.contents == len(own)
     stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
-    made = encode_contents(shipped, photo_tensor(own[[0, 41]]), fast)
+    made = encode_contents(shipped, from_uint8(own[[0, 41]]), fast)
     for name in PARTS:
         was, now = getattr(stored, name), getattr(made, name)
         assert (was - now).abs().mean() < 0.001 * now.abs().mean(), name
 
 
-def test_a_job_waits_for_a_bank_that_another_builds(
-    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: Photos,
+def test_a_job_waits_for_a_bank_that_another_job_builds(
+    ensure: Callable[..., list[str]], base: Base, settings: TrainSettings, photos: ContentPhotos,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     ensure(tmp_path / "source")
@@ -181,8 +188,8 @@ def test_a_job_waits_for_a_bank_that_another_builds(
     assert folder is not None and folder.name == ready.name
     builder = Claims(tmp_path / "claims", "builder")
     assert builder.acquire(f"bank-{folder.name}") is None
-    told: list[list[str]] = []
-    waiter = threading.Thread(target=lambda: told.append(ensure(tmp_path, "waiter")))
+    reported: list[list[str]] = []
+    waiter = threading.Thread(target=lambda: reported.append(ensure(tmp_path, "waiter")))
     waiter.start()
     time.sleep(1.5)
     assert waiter.is_alive() and not folder.exists()
@@ -190,6 +197,6 @@ def test_a_job_waits_for_a_bank_that_another_builds(
     ready.rename(folder)
     builder.close()
     waiter.join(60)
-    # It built nothing: the one line says for whom it waited.
-    assert told == [["content bank: waiting for job builder, which builds it"]]
+    # The only line says whom the job waited for: it built nothing.
+    assert reported == [["content bank: waiting for job builder, which builds it"]]
     assert json.loads((folder / BANK_JSON).read_text())["contents"] == COUNT

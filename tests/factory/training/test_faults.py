@@ -1,4 +1,4 @@
-"""An unattended machine: drivers, workers and nodes die on the way, and the catalog is done."""
+"""Training runs whose driver, workers or nodes are killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 900
 
 
 class Driver:
-    """`style-factory train` in a process of its own, with a Ray of its own."""
+    """`style-factory train` in a subprocess with its own Ray."""
 
     def __init__(self, home: Path, catalog: Path, *options: str) -> None:
         command = (sys.executable, "-m", "factory.cli", "train", catalog, "--home", home)
@@ -49,7 +49,7 @@ class Driver:
             )
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """What a condition says once it says something, while the driver lives."""
+        """Wait until a condition returns a true value, and return it; the driver must not exit."""
         deadline = time.monotonic() + PATIENCE
         while not (found := condition()):
             assert self.process.poll() is None, self.err.read_text()[-3000:]
@@ -65,30 +65,30 @@ class Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A failed test leaves no driver behind."""
+        """Kill the driver of a failed test."""
         if self.process.poll() is None:
             self.kill()
 
     def end(self) -> tuple[int, dict[str, Any]]:
-        """Exit code and document of a driver that is left to its work."""
+        """Wait for the driver's exit; returns exit code and JSON document."""
         code = self.process.wait(PATIENCE)
         return code, json.loads(self.out.read_text())
 
 
 def iterations(home: Path) -> dict[str, int]:
-    """Iterations in the checkpoints of the styles that train in a home, by their folders."""
+    """Iterations in the checkpoints of a home's unfinished styles, by folder name."""
     found = {}
     for path in Home(home).training.glob(f"*/{CHECKPOINT}"):
         try:
             with safe_open(path, framework="pt") as f:
                 found[path.parent.name] = int(json.loads(f.metadata()["info"])["iteration"])
-        except (OSError, ValueError):  # registered, and gone, at this moment
+        except (OSError, ValueError):  # registered and deleted meanwhile
             continue
     return found
 
 
 def weights(home: Path) -> dict[str, bytes]:
-    """The champion's weights of every style of a home, each of one version only."""
+    """The champion's weights of every style of a home; each style has one version."""
     out = {}
     for style, versions in Registry(Home(home)).all_versions().items():
         (version,) = versions
@@ -97,64 +97,64 @@ def weights(home: Path) -> dict[str, bytes]:
     return out
 
 
-def undisturbed(
+def train_again(
     home: Path, base: Path, previews: torch.Tensor, style: str, image: Path, folder: Path
 ) -> bytes:
-    """The weights of a registered style trained again in this process, from its own settings."""
+    """The weights of a registered style trained again in this process with its settings."""
     torch.set_num_threads(1)
     registered = load_style(Registry(Home(home)).resolve(style).folder())
     save_tensors(folder / "previews.safetensors", {"photos": previews})
     (bank,) = Home(home).banks.iterdir()
     task = StyleTask(
         id=style,
-        image=str(image),
+        image=image,
         counterpart=None,
         fingerprint="again",
-        settings=registered.settings.to_dict(),
-        folder=str(folder / style),
-        bank=str(bank),
+        settings=registered.settings,
+        folder=folder / style,
+        bank=bank,
     )
     worker = StyleWorker.open(base, folder / "previews.safetensors", "cpu")
     worker.train(task, lambda iteration, of, losses: None)
     return (folder / style / "style" / "style.safetensors").read_bytes()
 
 
-# A driver killed again and again
+# A driver that is killed several times
 
 STYLES, ITERATIONS, EVERY = 5, 60, 5
 SHARES = (0.1, 0.5, 0.9)
 
 
 def share(home: Path) -> float:
-    """How much of the catalog a home holds: styles registered, and parts of those in training."""
-    begun = iterations(home)
+    """Trained share of the catalog: registered styles, and iterations of the unfinished ones."""
+    started = iterations(home)
     done = Registry(Home(home)).styles()
-    flying = [n for folder, n in begun.items() if folder.rpartition("-")[0] not in done]
-    return (len(done) + sum(flying) / ITERATIONS) / STYLES
+    running = [n for folder, n in started.items() if folder.rpartition("-")[0] not in done]
+    return (len(done) + sum(running) / ITERATIONS) / STYLES
 
 
 def reaches(home: Path, wanted: float) -> float | None:
-    """A home's share where it is as wanted, and some style is in flight with a checkpoint."""
+    """A home's share, once it is at least ``wanted`` and an unfinished style has a checkpoint."""
     now = share(home)
     return now if now >= wanted and iterations(home) else None
 
 
 @pytest.mark.ci
-def test_sigterm_ends_a_run_as_ctrl_c_does(fresh_home: Callable[[], Path], tmp_path: Path) -> None:
-    """systemd and Kubernetes send it: one line and a code of its own, no stack of Ray's."""
+def test_sigterm_stops_a_run_like_ctrl_c(fresh_home: Callable[[], Path], tmp_path: Path) -> None:
+    """systemd and Kubernetes send SIGTERM: one line, exit code 130, no traceback of Ray."""
     picture(100).save(tmp_path / "style.png")
     home = fresh_home()
     driver = Driver(home, tmp_path, *sets(iterations=4000, checkpoint_every=EVERY), "--slots", "1")
     driver.until(lambda: iterations(home))
     driver.process.terminate()
     assert driver.process.wait(60) == 130
-    said = driver.err.read_text()
-    assert "stopped; the same command trains on where it can" in said
-    assert "SIGTERM received" not in said
+    errors = driver.err.read_text()
+    assert "stopped; to continue, run the same command again" in errors
+    assert "SIGTERM received" not in errors
     assert list(Home(home).claims.glob("*.claim")) == []
 
 
-def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
+def test_a_run_resumed_after_kills_equals_an_uninterrupted_run(
     fresh_home: Callable[[], Path], tmp_path: Path
 ) -> None:
     for i in range(STYLES):
@@ -185,12 +185,12 @@ def test_a_driver_killed_at_any_share_costs_nothing_of_the_result(
             for h, r in zip((whole, killed), runs, strict=True)
         ]
         assert curves[0] == curves[1] and len(curves[0]) == ITERATIONS
-    # Nothing is left of what was in flight.
+    # No unfinished style and no claim is left.
     assert not list(Home(killed).training.iterdir())
     assert not list(Home(killed).claims.glob("*.claim"))
 
 
-# Twelve real styles, a broken image, a killed worker
+# Twelve real styles, one with a broken image, and a killed worker
 
 FEW: dict[str, Any] = {
     "iterations": 3,
@@ -226,18 +226,18 @@ def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Pa
     assert failed["state"] == "failed" and failed["kind"] == "image"
     assert f"{broken.name}: " in failed["reason"]
     assert {s["state"] for s in styles.values()} == {"registered"} and len(styles) == 11
-    # The killed worker's style was tried again, and no other.
-    (hit,) = [k for k, s in styles.items() if s["attempts"] > 1]
-    assert styles[hit]["attempts"] == 2
+    # Only the killed worker's style was retried.
+    (retried,) = [k for k, s in styles.items() if s["attempts"] > 1]
+    assert styles[retried]["attempts"] == 2
 
     made = weights(home)
     assert set(made) == set(styles) and len(set(made.values())) == 11
     base = Home(home).base_folder(None)
-    calm = next(k for k in styles if k != hit)
+    undisturbed_style = next(k for k in styles if k != retried)
     size = json.loads((base / "base.json").read_text())["config"]["image_size"]
     previews = torch.stack([image_to_tensor(picture(i, (size, size))) for i in (1, 2)])
-    for style in (hit, calm):
-        again = undisturbed(home, base, previews, style, catalog / f"{style}.png", tmp_path / "a")
+    for style in (retried, undisturbed_style):
+        again = train_again(home, base, previews, style, catalog / f"{style}.png", tmp_path / "a")
         assert made[style] == again, style
 
     started = time.monotonic()
@@ -247,15 +247,15 @@ def test_twelve_real_styles_with_a_broken_image_and_a_killed_worker(tmp_path: Pa
     assert code == 1
     counted = [s["state"] for s in document["styles"]]
     assert (counted.count("skipped"), counted.count("failed")) == (11, 1)
-    told = rerun.err.read_text()
-    assert "0 to train, 11 registered before, 1 that cannot be trained" in told
-    # Not even a Ray was started.
-    assert "training on" not in told
+    errors = rerun.err.read_text()
+    assert "0 to train, 11 registered before, 1 that cannot be trained" in errors
+    # Ray was not started.
+    assert "training on" not in errors
     assert seconds < 60
     assert weights(home) == made
 
 
-# Three nodes, one of which is lost
+# Three nodes, one of them lost
 
 ON_THREE_NODES = """
 import json, os, sys, threading, time
@@ -270,8 +270,8 @@ nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **memory) for _ in range(2)]
 cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
 victim = nodes[0]
-seen = {}      # style -> nodes that it was seen on
-lost = []      # styles that were in flight on the node that was lost
+seen = {}      # style -> nodes that trained it
+lost = []      # styles with a checkpoint that were running on the lost node
 
 def watch():
     while True:
@@ -280,12 +280,11 @@ def watch():
             running = {k: s["node"] for k, s in json.loads(path.read_text()).items() if "node" in s}
             for style, node in running.items():
                 seen.setdefault(style, []).append(node)
-            there = {n for on in seen.values() for n in on}
-            mine = [k for k, n in running.items() if n == victim.node_id]
-            begun = [k for k in mine
-                     if list(home.glob(f"styles-in-training/{k}-*/checkpoint.safetensors"))]
-            if len(there) == 3 and begun and not lost:
-                lost.extend(begun)
+            nodes_seen = {n for nodes in seen.values() for n in nodes}
+            started = [k for k, n in running.items() if n == victim.node_id
+                       and list(home.glob(f"styles-in-training/{k}-*/checkpoint.safetensors"))]
+            if len(nodes_seen) == 3 and started and not lost:
+                lost.extend(started)
                 cluster.remove_node(victim, allow_graceful=False)
 
 threading.Thread(target=watch, daemon=True).start()
@@ -301,7 +300,7 @@ cluster.shutdown()
 """
 
 
-def test_styles_spread_over_three_nodes_and_outlive_one(
+def test_styles_of_a_lost_node_are_trained_on_another(
     fresh_home: Callable[[], Path], tmp_path: Path
 ) -> None:
     home, count = fresh_home(), 9
@@ -311,7 +310,7 @@ def test_styles_spread_over_three_nodes_and_outlive_one(
     command = [sys.executable, "-c", ON_THREE_NODES, home, tmp_path, json.dumps(settings)]
     ran = subprocess.run(
         [str(c) for c in command],
-        # In a process of its own: this one may hold another Ray.
+        # In a subprocess, because this process may be connected to another Ray.
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
@@ -326,11 +325,11 @@ def test_styles_spread_over_three_nodes_and_outlive_one(
     assert {s["state"] for s in styles.values()} == {"registered"}
     assert len({n for on in document["nodes"].values() for n in on}) == 3
     (lost,) = document["lost"]
-    # Begun on the lost node, finished on another, and no other style was disturbed.
+    # Started on the lost node, finished on another; no other style was retried.
     assert len(document["nodes"][lost]) == 2 and document["victim"] in document["nodes"][lost]
     assert {k: s["attempts"] for k, s in styles.items() if s["attempts"] > 1} == {lost: 2}
     previews = torch.stack([image_to_tensor(picture(i, (SIZE, SIZE))) for i in (1, 2)])
-    again = undisturbed(
+    again = train_again(
         home, home / "bases" / "tiny", previews, lost, tmp_path / f"{lost}.png", tmp_path / "a"
     )
     assert weights(home)[lost] == again

@@ -1,4 +1,4 @@
-"""The lease queue: order, leases that come back, and what survives a crash."""
+"""The lease queue: order, retries, revoked leases, and recovery from its file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.failures import DIED, ERROR, IMAGE
+from factory.reports.style_states import Done, Failed, Running, Waiting
 from factory.training.lease_queue import ASK_AGAIN, MAX_STARTS, RETRIES, LeaseQueue
 
 
@@ -16,23 +17,29 @@ def on_disk(path: Path) -> dict[str, Any]:
 
 
 def states(queue: LeaseQueue) -> dict[str, str]:
-    return {style: v["state"] for style, v in queue.snapshot().items()}
+    return {style: s.state for style, s in queue.snapshot().items()}
 
 
-def test_leases_go_in_the_catalogs_order(tmp_path: Path) -> None:
+def running(queue: LeaseQueue, style: str) -> Running:
+    state = queue.snapshot()[style]
+    assert isinstance(state, Running)
+    return state
+
+
+def test_styles_are_leased_in_catalog_order(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["c", "a", "b"])
     assert states(queue) == {"c": "waiting", "a": "waiting", "b": "waiting"}
     assert queue.lease(0) == "c"
     assert queue.lease(1) == "a"
     queue.done("a", 1.0)
     assert queue.lease(1) == "b"
-    # Others still train: the slot may be needed again.
+    # Other styles are running: one may fail and be requeued.
     assert queue.lease(2) == ASK_AGAIN
     assert states(queue) == {"c": "running", "a": "done", "b": "running"}
-    assert [queue.snapshot()[s]["slot"] for s in ("c", "b")] == [0, 1]
+    assert [running(queue, s).slot for s in ("c", "b")] == [0, 1]
 
 
-def test_a_slot_that_asks_again_gets_what_it_held(tmp_path: Path) -> None:
+def test_a_restarted_slot_gets_the_style_that_it_held(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
     assert (queue.lease(0), queue.lease(1)) == ("a", "b")
     queue.progress("b", 3, 10, {"total": 1.5}, 1)
@@ -42,7 +49,7 @@ def test_a_slot_that_asks_again_gets_what_it_held(tmp_path: Path) -> None:
     assert queue.lease(1) == "c"
 
 
-def test_a_style_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_style_whose_workers_die_fails_after_its_last_attempt(tmp_path: Path) -> None:
     path = tmp_path / "queue.json"
     queue = LeaseQueue(path, ["a", "b"])
     for _ in range(RETRIES + 1):
@@ -52,7 +59,7 @@ def test_a_style_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Pat
     assert on_disk(path)["a"]["state"] == "failed"
     assert on_disk(path)["a"]["kind"] == DIED
     assert on_disk(path)["a"]["reason"] == "its worker died (out of memory?) (attempt 3)"
-    # `b` starts with all its attempts, and the count survives the queue itself.
+    # The attempts of `b` are counted separately, also by a restarted queue.
     assert LeaseQueue(path, ["a", "b"]).lease(0) == "b"
     assert on_disk(path)["b"]["attempts"] == 2
 
@@ -61,16 +68,16 @@ def test_failures_are_retried_by_kind(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"], retries=1, retry_on=[ERROR])
     assert queue.lease(0) == "a"
     queue.failed("a", "a hiccup", ERROR, 0)
-    assert queue.snapshot()["a"] == {"state": "waiting", "attempts": 1, "before": "a hiccup"}
-    # A slot that does not hold it has no say.
+    assert queue.snapshot()["a"] == Waiting(attempts=1, before="a hiccup")
+    # A report of a slot that no longer holds the style is ignored.
     assert queue.lease(1) == "a"
     queue.failed("a", "late news", ERROR, 0)
-    assert queue.snapshot()["a"]["state"] == "running"
+    assert states(queue)["a"] == "running"
     queue.failed("a", "again", ERROR, 1)
-    assert (queue.snapshot()["a"]["state"], queue.snapshot()["a"]["attempts"]) == ("failed", 2)
+    assert queue.snapshot()["a"] == Failed("again (attempt 2)", ERROR, attempts=2)
     assert queue.lease(0) == "b"
     queue.failed("b", "no image", IMAGE, 0)
-    assert queue.snapshot()["b"]["state"] == "failed"
+    assert states(queue)["b"] == "failed"
     assert queue.lease(0) is None
 
 
@@ -79,17 +86,17 @@ def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> No
     assert [queue.lease(i, f"node-{i}") for i in range(3)] == ["a", "b", "c"]
     assert queue.release(["node-1", "node-7"]) == ["b"]
     assert queue.release(["node-1"]) == []
-    # Slot 1 comes back elsewhere and takes its style again: its old node is no matter.
+    # Slot 1 restarts on another node and leases its style again: the lost node does not matter.
     assert queue.lease(1, "node-0") == "b"
     assert queue.release(["node-1"]) == []
     assert queue.release([], 2) == ["c"]
     assert queue.lease(0, "node-0") == "a"
     queue.done("a", 1.0)
     assert queue.lease(0, "node-0") == "c"
-    assert queue.snapshot()["c"]["attempts"] == 2
+    assert queue.snapshot()["c"].attempts == 2
 
 
-def test_a_slot_that_dies_before_it_leases_is_given_up(tmp_path: Path) -> None:
+def test_a_slot_is_given_up_after_too_many_starts_without_a_lease(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["a"])
     assert [queue.worker_started(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]
     assert queue.worker_started(1)
@@ -104,23 +111,19 @@ def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:
     assert queue.lease(0) == "b"
     queue.done("b", 1.0)
     assert queue.lease(0) is None
-    assert queue.snapshot()["a"] == {
-        "state": "failed",
-        "reason": "training diverged",
-        "kind": "diverged",
-        "attempts": 1,
-    }
+    assert queue.snapshot()["a"] == Failed("training diverged", "diverged", attempts=1)
 
 
-def test_progress_is_seen_in_snapshots(tmp_path: Path) -> None:
+def test_snapshots_have_the_progress(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path / "queue.json", ["a"])
     queue.lease(0)
     queue.progress("a", 4, 10, {"total": 0.25, "structure": 0.1}, 0)
-    now = queue.snapshot()["a"]
-    assert (now["state"], now["iteration"], now["of"], now["loss"]) == ("running", 4, 10, 0.25)
+    progress = running(queue, "a").progress
+    assert progress is not None
+    assert (progress.iteration, progress.of, progress.loss) == (4, 10, 0.25)
 
 
-def test_every_change_of_state_is_on_disk_as_json(tmp_path: Path) -> None:
+def test_the_file_is_written_at_every_change_of_state(tmp_path: Path) -> None:
     path = tmp_path / "job" / "queue.json"
     queue = LeaseQueue(path, ["a", "b"])
     assert on_disk(path) == {"a": {"state": "waiting"}, "b": {"state": "waiting"}}
@@ -128,9 +131,17 @@ def test_every_change_of_state_is_on_disk_as_json(tmp_path: Path) -> None:
     now = on_disk(path)["a"]
     assert (now["state"], now["slot"]) == ("running", 0)
     assert now["since"] > 1.7e9
+    queue.progress("a", 4, 10, {"total": 0.25}, 0)
+    queue.lease(1)
+    now = on_disk(path)["a"]
+    assert list(now) == (
+        ["state", "slot", "node", "attempts", "since", "first", "iteration", "of", "losses", "loss"]
+    )
+    assert (now["first"][1], now["iteration"], now["losses"]) == (4, 4, {"total": 0.25})
+    # A restarted queue continues from the same progress.
+    assert LeaseQueue(path, ["a", "b"]).snapshot() == queue.snapshot()
     queue.done("a", 1.5)
     assert on_disk(path)["a"] == {"state": "done", "seconds": 1.5, "attempts": 1}
-    queue.lease(1)
     queue.failed("b", "no good", IMAGE)
     assert on_disk(path)["b"] == {
         "state": "failed",
@@ -141,7 +152,7 @@ def test_every_change_of_state_is_on_disk_as_json(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["queue.json"]
 
 
-def test_a_queue_that_starts_again_keeps_what_is_settled_and_held(tmp_path: Path) -> None:
+def test_a_restarted_queue_keeps_done_failed_and_leased_styles(tmp_path: Path) -> None:
     path, styles = tmp_path / "queue.json", ["a", "b", "c", "d"]
     queue = LeaseQueue(path, styles)
     assert (queue.lease(0), queue.lease(1), queue.lease(2)) == ("a", "b", "c")
@@ -150,14 +161,9 @@ def test_a_queue_that_starts_again_keeps_what_is_settled_and_held(tmp_path: Path
     assert states(queue) == {"a": "done", "b": "failed", "c": "running", "d": "waiting"}
 
     again = LeaseQueue(path, styles)
-    assert again.snapshot()["a"] == {"state": "done", "seconds": 1.0, "attempts": 1}
-    assert again.snapshot()["b"] == {
-        "state": "failed",
-        "reason": "no good",
-        "kind": IMAGE,
-        "attempts": 1,
-    }
-    # Slot 2 lives on and still trains c: no other slot may have it.
+    assert again.snapshot()["a"] == Done(1.0, attempts=1)
+    assert again.snapshot()["b"] == Failed("no good", IMAGE, attempts=1)
+    # Slot 2 still trains c, which no other slot may lease.
     assert again.lease(0) == "d"
     assert again.lease(1) == ASK_AGAIN
     assert again.lease(2) == "c"
@@ -166,7 +172,7 @@ def test_a_queue_that_starts_again_keeps_what_is_settled_and_held(tmp_path: Path
     assert on_disk(path)["c"] == {"state": "done", "seconds": 3.0, "attempts": 2}
 
 
-def test_a_queue_that_starts_again_takes_only_the_styles_of_its_job(tmp_path: Path) -> None:
+def test_a_restarted_queue_ignores_styles_of_other_jobs(tmp_path: Path) -> None:
     path = tmp_path / "queue.json"
     LeaseQueue(path, ["a", "b"]).done("a", 1.0)
     again = LeaseQueue(path, ["b", "c"])

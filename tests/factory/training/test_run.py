@@ -1,4 +1,4 @@
-"""A whole run of training on a real Ray."""
+"""A complete training run on Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from osasis.settings import make_settings
 from tests.tiny import FEW, SIZE, picture
 
 
-def test_the_checked_bytes_are_trained_although_the_file_changes(
+def test_training_uses_the_checked_bytes_if_the_file_changes(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
 ) -> None:
     home, image = Home(fresh_home()), tmp_path / "oil.png"
@@ -28,14 +28,14 @@ def test_the_checked_bytes_are_trained_although_the_file_changes(
     checked = image.read_bytes()
 
     def change_the_file(line: str) -> None:
-        """The run reports its first line between planning and training."""
+        """Called with the first line that the run reports, between planning and training."""
         picture(101, (SIZE, SIZE)).save(image)
 
     result = train(image, home=home, preset="default", overrides=FEW, report=change_the_file)
     assert image.read_bytes() != checked
     assert [s.state for s in result.styles] == ["registered"]
     version = Registry(home).resolve("oil")
-    # The stored image has the pixels that were checked, and the fingerprint is theirs.
+    # The stored image and the fingerprint are those of the checked bytes.
     assert (version.folder() / "style.png").read_bytes() == png_bytes(picture(100, (SIZE, SIZE)))
     base = read_base_info(home.bases / "tiny")["fingerprint"]
     settings = make_settings("default", **FEW).to_dict()
@@ -45,7 +45,7 @@ def test_the_checked_bytes_are_trained_although_the_file_changes(
     assert set(bank) == {"contents", "build_seconds"} and bank["contents"] > 0
 
 
-def test_a_location_is_read_once(tmp_path: Path) -> None:
+def test_staged_images_read_a_location_once(tmp_path: Path) -> None:
     images, file = StagedImages(tmp_path / "images"), tmp_path / "oil.png"
     file.write_bytes(b"first")
     assert images.read(str(file)) == b"first"

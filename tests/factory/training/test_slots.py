@@ -1,4 +1,4 @@
-"""Bulk training on a real Ray Train: what a killed worker and a killed queue cost."""
+"""Bulk training on Ray Train with a killed worker and a killed queue."""
 
 from __future__ import annotations
 
@@ -6,31 +6,27 @@ import json
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
+from factory.reports.style_states import Failed, Running, Snapshot
 from factory.training.fingerprint import fingerprint
-from factory.training.slots import JobResult, SlotPlan, Snapshot, TrainingJob, plan_slots, run_job
+from factory.training.slots import SlotPlan, TrainingJob, plan_slots, run_job
 from factory.training.style_worker import CHECKPOINT, StyleWorker
 from tests.factory.conftest import Shop, ray_processes
 from tests.tiny import picture
 
 ITERATIONS = 20
-
-
-ENDS = {"gone": "failed", "a": "done", "b": "done"}
-
-
-def ends(states: Snapshot) -> dict[str, str]:
-    return {style: state["state"] for style, state in states.items()}
+FINAL_STATES = {"gone": "failed", "a": "done", "b": "done"}
 
 
 @dataclass
 class Saboteur:
-    """Watches a job as its progress does, and kills with SIGKILL what it depends on."""
+    """An on_progress callback that kills the worker of ``a`` and the queue during ``b``."""
 
     folder: Path
     snapshots: list[Snapshot] = field(default_factory=list)
@@ -38,11 +34,13 @@ class Saboteur:
 
     def __call__(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
-        a, b = snapshot["a"], snapshot["b"]
-        if a["state"] == "running" and (self.folder / "a" / CHECKPOINT).is_file():
-            self.kill("worker", "RayTrainWorker")
-        if b["state"] == "running" and (self.folder / "b" / CHECKPOINT).is_file():
-            self.kill("queue", "LeaseQueue")
+        for style, what, title in (
+            ("a", "worker", "RayTrainWorker"),
+            ("b", "queue", "LeaseQueue"),
+        ):
+            is_running = isinstance(snapshot[style], Running)
+            if is_running and (self.folder / style / CHECKPOINT).is_file():
+                self.kill(what, title)
 
     def kill(self, what: str, title: str) -> None:
         if what in self.killed:
@@ -51,22 +49,22 @@ class Saboteur:
         os.kill(pid, signal.SIGKILL)
         self.killed[what] = pid
 
-    def leases(self, style: str) -> list[float]:
-        """When the style was leased, each lease once."""
-        seen = [s[style]["since"] for s in self.snapshots if s[style]["state"] == "running"]
-        return sorted(set(seen))
+    def leases(self, style: str) -> set[tuple[float, int]]:
+        """Time and slot of each lease of a style."""
+        states = [s[style] for s in self.snapshots]
+        return {(s.since, s.slot) for s in states if isinstance(s, Running)}
 
 
 @dataclass(frozen=True)
 class Finished:
     folder: Path
-    result: JobResult
+    states: Snapshot
     saboteur: Saboteur
 
 
 @pytest.fixture(scope="module")
 def finished(shop: Shop, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Two styles and one that fails, on one slot; the worker dies on `a`, the queue on `b`."""
+    """Two styles and a failing one on one slot; the worker dies at `a`, the queue at `b`."""
     folder = tmp_path_factory.mktemp("job")
     tasks = []
     settings = {"iterations": ITERATIONS, "checkpoint_every": 2}
@@ -80,23 +78,23 @@ def finished(shop: Shop, local_ray: None, tmp_path_factory: pytest.TempPathFacto
     return Finished(folder, run_job(job, SlotPlan(1), saboteur), saboteur)
 
 
-def test_every_style_is_done_although_worker_and_queue_died(finished: Finished) -> None:
+def test_all_styles_finish_after_worker_and_queue_are_killed(finished: Finished) -> None:
     assert set(finished.saboteur.killed) == {"worker", "queue"}
-    states = finished.result.states
-    assert ends(states) == ENDS
-    assert states["gone"]["reason"] == f"{finished.folder / 'gone.png'}: no such file"
-    assert finished.result.seconds > 0
+    states = finished.states
+    assert {style: s.state for style, s in states.items()} == FINAL_STATES
+    gone = states["gone"]
+    assert isinstance(gone, Failed)
+    assert gone.reason == f"{finished.folder / 'gone.png'}: no such file"
 
 
-def test_a_killed_workers_style_is_leased_again_to_its_slot(finished: Finished) -> None:
+def test_the_style_of_a_killed_worker_is_leased_again_to_its_slot(finished: Finished) -> None:
     assert len(finished.saboteur.leases("a")) == 2
-    # `b` was never taken from the slot: the queue came back knowing who held it.
+    # The restarted queue read from its file that the slot holds `b`.
     assert len(finished.saboteur.leases("b")) == 1
-    slots = {s["a"]["slot"] for s in finished.saboteur.snapshots if s["a"]["state"] == "running"}
-    assert slots == {0}
+    assert {slot for _, slot in finished.saboteur.leases("a")} == {0}
 
 
-def test_styles_are_the_same_as_without_any_death(
+def test_a_resumed_style_equals_an_uninterrupted_one(
     finished: Finished, shop: Shop, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
@@ -110,21 +108,22 @@ def test_styles_are_the_same_as_without_any_death(
     assert len(history) == ITERATIONS
 
 
-def test_the_queues_file_says_how_it_ended(finished: Finished) -> None:
+def test_the_queue_file_has_the_final_states(finished: Finished) -> None:
     states = json.loads((finished.folder / "job" / "queue.json").read_text())
-    assert ends(states) == ENDS
+    assert {style: s["state"] for style, s in states.items()} == FINAL_STATES
 
 
-def test_slots_are_cpus_where_there_is_no_gpu(local_ray: None) -> None:
+def test_one_slot_per_cpu_without_gpus(local_ray: None, tmp_path: Path) -> None:
     assert ray.cluster_resources()["CPU"] == 2
-    assert plan_slots(None, 5) == SlotPlan(2)
-    assert plan_slots(None, 1) == SlotPlan(1)
-    assert plan_slots(3, 5) == SlotPlan(3)
-    assert plan_slots(3, 0) == SlotPlan(1)
+    plan = partial(plan_slots, tmp_path)
+    assert plan(None, 5) == SlotPlan(2)
+    assert plan(None, 1) == SlotPlan(1)
+    assert plan(3, 5) == SlotPlan(3)
+    assert plan(3, 0) == SlotPlan(1)
     assert (SlotPlan(1).device, SlotPlan(2, gpus=0.5).device) == ("cpu", "cuda")
 
 
-def test_fingerprints_tell_everything_that_matters_apart() -> None:
+def test_fingerprint_depends_on_images_base_and_settings() -> None:
     same = (b"image", None, "base", {"iterations": 2, "seed": 0})
     others = [
         (b"imagf", None, "base", {"iterations": 2, "seed": 0}),
@@ -136,5 +135,5 @@ def test_fingerprints_tell_everything_that_matters_apart() -> None:
     assert len(set(prints)) == 5
     assert all(len(p) == 16 for p in prints)
     assert fingerprint(*same[:3], {"seed": 0, "iterations": 2}) == prints[0]
-    # How often a checkpoint is written changes no result.
+    # The checkpoint interval does not affect the result.
     assert fingerprint(*same[:3], {**same[3], "checkpoint_every": 5}) == prints[0]

@@ -1,8 +1,9 @@
-"""A slot's work: one style from its image to its bundle, killed and continued bit for bit."""
+"""The worker of a slot: trains a style, resumes it bit for bit, and reports errors."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -33,25 +34,30 @@ from osasis.stylize import encode
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE, picture, truncated_jpeg
 
-# Dropout draws from the global generator: the hardest part to continue.
+# Dropout draws from the global generator, whose state a resumed training must restore.
 SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
 KILLED_AT = 3
 
 KILLED = """
-import json, os, signal, sys
-from pathlib import Path
+import os, pickle, signal, sys
 import torch
-from factory.training.style_worker import StyleTask, StyleWorker
+from factory.training.style_worker import StyleWorker
 
 torch.set_num_threads(1)
-base, previews, task, killed_at = json.loads(sys.argv[1])
+base, previews, task, killed_at = pickle.loads(bytes.fromhex(sys.argv[1]))
 
 def on_iteration(iteration, of, total):
     if iteration == killed_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-StyleWorker.open(Path(base), Path(previews), "cpu").train(StyleTask(**task), on_iteration)
+StyleWorker.open(base, previews, "cpu").train(task, on_iteration)
 """
+
+
+def train_and_kill(shop: Shop, task: StyleTask) -> int:
+    """Train in a process that kills itself in iteration KILLED_AT; returns its exit code."""
+    arguments = pickle.dumps([shop.base, shop.previews, task, KILLED_AT]).hex()
+    return subprocess.run([sys.executable, "-c", KILLED, arguments], check=False).returncode
 
 
 @pytest.fixture
@@ -67,20 +73,18 @@ def image(tmp_path: Path) -> Path:
 
 
 def ignore(iteration: int, of: int, losses: dict[str, float]) -> None:
-    """An on_iteration that does nothing."""
+    """An on_iteration callback that does nothing."""
 
 
-def test_a_killed_training_continues_bit_for_bit(
+def test_a_killed_training_resumes_bit_for_bit(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     whole, killed = (shop.task("oil", image, tmp_path / n, **SETTINGS) for n in ("whole", "killed"))
     worker.train(whole, ignore)
 
-    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
-    ran = subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
-    assert ran.returncode == -signal.SIGKILL
+    assert train_and_kill(shop, killed) == -signal.SIGKILL
     folder = tmp_path / "killed"
-    # The checkpoint of iteration 2 is whole, and there is no result yet.
+    # There is a complete checkpoint of iteration 2, and no result.
     assert {p.name for p in folder.iterdir()} == {CHECKPOINT, COUNTERPART}
     with safe_open(folder / CHECKPOINT, framework="pt") as f:
         assert json.loads(f.metadata()["info"])["iteration"] == 2
@@ -95,14 +99,13 @@ def test_a_killed_training_continues_bit_for_bit(
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
-def test_a_trained_style_is_more_than_its_start(
+def test_training_changes_the_weights_and_writes_the_bundle(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
-    """Guards the test above: bytes that are equal because nothing was trained prove nothing."""
-    told: list[tuple[int, int, dict[str, float]]] = []
+    reported: list[tuple[int, int, dict[str, float]]] = []
     task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
-    worker.train(task, lambda *now: told.append(now))
-    assert [t[:2] for t in told] == [(i, 5) for i in range(1, 6)]
+    worker.train(task, lambda *now: reported.append(now))
+    assert [t[:2] for t in reported] == [(i, 5) for i in range(1, 6)]
 
     style = load_style(tmp_path / "work" / "style", load_base(shop.base))
     moved = max(float(v.abs().max()) for v in style.delta.values())
@@ -116,14 +119,14 @@ def test_a_trained_style_is_more_than_its_start(
 
     result = json.loads((tmp_path / "work" / "result.json").read_text())
     assert [set(row) for row in result["history"]] == [set(LOSS_NAMES)] * 5
-    assert result["history"] == [t[2] for t in told]
+    assert result["history"] == [t[2] for t in reported]
     assert set(result["metrics"]) == {"style_distance", "direction", "edges", "lpips"}
     assert result["seconds"] > 0
     previews = sorted(p.name for p in (tmp_path / "work" / "previews").iterdir())
     assert previews == ["00.png", "01.png"]
 
 
-def test_previews_use_the_encodings_that_came_with_the_base(
+def test_previews_use_the_encodings_shipped_with_the_base(
     shop: Shop, image: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "base"
@@ -141,8 +144,8 @@ def test_previews_use_the_encodings_that_came_with_the_base(
         return [p.read_bytes() for p in sorted((tmp_path / name / "previews").iterdir())]
 
     computed = previews("computed", None)
-    assert previews("brought", made.x_t0) == computed
-    # Told from computing them anew: other encodings make other pictures.
+    assert previews("shipped", made.x_t0) == computed
+    # Other shipped encodings change the previews, so they are read and not computed again.
     assert previews("others", made.x_t0.flip(0)) != computed
 
 
@@ -151,15 +154,14 @@ def test_a_given_counterpart_is_used(
 ) -> None:
     picture(55, (SIZE, SIZE)).save(tmp_path / "photo.png")
     task = shop.task("oil", image, tmp_path / "work", iterations=1)
-    task = type(task)(**{**task.to_dict(), "counterpart": str(tmp_path / "photo.png")})
-    worker.train(task, ignore)
-    # The same pixels: already RGB at the base's size.
+    worker.train(replace(task, counterpart=tmp_path / "photo.png"), ignore)
+    # The photo is already RGB at the base's size, so the stored PNG is the same.
     assert (tmp_path / "work/style/counterpart.png").read_bytes() == (
         tmp_path / "photo.png"
     ).read_bytes()
 
 
-def test_a_bad_image_fails_before_anything_is_written(
+def test_a_bad_image_raises_before_any_file_is_written(
     shop: Shop, worker: StyleWorker, tmp_path: Path
 ) -> None:
     path = truncated_jpeg(tmp_path / "cut.jpg")
@@ -169,7 +171,7 @@ def test_a_bad_image_fails_before_anything_is_written(
     assert not (tmp_path / "work").exists()
 
 
-def test_divergence_names_its_iteration_and_leaves_no_style(
+def test_divergence_names_the_iteration_and_writes_no_bundle(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     task = shop.task("wild", image, tmp_path / "work", iterations=9, lr_unet=1.0, adam_beta2=0.0)
@@ -181,13 +183,13 @@ def test_divergence_names_its_iteration_and_leaves_no_style(
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
 
 
-def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
+def test_a_superseded_worker_stops_writing(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
     claims = [Claims(tmp_path / "claims", job) for job in ("mine", "successor")]
     claims[0].acquire("oil")
-    own = shop.task("oil", image, tmp_path / "work", **SETTINGS)
-    task = StyleTask(**{**own.to_dict(), "claim": str(claims[0].path("oil")), "job": "mine"})
+    task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
+    task = replace(task, claim=claims[0].path("oil"), job="mine")
 
     def taken_over(iteration: int, of: int, losses: dict[str, float]) -> None:
         if iteration == KILLED_AT:
@@ -196,7 +198,7 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
 
     with pytest.raises(SupersededError, match="job successor has taken oil over"):
         worker.train(task, taken_over)
-    # The checkpoint of iteration 2 is the last that it wrote.
+    # The last checkpoint is that of iteration 2.
     assert {p.name for p in (tmp_path / "work").iterdir()} == {CHECKPOINT, COUNTERPART}
     with safe_open(tmp_path / "work" / CHECKPOINT, framework="pt") as f:
         assert json.loads(f.metadata()["info"])["iteration"] == 2
@@ -204,11 +206,11 @@ def test_a_worker_whose_style_another_job_took_over_writes_nothing_more(
         c.close()
 
 
-def test_the_best_iteration_is_kept_although_the_training_was_killed(
+def test_a_resumed_training_keeps_the_best_iteration(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
-    # The steps are so big that the loss rises by 9 % and 12 % after the first iteration, which
-    # is far above rounding: the first iteration is the best.
+    # With this learning rate the loss rises by 9 % and 12 % after the first iteration, far more
+    # than rounding: the first iteration is the best.
     wild = {
         **SETTINGS,
         "seed": 0,
@@ -226,11 +228,10 @@ def test_the_best_iteration_is_kept_although_the_training_was_killed(
     ]
     best = min(range(len(totals)), key=totals.__getitem__) + 1
     assert info["iteration_kept"] == best < KILLED_AT
-    # It ended two looks after the best, and so before the last iteration.
+    # Training stopped two evaluations after the best, before the last iteration.
     assert info["iterations_trained"] == len(totals) == best + 2 < 8
 
-    arguments = json.dumps([str(shop.base), str(shop.previews), killed.to_dict(), KILLED_AT])
-    subprocess.run([sys.executable, "-c", KILLED, arguments], check=False)
+    assert train_and_kill(shop, killed) == -signal.SIGKILL
     assert (tmp_path / "killed" / CHECKPOINT).is_file()
     worker.train(killed, ignore)
     weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "killed")]

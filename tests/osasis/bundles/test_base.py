@@ -1,4 +1,4 @@
-"""Base bundles: what is broken is refused in one line."""
+"""Saving and loading of base bundles; damaged bundles are refused with a one-line error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
     assert not any(p.requires_grad for p in base.diffae.parameters())
 
 
-def test_what_stylizing_does_not_need_is_loaded_when_asked_for(tiny_folder: Path) -> None:
+def test_parts_unused_by_stylization_are_loaded_on_first_use(tiny_folder: Path) -> None:
     base = load_base(tiny_folder)
     photo = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
     base.to("cpu").encode_z(photo)
@@ -36,12 +36,12 @@ def test_what_stylizing_does_not_need_is_loaded_when_asked_for(tiny_folder: Path
     assert base.prior is None
     whole = base.replace(photos=None)
     assert torch.equal(base.guide.embed(photo), whole.guide.embed(photo))
-    # The guide's own net is the base's, not a second copy of it.
+    # The guide shares the base's perceptual net.
     assert base.guide.net is base.perceptual and base.guide is base.guide
     assert not any(isinstance(vars(base)[name], Deferred) for name in parts)
 
 
-def test_a_base_in_several_files_is_the_same_base(
+def test_a_sharded_base_equals_the_unsharded_base(
     tiny_folder: Path, tiny_config: DiffAEConfig, tmp_path: Path
 ) -> None:
     whole = load_base(tiny_folder)
@@ -75,13 +75,13 @@ def test_a_base_in_several_files_is_the_same_base(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 7}, "base format 7; this version reads format 1"),
+        ({"format": 7}, "format 7; this version reads 1"),
         ({"guide": None}, "guide.kind is None"),
         ({"guide": {"kind": "oracle"}}, "guide.kind is 'oracle'"),
         ({"files": {"other.safetensors": "0"}}, "other.safetensors: missing"),
     ],
 )
-def test_a_changed_description_is_refused(copy: Path, change: dict[str, Any], reason: str) -> None:
+def test_invalid_base_json_is_refused(copy: Path, change: dict[str, Any], reason: str) -> None:
     info = json.loads((copy / "base.json").read_text())
     (copy / "base.json").write_text(json.dumps({**info, **change}))
     with pytest.raises(UserError, match=reason) as e:
@@ -90,7 +90,7 @@ def test_a_changed_description_is_refused(copy: Path, change: dict[str, Any], re
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", ""])
-def test_what_is_no_description_is_refused(copy: Path, text: str) -> None:
+def test_unparsable_base_json_is_refused(copy: Path, text: str) -> None:
     (copy / "base.json").write_text(text)
     with pytest.raises(UserError, match="not valid JSON"):
         load_base(copy)
@@ -101,11 +101,11 @@ def test_tampered_weights_are_refused(copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"diffae\.safetensors: not the file that base\.json"):
+    with pytest.raises(UserError, match=r"diffae\.safetensors: its SHA-256 differs"):
         load_base(copy)
     assert load_base(copy, verify=False).config.name == "tiny"
 
 
-def test_no_base_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a base"):
         load_base(tmp_path)

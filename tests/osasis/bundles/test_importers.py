@@ -1,4 +1,4 @@
-"""Official checkpoints: converted exactly, or refused without running what they hold."""
+"""Official checkpoints are converted exactly, or refused without executing their code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Checkpoint = dict[str, Any]
 
 @pytest.fixture
 def lightning(tiny_base: Base) -> Checkpoint:
-    """What a Lightning checkpoint of the DiffAE holds, from the tiny base."""
+    """A Lightning checkpoint of the tiny base's DiffAE."""
     official = to_official(tiny_base.diffae.state_dict())
     state = dict(official)
     state |= {k.replace("ema_model.", "model."): v + 1 for k, v in official.items()}
@@ -139,14 +139,14 @@ def test_latent_statistics_are_checked(
     ],
     ids=repr,
 )
-def test_what_is_no_checkpoint_is_refused(tiny_base: Base, content: Any, tmp_path: Path) -> None:
+def test_files_without_a_diffae_are_refused(tiny_base: Base, content: Any, tmp_path: Path) -> None:
     path = tmp_path / "other.ckpt"
     torch.save(content, path)
     with pytest.raises(UserError, match=r"other\.ckpt"):
         read_diffae(path, tiny_base.config)
 
 
-def test_values_that_are_no_tensors_are_refused(
+def test_values_other_than_tensors_are_refused(
     tiny_base: Base, lightning: Checkpoint, stats: Path, tmp_path: Path
 ) -> None:
     lightning["state_dict"]["ema_model.out.2.bias"] = [1.0, 2.0, 3.0]
@@ -177,7 +177,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_code_in_a_checkpoint_is_refused_and_not_run(
+def test_code_in_a_checkpoint_is_refused_and_not_executed(
     tiny_base: Base, lightning: Checkpoint, tmp_path: Path, form: str
 ) -> None:
     path, marker = tmp_path / "evil.ckpt", tmp_path / "marker"
@@ -189,7 +189,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
     with pytest.raises(UserError, match=r"evil.ckpt: cannot be read as a checkpoint"):
         read_diffae(path, tiny_base.config)
     assert not marker.exists()
-    # The payload works: a plain load would have run it.
+    # Check the payload itself: an unsafe load executes it.
     if form == "pickle":
         pickle.loads(path.read_bytes())
     else:
@@ -199,11 +199,11 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
 
 @pytest.fixture
 def model_checkpoint() -> Iterator[type]:
-    """The class by which Lightning before 1.5 keyed its callbacks, there only for saving."""
+    """A class importable as Lightning's ModelCheckpoint until the test removes it."""
     names = ["pytorch_lightning", "pytorch_lightning.callbacks"]
     names.append("pytorch_lightning.callbacks.model_checkpoint")
     if any(n in sys.modules for n in names):
-        pytest.skip("Lightning itself is loaded")
+        pytest.skip("Lightning is imported")
     modules = {n: types.ModuleType(n) for n in names}
     made = type("ModelCheckpoint", (), {"__module__": names[-1]})
     modules[names[-1]].ModelCheckpoint = made  # type: ignore[attr-defined]
@@ -228,13 +228,13 @@ def test_old_lightning_classes_get_inert_stand_ins(
         del sys.modules[name]
     check(tiny_base, read_diffae(path, tiny_base.config, stats))
     assert not any(n.startswith("pytorch_lightning") for n in sys.modules)
-    # Only for that file and that read.
+    # The stand-ins are registered for one read only.
     assert set(torch.serialization.get_safe_globals()) == set(before)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
 
 
-def test_a_stand_in_admits_no_other_class(
+def test_stand_ins_allow_no_other_class(
     tiny_base: Base, lightning: Checkpoint, tmp_path: Path, model_checkpoint: type
 ) -> None:
     path, marker = tmp_path / "last.ckpt", tmp_path / "marker"
@@ -281,7 +281,7 @@ def test_a_published_style(
     with pytest.raises(UserError, match=r"\(diffae_B\).*out.2.bias is missing"):
         read_style(path, tiny_base, "published", image)
     torch.save({"diffae_B": {}}, path)
-    with pytest.raises(UserError, match="no 'model_map' in it"):
+    with pytest.raises(UserError, match="'model_map' is missing"):
         read_style(path, tiny_base, "published", image)
 
 

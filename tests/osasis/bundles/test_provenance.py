@@ -1,4 +1,4 @@
-"""Provenance inside pictures: every field comes back, from every format and older version."""
+"""Provenance in image files: all fields, all formats, and files of version 0.1.0."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIX = {
     "text_edit": "<\"é&'>",
     "level_weights": [0.25, 1.0],
 }
-TOLD = Provenance(
+PROVENANCE = Provenance(
     code="0.2.0",
     styles=(UsedStyle(reference="oil:3", fingerprint="abc"), UsedStyle(reference="ink:1")),
     base="tiny-123",
@@ -42,7 +42,7 @@ TOLD = Provenance(
     masks={"hair": "0" * 64},
     source='a b/ü & <x>\n"y".jpg',
 )
-OLD = {
+TEXTS_0_1_0 = {
     "Software": "style-factory 0.1.0",
     "style": "oil:3+ink:1",
     "style_fingerprint": "abc+def",
@@ -56,7 +56,7 @@ OLD = {
     "code": "0.1.0",
     "source": "a.jpg",
 }
-OLD_SERVED = {
+TEXTS_0_1_0_SERVER = {
     "Software": "style-factory",
     "style": "oil:3,ink:1",
     "base": "tiny-123",
@@ -78,24 +78,24 @@ def png_with(texts: dict[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_provenance_comes_back(kind: str) -> None:
-    told = TOLD.replace(format=kind, quality=None if kind == "png" else 80)
-    data = encode_image(IMAGE, told)
-    assert data == encode_image(IMAGE.copy(), told)
-    assert read_provenance(data) == told
+def test_written_provenance_is_read_back(kind: str) -> None:
+    written = PROVENANCE.replace(format=kind, quality=None if kind == "png" else 80)
+    data = encode_image(IMAGE, written)
+    assert data == encode_image(IMAGE.copy(), written)
+    assert read_provenance(data) == written
     with Image.open(io.BytesIO(data)) as opened:
         assert (opened.size, opened.format) == (IMAGE.size, kind.upper())
 
 
-def test_quality_decides_the_size_and_plain_pictures_hold_nothing() -> None:
+def test_quality_sets_the_file_size_and_other_images_have_no_provenance() -> None:
     noise = Image.effect_noise((64, 64), 60).convert("RGB")
     sizes = [
-        len(encode_image(noise, TOLD.replace(format="jpeg", quality=quality)))
+        len(encode_image(noise, PROVENANCE.replace(format="jpeg", quality=quality)))
         for quality in (30, 95)
     ]
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match="quality"):
-        encode_image(noise, TOLD.replace(format="webp"))
+        encode_image(noise, PROVENANCE.replace(format="webp"))
     for kind in ("PNG", "JPEG", "WEBP", "BMP"):
         assert read_provenance(saved(kind)) is None
     with pytest.raises(ImageError):
@@ -103,8 +103,8 @@ def test_quality_decides_the_size_and_plain_pictures_hold_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_pictures_of_corpora_of_version_0_1_0(kind: str) -> None:
-    texts = OLD if kind == "png" else {**OLD, "quality": "83"}
+def test_images_of_corpus_jobs_of_version_0_1_0(kind: str) -> None:
+    texts = TEXTS_0_1_0 if kind == "png" else {**TEXTS_0_1_0, "quality": "83"}
     data = png_with(texts) if kind == "png" else saved("JPEG", xmp=xmp_packet(texts))
     assert read_provenance(data) == Provenance(
         code="0.1.0",
@@ -123,12 +123,12 @@ def test_pictures_of_corpora_of_version_0_1_0(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_pictures_of_serving_of_version_0_1_0(kind: str) -> None:
+def test_images_of_the_server_of_version_0_1_0(kind: str) -> None:
     if kind == "png":
-        data = png_with({**OLD_SERVED, "mix": json.dumps(OLD_SERVED["mix"])})  # type: ignore[dict-item]
+        data = png_with({**TEXTS_0_1_0_SERVER, "mix": json.dumps(TEXTS_0_1_0_SERVER["mix"])})  # type: ignore[dict-item]
     else:
         exif = Image.Exif()
-        exif[0x010E] = json.dumps(OLD_SERVED)
+        exif[0x010E] = json.dumps(TEXTS_0_1_0_SERVER)
         data = saved(kind.upper(), exif=exif.tobytes())
     assert read_provenance(data) == Provenance(
         styles=(UsedStyle(reference="oil:3"), UsedStyle(reference="ink:1")),
@@ -148,7 +148,7 @@ def test_damaged_provenance_names_the_field() -> None:
         ({"fit": "stretch"}, "fit"),
     ):
         with pytest.raises(InvalidInputError) as refused:
-            read_provenance(png_with({**OLD, **change}), "a.png")
+            read_provenance(png_with({**TEXTS_0_1_0, **change}), "a.png")
         assert (refused.value.subject, [p.field for p in refused.value.problems]) == (
             "a.png",
             [field],
@@ -158,9 +158,9 @@ def test_damaged_provenance_names_the_field() -> None:
     assert read_provenance(saved("JPEG", exif=exif.tobytes())) is None
 
 
-def test_fields_of_later_versions_are_left_out() -> None:
-    told = TOLD.replace(source="a.jpg")
-    assert read_provenance(png_with({**told.to_text(), "moon": "full"})) == told
+def test_unknown_fields_are_ignored() -> None:
+    written = PROVENANCE.replace(source="a.jpg")
+    assert read_provenance(png_with({**written.to_text(), "moon": "full"})) == written
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -170,12 +170,12 @@ def test_kept_exif_is_upright_and_otherwise_unchanged(kind: str, tmp_path: Path)
     exif.get_ifd(0x8769)[0x9003] = "2001:02:03 04:05:06"
     kept = kept_exif(saved("JPEG", exif=exif))
     assert kept is not None
-    told = TOLD.replace(format=kind, quality=None if kind == "png" else 90)
-    data = encode_image(IMAGE, told, exif=kept)
+    written = PROVENANCE.replace(format=kind, quality=None if kind == "png" else 90)
+    data = encode_image(IMAGE, written, exif=kept)
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         found = image.getexif()
         assert (found[0x0112], found[0x010F]) == (1, "Maker")
         assert found.get_ifd(0x8769)[0x9003] == "2001:02:03 04:05:06"
-    assert read_provenance(data) == told
+    assert read_provenance(data) == written
     assert kept_exif(saved("JPEG")) is None

@@ -1,12 +1,13 @@
-"""The base inside the package: small files, sound, and good at what it is for."""
+"""The shipped base: file sizes, inversion, reconstruction and samples."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from osasis.bundles.base import SHIPPED, Base, load_base, photo_tensor, shipped_bases
+from osasis.bundles.base import SHIPPED, Base, load_base, shipped_bases
 from osasis.contents import HELD_OUT
+from osasis.images.tensors import from_uint8
 from osasis.pretraining.evaluate_base import draw_samples, evaluate_base
 from tests.conftest import ROOT
 
@@ -28,21 +29,21 @@ def test_files_stay_small() -> None:
     assert len(list((EXAMPLES / "styles").glob("*.png"))) == 6
 
 
-def test_it_inverts_photos_and_measures_itself(base: Base) -> None:
+def test_it_inverts_and_reconstructs_photos(base: Base) -> None:
     assert base.photos is not None and len(base.photos) > HELD_OUT
-    photos = photo_tensor(base.photos[-2:])
+    photos = from_uint8(base.photos[-2:])
     found, _ = evaluate_base(base, photos, steps=100, t0s=(0.5,))
     assert found.inversion_mse["0.5"] < 0.001
-    # What z keeps is the person, not a blur or another one.
+    # z must preserve the person's identity.
     assert found.stochastic_lpips < 0.35
 
 
 def test_samples_have_the_colours_of_photos(base: Base) -> None:
     samples = draw_samples(base, 8, steps=10, seed=5)
     assert base.photos is not None
-    photos = photo_tensor(base.photos)
+    photos = from_uint8(base.photos)
     gap = (samples.mean(dim=(0, 2, 3)) - photos.mean(dim=(0, 2, 3))).abs()
     assert float(gap.max()) < 0.25
-    # Neither flat nor burnt out.
+    # Samples must have contrast without saturating.
     assert 0.25 < float(samples.std()) < 0.75
     assert not bool(torch.isnan(samples).any())

@@ -1,4 +1,4 @@
-"""Style bundles: what is saved is what is loaded, or it is refused."""
+"""Saving, loading and compacting of style bundles; damaged bundles are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_round_trip_is_exact(
     assert info["base"] == tiny_base.fingerprint and len(info["weights_sha256"]) == 64
 
 
-def test_pictures_are_kept(tiny_style: Styles, images: Images, tmp_path: Path) -> None:
+def test_style_image_and_counterpart_are_saved(
+    tiny_style: Styles, images: Images, tmp_path: Path
+) -> None:
     save(tmp_path, tiny_style(), images)
     for name, seed in (("style", 40), ("counterpart", 41)):
         picture = load_square(tmp_path / f"{name}.png", 32)
@@ -92,7 +94,7 @@ def test_compact_by_rank(
         k: v.shape for k, v in style.delta.items()
     }
     assert difference(again, small) < 1e-5 * norm(small.delta)
-    # The original is as it was.
+    # ``compact`` does not change the original.
     assert difference(style, tiny_style()) == 0
 
 
@@ -102,7 +104,7 @@ def test_compact_of_full_rank_changes_nothing(tiny_style: Styles) -> None:
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.9, 0.99])
-def test_compact_keeps_a_share_of_each_matrix(tiny_style: Styles, energy: float) -> None:
+def test_compact_keeps_the_energy_of_each_matrix(tiny_style: Styles, energy: float) -> None:
     style = tiny_style()
     small = style.compact(energy=energy)
     ranks = small.info["ranks"]
@@ -111,10 +113,10 @@ def test_compact_keeps_a_share_of_each_matrix(tiny_style: Styles, energy: float)
             continue
         kept = float(small.delta[key].pow(2).sum() / value.pow(2).sum())
         assert energy - 1e-4 <= kept <= 1 + 1e-5, key
-        if ranks[key] == 0:  # factors would take more room than the matrix
+        if ranks[key] == 0:  # the factors are larger than the matrix
             assert torch.equal(small.delta[key], value)
         elif ranks[key] > 1:
-            # One rank less would keep too little.
+            # The next lower rank keeps less than ``energy``.
             s = torch.linalg.svdvals(value.flatten(1))
             less = s[: ranks[key] - 1].pow(2).sum() / s.pow(2).sum()
             assert float(less) < energy
@@ -124,11 +126,11 @@ def test_compact_keeps_a_share_of_each_matrix(tiny_style: Styles, energy: float)
 def test_compact_never_grows_the_file(
     tiny_base: Base, tiny_style: Styles, images: Images, tmp_path: Path
 ) -> None:
-    """Factors of a high rank take more room than the matrix."""
+    """Matrices whose factors are larger are stored whole."""
     style = tiny_style()
     full = save(tmp_path / "full", style, images)
     small = style.compact(energy=0.9999)
-    # A margin for the file's header, which names more tensors.
+    # The file's header is longer because it lists more tensors.
     assert save(tmp_path / "small", small, images) <= full + 10_000
     assert difference(load_style(tmp_path / "small", tiny_base), small) < 1e-4 * norm(style.delta)
 
@@ -149,12 +151,12 @@ def test_tampered_weights_are_refused(
     data = bytearray(path.read_bytes())
     data[-10] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"its hash is not the one in style\.json"):
+    with pytest.raises(UserError, match=r"style\.safetensors: its SHA-256 differs"):
         load_style(tmp_path, tiny_base)
     assert load_style(tmp_path, tiny_base, verify=False).id == "a"
 
 
-def test_another_bases_style_is_refused(
+def test_a_style_of_another_base_is_refused(
     tiny_base: Base, tiny_style: Styles, images: Images, tmp_path: Path
 ) -> None:
     save(tmp_path, replace(tiny_style(), info={"base": "0123456789abcdef"}), images)
@@ -173,7 +175,7 @@ def test_incomplete_folders_are_refused(
     path = tmp_path / "style.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "format": 99}))
-    with pytest.raises(UserError, match="style format 99; this version reads 1"):
+    with pytest.raises(UserError, match="format 99; this version reads 1"):
         load_style(tmp_path, tiny_base)
     (tmp_path / "style.safetensors").unlink()
     with pytest.raises(UserError, match="not a style"):
@@ -181,7 +183,7 @@ def test_incomplete_folders_are_refused(
 
 
 @pytest.mark.parametrize("what", ["json", "list", "no hash", "setting"])
-def test_a_broken_style_json_is_refused(
+def test_an_invalid_style_json_is_refused(
     tiny_base: Base, tiny_style: Styles, images: Images, tmp_path: Path, what: str
 ) -> None:
     save(tmp_path, tiny_style(), images)

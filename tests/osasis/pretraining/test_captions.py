@@ -1,4 +1,4 @@
-"""Captions say what pixels show, in words that the tokenizer knows."""
+"""Captions: measured appearance, templates, and the vocabulary of the tokenizer."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ def test_every_look_has_a_medium() -> None:
         ((0.8, 0.75, 0.1), "colourful", "yellow"),
     ],
 )
-def test_measured(colour: tuple[float, float, float], tone: str, hue: str | None) -> None:
+def test_tone_and_hue_of_flat_images(
+    colour: tuple[float, float, float], tone: str, hue: str | None
+) -> None:
     found = measure_appearance(flat(*colour))
     assert found["tone"] == tone and found.get("hue") == hue
 
 
-def test_the_background_is_that_of_the_upper_corners() -> None:
+def test_the_background_is_measured_in_the_upper_corners() -> None:
     picture = flat(0.5, 0.5, 0.5)
     picture[:, 12:] = 1.0
     picture[:, :11] = flat(0.1, 0.1, 0.1)[:, :11]
@@ -53,7 +55,7 @@ def test_the_background_is_that_of_the_upper_corners() -> None:
     assert "background" not in measure_appearance(flat(0.5, 0.5, 0.5))
 
 
-def test_captions_are_seeded_sentences_of_known_words() -> None:
+def test_captions_are_deterministic_and_in_the_vocabulary() -> None:
     tokenizer = WordTokenizer(vocabulary(), 24, 256)
     seen = set()
     for i in range(300):
@@ -83,7 +85,7 @@ def test_tokens_end_with_the_highest_id() -> None:
     assert split_words("Ink-drawing, 2!") == ["ink", "drawing", "2"]
 
 
-def test_unknown_words_name_the_nearest() -> None:
+def test_errors_name_the_nearest_known_word() -> None:
     tokenizer = WordTokenizer(vocabulary(), 24, 256)
     with pytest.raises(UserError, match=r"does not know the word 'paintings' \(nearest: painting"):
         tokenizer(["paintings"])

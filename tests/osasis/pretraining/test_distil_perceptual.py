@@ -1,4 +1,4 @@
-"""The small perceptual net, its distillation, and the timed loop."""
+"""The small perceptual net, its distillation, and training within a budget."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def small_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", range(7))
-def test_disturbances_disturb(kind: int, images: Images) -> None:
+def test_distortions_change_the_image(kind: int, images: Images) -> None:
     x = images(1)[0]
     y = distort(x, kind, torch.Generator().manual_seed(3))
     assert y.shape == x.shape and y.abs().max() <= 1
@@ -59,7 +59,7 @@ def test_disturbances_disturb(kind: int, images: Images) -> None:
 
 
 def test_projections_keep_distances() -> None:
-    """With as many components as channels, nothing is lost."""
+    """A projection on all components is exact."""
     maps = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
     maps = maps * torch.arange(1, 7).view(1, 6, 1, 1)
     for channels in (6, 9):
@@ -72,7 +72,7 @@ def test_projections_keep_distances() -> None:
     assert float(first.var()) > 0.3, "the largest component is not the first"
 
 
-def test_the_teachers_distances_are_lpips(targets: DistillationTargets, vgg_file: Path) -> None:
+def test_target_distances_are_lpips(targets: DistillationTargets, vgg_file: Path) -> None:
     net = PerceptualNet("vgg", vgg_file)
     x = targets.pairs.float() / 127.5 - 1
     torch.testing.assert_close(targets.distances, net(x[:, 0], x[:, 1]), rtol=1e-3, atol=1e-5)
@@ -89,8 +89,8 @@ def test_the_loss_falls(targets: DistillationTargets) -> None:
     assert figures["pearson"] > 0.5 and 0 < figures["lost_1"] < 1.5
 
 
-def test_the_teacher_gives_a_good_start(targets: DistillationTargets, vgg_file: Path) -> None:
-    """Before any step, the maps of the pictures that it was fitted on are mostly explained."""
+def test_initialisation_from_the_teacher(targets: DistillationTargets, vgg_file: Path) -> None:
+    """Before any step, the student explains most of the maps that it was fitted on."""
     trainer = Distiller(targets, teacher=PerceptualNet("vgg", vgg_file))
     started, random = trainer.evaluate(targets), Distiller(targets).evaluate(targets)
     for key in ("lost_1", "lost_stage_1", "lost_stage_2"):
@@ -127,7 +127,7 @@ def test_budgets() -> None:
     assert max(rates) > 0.99 and rates[0] < 0.1 and rates[-1] == pytest.approx(0.01)
 
 
-def test_too_little_time_is_said(targets: DistillationTargets, tmp_path: Path) -> None:
+def test_too_few_minutes_raise(targets: DistillationTargets, tmp_path: Path) -> None:
     trainer = Distiller(targets, batch=1)
     with pytest.raises(BudgetTooShortError, match="give more minutes"):
         train_within_budget(trainer, TrainingBudget(minutes=0.001), tmp_path / "state", {})

@@ -1,4 +1,4 @@
-"""Figures of a base."""
+"""Evaluation of a base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from osasis.pretraining.evaluate_base import (
 )
 
 
-def test_frechet_of_gaussians_is_what_theory_says() -> None:
+def test_frechet_of_gaussians_matches_the_closed_form() -> None:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
     b = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64) + 1
@@ -29,7 +29,9 @@ def test_frechet_of_gaussians_is_what_theory_says() -> None:
     assert abs(frechet(a, b) - 6) < 0.25
 
 
-def test_more_steps_invert_better(tiny_base: Base, images: Callable[..., Tensor]) -> None:
+def test_more_steps_reduce_the_inversion_error(
+    tiny_base: Base, images: Callable[..., Tensor]
+) -> None:
     photos = images(3, 21)
 
     def error(steps: int) -> float:
@@ -38,7 +40,7 @@ def test_more_steps_invert_better(tiny_base: Base, images: Callable[..., Tensor]
     assert error(100) < error(10)
 
 
-def test_evaluation_has_a_figure_a_photo(
+def test_evaluation_reports_every_photo(
     tiny_base: Base, images: Callable[..., Tensor], tmp_path: Path
 ) -> None:
     photos = images(3, 22)
@@ -54,7 +56,7 @@ def test_evaluation_has_a_figure_a_photo(
         assert sheet.size == (3 * side + 4, 3 * side + 4)
 
 
-def test_samples_depend_on_the_seed_alone(tiny_base: Base) -> None:
+def test_samples_depend_on_the_seed_only(tiny_base: Base) -> None:
     first = draw_samples(tiny_base, 3, steps=4, seed=1)
     assert torch.equal(first, draw_samples(tiny_base, 9, steps=4, seed=1)[:3])
     assert not torch.equal(first, draw_samples(tiny_base, 3, steps=4, seed=2))

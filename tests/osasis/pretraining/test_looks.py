@@ -1,4 +1,4 @@
-"""Procedural looks: every look at several sizes, seeded, and one style on different photos."""
+"""Procedural looks: every look at several sizes and seeds, look datasets, command line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from osasis.pretraining.looks.dataset import make_look_dataset
 Images = Callable[..., Tensor]
 
 
-def test_there_are_many() -> None:
+def test_number_of_looks() -> None:
     assert len(LOOKS) >= 14
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_look_is_a_picture_of_its_photo(look: str, images: Images) -> None:
+def test_a_look_changes_the_photo_and_depends_on_the_seed(look: str, images: Images) -> None:
     photo = images(1, size=64)[0]
     before = photo.clone()
     picture = paint(photo, look, seed=3)
@@ -32,9 +32,9 @@ def test_a_look_is_a_picture_of_its_photo(look: str, images: Images) -> None:
     assert picture.shape == photo.shape and picture.dtype == torch.float32
     assert picture.isfinite().all() and picture.min() >= -1 and picture.max() <= 1
     assert torch.equal(picture, paint(photo, look, seed=3))
-    assert (picture - photo).abs().mean() > 0.03, "nothing was painted"
-    assert picture.std() > 0.05, "nothing can be seen"
-    assert (picture - paint(photo, look, seed=4)).abs().mean() > 0.01, "the seed says nothing"
+    assert (picture - photo).abs().mean() > 0.03, "the photo is unchanged"
+    assert picture.std() > 0.05, "the picture is flat"
+    assert (picture - paint(photo, look, seed=4)).abs().mean() > 0.01, "the seed has no effect"
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 80), (160, 130)])
@@ -44,14 +44,14 @@ def test_any_size(size: tuple[int, int]) -> None:
         assert paint(photo, look, 1).shape == (3, *size), look
 
 
-def test_flat_photos_are_no_trouble() -> None:
+def test_flat_photos_give_finite_pictures() -> None:
     for value in (-1.0, 0.0, 1.0):
         for look in LOOKS:
             assert paint(torch.full((3, 32, 32), value), look, 1).isfinite().all(), look
 
 
-def test_a_look_is_the_same_at_another_size(images: Images) -> None:
-    """Lengths go with the size: a large painting made small is near the small painting."""
+def test_looks_do_not_depend_on_the_image_size(images: Images) -> None:
+    """A large painting, scaled down, is close to the painting of the scaled photo."""
     large = torch.nn.functional.interpolate(images(1, size=64), (256, 256), mode="bicubic")
     large = large.clamp(-1, 1)
     small = torch.nn.functional.interpolate(large, (128, 128), mode="area")[0]
@@ -78,7 +78,7 @@ def test_unknown_looks_name_the_nearest(images: Images) -> None:
         paint(torch.zeros(3, 8, 8), "ink", 0)
 
 
-def test_a_pool_holds_each_look_on_several_photos(images: Images) -> None:
+def test_a_dataset_has_each_look_on_several_photos(images: Images) -> None:
     photos = to_uint8(images(5, size=32))
     pool = make_look_dataset(photos, 4, 3, 16, seed=1)
     assert pool.pictures.shape == (4, 3, 3, 16, 16) and pool.photos.shape == (5, 3, 16, 16)
@@ -106,6 +106,8 @@ def test_the_command(images: Images, tmp_path: Path) -> None:
     assert (load_square(one, 32) - expected).abs().max() < 0.01
 
 
-def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_invalid_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path / "absent.png"), "--out", str(tmp_path / "x.png")]) == 2
     assert "no such file" in capsys.readouterr().err

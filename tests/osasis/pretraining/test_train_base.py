@@ -1,4 +1,4 @@
-"""Training a base: the loop, resume, the stages, and what it refuses."""
+"""Training a base: loop, stages, resume, workers, invalid input, command line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from osasis.errors import UserError
 from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.pretraining.objectives import DiffAEObjective
 from osasis.pretraining.photo_set import PhotoSet
-from osasis.pretraining.settings import PretrainSettings, make_pretrain_settings
-from osasis.pretraining.train_base import BaseTraining, WorkerContext
+from osasis.pretraining.settings import PretrainSettings
+from osasis.pretraining.train_base import BaseTraining, Event, LossPoint
+from osasis.pretraining.training_loop import WorkerContext
 from osasis.validation import InvalidInputError
 
 Settings = Callable[..., PretrainSettings]
@@ -49,7 +50,7 @@ def few() -> Settings:
             "checkpoint_every": 2,
             "precision": "float32",
         }
-        return make_pretrain_settings(**{**values, **overrides})
+        return PretrainSettings.parse({**values, **overrides})
 
     return make
 
@@ -59,7 +60,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 class KilledError(Exception):
-    """Stands for whatever ends a process between two iterations."""
+    """Simulates the end of the process between two iterations."""
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -68,11 +69,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     settings = few(iterations=30, checkpoint_every=7, latent_iterations=20)
     assert BaseTraining(tmp_path / "whole", photos, tiny_config, settings).run()
 
-    # KilledError in each stage, at a point of the curve that is no checkpoint.
+    # Kill the run in each stage, at an iteration without a checkpoint.
     for stage in ("diffae", "latent"):
 
-        def kill(event: dict[str, Any], stage: str = stage) -> None:
-            if event["stage"] == stage and event["iteration"] == 10:
+        def kill(event: Event, stage: str = stage) -> None:
+            if event.stage == stage and event.iteration == 10:
                 raise KilledError
 
         with pytest.raises(KilledError):
@@ -83,20 +84,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
-def test_a_resumed_run_continues_in_its_arithmetic(
+def test_a_resumed_run_keeps_its_arithmetic(
     tmp_path: Path,
     tiny_config: DiffAEConfig,
     photos: PhotoSet,
     few: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``auto`` means another arithmetic where the run is resumed."""
+    """``auto`` resolves to another arithmetic when the run is resumed."""
     settings = few(iterations=30, checkpoint_every=7, precision="auto")
     monkeypatch.setenv(ENVIRONMENT, "bfloat16")
     assert BaseTraining(tmp_path / "whole", photos, tiny_config, settings).run()
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["iteration"] == 10:
+    def kill(event: Event) -> None:
+        if event.iteration == 10:
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -119,9 +120,9 @@ def test_the_loss_falls_and_the_result_imports(
 ) -> None:
     losses: list[float] = []
 
-    def note(event: dict[str, Any]) -> None:
-        if event["stage"] == "diffae":
-            losses.append(event["loss"])
+    def note(event: Event) -> None:
+        if isinstance(event, LossPoint) and event.stage == "diffae":
+            losses.append(event.loss)
 
     settings = few(iterations=60, lr=3e-3, latent_iterations=0)
     assert BaseTraining(tmp_path, photos, tiny_config, settings, on_event=note).run()
@@ -132,19 +133,19 @@ def test_the_loss_falls_and_the_result_imports(
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_workers_together_take_the_step_of_one(
+def test_gradients_do_not_depend_on_the_number_of_workers(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings, prediction: str
 ) -> None:
-    """The mean of two workers' gradients is the whole batch's; checked without processes."""
+    """The mean gradient of two workers equals that of one worker; run in one process."""
     config = tiny_config.replace(prediction=prediction)
     gradients: dict[int, dict[str, Tensor]] = {}
     for rank, world in ((0, 1), (0, 2), (1, 2)):
-        # The leader of two makes the folder; the other one finds it.
+        # The second of two workers reuses the folder of the first.
         run = BaseTraining(
             tmp_path / f"{world}", photos, config, few(), worker=WorkerContext(rank, world)
         )
         objective = DiffAEObjective(run.diffae, train_encoder=True, weighting="uniform")
-        loop = run._loop(objective, "diffae", 6, 0.0)
+        loop = run._make_loop(objective, "diffae", 6, 0.0)
         loop.grad_clip = 1e9
         loop.step(photos.batch(0, 0, 4))
         gradients[10 * world + rank] = {
@@ -155,7 +156,7 @@ def test_workers_together_take_the_step_of_one(
         torch.testing.assert_close((a[key] + b[key]) / 2, value, rtol=1e-3, atol=1e-6)
 
 
-def test_a_frozen_encoder_stays_as_it_was(
+def test_a_frozen_encoder_is_unchanged(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     first = few(iterations=4, latent_iterations=2)
@@ -169,11 +170,11 @@ def test_a_frozen_encoder_stays_as_it_was(
         kept = key.startswith(("ema_model.encoder.", "ema_model.latent_net.", "conds_"))
         assert torch.equal(value, after[key]) == (kept or bool((value == after[key]).all()))
     assert not torch.equal(before["ema_model.out.2.weight"], after["ema_model.out.2.weight"])
-    with pytest.raises(UserError, match="encoder is 'frozen'"):
+    with pytest.raises(UserError, match="encoder 'frozen' needs trained weights"):
         BaseTraining(tmp_path / "third", photos, velocity, second)
 
 
-def test_a_prior_is_trained_where_the_configuration_has_one(
+def test_the_prior_of_the_configuration_is_trained(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     prior = PriorConfig(
@@ -186,9 +187,9 @@ def test_a_prior_is_trained_where_the_configuration_has_one(
     config = tiny_config.replace(prior=prior)
     losses: list[float] = []
 
-    def note(event: dict[str, Any]) -> None:
-        if event["stage"] == "prior":
-            losses.append(event["loss"])
+    def note(event: Event) -> None:
+        if isinstance(event, LossPoint) and event.stage == "prior":
+            losses.append(event.loss)
 
     settings = few(iterations=2, latent_iterations=0, prior_iterations=60, lr=3e-3)
     assert BaseTraining(tmp_path, photos, config, settings, on_event=note).run()
@@ -196,7 +197,7 @@ def test_a_prior_is_trained_where_the_configuration_has_one(
     read_prior(tmp_path / "weights" / "prior.safetensors", config)
 
 
-def test_a_folder_of_another_run_is_refused(
+def test_a_folder_with_another_run_is_refused(
     tmp_path: Path, tiny_config: DiffAEConfig, photos: PhotoSet, few: Settings
 ) -> None:
     BaseTraining(tmp_path, photos, tiny_config, few())
@@ -211,7 +212,7 @@ def test_a_folder_of_another_run_is_refused(
 
 def test_settings_report_every_problem() -> None:
     with pytest.raises(InvalidInputError) as e:
-        make_pretrain_settings(itertions=3, ema=2.0, encoder="thawed", precision=1)
+        PretrainSettings.parse({"itertions": 3, "ema": 2.0, "encoder": "thawed", "precision": 1})
     found = {p.field: p for p in e.value.problems}
     assert {field: p.value for field, p in found.items()} == {
         "itertions": 3,
@@ -223,8 +224,8 @@ def test_settings_report_every_problem() -> None:
     assert found["encoder"].allowed == "one of trained, frozen"
 
 
-def test_by_itself_from_the_command_line(tmp_path: Path, tiny_config: DiffAEConfig) -> None:
-    """Torch alone, stopped by the clock, continued: `python -m osasis.pretraining.train_base`."""
+def test_the_command_stops_and_resumes(tmp_path: Path, tiny_config: DiffAEConfig) -> None:
+    """`python -m osasis.pretraining.train_base` with a time limit, then without."""
     (tmp_path / "photos").mkdir()
     for i in range(4):
         Image.new("RGB", (40, 40), (60 * i, 30, 200)).save(tmp_path / "photos" / f"{i}.png")

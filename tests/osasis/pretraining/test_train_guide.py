@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.errors import UserError
-from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.guides.guide import open_clip_guide
 from osasis.images.tensors import from_uint8, tensor_to_image, to_uint8
 from osasis.pretraining import train_guide as module
 from osasis.pretraining.budgeted_training import TrainingBudget, train_within_budget
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset
 from osasis.pretraining.train_guide import (
     GuideTrainer,
-    caption_facts,
     direction_separation,
     info_nce,
+    measure_looks,
     new_guide,
 )
 
@@ -44,15 +44,15 @@ def pool(images: Images) -> LookDataset:
 
 
 def trainer(config: Path, pool: LookDataset, batch: int = 8) -> GuideTrainer:
-    return GuideTrainer(new_guide(config, 0), caption_facts(pool), seed=0, batch=batch)
+    return GuideTrainer(new_guide(config, 0), measure_looks(pool), seed=0, batch=batch)
 
 
-def test_contrast_knows_pairs() -> None:
+def test_info_nce_is_lower_for_matching_pairs() -> None:
     a = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     assert info_nce(a, 2 * a) < 0.3 < info_nce(a, a.flip(0))
 
 
-def test_the_losses_fall_and_directions_part(config: Path, pool: LookDataset) -> None:
+def test_losses_fall_and_directions_separate(config: Path, pool: LookDataset) -> None:
     t = trainer(config, pool, 26)
     before = direction_separation(t.guide, pool)
     rows = [t.step(1.0) for _ in range(40)]
@@ -64,7 +64,7 @@ def test_the_losses_fall_and_directions_part(config: Path, pool: LookDataset) ->
     assert after["found"] >= before["found"] and after["same"] > after["different"] + 0.2
 
 
-def test_text_directions_follow_pictures(config: Path, pool: LookDataset) -> None:
+def test_text_directions_match_image_directions(config: Path, pool: LookDataset) -> None:
     t = trainer(config, pool, 26)
     for _ in range(60):
         t.step(1.0)
@@ -92,7 +92,7 @@ def test_resumed_equals_uninterrupted(config: Path, pool: LookDataset, tmp_path:
         assert torch.equal(value, rest.model.state_dict()[key]), key
 
 
-def test_a_resumed_training_continues_in_its_arithmetic(
+def test_a_resumed_training_keeps_its_arithmetic(
     config: Path, pool: LookDataset, tmp_path: Path
 ) -> None:
     budget = TrainingBudget(steps=2)
@@ -118,7 +118,7 @@ def test_the_command_writes_a_guide_that_loads(
     assert module.main([*call, "--steps", "2"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["steps"] == 2 and report == json.loads((out / "guide.json").read_text())
-    # The weights carry the facts; nothing else is needed.
+    # The metadata of the weights file contains the facts.
     copied = out / config.name
     guide = open_clip_guide(config.stem, str(out / "guide.safetensors"), copied)
     assert guide.metadata == report["facts"]
@@ -132,7 +132,7 @@ def test_the_command_writes_a_guide_that_loads(
         guide.embed_text(["a unicorn"])
 
 
-def test_mistakes_are_said(
+def test_the_command_refuses_invalid_input(
     tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["--images", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
@@ -145,9 +145,6 @@ def test_mistakes_are_said(
 
 
 def test_the_shipped_configuration_is_small() -> None:
-    from importlib.resources import as_file, files
-
-    with as_file(files("osasis") / "configs" / "guides" / "guide64.json") as path:
-        guide: OpenClipGuide = new_guide(path, 0)
+    guide = new_guide(module.CONFIG, 0)
     assert sum(p.numel() for p in guide.model.parameters()) <= 1_600_000
     assert guide.size == 64 and guide.has_text

@@ -1,0 +1,25 @@
+"""Named choices that the command line, the corpus job, the server and provenance share.
+
+The module imports only ``typing``, so that help and shell completion do not import torch.
+"""
+
+from typing import Literal
+
+# How a photo is fitted to the base's square; ``align`` detects faces.
+SquareFit = Literal["crop", "pad", "resize"]
+Fit = Literal[SquareFit, "align"]
+# With fit ``align``: what happens to a photo without a face.
+NoFace = Literal["error", "crop", "keep"]
+OutputSize = Literal["photo", "base"]
+ImageFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal[ImageFormat, "parquet"]
+# What happens to the photo's EXIF.
+Metadata = Literal["strip", "keep"]
+# ``auto`` depends on the device.
+Arithmetic = Literal["float32", "bfloat16"]
+Precision = Literal["auto", Arithmetic]
+# What happens to the photo's transparency.
+Alpha = Literal["keep", "drop"]
+# What an output stores: how it was made and the photo's path, the same with the photo's name only,
+# or nothing.
+Provenance = Literal["full", "style", "none"]
