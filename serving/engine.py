@@ -52,9 +52,10 @@ class ImageTask:
     """One photo to stylize with one mix.
 
     photo: PNG of the base's size; the alpha channel of an RGBA one is not used. mix: None to encode
-    the photo only, with the settings of the first of ``versions``. versions: by style. masks: grey PNGs by name. text_edit: (D,) or None.
-    fit: how the photo was made square. source: name of the photo's file. mask_hashes: SHA-256 of
-    the masks as sent. alpha: whether the photo's transparency is kept; None without any.
+    the photo only, with the settings of the first of ``versions``. versions: by style. masks: grey
+    PNGs by name. text_edit: (D,) or None. fit: how the photo was made square. source: name of the
+    photo's file. mask_hashes: SHA-256 of the masks as sent. alpha: whether the photo's transparency
+    is kept; None without any.
     """
 
     photo: bytes
