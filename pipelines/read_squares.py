@@ -47,6 +47,10 @@ SQUARES = pa.schema(
         ("exif", pa.large_binary()),
     ]
 )
+NO_FACE = (
+    "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face crop or "
+    "keep"
+)
 # Returns the bytes of a photo; can be pickled.
 Fetch = Callable[[], bytes]
 
@@ -170,7 +174,7 @@ def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -
         squares = [cut_square(image, p, square) for p in places]
         if not places:
             if job.options.no_face == "error":
-                raise ImageError("image", "no face is found")
+                raise ImageError("image", NO_FACE)
             fit = "align" if job.options.no_face == "keep" else "crop"
     if fit != "align":
         places = [placement_for_fit(size, square, fit)]

@@ -124,7 +124,13 @@ def test_align_records_an_error_for_a_photo_without_a_face(run: Run, tmp_path: P
     picture(1, (120, 100)).save(tmp_path / "in" / "photo.png")
     folder, output = run(tmp_path / "in", fit="align")
     assert written(output) == {}
-    assert {(f.stage, f.reason) for f in folder.failures.values()} == {("fit", "no face is found")}
+    assert {(f.stage, f.reason) for f in folder.failures.values()} == {
+        (
+            "fit",
+            "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face "
+            "crop or keep",
+        )
+    }
 
 
 def test_align_with_no_face_keep_writes_the_photo_unchanged(run: Run, tmp_path: Path) -> None:
