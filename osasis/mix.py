@@ -83,8 +83,7 @@ class Mix(InputModel):
 
     def changes(self) -> dict[str, Any]:
         """Fields other than ``styles`` that differ from their defaults, as plain data."""
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        return {k: v for k, v in self.to_dict().items() if k != "styles" and v != defaults[k]}
+        return self.model_dump(mode="json", exclude={"styles"}, exclude_defaults=True)
 
     def problems_on(self, config: DiffAEConfig) -> list[Problem]:
         """Problems of this mix with a base of these sizes."""

@@ -241,4 +241,4 @@ def connect() -> None:
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     from factory.core.ray_cluster import start_ray
 
-    start_ray(keep_idle=True)
+    start_ray(corpus=True)

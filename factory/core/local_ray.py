@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ LOCK = "owner.lock"
 SOCKET_BYTES, SESSION_BYTES = 107, 70
 # Seconds that Ray's processes get to end by themselves after ``ray.shutdown``.
 END_SECONDS = 5.0
+# A folder younger than this may be one whose Ray is about to start.
+START_SECONDS = 120.0
 
 # Ray reads a token once per process, so all local Rays of a process share one.
 _token = ""
@@ -37,9 +40,8 @@ class LocalRay:
     lock: FileLock
 
     @classmethod
-    def prepare(cls) -> LocalRay:
-        """Make the folder, after deleting those of killed processes. Raises UserError."""
-        root = _short_folder()
+    def prepare(cls, root: Path) -> LocalRay:
+        """Make the folder below ``root``, after deleting those of killed processes."""
         _delete_abandoned(root)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
         lock = FileLock(folder / LOCK)
@@ -83,8 +85,11 @@ class LocalRay:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _short_folder() -> Path:
-    """The temporary folder, or /tmp where its path is too long for Ray's sockets."""
+def short_folder() -> Path:
+    """The temporary folder, or /tmp where its path is too long for Ray's sockets.
+
+    Raises UserError where no folder is short and writable.
+    """
     chosen = os.environ.get("RAY_TMPDIR")
     name, candidates = "RAY_TMPDIR", [chosen]
     if not chosen:
@@ -103,10 +108,21 @@ def _short_folder() -> Path:
 
 
 def _delete_abandoned(root: Path) -> None:
-    """Delete folders of local Rays whose process was killed: its lock is free."""
-    for folder in root.glob(f"{PREFIX}*"):
+    """Delete folders of local Rays whose process was killed.
+
+    Its lock is free, and no process of this machine names the folder; the second counts on file
+    systems whose locks do nothing.
+    """
+    folders = [f for f in root.glob(f"{PREFIX}*") if (f / LOCK).is_file()]
+    if not folders:
+        return
+    commands = "\n".join(
+        " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])
+    )
+    for folder in folders:
         try:
-            if folder.stat().st_uid != os.getuid() or not (folder / LOCK).is_file():
+            young = time.time() - (folder / LOCK).stat().st_mtime < START_SECONDS
+            if young or str(folder) in commands or folder.stat().st_uid != os.getuid():
                 continue
             with FileLock(folder / LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)

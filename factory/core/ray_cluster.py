@@ -8,21 +8,28 @@ running, and deletes its files; it also runs when the process exits.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import ray
-
-from factory.core.local_ray import LocalRay
+from factory.core.environment import default_environment
+from factory.core.local_ray import LocalRay, short_folder
 from factory.core.machine import usable_cpus
 from osasis.errors import UserError
+
+# By default Ray replaces the process's handler of SIGTERM, as it decides when it is imported, and
+# hides the GPUs from tasks that ask for none, with a warning that this will change.
+DRIVER_ENV = {
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+with default_environment(DRIVER_ENV):
+    import ray
 
 # Ray Train's health check notices a slot's end or death after this long; its default is 2 s.
 # A shorter interval costs CPU time: at 0.1 s each slot's controller used 5% of a core.
@@ -41,8 +48,12 @@ LOCAL_RAY = {
 }
 # By default Ray ends a worker process after one idle second. A corpus runs one short task for each
 # batch of outputs, and starting a process takes 3 s of a core. Training runs few tasks and leaves
-# the default, which frees memory.
-KEEP_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+# the default, which frees memory. The log level keeps a warning about the actors of Ray Data, which
+# concerns Ray's developers, from the terminal.
+CORPUS_ENV = {
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 # How often a local Ray is started before ``connect`` gives up; a busy machine can be too slow.
 STARTS = 3
 # Seconds for a cluster's port to accept a connection, and then for Ray to answer.
@@ -77,11 +88,11 @@ class _Connection(threading.Thread):
         self.released.wait()
 
 
-def start_ray(slots: int | None = None, *, keep_idle: bool = False) -> None:
+def start_ray(slots: int | None = None, *, corpus: bool = False) -> None:
     """Connect to Ray for training or a corpus; does nothing where this process is connected.
 
-    slots: CPUs that a local Ray must offer at least. keep_idle: a local Ray keeps its idle worker
-    processes for later tasks. Raises UserError where no Ray answers.
+    slots: CPUs that a local Ray must offer at least. corpus: use the settings of a corpus job.
+    Raises UserError where no Ray answers.
     """
     if ray.is_initialized():
         return
@@ -90,7 +101,7 @@ def start_ray(slots: int | None = None, *, keep_idle: bool = False) -> None:
     if cluster_address():
         connect(slots, runtime_env={"env_vars": TRAIN_ENV})
     else:
-        settings = TRAIN_ENV | LOCAL_ENV | LOCAL_RAY | (KEEP_IDLE if keep_idle else {})
+        settings = TRAIN_ENV | LOCAL_ENV | LOCAL_RAY | (CORPUS_ENV if corpus else {})
         connect(slots, environment=settings)
 
 
@@ -109,10 +120,8 @@ def connect(
     them. options: further arguments of ``ray.init``. Raises UserError where no Ray answers.
     """
     address = cluster_address()
-    with _environment_kept():
-        wanted = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **(environment or {})}
-        for name, value in wanted.items():
-            os.environ.setdefault(name, value)
+    # ``ray.init`` sets variables, too.
+    with default_environment({**DRIVER_ENV, **(environment or {})}):
         if address:
             _connect_cluster(address, options)
         else:
@@ -138,18 +147,6 @@ def stop_ray() -> None:
 atexit.register(stop_ray)
 
 
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Restore the environment variables that change inside, which ``ray.init`` also sets."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
 def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
     global _connection, _local
     count = max(cpus or 1, usable_cpus())
@@ -157,8 +154,9 @@ def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
     # Ray prints a warning on two cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * count))
     options = {"object_store_memory": 200_000_000, "include_dashboard": False, **options}
+    root = short_folder()
     for attempt in range(1, STARTS + 1):
-        _local = LocalRay.prepare()
+        _local = LocalRay.prepare(root)
         os.environ.update(_local.environment())
         # "local": without it, Ray connects to the address that an earlier cluster of this
         # machine has left in a file.
@@ -167,6 +165,7 @@ def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
         _connection.answered.wait()
         error = _connection.error
         if error is None:
+            _keep_signal_handlers()
             return
         stop_ray()
         # Ray waits half a minute for its processes and then raises an untyped error.
@@ -175,6 +174,16 @@ def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
                 f"Ray did not start on this machine ({_first_line(error)}); end other programs "
                 "that use its cores, or set RAY_ADDRESS to a running cluster"
             ) from error
+
+
+def _keep_signal_handlers() -> None:
+    """Install Python's handlers again, in place of the one for crashes that Ray has put before.
+
+    Ray leaves that one out where this module has imported it first (see ``DRIVER_ENV``).
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.getsignal(number))
 
 
 def _connect_cluster(address: str, options: dict[str, Any]) -> None:
@@ -190,6 +199,7 @@ def _connect_cluster(address: str, options: dict[str, Any]) -> None:
     if (error := _connection.error) is not None:
         stop_ray()
         raise UserError(f"RAY_ADDRESS is {address}: {_cluster_problem(error)}") from error
+    _keep_signal_handlers()
 
 
 def _check_address(address: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from factory.core.environment import default_environment
 from factory.core.home import Home
 from factory.core.uris import redact
 from osasis.errors import UserError
@@ -29,17 +30,11 @@ def opening(home: Home) -> Iterator[None]:
         yield
         return
     _check_reachable(home.tracking_uri)
-    before = {name: os.environ.get(name) for name in QUICK}
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)
     try:
-        yield
+        with default_environment(QUICK):
+            yield
     except (MlflowException, SQLAlchemyError) as e:
         raise UserError(f"{_named(home.tracking_uri)}: {_problem(e)}") from e
-    finally:
-        for name, was in before.items():
-            if was is None:
-                os.environ.pop(name, None)
 
 
 def _named(uri: str) -> str:

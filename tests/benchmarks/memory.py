@@ -98,10 +98,10 @@ def child(home: str, source: str, output: str, store: int) -> None:
     import ray
 
     from factory.core.home import Home
-    from factory.core.ray_cluster import KEEP_IDLE, LOCAL_RAY
+    from factory.core.ray_cluster import CORPUS_ENV, LOCAL_RAY
     from pipelines import stylize
 
-    os.environ.update(LOCAL_RAY | KEEP_IDLE)
+    os.environ.update(LOCAL_RAY | CORPUS_ENV)
     ray.init(
         address="local", num_cpus=2, object_store_memory=store * 1_000_000, log_to_driver=False,
         include_dashboard=False, logging_level=logging.ERROR,
