@@ -89,6 +89,7 @@ class CorpusRun:
             "base": spec.base_fingerprint,
             "styles": {n: f"{s.reference} ({s.fingerprint})" for n, s in spec.styles.items()},
             "options": spec.options.fingerprint(),
+            **({"folder": spec.input} if spec.options.provenance == "full" else {}),
             "targets": [t.mix.to_dict() for t in spec.targets],
             **({"masks": {n: m.sha256 for n, m in spec.masks.items()}} if spec.masks else {}),
             "input": f"{manifest.num_rows} photo(s), {listing_digest(manifest)}",

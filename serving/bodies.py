@@ -156,7 +156,7 @@ async def _read(
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             label = name if name not in files else f"{name}[{len(files[name])}]"
-            sent = SentFile(label, await value.read(), (value.filename or "")[-MAX_NAME:])
+            sent = SentFile(label, await value.read(), _file_name(value.filename or ""))
             files.setdefault(name, []).append(sent)
         elif name == "encoding":
             data.setdefault("encodings", []).append(value)
@@ -165,6 +165,11 @@ async def _read(
         else:
             data[name] = value
     return data, files
+
+
+def _file_name(path: str) -> str:
+    """The end of a client's path, with "/" as its separator."""
+    return path.replace("\\", "/")[-MAX_NAME:]
 
 
 async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:

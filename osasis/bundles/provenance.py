@@ -127,7 +127,7 @@ def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:
 
 def source_name(path: str, level: choices.Provenance) -> str:
     """What an output tells of its photo: the path, or the name without folders."""
-    return path if level == "full" else re.split(r"[/\\]", path)[-1]
+    return path if level == "full" else path.rpartition("/")[2]
 
 
 def encode_image(
