@@ -6,7 +6,6 @@ depends on the device, so stored results record their arithmetic.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import get_args
 
@@ -47,10 +46,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def autocast(
-    device: torch.device, arithmetic: Arithmetic
-) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device, arithmetic: Arithmetic) -> torch.autocast:
     """Context manager in which forward passes compute in the given arithmetic."""
-    if arithmetic == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=arithmetic == "bfloat16")

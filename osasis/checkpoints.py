@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -35,3 +36,29 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, KeyError, ValueError) as e:
         raise UserError(f"{path}: not a checkpoint ({e}); delete it to start again") from None
     return tensors, info
+
+
+def adam_tensors(
+    adam: torch.optim.Adam, parameters: Iterable[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Adam's state by the names of its parameters, for ``load_adam_tensors``."""
+    return {
+        f"optim.{name}:{slot}": value
+        for name, p in parameters
+        for slot, value in adam.state.get(p, {}).items()
+    }
+
+
+def load_adam_tensors(
+    adam: torch.optim.Adam,
+    parameters: Iterable[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Restore ``adam_tensors``; parameters without a state stay without one."""
+    for name, p in parameters:
+        for slot in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors.get(f"optim.{name}:{slot}")
+            if value is not None:
+                # Adam keeps its step counter on the CPU and its moments in the parameter's layout.
+                own = value.clone() if slot == "step" else torch.empty_like(p).copy_(value)
+                adam.state[p][slot] = own

@@ -14,19 +14,12 @@ from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, autocast
 from osasis.bundles.base import Base, read_base_info
-from osasis.diffusion import (
-    Progress,
-    ddim_invert,
-    ddim_sample,
-    image_schedule,
-    latent_schedule,
-    steps_to,
-)
+from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 from osasis.settings import TrainSettings
-from osasis.storage import save_tensors, write_json
+from osasis.storage import save_tensors, to_float16, write_json
 
 # The last photos of a base are held out of training, for a style's previews and metrics.
 HELD_OUT = 6
@@ -133,8 +126,8 @@ def bank_chunk(
     if photos is not None:
         index = torch.arange(start, start + CHUNK).clamp_max(len(photos) - 1)
         return encode_contents(base, from_uint8(photos[index]).to(base.device), settings)
-    seed = derived_seed(settings.seed, f"bank {start}")
-    return SampledContents(base, settings).draw(CHUNK, torch.Generator().manual_seed(seed))
+    generator = derived_generator(settings.seed, f"bank {start}")
+    return SampledContents(base, settings).draw(CHUNK, generator)
 
 
 def bank_photos(base: Base) -> Tensor | None:
@@ -142,20 +135,6 @@ def bank_photos(base: Base) -> Tensor | None:
     if base.photos is None:
         return None
     return base.photos[: max(1, len(base.photos) - HELD_OUT)]
-
-
-def build_bank(
-    base: Base, settings: TrainSettings, progress: Progress | None = None
-) -> ContentBank:
-    """Build a content bank from the base's photos, or from sampled photos where it has none."""
-    photos = bank_photos(base)
-    size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
-    parts: list[Contents] = []
-    for start in range(0, size, CHUNK):
-        parts.append(bank_chunk(base, settings, start, photos).take(slice(size - start)))
-        if progress is not None:
-            progress(min(start + CHUNK, size), size)
-    return ContentBank(*parts)
 
 
 class ContentBank:
@@ -178,11 +157,8 @@ class ContentBank:
     def take(self, index: Tensor) -> Contents:
         """The contents at these indices, copied to the device."""
         rows = [self._rows[i] for i in index.tolist()]
-
-        def gather(name: str) -> Tensor:
-            return torch.stack([getattr(self.shards[k], name)[i] for k, i in rows]).float()
-
-        return Contents(**{name: gather(name) for name in PARTS}).to(self.device)
+        parts = {n: torch.stack([getattr(self.shards[k], n)[i] for k, i in rows]) for n in PARTS}
+        return Contents(**{name: part.float() for name, part in parts.items()}).to(self.device)
 
     @property
     def contents(self) -> Contents:
@@ -216,8 +192,7 @@ def ship_bank(bank: Path, base: Path) -> Path:
         raise UserError(f"{bank}: not a content bank (bank.json or the shards are missing)")
     folder = base / SHIPPED_BANKS / bank.name
     contents = ContentBank.load(bank).contents.tensors()
-    half = {name: t.half() for name, t in contents.items()}
-    save_tensors(folder / "shard-00000.safetensors", half)
+    save_tensors(folder / "shard-00000.safetensors", to_float16(contents))
     info = json.loads((bank / BANK_JSON).read_text())
     # Build times are those of another machine.
     kept = {k: v for k, v in info.items() if k not in ("seconds", "draw_seconds")}

@@ -19,7 +19,7 @@ from osasis.diffusion import (
 )
 from osasis.errors import UserError
 from osasis.losses import lightness
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 from osasis.settings import TrainSettings
 
 # Number of nearest photos whose mean code and palette a counterpart takes.
@@ -52,7 +52,7 @@ def prior_candidates(base: Base, style_image: Tensor, settings: TrainSettings) -
     assert base.prior is not None
     schedule = prior_schedule(settings.counterpart_steps)
     start = steps_to(schedule, settings.counterpart_t0)
-    generator = torch.Generator().manual_seed(derived_seed(settings.seed, "counterpart"))
+    generator = derived_generator(settings.seed, "counterpart")
 
     def draw() -> Tensor:
         shape = (settings.counterpart_candidates, *style_image.shape[1:])
@@ -88,7 +88,7 @@ def diffae_candidates(
     recoloured = photo_palette(style_image, near.photo)
     schedule = image_schedule(settings.encode_steps, "trailing")
     start = steps_to(schedule, settings.counterpart_t0) - 1
-    generator = torch.Generator().manual_seed(derived_seed(settings.seed, "counterpart"))
+    generator = derived_generator(settings.seed, "counterpart")
     shape = (settings.counterpart_candidates, *style_image.shape[1:])
     noise = torch.randn(shape, generator=generator).to(style_image)
     z = near.z.mean(dim=0, keepdim=True).expand(len(noise), -1)

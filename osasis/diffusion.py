@@ -48,14 +48,6 @@ def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
     return np.minimum(k * TRAIN_STEPS // steps, TRAIN_STEPS - 1 - steps + k)
 
 
-def even_timesteps(steps: int) -> np.ndarray:
-    """Evenly spaced timesteps from 0 to 999 (guided diffusion), for the photo prior."""
-    if steps == 1:
-        return np.zeros(1, dtype=np.int64)
-    stride = (TRAIN_STEPS - 1) / (steps - 1)
-    return np.array([round(i * stride) for i in range(steps)], dtype=np.int64)
-
-
 @lru_cache(maxsize=1)
 def _allowed_steps() -> frozenset[int]:
     return frozenset(len(range(0, TRAIN_STEPS, stride)) for stride in range(1, TRAIN_STEPS + 1))
@@ -75,12 +67,6 @@ class Schedule:
     @property
     def steps(self) -> int:
         return len(self.timesteps)
-
-    @property
-    def betas(self) -> np.ndarray:
-        """Betas of the respaced schedule, (T,) float64."""
-        previous = np.append(1.0, self.alphas_cumprod[:-1])
-        return 1.0 - self.alphas_cumprod / previous
 
     def alpha_bar(self, i: int) -> float:
         """alpha_bar at index i; 1 for i < 0 and 0 for i >= T, as published."""
@@ -114,8 +100,8 @@ def latent_schedule(steps: int) -> Schedule:
 
 @lru_cache(maxsize=16)
 def prior_schedule(steps: int) -> Schedule:
-    """Respaced linear schedule of the photo prior."""
-    t = even_timesteps(steps)
+    """Respaced linear schedule of the photo prior: even timesteps, 0 to 999 (guided diffusion)."""
+    t = np.linspace(0, TRAIN_STEPS - 1, steps).round().astype(np.int64)
     return Schedule(t, linear_alphas_cumprod()[t])
 
 
@@ -166,16 +152,16 @@ def ancestral_step(
     """
     eps, interpolation = output.chunk(2, dim=1)
     x0 = predict_x0(s, i, x_t, eps)
-    betas = s.betas
     a, previous = s.alpha_bar(i), s.alpha_bar(i - 1)
-    mean = (betas[i] * previous**0.5 / (1.0 - a)) * x0 + (
-        (1.0 - previous) * (1.0 - betas[i]) ** 0.5 / (1.0 - a)
+    beta = 1.0 - a / previous
+    mean = (beta * previous**0.5 / (1.0 - a)) * x0 + (
+        (1.0 - previous) * (1.0 - beta) ** 0.5 / (1.0 - a)
     ) * x_t
     if i == 0:
         return mean, x0
-    low = np.log(betas[i] * (1.0 - previous) / (1.0 - a))
+    low = float(np.log(beta * (1.0 - previous) / (1.0 - a)))
     share = (interpolation + 1) / 2
-    log_variance = share * float(np.log(betas[i])) + (1 - share) * float(low)
+    log_variance = share * float(np.log(beta)) + (1 - share) * low
     return mean + torch.exp(0.5 * log_variance) * noise, x0
 
 

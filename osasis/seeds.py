@@ -15,6 +15,11 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def derived_generator(seed: int, purpose: str) -> torch.Generator:
+    """A generator on the CPU with the seed of ``derived_seed``."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose))
+
+
 @contextlib.contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generators inside the block; restore them after it."""

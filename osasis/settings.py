@@ -14,13 +14,8 @@ from osasis.validation import InputModel, InvalidInputError, Problem
 # Images per forward pass of encoding and decoding, by device.
 BATCH_SIZES = {"cpu": 1, "cuda": 16}
 
-STEP_FIELDS = (
-    "encode_steps",
-    "decode_steps",
-    "latent_steps",
-    "stylize_encode_steps",
-    "stylize_decode_steps",
-)
+# Schedules that start or end at t0.
+STEP_FIELDS = ("encode_steps", "decode_steps", "stylize_encode_steps", "stylize_decode_steps")
 
 
 def _possible_steps(steps: int) -> int:
@@ -190,7 +185,7 @@ class TrainSettings(InputModel):
                     f"a multiple of {1 / steps:g}",
                 )
                 for name in STEP_FIELDS
-                if name != "latent_steps" and not whole_steps(steps := getattr(self, name), self.t0)
+                if not whole_steps(steps := getattr(self, name), self.t0)
             ]
         if self.compact_rank is not None and self.compact_energy is not None:
             message = "compact_rank and compact_energy exclude each other; give one"

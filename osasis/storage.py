@@ -42,6 +42,11 @@ def save_tensors(
     write_atomic(path, save(plain, metadata))
 
 
+def to_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the floating-point tensors to float16."""
+    return {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON with a final newline, atomically."""
     write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -79,17 +79,15 @@ def encode(
     progress: Progress | None = None,
 ) -> Encodings:
     """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7)."""
-    size = chunk_size(base.device)
     schedule = image_schedule(plan.steps)
     count = steps_to(schedule, plan.t0)
     codes, inverted = [], []
     with autocast(base.device, plan.arithmetic):
-        for k, rows in enumerate(chunks(len(photos), size)):
+        for rows, report in _chunks(len(photos), base.device, count, progress):
             x = photos[rows]
             z = base.encode_z(x).float()
-            chunk_progress = _chunk_progress(progress, k, count, -(-len(photos) // size))
             codes.append(z)
-            x_t0 = ddim_invert(base.eps_a(z), x, schedule, count, chunk_progress)
+            x_t0 = ddim_invert(base.eps_a(z), x, schedule, count, report)
             inverted.append(x_t0.float())
     z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
     return Encodings(photos, z, x_t0, plan)
@@ -119,15 +117,14 @@ def decode(
     schedule = image_schedule(
         mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
     )
-    t0, size = encodings.plan.t0, chunk_size(base.device)
+    t0 = encodings.plan.t0
     count = steps_from(schedule, t0)
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
     terms = _structure_terms(base, mix, chosen, networks, schedule, t0)
     out = []
     with autocast(base.device, encodings.plan.arithmetic):
-        for k, rows in enumerate(chunks(len(encodings.photo), size)):
-            chunk_progress = _chunk_progress(progress, k, count, -(-len(encodings.photo) // size))
+        for rows, report in _chunks(len(encodings.photo), base.device, count, progress):
             photo, x = encodings.photo[rows], encodings.x_t0[rows]
             z_in = encodings.z[rows]
             if edit is not None:
@@ -141,8 +138,7 @@ def decode(
                 for network, predict in zip(networks, predictors, strict=True):
                     eps = eps + network.share * predict(x, i).float()
                 x, _ = ddim_step(schedule, i, x, eps)
-                if chunk_progress is not None:
-                    chunk_progress(done, count)
+                report(done, count)
             out.append(x)
     return torch.cat(out)[: len(encodings.photo)].clamp(-1, 1)
 
@@ -156,19 +152,21 @@ def chunk_size(device: torch.device) -> int:
     return BATCH_SIZES["cpu" if device.type == "cpu" else "cuda"]
 
 
-def chunks(count: int, size: int) -> Iterator[Tensor]:
-    """Row indices of each chunk; the last chunk is padded with the last row."""
+def _chunks(
+    count: int, device: torch.device, steps: int, progress: Progress | None
+) -> Iterator[tuple[Tensor, Progress]]:
+    """Row indices of each chunk, the last one padded with the last row, and its progress.
+
+    The progress counts the steps of all chunks.
+    """
+    size = chunk_size(device)
     for start in range(0, count, size):
-        yield torch.arange(start, start + size).clamp_max(count - 1)
 
+        def report(done: int, _: int, before: int = start // size * steps) -> None:
+            if progress is not None:
+                progress(before + done, -(-count // size) * steps)
 
-def _chunk_progress(
-    progress: Progress | None, chunk: int, steps: int, count: int
-) -> Progress | None:
-    """Progress of one of ``count`` chunks, counted over the steps of all chunks."""
-    if progress is None:
-        return None
-    return lambda done, _: progress(chunk * steps + done, count * steps)
+        yield torch.arange(start, start + size).clamp_max(count - 1), report
 
 
 def level_conditions(z_in: Tensor, z_style: Tensor, weights: Sequence[float]) -> Tensor:
@@ -296,8 +294,7 @@ class _StructureTerm:
 
     def at(self, features: Tensor, schedule: Schedule, i: int) -> Tensor:
         """The term of x_t at index i (Eq. 12-14). features: ``spn.features`` of the photos."""
-        step = spn_step(schedule, i, self.spn_time)
-        time = torch.full((len(features),), step, device=features.device)
+        time = spn_step(schedule, i, self.spn_time, features)
         return self.scale * self.spn.at(features, time).float()
 
 

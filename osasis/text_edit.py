@@ -16,7 +16,7 @@ from osasis.diffusion import Schedule, ddim_step, image_schedule, predict_x0, st
 from osasis.errors import DivergedError, UserError
 from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
 
@@ -55,14 +55,9 @@ def load_text_edit(folder: Path, base: str) -> TextEdit:
     info = json.loads(path.read_text())
     if info["base"] != base:
         raise UserError(f"{folder}: this text edit belongs to base {info['base']}, not {base}")
-    return TextEdit(
-        source=info["source"],
-        target=info["target"],
-        direction=load_file(folder / "text_edit.safetensors")["direction"],
-        base=base,
-        settings=info["settings"],
-        history=tuple(info["history"]),
-    )
+    direction = load_file(folder / "text_edit.safetensors")["direction"]
+    history = tuple(info["history"])
+    return TextEdit(info["source"], info["target"], direction, base, info["settings"], history)
 
 
 def optimise_text_edit(
@@ -94,7 +89,7 @@ def optimise_text_edit(
     if float(text_direction.norm()) < 1e-6:
         raise UserError(f"the guide's embeddings of {source!r} and {target!r} are the same")
     schedule = image_schedule(steps)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "text edit"))
+    generator = derived_generator(seed, "text edit")
     # Zero is no starting point: the directional loss has no gradient direction there, and Adam's
     # first update would outweigh the following ones.
     start = lr * torch.randn(base.z_std.shape[-1], generator=generator)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
+from osasis.checkpoints import adam_tensors, load_adam_tensors
 from osasis.contents import Contents, ContentSource
 from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
 from osasis.errors import DivergedError
@@ -49,7 +50,7 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
         self.unet = trainable_copy(base.diffae.unet, settings.dropout)
-        self.networks: dict[str, nn.Module] = {"unet": self.unet, "spn": self.spn}
+        self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         self.optimisers = {
             "unet": torch.optim.Adam(
@@ -139,8 +140,7 @@ class StyleTrainer:
         if s.spn_style_branch == "unscaled":
             # The published code adds the style branch's output without lambda.
             scale[-1] = 1.0
-        step = spn_step(self.schedule, i, s.spn_time)
-        return scale * self.spn(photos, torch.full((len(photos),), step, device=photos.device))
+        return scale * self.spn(photos, spn_step(self.schedule, i, s.spn_time, photos))
 
     def style(self, style_id: str) -> Style:
         """The current state of the training as a style."""
@@ -155,27 +155,18 @@ class StyleTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights of epsilon_B and the SPN, without the optimisers' state."""
-        return {
-            f"{name}.{key}": p.detach().clone()
-            for name, network in self.networks.items()
-            for key, p in network.named_parameters()
-        }
+        return {key: p.detach().clone() for key, p in self.networks.named_parameters()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights that ``weights`` returned."""
-        for name, network in self.networks.items():
-            network.load_state_dict(
-                {k: weights[f"{name}.{k}"] for k, _ in network.named_parameters()}
-            )
+        self.networks.load_state_dict({k: weights[k] for k, _ in self.networks.named_parameters()})
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Copies of the weights and the optimisers' state, as flat names for safetensors."""
         tensors = self.weights()
-        for name, network in self.networks.items():
-            state = self.optimisers[name].state
-            for key, p in network.named_parameters():
-                for slot, value in state.get(p, {}).items():
-                    tensors[f"optim.{name}.{key}:{slot}"] = value.clone()
+        for optimiser in self.optimisers.values():
+            state = adam_tensors(optimiser, self.networks.named_parameters())
+            tensors |= {key: value.clone() for key, value in state.items()}
         return tensors
 
     def state_info(self) -> dict[str, Any]:
@@ -190,21 +181,8 @@ class StyleTrainer:
         """Resume from ``state_tensors`` and ``state_info``, bit for bit."""
         self.iteration, self.history = info["iteration"], list(info["history"])
         self.load_weights(tensors)
-        slots: dict[tuple[str, str], dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optim."):
-                owner, slot = key.removeprefix("optim.").rsplit(":", 1)
-                name, param = owner.split(".", 1)
-                slots.setdefault((name, param), {})[slot] = value
         for name, network in self.networks.items():
-            for key, p in network.named_parameters():
-                if (name, key) in slots:
-                    self.optimisers[name].state[p] = {
-                        # Adam keeps its step counter on the CPU and its moments in the
-                        # parameter's own memory layout.
-                        slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
-                        for slot, v in slots[name, key].items()
-                    }
+            load_adam_tensors(self.optimisers[name], network.named_parameters(name), tensors)
 
 
 def trainable_copy(unet: UNet, dropout: float) -> UNet:
@@ -216,10 +194,11 @@ def trainable_copy(unet: UNet, dropout: float) -> UNet:
     return copied
 
 
-def spn_step(schedule: Schedule, i: int, spn_time: str) -> float:
-    """The SPN's time input at index i: the index itself, as published, or the timestep / 50.
+def spn_step(schedule: Schedule, i: int, spn_time: str, like: Tensor) -> Tensor:
+    """The SPN's time input (B,) at index i, for the batch of ``like``.
 
-    The timestep does not depend on the number of steps. Divided by the stride of the published
-    training, it has the range of the index.
+    It is the index itself, as published, or the timestep / 50. The timestep does not depend on the
+    number of steps. Divided by the stride of the published training, it has the range of the index.
     """
-    return float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
+    step = float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
+    return torch.full((len(like),), step, device=like.device)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -19,6 +18,8 @@ from pydantic_core import PydanticCustomError
 from osasis.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound="InputModel")
+# ``Problem.wants`` by pydantic's error type.
+_WANTED = {"string_type": "text", "float_type": "number"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Problem:
 
     field: path of the field, such as ``styles[0].weight``; "" is the whole input. value: the
     invalid value. message: the error, which names field and value. allowed: the allowed values as a
-    noun phrase, such as ``a number in [0, 4]``; "" where the message names them.
+    noun phrase, such as ``a number in [0, 4]``; "" where the message names them. wants: ``text`` or
+    ``number`` where the value has another type; otherwise "".
     """
 
     field: str
     value: Any
     message: str
     allowed: str = ""
+    wants: str = ""
 
     def __str__(self) -> str:
         return f"{self.message}; it must be {self.allowed}" if self.allowed else self.message
@@ -44,7 +47,7 @@ class Problem:
         message = self.message
         if self.field and message.startswith(self.field):
             message = field + message[len(self.field) :]
-        return Problem(field, self.value, message, self.allowed)
+        return replace(self, field=field, message=message)
 
 
 class InvalidInputError(UserError):
@@ -80,7 +83,7 @@ class InputModel(BaseModel):
 
     def replace(self: M, **changes: Any) -> M:
         """A validated copy with changed fields. Raises InvalidInputError."""
-        return self.parse({name: getattr(self, name) for name in type(self).model_fields} | changes)
+        return self.parse(dict(self) | changes)
 
     def cross_problems(self) -> list[Problem]:
         """Problems of combinations of fields; subclasses override this."""
@@ -100,6 +103,7 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
     for e in error.errors(include_url=False):
         loc, kind = e["loc"], e["type"]
         field = _path(loc)
+        shown = f"{field or 'the input'} is {_shortened(e['input'])}"
         if kind == "problems":
             found += [p.with_prefix(field) for p in e["ctx"]["problems"]]
         elif kind == "extra_forbidden":
@@ -110,38 +114,32 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
             message = f"unknown field {name!r}{where}{did_you_mean(name, known)}"
             found.append(Problem(field, e["input"], message))
         elif kind == "missing":
-            allowed_values = allowed(_resolve(model, loc))
-            found.append(Problem(field, None, f"{field} is missing", allowed_values))
+            message = f"{field} is missing"
+            found.append(Problem(field, None, message, allowed(_resolve(model, loc))))
+        elif kind == "value_error":  # raised by a validator
+            found.append(Problem(field, e["input"], f"{shown}: {e['ctx']['error']}"))
         else:
-            message, allowed_values = f"{field or 'the input'} is {_shortened(e['input'])}", ""
-            if kind == "value_error":  # raised by a validator
-                message += f": {e['ctx']['error']}"
-            else:
-                allowed_values = allowed(_resolve(model, loc))
-            found.append(Problem(field, e["input"], message, allowed_values))
+            wants = _WANTED.get(kind, "")
+            found.append(Problem(field, e["input"], shown, allowed(_resolve(model, loc)), wants))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 
 
-def allowed(kind: Any) -> str:
-    """Allowed values of a type (a FieldInfo or an annotation), as a noun phrase."""
+def allowed(kind: Any, limits: Iterable[Any] = ()) -> str:
+    """Allowed values of a type (a FieldInfo or an annotation) in limits, as a noun phrase."""
     if isinstance(kind, FieldInfo):
-        return _with_limits(kind.annotation, kind.metadata)
-    return _with_limits(kind, ())
-
-
-def _with_limits(kind: Any, limits: Iterable[Any]) -> str:
+        kind, limits = kind.annotation, kind.metadata
     limits = _flat(limits)
     while get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         limits += _flat(more)
     if get_origin(kind) in (Union, types.UnionType):
-        options = [_with_limits(a, limits) for a in get_args(kind) if a is not type(None)]
+        options = [allowed(a, limits) for a in get_args(kind) if a is not type(None)]
         return " or ".join([*options, *(["null"] if type(None) in get_args(kind) else [])])
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) in (tuple, list):
-        return f"a list{_length(limits)}, each {_with_limits(get_args(kind)[0], ())}"
+        return f"a list{_length(limits)}, each {allowed(get_args(kind)[0])}"
     if _is_model(kind) or get_origin(kind) is dict or kind is dict:
         return "an object"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -156,38 +154,30 @@ def _flat(limits: Iterable[Any]) -> list[Any]:
 
 
 def _length(limits: Iterable[Any], unit: str = "items") -> str:
-    least = [x.min_length for x in limits if isinstance(x, annotated_types.MinLen)]
-    most = [x.max_length for x in limits if isinstance(x, annotated_types.MaxLen)]
+    least, most = (_bound(limits, name) for name in ("min_length", "max_length"))
     if least and most:
-        return f" of {least[0]} to {most[0]} {unit}"
+        return f" of {least} to {most} {unit}"
     if least:
-        return f" of at least {least[0]} {unit}"
-    return f" of at most {most[0]} {unit}" if most else ""
+        return f" of at least {least} {unit}"
+    return f" of at most {most} {unit}" if most else ""
 
 
 def _range(limits: Iterable[Any]) -> str:
-    low: tuple[str, Any] | None = None
-    high: tuple[str, Any] | None = None
-    for limit in limits:
-        if isinstance(limit, annotated_types.Ge):
-            low = ("[", limit.ge)
-        elif isinstance(limit, annotated_types.Gt):
-            low = ("(", limit.gt)
-        elif isinstance(limit, annotated_types.Le):
-            high = ("]", limit.le)
-        elif isinstance(limit, annotated_types.Lt):
-            high = (")", limit.lt)
-    if low is None and high is None:
+    ge, gt, le, lt = (_bound(limits, name) for name in ("ge", "gt", "le", "lt"))
+    if le or lt:
+        left = f"[{ge}" if ge else f"({gt or '-inf'}"
+        return f" in {left}, " + (f"{le}]" if le else f"{lt})")
+    if ge:
+        return f" from {ge}"
+    return f" above {gt}" if gt else ""
+
+
+def _bound(limits: Iterable[Any], name: str) -> str:
+    """The bound of this name in ``annotated_types`` limits as text; empty without one."""
+    values = [getattr(x, name) for x in limits if hasattr(x, name)]
+    if not values:
         return ""
-    if high is None and low is not None:
-        return f" {'from' if low[0] == '[' else 'above'} {_number(low[1])}"
-    left, least = low or ("(", "-inf")
-    right, most = high or (")", "inf")
-    return f" in {left}{_number(least)}, {_number(most)}{right}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{values[-1]:g}" if isinstance(values[-1], float) else str(values[-1])
 
 
 def _resolve(model: Any, loc: Iterable[int | str]) -> Any:

@@ -6,10 +6,9 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import ray
@@ -18,7 +17,6 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from mlflow.entities import Param
-from pydantic import Field
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.nn.parallel import DistributedDataParallel
@@ -32,12 +30,11 @@ from osasis.bundles.base import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
 from osasis.networks.sizes import DiffAEConfig, load_config
-from osasis.pretraining.photo_set import PhotoSet, read_photo_set
+from osasis.pretraining.photo_set import PhotoSet, Report, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext
 from osasis.storage import write_json
-from osasis.validation import InputModel
 
 EXPERIMENT = "style-factory-bases"
 PHOTOS, EVENTS, SAMPLES, RUN_ID = "photos.npy", "events.jsonl", "samples", "mlflow-run.json"
@@ -46,22 +43,21 @@ OUTCOME = "ended.json"
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 10
 
-Report = Callable[[str], None]
 
+@dataclass(frozen=True)
+class BaseTrainingJob:
+    """Arguments of the workers of a run.
 
-class BaseTrainingJob(InputModel):
-    """Arguments of the workers of a run."""
+    start: DiffAE checkpoint to start from. minutes: time limit of this run. gpu: train on one GPU
+    for each worker.
+    """
 
-    subject: ClassVar[str] = "base training job"
-
-    folder: Annotated[Path, Field(strict=False, description="folder of the run")]
-    config: DiffAEConfig = Field(description="sizes of the networks")
-    settings: PretrainSettings = Field(description="settings of the training")
-    start: Annotated[Path | None, Field(strict=False)] = Field(
-        None, description="DiffAE checkpoint to start from"
-    )
-    minutes: float | None = Field(None, description="time limit of this run")
-    gpu: bool = Field(False, description="train on one GPU for each worker")
+    folder: Path
+    config: DiffAEConfig
+    settings: PretrainSettings
+    start: Path | None = None
+    minutes: float | None = None
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
     outcome.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _train_on_worker,
-        train_loop_config=job.replace(gpu=gpu).to_dict(),
+        train_loop_config={"job": replace(job, gpu=gpu)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(
@@ -206,8 +202,8 @@ def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
-    """The training function of one Ray Train worker. config: a BaseTrainingJob as plain data."""
-    job = BaseTrainingJob.parse(config)
+    """The training function of one Ray Train worker. config: the BaseTrainingJob as ``job``."""
+    job: BaseTrainingJob = config["job"]
     try:
         _train(job)
     except UserError as e:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
+from factory.core.yaml_files import read_yaml_file
 from factory.registry import RegistrySnapshot, StyleVersion
 from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
@@ -89,16 +90,19 @@ class Targets:
 
 
 def read_mix_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read mix fields from a JSON file. Raises UserError."""
+    """Read mix fields from a JSON or YAML file.
+
+    Raises UserError for a file that cannot be read or parsed, InvalidInputError with every problem
+    of its fields and their lines.
+    """
     try:
-        data = json.loads(Path(path).read_text())
-    except OSError as e:
-        raise UserError(f"--mix-file {path}: {(e.strerror or 'cannot be read').lower()}") from None
-    except ValueError as e:
-        raise UserError(f"--mix-file {path}: not valid JSON ({e})") from None
-    if not isinstance(data, dict):
-        raise UserError(f'--mix-file {path}: not a JSON object such as {{"strength": 0.8}}')
-    return data
+        file = read_yaml_file(Path(path))
+    except UserError as e:
+        raise UserError(f"--mix-file {e}") from None
+    if not isinstance(file.data, dict):
+        raise UserError(f'--mix-file {path}: not an object such as {{"strength": 0.8}}')
+    file.parse(Mix, required=False)
+    return file.data
 
 
 def common_targets(targets: Targets, styles: list[str], fields: dict[str, Any]) -> list[int]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -31,19 +31,13 @@ from serving.shared_state import SharedState
 def make_app() -> FastAPI:
     """The FastAPI application. Its routes use the service that ``install`` has set."""
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        current().start_heartbeat()
-        yield
-
     # FastAPI's own documentation pages load scripts from a CDN.
-    app = FastAPI(title="style-factory", version=__version__, lifespan=lifespan,
-                  docs_url=None, redoc_url=None)  # fmt: skip
+    app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
     for module in (stylize, jobs, styles, health):
         app.include_router(module.router)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.exception_handler(ApiError)(_api_error)
+    app.exception_handler(RequestValidationError)(_validation_error)
+    app.exception_handler(HTTPException)(_http_error)
     app.add_middleware(RequestLog)
     default = app.openapi
 
@@ -105,26 +99,23 @@ class RequestLog:
                       key=scope.get("state", {}).get("key"), **fields)  # fmt: skip
 
 
-async def _api_error(_: Request, e: Exception) -> JSONResponse:
-    assert isinstance(e, ApiError)
+async def _api_error(_: Request, e: ApiError) -> JSONResponse:
     return JSONResponse(e.body(), e.status, headers=e.headers)
 
 
-async def _validation_error(_: Request, e: Exception) -> JSONResponse:
-    assert isinstance(e, RequestValidationError)
+async def _validation_error(_: Request, e: RequestValidationError) -> JSONResponse:
     first = e.errors()[0]
     field = ".".join(str(p) for p in first["loc"][1:])
     error = ApiError(422, f"{field}: {first['msg']}", field=field, value=shown(first.get("input")))
     return JSONResponse(error.body(), 422)
 
 
-async def _http_error(_: Request, e: Exception) -> JSONResponse:
-    assert isinstance(e, HTTPException)
+async def _http_error(_: Request, e: HTTPException) -> JSONResponse:
     error = ApiError(e.status_code, str(e.detail), field="path" if e.status_code == 404 else None)
     return JSONResponse(error.body(), e.status_code, headers=e.headers)
 
 
-@serve.deployment(name="state", max_ongoing_requests=1000)
+@serve.deployment(name="state", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class SharedStateDeployment(SharedState):
     """One replica. Its state is lost if it dies; clients then get 404 and send photos again."""
 
@@ -156,7 +147,7 @@ class EngineDeployment:
         self._preload(list(self.catalog.styles)[: config.prewarm])
         if config.pinned:
             self.catalog.start(config.poll, self._preload)
-        self._heartbeat_task: asyncio.Task[None] | None = None
+        self._heartbeats = asyncio.create_task(self._send_heartbeats())
 
     def _preload(self, more: Sequence[str] = ()) -> None:
         """Load and pin the pinned styles; load ``more``. Requests report styles that fail."""
@@ -164,14 +155,13 @@ class EngineDeployment:
         for name in dict.fromkeys([*self.config.pinned, *more]):
             with contextlib.suppress(UserError):
                 version = self.catalog.resolve(name)
-                self.engine.loader.load(version.reference, version.folder)
+                self.engine.loader.submit(version).result()
                 if name in self.config.pinned:
                     pinned.append(version.reference)
         self.engine.styles.pin(pinned)
 
     async def run(self, task: ImageTask) -> Result | UserError:
         """The result, or the error of an invalid task or a style that cannot be loaded."""
-        self._start_heartbeat()
         future = self.engine.submit(task)
         try:
             return await asyncio.wrap_future(future)
@@ -182,12 +172,7 @@ class EngineDeployment:
             return e
 
     async def problem(self) -> str | None:
-        self._start_heartbeat()
         return self.engine.problem()
-
-    def _start_heartbeat(self) -> None:
-        if self._heartbeat_task is None:
-            self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -222,11 +207,7 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if config.engine_gpus:
         resources["num_gpus"] = config.engine_gpus
-    state: Any = (
-        cast(Any, SharedStateDeployment)
-        .options(ray_actor_options={"num_cpus": 0})
-        .bind(config.photos, config.jobs, config.job_age)
-    )
+    state = cast(Any, SharedStateDeployment).bind(config.photos, config.jobs, config.job_age)
     engine = (
         cast(Any, EngineDeployment)
         .options(

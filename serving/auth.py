@@ -29,14 +29,12 @@ class Keys:
         """Count a request and return the key's name. Raises ApiError 401 or 429."""
         if self.keys is None:
             return "anonymous"
-        challenge = {"WWW-Authenticate": 'Bearer realm="style-factory"'}
-        if not key:
-            raise ApiError(401, "an API key is needed: send Authorization: Bearer KEY",
-                           field="Authorization", headers=challenge)  # fmt: skip
-        entry = self.keys.get(hash_key(key))
+        entry = self.keys.get(hash_key(key)) if key else None
         if entry is None:
-            raise ApiError(401, "the API key is unknown", field="Authorization",
-                           headers=challenge)  # fmt: skip
+            needed = "an API key is needed: send Authorization: Bearer KEY"
+            raise ApiError(401, "the API key is unknown" if key else needed, field="Authorization",
+                           headers={"WWW-Authenticate": 'Bearer realm="style-factory"'}
+                           )  # fmt: skip
         name, per_minute = entry
         now = time.monotonic()
         tokens, last = self._buckets.get(name, (float(per_minute), now))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -52,56 +51,21 @@ class ByteLru(Generic[V]):
                 self.bytes -= self._size(self._values.pop(other))
                 self.evictions += 1
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
     def __len__(self) -> int:
         return len(self._values)
 
 
-@dataclass
-class _KeyLock:
-    lock: threading.Lock
-    users: int = 0
-
-
 class StyleCache:
-    """Styles in host memory, and recently used styles on the device. Budgets in bytes.
-
-    Concurrent ``get`` calls for a key load it once; loads of different keys run in parallel.
-    """
+    """Styles in host memory, and recently used styles on the device. Budgets in bytes."""
 
     def __init__(self, host_budget: int, device_budget: int, device: torch.device) -> None:
         self.device = device
         self.host: ByteLru[Style] = ByteLru(host_budget, style_bytes)
         self.on_device: ByteLru[Style] = ByteLru(device_budget, style_bytes)
         self.loads = 0
-        self._key_locks: dict[str, _KeyLock] = {}
-        self._lock = threading.Lock()
 
     def pin(self, keys: Iterable[str]) -> None:
         self.host.pinned = self.on_device.pinned = frozenset(keys)
-
-    def get(self, key: str, load: Callable[[], Style]) -> Style:
-        """The cached style; on a miss, the result of ``load``, whose errors propagate."""
-        if (style := self.host.get(key)) is not None:
-            return style
-        with self._lock:
-            entry = self._key_locks.setdefault(key, _KeyLock(threading.Lock()))
-            entry.users += 1
-        try:
-            with entry.lock:
-                if key in self.host and (style := self.host.get(key)) is not None:
-                    return style
-                style = load()
-                self.loads += 1
-                self.host.put(key, style)
-                return style
-        finally:
-            with self._lock:
-                entry.users -= 1
-                if entry.users == 0:
-                    self._key_locks.pop(key, None)
 
     def to_device(self, key: str, style: Style) -> Style:
         """A copy of the style on the device, from the cache if possible."""

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from factory.registry import StyleVersion
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
@@ -34,31 +34,18 @@ PREPARE_THREADS = 4
 
 
 @dataclass(frozen=True)
-class ServedVersion:
-    """The version of a style that a request uses.
-
-    reference: id and version, such as ``oil:3``. folder: returns the style's bundle, and downloads
-    it if needed.
-    """
-
-    reference: str
-    fingerprint: str
-    folder: Callable[[], Path]
-
-
-@dataclass(frozen=True)
 class ImageTask:
     """One photo to stylize with one mix.
 
     photo: PNG of the base's size. mix: None to encode the photo only, with the settings of the
-    first of ``versions``. versions: by style. masks: grey PNGs by name. text_edit: (D,) or None.
-    fit: how the photo was made square. source: name of the photo's file. mask_hashes: SHA-256 of
-    the masks as sent.
+    first of ``versions``. versions: by style, in the mix's order. masks: grey PNGs by name.
+    text_edit: (D,) or None. fit: how the photo was made square. source: name of the photo's file.
+    mask_hashes: SHA-256 of the masks as sent.
     """
 
     photo: bytes
     mix: Mix | None
-    versions: dict[str, ServedVersion] = field(default_factory=dict)
+    versions: dict[str, StyleVersion] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
     fit: str = "crop"
@@ -158,7 +145,7 @@ class Engine:
         loaded; ``abandon`` cancels it."""
         future: Future[Result] = Future()
         start = time.monotonic()
-        loads = {n: self.loader.submit(v.reference, v.folder) for n, v in task.versions.items()}
+        loads = {name: self.loader.submit(v) for name, v in task.versions.items()}
         when_all(
             loads.values(),
             lambda: self._prepare_pool.submit(self._prepare, task, loads, start, future),
@@ -182,9 +169,8 @@ class Engine:
         try:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
-            mix = task.mix
-            name = mix.styles[0].style if mix is not None else next(iter(styles))
-            plan = encode_plan(mix, styles[name].settings, self.base.device)
+            first = next(iter(styles.values()))
+            plan = encode_plan(task.mix, first.settings, self.base.device)
             pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 
 # By name with labels in Prometheus's notation: requests_total{route="/x"}.
 Samples = dict[str, float]
@@ -58,21 +60,14 @@ def render(sources: Iterable[Mapping[str, float]]) -> str:
     for source in sources:
         for key, value in source.items():
             total[key] = total.get(key, 0.0) + value
-    families: dict[str, list[str]] = {}
-    for key in sorted(total, key=_sort_key):
-        name = key.partition("{")[0]
-        family = name
-        for suffix in ("_bucket", "_sum", "_count"):
-            if name.endswith(suffix):
-                family = name.removesuffix(suffix)
-        families.setdefault(family, []).append(f"{PREFIX}{key} {total[key]:g}")
     lines = []
-    for family, samples in families.items():
+    for family, keys in groupby(sorted(total, key=_sort_key), _family):
         kind = "counter" if family.endswith("_total") else "gauge"
         if family.endswith("_seconds"):
             kind = "histogram"
         lines.append(f"# HELP {PREFIX}{family} {HELP.get(family, family.replace('_', ' '))}")
-        lines += [f"# TYPE {PREFIX}{family} {kind}", *samples]
+        lines.append(f"# TYPE {PREFIX}{family} {kind}")
+        lines += [f"{PREFIX}{key} {total[key]:g}" for key in keys]
     return "\n".join(lines) + "\n"
 
 
@@ -81,6 +76,11 @@ def _labels(labels: Mapping[str, object]) -> str:
         return ""
     pairs = (f'{k}="{str(v)[:80]}"' for k, v in sorted(labels.items()))
     return "{" + ",".join(pairs) + "}"
+
+
+def _family(key: str) -> str:
+    """The metric's name without labels and the suffix of a histogram's part."""
+    return re.sub("_(bucket|sum|count)$", "", key.partition("{")[0])
 
 
 def _sort_key(key: str) -> tuple[str, float]:

@@ -98,7 +98,10 @@ class ErrorAnswer(BaseModel):
     error: dict[str, Any]
 
 
-MIX_EXAMPLE = {"styles": [{"style": "oil", "weight": 1.0}], "strength": 0.8}
+STYLIZE_EXAMPLE = {
+    "encodings": ["0f343b0931126a20f133d67c2b018a3b"],
+    "mix": {"styles": [{"style": "oil", "weight": 1.0}], "strength": 0.8},
+}
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}

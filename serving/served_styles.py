@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from factory.core.home import Home
-from factory.registry import CHAMPION, KIND_TAG, Registry, StyleVersion, list_versions
+from factory.registry import CHAMPION, Registry, StyleVersion, list_versions
 from osasis.errors import UserError, did_you_mean
 from serving.schemas import StyleRow
 
@@ -102,19 +102,12 @@ class StyleCatalog:
         """By style: number of the champion, else of the newest version, and all aliases. One query
         per 1000 styles."""
         found: dict[str, tuple[int, dict[str, int]]] = {}
-        token = None
-        while True:
-            page = self.registry.client.search_registered_models(
-                filter_string=f"tags.`{KIND_TAG}` = 'style'", max_results=1000, page_token=token
-            )
-            for model in page:
-                versions = [int(v.version) for v in model.latest_versions]
-                aliases = {name: int(number) for name, number in model.aliases.items()}
-                if (champion := aliases.get(CHAMPION)) is not None or versions:
-                    found[model.name] = (champion or max(versions), aliases)
-            token = page.token
-            if not token:
-                return found
+        for model in self.registry.models():
+            versions = [int(v.version) for v in model.latest_versions]
+            aliases = {name: int(number) for name, number in model.aliases.items()}
+            if (champion := aliases.get(CHAMPION)) is not None or versions:
+                found[model.name] = (champion or max(versions), aliases)
+        return found
 
     def _listed(self, version: StyleVersion) -> ListedStyle:
         if version.base and version.base != self.base:
@@ -138,7 +131,7 @@ class StyleCatalog:
         return listed.version
 
     def page(
-        self, offset: int, limit: int, text: str = "", tags: list[str] | None = None
+        self, offset: int, limit: int, text: str, tags: list[str]
     ) -> tuple[int, list[ListedStyle]]:
         """Number of matching styles, and one page of them.
 
@@ -148,7 +141,7 @@ class StyleCatalog:
         matching = [
             s
             for s in self.styles.values()
-            if set(tags or []) <= set(s.tags)
+            if set(tags) <= set(s.tags)
             and all(w in " ".join([s.version.style, *s.tags, s.licence]).lower() for w in words)
         ]
         return len(matching), matching[offset : offset + limit]

@@ -33,7 +33,7 @@ from serving.admission import Admission
 from serving.auth import Keys
 from serving.bodies import SentFile, StylizeRequest
 from serving.config import ServeConfig
-from serving.engine import ImageTask, Result, ServedVersion
+from serving.engine import ImageTask, Result
 from serving.errors import ApiError, invalid
 from serving.metrics import Counters
 from serving.request_images import limit_pillow, mask_png, photo_id, square_png
@@ -48,7 +48,10 @@ _current: Service | None = None
 
 
 class Service:
-    """The router of one ingress process. engines, state: handles of the deployments."""
+    """The router of one ingress process; needs a running event loop.
+
+    engines, state: handles of the deployments.
+    """
 
     def __init__(self, config: ServeConfig, engines: Any, state: Any) -> None:
         self.config, self.engines, self.state = config, engines, state
@@ -68,14 +71,9 @@ class Service:
         self.draining = False
         self.last_heartbeat = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heartbeat_task: asyncio.Task[None] | None = None
         self.log = _logger(config.log)
         limit_pillow(config.limits)
-
-    def start_heartbeat(self) -> None:
-        """Start sending heartbeats; needs a running event loop."""
-        if self._heartbeat_task is None:
-            self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
+        self.run_in_background(self._send_heartbeats())
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -133,8 +131,8 @@ class Service:
             for p in photos
         ]
 
-    def _resolve(self, mix: Mix) -> tuple[dict[str, ServedVersion], Tensor | None]:
-        """Served versions by style, and the text edit's direction. Raises ApiError."""
+    def _resolve(self, mix: Mix) -> tuple[dict[str, StyleVersion], Tensor | None]:
+        """Registered versions by style, and the text edit's direction. Raises ApiError."""
         try:
             mix.check_on(self.sizes)
         except InvalidInputError as e:
@@ -142,11 +140,10 @@ class Service:
         versions = {}
         for i, share in enumerate(mix.styles):
             try:
-                version = self.catalog.resolve(share.style)
+                versions[share.style] = self.catalog.resolve(share.style)
             except UserError as e:
                 raise ApiError(422, str(e), field=f"mix.styles[{i}].style",
                                value=share.style) from None  # fmt: skip
-            versions[share.style] = served_version(version)
         if mix.text_edit is None:
             return versions, None
         try:
@@ -217,11 +214,6 @@ class Service:
                 raise invalid(outcome, "mix")
             raise ApiError(422, str(outcome), field="mix")
         raise AssertionError("unreachable")
-
-
-def served_version(version: StyleVersion) -> ServedVersion:
-    """The data that an engine needs to load a registered version."""
-    return ServedVersion(version.reference, version.fingerprint, version.folder)
 
 
 def current() -> Service:

@@ -26,14 +26,13 @@ class StoredPhoto:
 class Job:
     """A queued batch of images.
 
-    owner: name of the API key. media: MIME type of the results. created: monotonic seconds.
-    ingress: the process that runs the job. results: encoded images, in order.
+    owner: name of the API key. created: monotonic seconds. ingress: the process that runs the job.
+    results: PNG images, in order.
     """
 
     id: str
     owner: str
     images: int
-    media: str
     created: float
     ingress: str
     state: JobState = "queued"
@@ -71,7 +70,7 @@ class SharedState:
     def get_photo(self, key: str) -> StoredPhoto | None:
         return self._photos.get(key)
 
-    def add_job(self, owner: str, images: int, media: str, ingress: str) -> str | None:
+    def add_job(self, owner: str, images: int, ingress: str) -> str | None:
         """Add a job and return its id; None while ``jobs`` unfinished jobs are kept."""
         self._expire_jobs()
         if len(self._jobs) >= self._max_jobs:
@@ -79,7 +78,7 @@ class SharedState:
             if not ended:
                 return None
             del self._jobs[min(ended, key=lambda j: j.created).id]
-        job = Job(uuid.uuid4().hex, owner, images, media, time.monotonic(), ingress)
+        job = Job(uuid.uuid4().hex, owner, images, time.monotonic(), ingress)
         self._jobs[job.id] = job
         return job.id
 
@@ -102,12 +101,12 @@ class SharedState:
         job = self._jobs.get(job_id)
         return job.answer() if job and job.owner == owner else None
 
-    def job_image(self, job_id: str, owner: str, index: int) -> tuple[str, bytes] | None:
-        """MIME type and bytes of a finished image."""
+    def job_image(self, job_id: str, owner: str, index: int) -> bytes | None:
+        """The PNG of a finished image."""
         job = self._jobs.get(job_id)
         if job is None or job.owner != owner or not 0 <= index < len(job.results):
             return None
-        return job.media, job.results[index]
+        return job.results[index]
 
     def _expire_jobs(self) -> None:
         """Fail the jobs of dead processes; drop jobs older than ``job_age``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
+from factory.registry import StyleVersion
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style, load_style
 from osasis.errors import UserError
@@ -29,29 +29,33 @@ class StyleLoader:
         self._running: dict[str, Future[Style]] = {}
         self._lock = threading.Lock()
 
-    def load(self, key: str, folder: Callable[[], Path]) -> Style:
-        """The style from the cache, else from its folder. Raises StyleFailedError."""
-
-        def read() -> Style:
-            try:
-                return load_style(folder(), self.base)
-            except Exception as e:  # broken files or unreachable storage of any kind
-                reason = " ".join(str(e).split()) or type(e).__name__
-                raise StyleFailedError(f"style {key} cannot be loaded: {reason}") from None
-
-        return self.cache.get(key, read)
-
-    def submit(self, key: str, folder: Callable[[], Path]) -> Future[Style]:
-        """Start ``load`` in the background; the future of a cached style is done already."""
-        if (style := self.cache.host.get(key)) is not None:
-            done: Future[Style] = Future()
-            done.set_result(style)
-            return done
+    def submit(self, version: StyleVersion) -> Future[Style]:
+        """Start loading a style, unless a load of it is running; the future of a cached style is
+        done already. The future raises StyleFailedError."""
+        key = version.reference
         with self._lock:
+            # A load caches its style before it leaves ``_running``, so the cache comes second.
             if (load := self._running.get(key)) is None:
-                load = self._running[key] = self._pool.submit(self.load, key, folder)
-                load.add_done_callback(lambda _: self._running.pop(key, None))
+                if (style := self.cache.host.get(key)) is not None:
+                    load = Future()
+                    load.set_result(style)
+                else:
+                    load = self._running[key] = self._pool.submit(self._load, version)
+                    load.add_done_callback(lambda _: self._running.pop(key, None))
         return load
+
+    def _load(self, version: StyleVersion) -> Style:
+        """Read a style from its folder and cache it."""
+        try:
+            style = load_style(version.folder(), self.base)
+        except Exception as e:  # broken files or unreachable storage of any kind
+            reason = " ".join(str(e).split()) or type(e).__name__
+            raise StyleFailedError(
+                f"style {version.reference} cannot be loaded: {reason}"
+            ) from None
+        self.cache.loads += 1
+        self.cache.host.put(version.reference, style)
+        return style
 
 
 def when_all(futures: Iterable[Future[Style]], call: Callable[[], object]) -> None:

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from osasis.bundles.base import load_base
+from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
+from osasis.contents import CHUNK, ContentBank, bank_chunk, bank_photos
 from osasis.images.tensors import image_to_tensor
 from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
-from osasis.settings import make_settings
+from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
 
 SIZE = 32
@@ -128,21 +129,35 @@ def write_sources(folder: Path) -> None:
         picture(i).save(folder / "photos" / f"{i:02d}.png")
 
 
+def random_style(
+    base: Base, style_id: str, seed: int, images: Tensor, settings: TrainSettings
+) -> Style:
+    """A style with random differences from the base. images: style image and counterpart."""
+    target = random_state(base.diffae.unet, seed)
+    source = dict(base.diffae.unet.named_parameters())
+    delta = {k: 0.2 * (v - source[k]) for k, v in target.items()}
+    spn = random_state(StructurePreservingNetwork(), seed + 1)
+    z = base.encode_z(images)
+    return Style(style_id, delta, spn, z[:1], z[1:], settings, {"base": base.fingerprint})
+
+
 def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) -> Style:
     """Write and return a style with random differences from the base."""
     base = load_base(base_folder)
-    target = random_state(base.diffae.unet, seed)
-    source = dict(base.diffae.unet.named_parameters())
     image = image_to_tensor(picture(seed, (SIZE, SIZE)))
-    z = base.encode_z(torch.stack([image, -image]))
-    style = Style(
-        style_id,
-        {k: 0.2 * (v - source[k]) for k, v in target.items()},
-        random_state(StructurePreservingNetwork(), seed + 1),
-        z[:1],
-        z[1:],
-        make_settings("default", **FEW),
-        {"base": base.fingerprint},
-    )
+    images = torch.stack([image, -image])
+    style = random_style(base, style_id, seed, images, make_settings("default", **FEW))
     save_style(folder, style, image, -image)
     return style
+
+
+def build_bank(base: Base, settings: TrainSettings) -> ContentBank:
+    """Build a content bank in this process."""
+    photos = bank_photos(base)
+    size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
+    return ContentBank(
+        *(
+            bank_chunk(base, settings, start, photos).take(slice(size - start))
+            for start in range(0, size, CHUNK)
+        )
+    )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.catalog.csv_files import read_csv
 from factory.catalog.entries import (
     CatalogEntry,
     CatalogError,
     CatalogProblem,
-    line_of,
     run_settings,
 )
-from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
+from factory.catalog.read import read_folder, read_image, read_yaml
 from factory.core.bases import NAME, NAME_RULE
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
@@ -79,15 +79,15 @@ def check_catalog(
     suffix = path.suffix.lower()
     if path.is_dir():
         content = read_folder(path, report)
-    elif suffix in (".yaml", ".yml"):
+    elif suffix in (".yaml", ".yml", ".json"):
         content = read_yaml(path)
-    elif suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         content = read_csv(path)
     elif path.is_file() and is_image(path):
         content = read_image(path)
     else:
         raise UserError(
-            f"{path}: not a catalog; give a YAML or CSV file, a folder of images, or an image"
+            f"{path}: not a catalog; give a YAML, JSON or CSV file, a folder of images, or an image"
         )
     entries = content.entries
     problems = [*content.problems, *_id_problems(entries)]
@@ -97,6 +97,8 @@ def check_catalog(
         problems.append(
             CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
         )
+    # A value that entries share by an alias is one problem.
+    problems = list({(p.file, p.line, p.message): p for p in reversed(problems)}.values())[::-1]
     problems.sort(key=lambda p: (p.file, p.line or 0))
     return Catalog(str(path), tuple(entries), tuple(problems), content.gate)
 
@@ -124,11 +126,7 @@ def _setting_problems(
     except InvalidInputError as e:
         return [
             CatalogProblem.of(
-                p,
-                entry.file,
-                line_of(p.field, entry.lines, entry.line),
-                "see the reference of training settings",
-                entry.id,
+                p, entry.file, entry.places, "see the reference of training settings", entry.id
             )
             for p in (p.with_prefix("overrides") for p in e.problems)
         ]

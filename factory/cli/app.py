@@ -36,31 +36,11 @@ def style_factory(
 
 
 app.command(cls=Command, rich_help_panel=TRAINING)(train.train)
-app.add_typer(
-    catalog.app,
-    name="catalog",
-    help="Check catalogs, and print their JSON Schema.",
-    rich_help_panel=TRAINING,
-)
-app.add_typer(
-    slots.app,
-    name="slots",
-    help="Show and add slots of a run that is training.",
-    rich_help_panel=TRAINING,
-)
+app.add_typer(catalog.app, name="catalog", rich_help_panel=TRAINING)
+app.add_typer(slots.app, name="slots", rich_help_panel=TRAINING)
 app.command(cls=Command, rich_help_panel=STYLIZING)(stylize.stylize)
 app.command(cls=Command, rich_help_panel=STYLIZING)(inspect.inspect)
 app.command(cls=Command, rich_help_panel=STYLIZING)(serve.serve)
-app.add_typer(
-    styles.app,
-    name="styles",
-    help="List, compare, promote, export and import registered styles.",
-    rich_help_panel=REGISTRY,
-)
-app.add_typer(
-    base.app,
-    name="base",
-    help="Train, import, evaluate and list bases.",
-    rich_help_panel=REGISTRY,
-)
+app.add_typer(styles.app, name="styles", rich_help_panel=REGISTRY)
+app.add_typer(base.app, name="base", rich_help_panel=REGISTRY)
 app.command("text-edit", cls=Command, rich_help_panel=REGISTRY)(train.text_edit)

@@ -23,14 +23,14 @@ from factory.cli.options import (
     find_home,
     option,
 )
-from factory.cli.output import print_fields, print_json, print_progress, print_result
+from factory.cli.output import print_document, print_fields, print_progress
 from osasis.errors import UserError
 
 GUIDE, PERCEPTUAL, MEASUREMENT = "Guide", "Perceptual net", "Measurement"
 # Number of photos that `base evaluate --output` reconstructs.
 SHOWN_PHOTOS = 8
 
-app = typer.Typer(cls=Group)
+app = typer.Typer(cls=Group, help="Train, import, evaluate and list bases.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the base.")]
 OptionalNameArgument = Annotated[
@@ -127,10 +127,8 @@ def import_(
         replace=replace,
         report=print_progress,
     )
-    if as_json:
-        print_json(info)
-    else:
-        print_result(f"base {info['name']} imported (fingerprint {info['fingerprint']})")
+    text = f"base {info['name']} imported (fingerprint {info['fingerprint']})"
+    print_document(info, text, as_json)
 
 
 @app.command(cls=Command)
@@ -176,12 +174,12 @@ def train(
         replace=replace,
         report=print_progress,
     )
-    if as_json:
-        print_json({"finished": run.finished, "left_out": run.left_out, "base": run.info})
-    elif run.info is not None:
-        print_result(f"base {name} trained (fingerprint {run.info['fingerprint']})")
+    if run.info is not None:
+        text = f"base {name} trained (fingerprint {run.info['fingerprint']})"
     else:
-        print_result(f"stopped after {minutes:g} minute(s); the same command resumes")
+        text = f"stopped after {minutes:g} minute(s); the same command resumes"
+    document = {"finished": run.finished, "left_out": run.left_out, "base": run.info}
+    print_document(document, text, as_json)
     if not run.finished:
         raise typer.Exit(1)
 
@@ -244,13 +242,14 @@ def list_bases(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     place = find_home(home)
     rows = bases.list_bases(place)
-    if as_json:
-        print_json({"bases": rows})
-        return
-    for b in rows:
-        size = b["config"]["image_size"]
-        print_result(f"{b['name']:32} {size} px  {b['bytes'] / 1e6:7.1f} MB  {b['fingerprint']}")
-    if not rows:
+    lines = [
+        f"{b['name']:32} {b['config']['image_size']} px  {b['bytes'] / 1e6:7.1f} MB  "
+        f"{b['fingerprint']}"
+        for b in rows
+    ]
+    if rows or as_json:
+        print_document({"bases": rows}, "\n".join(lines), as_json)
+    else:
         print_progress(f"no base in {place.bases}")
 
 

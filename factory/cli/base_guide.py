@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.options import INPUTS, OUTPUTS, TRAINING, HomeOption, JsonOption, option
-from factory.cli.output import print_error, print_json, print_result
+from factory.cli.output import print_document, print_error
 from osasis.choices import Precision
 
 
@@ -57,9 +57,6 @@ def train_guide(
     except BudgetTooShortError as e:
         print_error(e, as_json)
         raise typer.Exit(1) from None
-    if as_json:
-        print_json(report)
-        return
-    print_result(f"guide {report['model']} trained in {report['steps']} steps: {out}")
-    for name, value in report.get("validation", {}).items():
-        print_result(f"  {name:16} {value:.3f}")
+    lines = [f"guide {report['model']} trained in {report['steps']} steps: {out}"]
+    lines += [f"  {name:16} {value:.3f}" for name, value in report.get("validation", {}).items()]
+    print_document(report, "\n".join(lines), as_json)

@@ -15,9 +15,9 @@ from factory.cli.options import (
     SettingsOption,
     assignments,
 )
-from factory.cli.output import print_json, print_progress, print_result
+from factory.cli.output import print_document, print_progress, print_result
 
-app = typer.Typer(cls=Group)
+app = typer.Typer(cls=Group, help="Check catalogs, and print their JSON Schema.")
 
 
 @app.command(cls=Command)
@@ -32,13 +32,10 @@ def check(
     from factory.catalog import check_catalog
 
     found = check_catalog(Path(catalog), preset, assignments(set_, "--set"), report=print_progress)
-    if as_json:
-        problems = [p.to_dict() for p in found.problems]
-        print_json({"catalog": found.path, "styles": len(found.entries), "problems": problems})
-    else:
-        for problem in found.problems:
-            print_result(str(problem))
-        print_result(f"{len(found.entries)} style(s), {len(found.problems)} problem(s)")
+    styles, problems = len(found.entries), [p.to_dict() for p in found.problems]
+    lines = [*map(str, found.problems), f"{styles} style(s), {len(problems)} problem(s)"]
+    document = {"catalog": found.path, "styles": styles, "problems": problems}
+    print_document(document, "\n".join(lines), as_json)
     if found.problems:
         raise typer.Exit(1)
 

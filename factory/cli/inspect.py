@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.options import HomeOption, JsonOption
-from factory.cli.output import print_json, print_result
+from factory.cli.output import print_document
 
 
 def inspect(
@@ -24,9 +24,6 @@ def inspect(
 
     found = provenance_of(image, row)
     command = remake_command(found)
-    if as_json:
-        print_json({"provenance": found.to_dict(), "command": command})
-        return
-    for name, value in found.to_text().items():
-        print_result(f"{name}: {value}")
-    print_result(f"command: {command}")
+    lines = [f"{name}: {value}" for name, value in found.to_text().items()]
+    document = {"provenance": found.to_dict(), "command": command}
+    print_document(document, "\n".join([*lines, f"command: {command}"]), as_json)

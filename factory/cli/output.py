@@ -45,6 +45,14 @@ def print_json(document: dict[str, Any]) -> None:
     print_result(json.dumps(document, indent=2))
 
 
+def print_document(document: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print a document as JSON, or else the text."""
+    if as_json:
+        print_json(document)
+    else:
+        print_result(text)
+
+
 def print_fields(document: dict[str, Any], as_json: bool) -> None:
     """Print a document as JSON, or as one ``name: value`` line per field."""
     if as_json:

@@ -16,7 +16,7 @@ from osasis.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from factory.core.home import Home
 
-app = typer.Typer(cls=Group)
+app = typer.Typer(cls=Group, help="Show and add slots of a run that is training.")
 
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="Name of the run (train-...), or latest.")

@@ -24,7 +24,7 @@ from osasis.errors import UserError
 if TYPE_CHECKING:
     from factory.registry import StyleVersion
 
-app = typer.Typer(cls=Group)
+app = typer.Typer(cls=Group, help="List, compare, promote, export and import registered styles.")
 
 StyleArgument = Annotated[str, typer.Argument(metavar="STYLE", help="a, a@alias or a:3.")]
 

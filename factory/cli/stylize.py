@@ -21,7 +21,7 @@ from factory.cli.options import (
     names,
     option,
 )
-from factory.cli.output import print_json, print_progress, print_result
+from factory.cli.output import print_document, print_progress
 from osasis import choices
 from osasis.errors import UserError
 
@@ -77,7 +77,9 @@ def stylize(
     mix_file: Annotated[
         Path | None,
         option(
-            MIX, "JSON file of mix parameters; --mix takes precedence over it.", metavar="FILE.json"
+            MIX,
+            "JSON or YAML file of mix parameters; --mix takes precedence over it.",
+            metavar="FILE",
         ),
     ] = None,
     mask: Annotated[
@@ -177,10 +179,7 @@ def stylize(
         report=_print_to_terminal if terminal else print_progress,
         terminal=terminal,
     )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        _print_summary(result)
+    print_document(result.to_dict(), _summary(result), as_json)
     if result.errors or result.stopped:
         raise typer.Exit(1)
 
@@ -198,14 +197,13 @@ def _mask_files(given: list[str]) -> dict[str, str]:
     return files
 
 
-def _print_summary(result: StylizeResult) -> None:
-    """Print each failed photo once, whatever the number of styles, and the count of images."""
+def _summary(result: StylizeResult) -> str:
+    """Each failed photo once, whatever the number of styles, and the count of images."""
     reasons = list(dict.fromkeys((e["path"], e["reason"]) for e in result.errors))
-    for path, reason in reasons[:SHOWN_ERRORS]:
-        print_result(f"{path}: {reason}")
+    lines = [f"{path}: {reason}" for path, reason in reasons[:SHOWN_ERRORS]]
     if (more := len(reasons) - SHOWN_ERRORS) > 0:
-        print_result(f"... and {more} more; all are in {result.output / 'errors.parquet'}")
-    print_result(f"{result.images} image(s) in {result.output}")
+        lines.append(f"... and {more} more; all are in {result.output / 'errors.parquet'}")
+    return "\n".join([*lines, f"{result.images} image(s) in {result.output}"])
 
 
 def _print_to_terminal(text: str) -> None:

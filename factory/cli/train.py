@@ -24,7 +24,7 @@ from factory.cli.options import (
     names,
     option,
 )
-from factory.cli.output import print_fields, print_json, print_result
+from factory.cli.output import print_document, print_fields
 
 
 def train(
@@ -94,10 +94,7 @@ def train(
         previews=previews,
         progress=progress,
     )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_result(result.summary())
+    print_document(result.to_dict(), result.summary(), as_json)
     if result.failed:
         raise typer.Exit(1)
 

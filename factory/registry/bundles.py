@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from factory.core.bases import check_name
 from factory.core.home import Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
-from factory.registry.versions import TRAINING_FILE
+from factory.registry.versions import TRAINING_FILE, read_training
 from osasis.bundles.base import Base, read_base_info
 from osasis.bundles.style import load_style
 from osasis.errors import UserError
@@ -82,8 +83,7 @@ def import_bundle(
         check_name(name, "style")
         check_finite(folder / "style")
         _check_base(home, info["base"], source)
-        training = folder / "style" / TRAINING_FILE
-        results = json.loads(training.read_text()) if training.is_file() else {}
+        results = read_training(folder / "style")
         staged = Path(temporary) / "staged"
         for file in STYLE_FILES:
             if (folder / "style" / file).is_file():
@@ -116,11 +116,8 @@ def _unpack(source: Path, folder: Path) -> None:
 
 def _is_bundle_file(name: str) -> bool:
     """Whether an export writes this name; excludes paths that lead out of the folder."""
-    head, _, rest = name.partition("/")
-    if name == JSON_NAME:
-        return True
-    preview = rest.removesuffix(".png").isdigit() and rest.endswith(".png")
-    return (head == "style" and rest in STYLE_FILES) or (head == "previews" and preview)
+    files = {JSON_NAME, *(f"style/{n}" for n in STYLE_FILES)}
+    return name in files or re.fullmatch(r"previews/\d+\.png", name) is not None
 
 
 def _read_info(source: Path, folder: Path) -> dict[str, Any]:

@@ -51,15 +51,16 @@ def parse_gate(texts: Iterable[Any]) -> tuple[Condition, ...]:
 
     Raises InvalidInputError with the problems of each text in field ``gate[INDEX]``.
     """
-    conditions, problems = _parse_texts(texts)
-    if problems:
-        raise InvalidInputError("gate", [p.with_prefix("gate") for p in problems])
-    return conditions
+    return _GateInput.parse({"gate": list(texts)}).gate
 
 
-def _parse_texts(texts: Iterable[Any]) -> tuple[tuple[Condition, ...], list[Problem]]:
-    """Conditions, and problems whose fields are relative to the list of texts."""
+def _parse_texts(value: Any) -> tuple[Condition, ...]:
+    """The conditions of a field ``gate``; a single text stands for a list of one text."""
+    texts = [value] if isinstance(value, str) else value
     conditions, problems = [], []
+    if not isinstance(texts, (list, tuple)):
+        allowed = "a list of conditions such as style_distance<=0.8"
+        problems, texts = [Problem("", value, f"gate is {value!r}", allowed)], []
     for index, text in enumerate(texts):
         for part in filter(str.strip, str(text).split(",")):
             try:
@@ -71,7 +72,10 @@ def _parse_texts(texts: Iterable[Any]) -> tuple[tuple[Condition, ...], list[Prob
                     ).with_prefix(f"[{index}]")
                     for p in e.problems
                 ]
-    return tuple(conditions), problems
+    if problems:
+        facts = {"text": "; ".join(map(str, problems)), "problems": problems}
+        raise PydanticCustomError("problems", "{text}", facts)
+    return tuple(conditions)
 
 
 def _parse_condition(text: str) -> Condition:
@@ -86,26 +90,18 @@ def _parse_condition(text: str) -> Condition:
     return Condition.parse({"metric": metric, "sign": sign, "limit": number})
 
 
-def _gate_field(value: Any) -> Any:
-    """The conditions of a field ``gate``; a single text stands for a list of one text."""
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, (list, tuple)):
-        conditions, problems = _parse_texts(texts)
-    else:
-        allowed = "a list of conditions such as style_distance<=0.8"
-        conditions, problems = (), [Problem("", value, f"gate is {value!r}", allowed)]
-    if problems:
-        facts = {"text": "; ".join(map(str, problems)), "problems": problems}
-        raise PydanticCustomError("problems", "{text}", facts)
-    return conditions
-
-
 # Type of a field ``gate`` of an input model; its input is a list of texts.
 Gate = Annotated[
     tuple[Condition, ...],
-    BeforeValidator(_gate_field),
+    BeforeValidator(_parse_texts),
     WithJsonSchema({"type": "array", "items": {"type": "string", "pattern": f"^{CONDITION}$"}}),
 ]
+
+
+class _GateInput(InputModel):
+    subject: ClassVar[str] = "gate"
+
+    gate: Gate
 
 
 def gate_failures(gate: Iterable[Condition], metrics: Mapping[str, float]) -> tuple[str, ...]:

@@ -74,21 +74,22 @@ class RegistryReader(Resolver):
 
     def styles(self) -> list[str]:
         # A run killed during registration leaves a model without a version.
-        return sorted(m.name for m in self._models() if m.latest_versions)
+        return sorted(m.name for m in self.models() if m.latest_versions)
 
     def all_versions(self) -> dict[str, list[StyleVersion]]:
         """All versions by style, newest first; styles in alphabetical order.
 
         Sends two queries per page, independent of the number of styles.
         """
-        models = {m.name: m for m in self._models()}
+        models = {m.name: m for m in self.models()}
         out: dict[str, list[StyleVersion]] = {}
         for v in self._pages("search_model_versions", VERSIONS_PER_PAGE):
             if v.name in models:
-                out.setdefault(v.name, []).append(self._version(v, models[v.name]))
+                out.setdefault(v.name, []).append(from_mlflow(v, models[v.name], self.home))
         return {k: sorted(out[k], key=lambda v: -v.version) for k in sorted(out)}
 
-    def _models(self) -> list[Any]:
+    def models(self) -> list[Any]:
+        """MLflow's registered models of all styles."""
         is_a_style = f"tags.`{KIND_TAG}` = 'style'"
         return self._pages("search_registered_models", MODELS_PER_PAGE, filter_string=is_a_style)
 
@@ -108,11 +109,7 @@ class RegistryReader(Resolver):
         found = self._pages("search_model_versions", VERSIONS_PER_PAGE, filter_string=by_name)
         if not found or not is_style(model := self.client.get_registered_model(style)):
             raise self.unknown_style(style)
-        return sorted((self._version(v, model) for v in found), key=lambda v: -v.version)
-
-    def _version(self, v: Any, model: Any) -> StyleVersion:
-        aliases = [a for a, number in model.aliases.items() if int(number) == int(v.version)]
-        return from_mlflow(v, aliases, self.home)
+        return sorted((from_mlflow(v, model, self.home) for v in found), key=lambda v: -v.version)
 
 
 def list_versions(home: Home) -> dict[str, list[StyleVersion]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -75,6 +76,13 @@ def bundle_folder(source: str, tracking_uri: str, cache: Path) -> Path:
     return _download(cache / "style", tracking_uri, artifact_uri=source)
 
 
+def read_training(bundle: Path) -> dict[str, Any]:
+    """History and metrics of a style's training; empty for a style of the published code."""
+    path = bundle / TRAINING_FILE
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return results
+
+
 def _download(cached: Path, tracking_uri: str, **artifact: str) -> Path:
     """Download artifacts to ``cached``, at most once: a run's artifacts never change."""
     import mlflow
@@ -101,8 +109,8 @@ def current_of(versions: Iterable[StyleVersion]) -> StyleVersion:
     return next((v for v in versions if CHAMPION in v.aliases), versions[0])
 
 
-def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
-    """Convert MLflow's ``ModelVersion``."""
+def from_mlflow(v: Any, model: Any, home: Home) -> StyleVersion:
+    """Convert MLflow's ``ModelVersion`` of a ``RegisteredModel``."""
     return StyleVersion(
         style=v.name,
         version=int(v.version),
@@ -110,7 +118,7 @@ def from_mlflow(v: Any, aliases: list[str], home: Home) -> StyleVersion:
         base=v.tags.get("base", ""),
         run_id=v.run_id or "",
         source=v.source,
-        aliases=tuple(sorted(aliases)),
+        aliases=tuple(sorted(a for a, n in model.aliases.items() if int(n) == int(v.version))),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
         tracking_uri=home.tracking_uri,

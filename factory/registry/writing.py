@@ -103,10 +103,9 @@ class Registry(RegistryReader):
             for name, value in row.items()
         ]
         logged += [Metric(name, value, now, 0) for name, value in metrics.items()]
-        for start in range(0, len(logged), 1000):  # MLflow's limit per request
-            self.client.log_batch(run_id, metrics=logged[start : start + 1000])
         self.client.log_batch(
             run_id,
+            metrics=logged,
             params=[Param(k, str(v)) for k, v in params.items()],
             tags=[RunTag(k, v) for k, v in tags.items()],
         )

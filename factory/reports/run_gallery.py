@@ -6,8 +6,6 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,7 +13,7 @@ from PIL import Image
 from factory.catalog import CatalogEntry
 from factory.core.uris import base_name
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
-from factory.registry.versions import TRAINING_FILE
+from factory.registry.versions import read_training
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
 from factory.reports.results import STATES, StyleResult, TrainResult
 from osasis.bundles.base import Base
@@ -98,7 +96,7 @@ def _style(
     """A registered style, read from its version's files without registry queries."""
     folder = version.folder()
     info = json.loads((folder / "style.json").read_text())
-    trained = _training(folder)
+    trained = read_training(folder)
     previews: list[bytes | None] = []
     # Previews of a style of an earlier run may show other photos.
     if version.tags.get(PREVIEWS_TAG) == photos_hash:
@@ -130,15 +128,6 @@ def _style(
         reason=f"Candidate: {gate}" if gate and CHAMPION not in version.aliases else None,
         tags=entry.tags,
     )
-
-
-def _training(folder: Path) -> dict[str, Any]:
-    """History and metrics of a style's training; empty for an imported style."""
-    try:
-        data: dict[str, Any] = json.loads((folder / TRAINING_FILE).read_text())
-    except FileNotFoundError:
-        return {}
-    return data
 
 
 def _style_png(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> bytes:

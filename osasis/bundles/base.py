@@ -6,7 +6,6 @@ safetensors files. No file is a pickle.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ from osasis.guides.guide import (
     StatisticsGuide,
     open_clip_guide,
 )
-from osasis.guides.perceptual import PerceptualNet, float16_state
+from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.checkpoint_keys import check_layout
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.unet import UNet
-from osasis.storage import save_tensors, sha256_file, write_json
+from osasis.storage import save_tensors, sha256_file, sha256_text, to_float16, write_json
 
 FORMAT = 1
 JSON_NAME = "base.json"
@@ -167,7 +166,7 @@ def save_base(
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "diffae": {**diffae, "z_mean": z_mean, "z_std": z_std},
-        "perceptual": float16_state(perceptual),
+        "perceptual": to_float16(perceptual.model.state_dict()),
     }
     if prior is not None:
         files["prior"] = prior
@@ -194,8 +193,8 @@ def save_base(
         "files": hashes,
         "provenance": provenance,
     }
-    digest = hashlib.sha256(json.dumps([hashes, guide, info["config"]], sort_keys=True).encode())
-    info["fingerprint"] = digest.hexdigest()[:16]
+    content = json.dumps([hashes, guide, info["config"]], sort_keys=True)
+    info["fingerprint"] = sha256_text(content)[:16]
     write_json(folder / JSON_NAME, info)
     return info
 

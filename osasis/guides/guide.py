@@ -6,10 +6,9 @@ G spaces and average the cosines, so that one guide can combine spaces of differ
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -113,12 +112,8 @@ class StatisticsGuide(nn.Module):
         return torch.stack([F.pad(g, (0, width - g.shape[1])) for g in groups], dim=1)
 
     def _statistics(self, f: Tensor) -> list[Tensor]:
-        f = f.float()
-        cells = [f]
-        if self.grid > 1:
-            n = self.grid
-            cells = [c for row in f.tensor_split(n, dim=2) for c in row.tensor_split(n, dim=3)]
-        out = []
+        n, out = self.grid, []
+        cells = [c for row in f.float().tensor_split(n, dim=2) for c in row.tensor_split(n, dim=3)]
         for cell in cells:
             var, mean = torch.var_mean(cell, dim=(2, 3), correction=0)
             out.append(torch.cat([mean, (var + 1e-6).sqrt()], dim=1))
@@ -154,21 +149,20 @@ class CombinedGuide(nn.Module):
         width = max(e.shape[-1] for e in parts)
         return torch.cat([F.pad(e, (0, width - e.shape[-1])) for e in parts], dim=1)
 
-    def weights_of_groups(self, embedding: Tensor) -> Tensor:
-        counts = [
-            len(g.stages) * g.grid**2 if isinstance(g, StatisticsGuide) else 1 for g in self.guides
-        ]
-        shares = [w / n for w, n in zip(self.weights, counts, strict=True) for _ in range(n)]
-        weights = embedding.new_tensor(shares)
-        return weights / weights.sum()
-
     def embed_text(self, texts: list[str]) -> Tensor:
         return text_guide(self).embed_text(texts)
 
 
 def group_weights(guide: Guide, embedding: Tensor) -> Tensor | None:
     """Weights (G,) of a guide's embeddings, which sum to 1; None where all weights are equal."""
-    return guide.weights_of_groups(embedding) if isinstance(guide, CombinedGuide) else None
+    if not isinstance(guide, CombinedGuide):
+        return None
+    counts = [
+        len(g.stages) * g.grid**2 if isinstance(g, StatisticsGuide) else 1 for g in guide.guides
+    ]
+    shares = [w / n for w, n in zip(guide.weights, counts, strict=True) for _ in range(n)]
+    weights = embedding.new_tensor(shares)
+    return weights / weights.sum()
 
 
 def text_guide(guide: Guide) -> Guide:
@@ -216,18 +210,21 @@ def open_clip_guide(
     elif metadata is None and pretrained is not None:
         known = _read_metadata(Path(pretrained))
     quick_gelu = bool(known.get("quick_gelu", False))
+    root, level = logging.getLogger(), logging.getLogger().level
     try:
         # open_clip warns about random weights, also where the caller loads weights next.
-        with _errors_only():
-            net = open_clip.create_model(
-                model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
-            )
+        root.setLevel(logging.ERROR)
+        net = open_clip.create_model(
+            model, pretrained=pretrained, weights_only=True, force_quick_gelu=quick_gelu
+        )
     except Exception as e:  # model hubs, torch and safetensors raise different types
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(
             f"open_clip model {model!r} ({pretrained}) could not be loaded: {reason}; offline, "
             "give a local checkpoint file"
         ) from None
+    finally:
+        root.setLevel(level)
     size = net.visual.image_size
     mean = known.get("mean") or net.visual.image_mean or open_clip.OPENAI_DATASET_MEAN
     std = known.get("std") or net.visual.image_std or open_clip.OPENAI_DATASET_STD
@@ -238,16 +235,6 @@ def open_clip_guide(
     else:
         tokenizer = open_clip.get_tokenizer(model)
     return OpenClipGuide(net, tokenizer, size[0] if isinstance(size, tuple) else size, own)
-
-
-@contextlib.contextmanager
-def _errors_only() -> Iterator[None]:
-    root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _read_metadata(checkpoint: Path) -> dict[str, Any]:

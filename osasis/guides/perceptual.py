@@ -68,12 +68,14 @@ class PerceptualNet(nn.Module):
         if self.net == "small":
             stages = [(x - y).float().pow(2).sum(dim=1).mean(dim=(1, 2)) for x, y in pairs]
         else:
-            lins = zip(pairs, self.model.lins, strict=True)
-            stages = [lin((_unit(x) - _unit(y)) ** 2).mean(dim=(1, 2, 3)) for (x, y), lin in lins]
+            gaps = [(normalised_features(x) - normalised_features(y)) ** 2 for x, y in pairs]
+            lins = zip(gaps, self.model.lins, strict=True)
+            stages = [lin(gap).mean(dim=(1, 2, 3)) for gap, lin in lins]
         return reduce(torch.add, stages)
 
 
-def _unit(f: Tensor) -> Tensor:
+def normalised_features(f: Tensor) -> Tensor:
+    """Features of LPIPS at unit length at each position."""
     # The eps of lpips.normalize_tensor, so that distances equal the library's.
     return f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
@@ -112,8 +114,3 @@ def _load(model: nn.Module, path: Path, net: str) -> None:
         first = (wrong or sorted(set(state) - set(own)))[0]
         raise UserError(f"{path}: not the weights of LPIPS with net {net!r} (first at {first})")
     model.load_state_dict(state)
-
-
-def float16_state(net: PerceptualNet) -> dict[str, Tensor]:
-    """State dict in float16, as base bundles store it."""
-    return {k: v.to(torch.float16).contiguous() for k, v in net.model.state_dict().items()}

@@ -36,9 +36,10 @@ class WordTokenizer:
             words = split_words(text)
             for word in words:
                 if word not in self.ids:
+                    known = ", ".join(w for w in self.vocabulary if len(w) > 3)
                     raise UserError(
                         f"text {text!r}: the guide does not know the word {word!r}"
-                        + (did_you_mean(word, self.ids) or f"; it knows {self._examples()}")
+                        + (did_you_mean(word, self.ids) or f"; it knows {known}")
                     )
             if not words or len(words) + 2 > self.context_length:
                 raise UserError(
@@ -47,9 +48,6 @@ class WordTokenizer:
             ids = [START, *(self.ids[w] for w in words), self.end]
             row[: len(ids)] = torch.tensor(ids)
         return out
-
-    def _examples(self) -> str:
-        return ", ".join(w for w in self.vocabulary if len(w) > 3)
 
 
 def split_words(text: str) -> list[str]:

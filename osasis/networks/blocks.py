@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osasis.networks.sizes import EncoderConfig, UNetConfig
+from osasis.networks.sizes import UNetConfig
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding (cosines, then sines) of timesteps.
 
     t: (B,) integer or float. Returns (B, dim) float32; dim must be even.
     """
     half = dim // 2
     freqs = torch.exp(
-        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+        -math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     )
     angles = t[:, None].float() * freqs[None]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
@@ -56,7 +56,6 @@ class ResBlock(nn.Module):
         *,
         time_channels: int | None,
         z_channels: int | None = None,
-        dropout: float = 0.0,
         resample: str | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class ResBlock(nn.Module):
             self.out_layers = nn.Sequential(
                 GroupNorm32(out_channels),
                 nn.SiLU(),
-                nn.Dropout(dropout),
+                nn.Dropout(0.0),
                 zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
             )
         self.skip_connection: nn.Module = (
@@ -136,7 +135,7 @@ def resampled(x: Tensor, direction: str) -> Tensor:
 
 
 def encoder_blocks(
-    c: UNetConfig | EncoderConfig,
+    c: UNetConfig,
     res: Callable[..., ResBlock],
     attention: Callable[[int], AttentionBlock],
 ) -> tuple[nn.ModuleList, list[int], list[int], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.networks.diffae import DiffAE
@@ -22,27 +22,19 @@ Layout = dict[str, torch.Size]
 
 def diffae_layout(config: DiffAEConfig, prefix: str = "ema_model.") -> Layout:
     """Keys and shapes of an official DiffAE checkpoint with latent net."""
-    with torch.device("meta"):
-        own = DiffAE(config).state_dict()
-    layout: Layout = {}
-    for key, value in own.items():
-        official = prefix + key.removeprefix("unet.")
-        layout[official] = value.shape
-        if alias := _latent_alias(official):
-            layout[alias] = value.shape
-    return layout
+    return _shapes(to_official(_meta_state(config), prefix))
 
 
 def prior_layout(config: PriorConfig, image_size: int) -> Layout:
     """Keys and shapes of a guided-diffusion (P2) checkpoint."""
     with torch.device("meta"):
-        return _shapes(UNet(config.unet(image_size)))
+        return _shapes(UNet(config.unet(image_size)).state_dict())
 
 
 def spn_layout() -> Layout:
     """Keys and shapes of a structure-preserving network."""
     with torch.device("meta"):
-        return _shapes(StructurePreservingNetwork())
+        return _shapes(StructurePreservingNetwork().state_dict())
 
 
 def from_official(
@@ -53,26 +45,20 @@ def from_official(
     ``state`` must contain exactly the layout's keys below ``prefix``; other keys are ignored.
     Raises UserError naming the first keys that are missing, unknown or of another shape.
     """
-    layout = diffae_layout(config, prefix)
-    check_layout({k: v for k, v in state.items() if k.startswith(prefix)}, layout, source)
-    renamed = {}
-    for key in layout:
-        if ".cond_layers." in key:
-            continue
-        name = key.removeprefix(prefix)
-        is_unet = not name.startswith(("encoder.", "latent_net."))
-        renamed[f"unet.{name}" if is_unet else name] = state[key].float()
-    return renamed
+    own = {k: v for k, v in state.items() if k.startswith(prefix)}
+    check_layout(own, diffae_layout(config, prefix), source)
+    return {k: state[_official_key(k, prefix)].float() for k in _meta_state(config)}
 
 
 def to_official(state: Mapping[str, Tensor], prefix: str = "ema_model.") -> dict[str, Tensor]:
     """Rename this package's state to the official names; the inverse of ``from_official``."""
     renamed = {}
     for key, value in state.items():
-        official = prefix + key.removeprefix("unet.")
+        official = _official_key(key, prefix)
         renamed[official] = value
-        if alias := _latent_alias(official):
-            renamed[alias] = value
+        # Official checkpoints store this linear layer twice.
+        if "latent_net." in key and ".linear_emb." in key:
+            renamed[official.replace(".linear_emb.", ".cond_layers.1.")] = value
     return renamed
 
 
@@ -93,12 +79,14 @@ def check_layout(state: Mapping[str, Tensor], layout: Layout, source: str) -> No
         )
 
 
-def _latent_alias(key: str) -> str | None:
-    """The second name of a key: official checkpoints store this linear layer twice."""
-    if "latent_net." in key and ".linear_emb." in key:
-        return key.replace(".linear_emb.", ".cond_layers.1.")
-    return None
+def _official_key(key: str, prefix: str) -> str:
+    return prefix + key.removeprefix("unet.")
 
 
-def _shapes(module: nn.Module) -> Layout:
-    return {k: v.shape for k, v in module.state_dict().items()}
+def _meta_state(config: DiffAEConfig) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return DiffAE(config).state_dict()
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Layout:
+    return {k: v.shape for k, v in state.items()}

@@ -15,7 +15,6 @@ class DiffAE(nn.Module):
 
     def __init__(self, config: DiffAEConfig) -> None:
         super().__init__()
-        self.config = config
         self.unet = UNet(config.unet)
-        self.encoder = SemanticEncoder(config.encoder)
-        self.latent_net = LatentNet(config.latent)
+        self.encoder = SemanticEncoder(config)
+        self.latent_net = LatentNet(config)

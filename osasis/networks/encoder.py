@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -13,18 +14,18 @@ from osasis.networks.blocks import (
     ResBlock,
     encoder_blocks,
 )
-from osasis.networks.sizes import EncoderConfig
+from osasis.networks.sizes import DiffAEConfig
 
 
 class SemanticEncoder(nn.Module):
     """z = Enc(x) (DiffAE, Sec. 3.2). x: (B, 3, H, W) in [-1, 1] -> z: (B, D)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: DiffAEConfig) -> None:
         super().__init__()
-        self.config = config
+        sizes = replace(config.unet, channel_mult=config.encoder_channel_mult)
         res = partial(ResBlock, time_channels=None)
         attention = partial(AttentionBlock, heads=config.heads)
-        self.input_blocks, _, _, ch = encoder_blocks(config, res, attention)
+        self.input_blocks, _, _, ch = encoder_blocks(sizes, res, attention)
         self.middle_block = BlockSequence(res(ch, ch), attention(ch), res(ch, ch))
         self.out = nn.Sequential(
             GroupNorm32(ch),

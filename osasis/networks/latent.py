@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from osasis.networks.blocks import timestep_embedding
-from osasis.networks.sizes import LatentNetConfig
+from osasis.networks.sizes import DiffAEConfig
 
 TIME_CHANNELS = 64
 
@@ -37,24 +37,23 @@ class LatentNet(nn.Module):
     forward: z_t (B, D), t (B,) in 0..999 -> (B, D).
     """
 
-    def __init__(self, config: LatentNetConfig) -> None:
+    def __init__(self, config: DiffAEConfig) -> None:
         super().__init__()
-        self.config = config
         c = config
         self.time_embed = nn.Sequential(
             nn.Linear(TIME_CHANNELS, c.z_channels),
             nn.SiLU(),
             nn.Linear(c.z_channels, c.z_channels),
         )
-        last = c.layers - 1
+        last = c.latent_layers - 1
         self.layers = nn.ModuleList(
             LatentLayer(
-                c.z_channels if i == 0 else c.hidden + c.z_channels,
-                c.z_channels if i == last else c.hidden,
+                c.z_channels if i == 0 else c.latent_hidden + c.z_channels,
+                c.z_channels if i == last else c.latent_hidden,
                 c.z_channels,
                 last=i == last,
             )
-            for i in range(c.layers)
+            for i in range(c.latent_layers)
         )
 
     def forward(self, z_t: Tensor, t: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -18,6 +17,7 @@ from pydantic import Field
 from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, Problem
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 Size = Annotated[int, Field(ge=1)]
 # Not strict: JSON has lists in place of tuples.
 Multipliers = Annotated[tuple[Size, ...], Field(strict=False, min_length=1)]
@@ -38,30 +38,7 @@ class UNetConfig:
     out_channels: int = 3
     heads: int = 1
     head_channels: int | None = None
-    dropout: float = 0.0
     prediction: str = "eps"
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of the semantic encoder."""
-
-    image_size: int
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    z_channels: int
-    heads: int = 1
-
-
-@dataclass(frozen=True)
-class LatentNetConfig:
-    """Sizes of the latent DDIM's MLP."""
-
-    z_channels: int
-    layers: int
-    hidden: int
 
 
 class PriorConfig(InputModel):
@@ -77,10 +54,7 @@ class PriorConfig(InputModel):
 
     def problems_at(self, image_size: int) -> list[Problem]:
         """Problems of these sizes at an image size."""
-        found = []
-        halvings = len(self.channel_mult) - 1
-        if image_size % (1 << halvings):
-            found.append(_halving_problem("channel_mult", self.channel_mult, image_size))
+        found = _halving_problems("channel_mult", self.channel_mult, image_size)
         for mult in sorted(set(self.channel_mult)):
             channels = mult * self.model_channels
             if channels % min(32, channels):
@@ -159,28 +133,11 @@ class DiffAEConfig(InputModel):
             prediction=self.prediction,
         )
 
-    @property
-    def encoder(self) -> EncoderConfig:
-        return EncoderConfig(
-            image_size=self.image_size,
-            model_channels=self.model_channels,
-            channel_mult=self.encoder_channel_mult,
-            num_res_blocks=self.num_res_blocks,
-            attention_resolutions=self.attention_resolutions,
-            z_channels=self.z_channels,
-            heads=self.heads,
-        )
-
-    @property
-    def latent(self) -> LatentNetConfig:
-        return LatentNetConfig(self.z_channels, self.latent_layers, self.latent_hidden)
-
     def cross_problems(self) -> list[Problem]:
-        found = []
-        for field in ("channel_mult", "encoder_channel_mult"):
-            mult = getattr(self, field)
-            if self.image_size % (1 << (len(mult) - 1)):
-                found.append(_halving_problem(field, mult, self.image_size))
+        found = _halving_problems("channel_mult", self.channel_mult, self.image_size)
+        found += _halving_problems(
+            "encoder_channel_mult", self.encoder_channel_mult, self.image_size
+        )
         for mult in sorted({*self.channel_mult, *self.encoder_channel_mult}):
             channels = mult * self.model_channels
             if channels % min(32, channels) or channels % self.heads:
@@ -203,18 +160,19 @@ class DiffAEConfig(InputModel):
         return found
 
 
-def _halving_problem(field: str, mult: tuple[int, ...], image_size: int) -> Problem:
+def _halving_problems(field: str, mult: tuple[int, ...], image_size: int) -> list[Problem]:
+    if image_size % (1 << (len(mult) - 1)) == 0:
+        return []
     message = (
         f"image_size {image_size} cannot be halved {len(mult) - 1} times, as {field} {list(mult)} "
         "asks"
     )
-    return Problem(field, list(mult), message)
+    return [Problem(field, list(mult), message)]
 
 
 def named_configs() -> list[str]:
     """Names of the configurations that the package ships."""
-    folder = resources.files("osasis") / "configs"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    return sorted(path.stem for path in CONFIGS.glob("*.json"))
 
 
 def load_config(name_or_path: str | Path) -> DiffAEConfig:
@@ -222,21 +180,17 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
 
     Raises UserError for an unknown name or invalid JSON, InvalidInputError for invalid fields.
     """
-    text: str
-    if str(name_or_path) in named_configs():
-        text = (resources.files("osasis") / "configs" / f"{name_or_path}.json").read_text()
-    else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            names = named_configs()
-            raise UserError(
-                f"no base configuration {str(name_or_path)!r}"
-                f"{did_you_mean(str(name_or_path), names)}: give a JSON file or one of "
-                f"{', '.join(names)}"
-            )
-        text = path.read_text()
+    name, names = str(name_or_path), named_configs()
+    path = CONFIGS / f"{name}.json" if name in names else Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"no base configuration {name!r}{did_you_mean(name, names)}: give a JSON file or one "
+            f"of {', '.join(names)}"
+        )
     try:
-        data = json.loads(text)
+        data = json.loads(path.read_bytes())  # bytes: in any encoding that an editor writes
     except json.JSONDecodeError as e:
         raise UserError(f"{name_or_path}: not valid JSON (line {e.lineno}: {e.msg})") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{name_or_path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
     return DiffAEConfig.parse(data, str(name_or_path))

@@ -63,27 +63,17 @@ class SmallFeatures(nn.Module):
             out.append(x)
         return out
 
-    def read_distance(self, trunk: list[Tensor]) -> list[Tensor]:
-        """The distance maps of trunk features."""
-        return [
-            head(unit_length(x)) * s
-            for head, x, s in zip(self.distance_heads, trunk, self.distance_scale, strict=True)
-        ]
-
-    def read_stages(self, trunk: list[Tensor]) -> list[Tensor]:
-        """The statistics maps of trunk features."""
-        return [
-            head(x) * s
-            for head, x, s in zip(self.stage_heads, trunk, self.stage_scale, strict=False)
-        ]
-
     def distance(self, images: Tensor) -> list[Tensor]:
         """Five maps; the distance of two images is the sum of their mean squared differences."""
-        return self.read_distance(self.run_trunk(images))
+        trunk = self.run_trunk(images)
+        heads = zip(self.distance_heads, trunk, self.distance_scale, strict=True)
+        return [head(unit_length(x)) * s for head, x, s in heads]
 
     def stages(self, images: Tensor, count: int = len(STAGES)) -> list[Tensor]:
         """Up to three stages of features for statistics, finest first."""
-        return self.read_stages(self.run_trunk(images, count))
+        trunk = self.run_trunk(images, count)
+        heads = zip(self.stage_heads, trunk, self.stage_scale, strict=False)
+        return [head(x) * s for head, x, s in heads]
 
 
 def unit_length(x: Tensor) -> Tensor:

@@ -35,38 +35,20 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.time_embed = self._time_embedding(c)
-        res = partial(
-            ResBlock, time_channels=c.embed_channels, z_channels=c.z_channels, dropout=c.dropout
-        )
-        attention = partial(AttentionBlock, heads=c.heads, head_channels=c.head_channels)
-        self.input_blocks, self.input_levels, skips, ch = encoder_blocks(c, res, attention)
-        self.middle_block = BlockSequence(res(ch, ch), attention(ch), res(ch, ch))
-        self.output_blocks, self.output_levels, ch = self._decoder(c, skips, ch, res, attention)
-        self.out = nn.Sequential(
-            GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, c.out_channels, 3, padding=1))
-        )
-
-    @staticmethod
-    def _time_embedding(c: UNetConfig) -> nn.Module:
-        layers = nn.Sequential(
+        time_embed = nn.Sequential(
             nn.Linear(c.model_channels, c.embed_channels),
             nn.SiLU(),
             nn.Linear(c.embed_channels, c.embed_channels),
         )
         # The keys of DiffAE checkpoints have one more level here.
-        return nn.ModuleDict({"time_embed": layers}) if c.z_channels is not None else layers
-
-    @staticmethod
-    def _decoder(
-        c: UNetConfig,
-        skips: list[int],
-        ch: int,
-        res: Callable[..., ResBlock],
-        attention: Callable[[int], AttentionBlock],
-    ) -> tuple[nn.ModuleList, list[int], int]:
-        blocks: list[nn.Module] = []
-        levels: list[int] = []
+        has_z = c.z_channels is not None
+        self.time_embed = nn.ModuleDict({"time_embed": time_embed}) if has_z else time_embed
+        res = partial(ResBlock, time_channels=c.embed_channels, z_channels=c.z_channels)
+        attention = partial(AttentionBlock, heads=c.heads, head_channels=c.head_channels)
+        self.input_blocks, self.input_levels, skips, ch = encoder_blocks(c, res, attention)
+        self.middle_block = BlockSequence(res(ch, ch), attention(ch), res(ch, ch))
+        self.output_blocks = nn.ModuleList()
+        self.output_levels: list[int] = []
         resolution = c.image_size >> (len(c.channel_mult) - 1)
         for level, mult in reversed(list(enumerate(c.channel_mult))):
             for i in range(c.num_res_blocks + 1):
@@ -77,14 +59,11 @@ class UNet(nn.Module):
                 if level and i == c.num_res_blocks:
                     layers.append(res(ch, ch, resample="up"))
                     resolution *= 2
-                blocks.append(BlockSequence(*layers))
-                levels.append(level)
-        return nn.ModuleList(blocks), levels, ch
-
-    def _embed_time(self, features: Tensor) -> Tensor:
-        if isinstance(self.time_embed, nn.ModuleDict):
-            return self.time_embed["time_embed"](features)
-        return self.time_embed(features)
+                self.output_blocks.append(BlockSequence(*layers))
+                self.output_levels.append(level)
+        self.out = nn.Sequential(
+            GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, c.out_channels, 3, padding=1))
+        )
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Predict the noise of x at the original timesteps t.
@@ -98,7 +77,10 @@ class UNet(nn.Module):
 
     def raw(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Output of the last layer: the noise, or v where ``prediction`` is "v"."""
-        emb = self._embed_time(timestep_embedding(t, self.config.model_channels))
+        layers: nn.Module = self.time_embed
+        if isinstance(layers, nn.ModuleDict):
+            layers = layers["time_embed"]
+        emb = layers(timestep_embedding(t, self.config.model_channels))
         z_at = _level_conditions(z, len(self.config.channel_mult))
         h, skips = x, []
         for block, level in zip(self.input_blocks, self.input_levels, strict=True):

@@ -25,6 +25,8 @@ from osasis.errors import UserError
 
 # Runs with a budget in minutes fail below this number of steps: their result is useless.
 MIN_STEPS = 100
+# Time between checkpoints.
+SAVE_SECONDS = 60
 
 
 class BudgetTooShortError(UserError):
@@ -70,10 +72,10 @@ class TrainingBudget:
         return seconds / (60 * self.minutes)
 
 
-def learning_rate_factor(progress: float, warmup: float = 0.03) -> float:
+def learning_rate_factor(progress: float) -> float:
     """Linear warm-up, then a half cosine down to 1%."""
-    if progress < warmup:
-        return max(progress / warmup, 0.02)
+    if progress < 0.03:
+        return max(progress / 0.03, 0.02)
     return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
 
 
@@ -94,7 +96,6 @@ def train_within_budget(
     state_path: Path,
     identity: dict[str, Any],
     *,
-    save_seconds: float = 60.0,
     stop_after: int | None = None,
 ) -> list[dict[str, float]]:
     """Train to the end of the budget and return the losses of every step.
@@ -111,7 +112,7 @@ def train_within_budget(
         seconds = spent + time.monotonic() - started
         progress = budget.progress(trainer.steps_done, seconds)
         stopping = stop_after is not None and trainer.steps_done >= stop_after
-        if progress >= 1 or stopping or time.monotonic() - saved > save_seconds:
+        if progress >= 1 or stopping or time.monotonic() - saved > SAVE_SECONDS:
             _save(trainer, state_path, identity, seconds, curve)
             saved = time.monotonic()
         if progress >= 1 or stopping:
@@ -175,14 +176,6 @@ def _resume(
     # A resumed training keeps its arithmetic, whatever ``auto`` means on this machine.
     trainer.arithmetic = info.get("arithmetic", trainer.arithmetic)
     return info["seconds"], list(info["curve"])
-
-
-def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the floating-point tensors of a state dict to float16."""
-    return {
-        k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous()
-        for k, v in state.items()
-    }
 
 
 def tool_parser(module: str, description: str | None) -> argparse.ArgumentParser:

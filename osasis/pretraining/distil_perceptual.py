@@ -24,7 +24,6 @@ from osasis.pretraining.budgeted_training import (
     TrainingBudget,
     optimiser_step,
     run_tool,
-    to_float16,
     tool_parser,
     train_within_budget,
 )
@@ -32,8 +31,8 @@ from osasis.pretraining.distillation_targets import DistillationTargets, compute
 from osasis.pretraining.image_pairs import make_pairs
 from osasis.pretraining.looks.dataset import read_photos
 from osasis.pretraining.student_initialisation import initialise_from_teacher
-from osasis.seeds import derived_seed, seeded
-from osasis.storage import save_tensors, sha256_file, write_json
+from osasis.seeds import derived_generator, seeded
+from osasis.storage import save_tensors, sha256_file, to_float16, write_json
 
 SIZE = 64
 LEARNING_RATE = 1e-3
@@ -67,7 +66,7 @@ class Distiller:
         self.optimiser = torch.optim.Adam(self.model.parameters(), LEARNING_RATE, (0.9, 0.98))
 
     def step(self, lr_factor: float) -> dict[str, float]:
-        g = torch.Generator().manual_seed(derived_seed(self.seed, f"distil {self.steps_done}"))
+        g = derived_generator(self.seed, f"distil {self.steps_done}")
         rows = torch.randint(len(self.targets.pairs), (self.batch,), generator=g)
         x = from_uint8(self.targets.pairs[rows].flatten(0, 1))
         outputs = self._outputs(x.contiguous(memory_format=torch.channels_last))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osasis.guides.perceptual import PerceptualNet
+from osasis.guides.perceptual import PerceptualNet, normalised_features
 from osasis.images.tensors import from_uint8
 from osasis.networks.small_features import DISTANCE, STAGES
 
@@ -41,15 +41,13 @@ def fit_principal_components(maps: Tensor, channels: int) -> PrincipalComponents
     return PrincipalComponents(mean.float(), basis.float(), scale)
 
 
-def teacher_features(teacher: PerceptualNet, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """LPIPS's normalised, weighted features (five stages), and its plain features (three)."""
+def teacher_features(teacher: PerceptualNet, x: Tensor) -> list[Tensor]:
+    """LPIPS's normalised, weighted features (five stages), then its plain features (three)."""
     plain = teacher.features(x)
     weighted = []
     for f, lin in zip(plain, teacher.model.lins, strict=True):
-        unit = f / (f.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10)
-        weight = lin.model[-1].weight.clamp_min(0).sqrt()
-        weighted.append(unit * weight)
-    return weighted, plain[: len(STAGES)]
+        weighted.append(normalised_features(f) * lin.model[-1].weight.clamp_min(0).sqrt())
+    return weighted + plain[: len(STAGES)]
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,18 @@ def compute_targets(
     widths = [*DISTANCE, *STAGES]
     if projections is None:
         sample = pairs[:: max(1, len(pairs) // 48)].flatten(0, 1)[:96]
-        weighted, plain = teacher_features(teacher, from_uint8(sample))
+        features = teacher_features(teacher, from_uint8(sample))
         projections = [
-            fit_principal_components(f, k) for f, k in zip([*weighted, *plain], widths, strict=True)
+            fit_principal_components(f, k) for f, k in zip(features, widths, strict=True)
         ]
     targets: list[list[Tensor]] = [[] for _ in widths]
     distances = []
     for chunk in pairs.split(8):
         x = from_uint8(chunk.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
-        weighted, plain = teacher_features(teacher, x)
-        for target, f, project in zip(targets, [*weighted, *plain], projections, strict=True):
+        features = teacher_features(teacher, x)
+        for target, f, project in zip(targets, features, projections, strict=True):
             target.append(project(f).half().unflatten(0, (-1, 2)).contiguous())
+        weighted = features[: len(DISTANCE)]
         stages = [(f[::2] - f[1::2]).pow(2).sum(1).mean(dim=(1, 2)) for f in weighted]
         distances.append(torch.stack(stages).sum(0))
     return DistillationTargets(

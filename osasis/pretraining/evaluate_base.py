@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from osasis.bundles.base import Base
 from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
-from osasis.seeds import derived_seed
+from osasis.pretraining.photo_set import Report
+from osasis.seeds import derived_generator
 
 CHUNK = 8
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ def evaluate_base(
     steps: int = 100,
     t0s: Sequence[float] = (0.5, 1.0),
     samples: int = 0,
-    reference: Tensor | None = None,
     perceptual: PerceptualNet | None = None,
     seed: int = 0,
     report: Report = lambda line: None,
@@ -63,8 +61,8 @@ def evaluate_base(
     """Evaluate on photos (N, 3, H, W) in [-1, 1]. Returns the results and samples (S, 3, H, W).
 
     steps: of a full schedule, for inversion and generation. samples: number to draw for the Frechet
-    distance to ``reference`` (default: the photos); 0 omits it. perceptual: the net for LPIPS and
-    features (default: the base's).
+    distance to the photos; 0 omits it. perceptual: the net for LPIPS and features (default: the
+    base's).
     """
     net = perceptual or base.perceptual
     errors = {}
@@ -79,10 +77,7 @@ def evaluate_base(
     distance = None
     if samples:
         drawn = draw_samples(base, samples, steps=steps, seed=seed)
-        distance = frechet(
-            pooled_features(net, drawn),
-            pooled_features(net, photos if reference is None else reference),
-        )
+        distance = frechet(pooled_features(net, drawn), pooled_features(net, photos))
         report(f"{samples} samples: Frechet distance {distance:.3f}")
     return (
         Evaluation(
@@ -118,11 +113,11 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
 
 def stochastic_reconstructions(base: Base, photos: Tensor, *, steps: int, seed: int) -> Tensor:
     """Generate from fresh noise with the z of photos (N, 3, H, W); returns the same shape."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, "stochastic"))
+    generator = derived_generator(seed, "stochastic")
+    schedule = image_schedule(steps, "trailing")
     out = []
     for x in photos.split(CHUNK):
         noise = torch.randn(x.shape, generator=generator).to(x)
-        schedule = image_schedule(steps, "trailing")
         out.append(ddim_sample(base.eps_a(base.encode_z(x)), noise, schedule))
     return torch.cat(out)
 
@@ -148,7 +143,7 @@ def save_evaluation_grids(
 def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
     """Draw samples (count, 3, H, W): the latent DDIM gives z, the image DDIM the image."""
     size, width = base.config.image_size, base.config.z_channels
-    generator = torch.Generator().manual_seed(derived_seed(seed, "samples"))
+    generator = derived_generator(seed, "samples")
     out = []
     for _ in range(-(-count // CHUNK)):
         latent = torch.randn(CHUNK, width, generator=generator).to(base.device)
@@ -161,9 +156,10 @@ def draw_samples(base: Base, count: int, *, steps: int, seed: int) -> Tensor:
 
 def pooled_features(net: PerceptualNet, images: Tensor) -> Tensor:
     """Channel means of the net's last two stages, (N, D) float64."""
-    rows = []
-    for x in images.split(32):
-        rows.append(torch.cat([f.mean(dim=(2, 3)) for f in net.features(x)[-2:]], dim=1))
+    rows = [
+        torch.cat([f.mean(dim=(2, 3)) for f in net.features(x)[-2:]], dim=1)
+        for x in images.split(32)
+    ]
     return torch.cat(rows).double()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from osasis.images.tensors import from_uint8, to_uint8
 from osasis.pretraining.looks.dataset import make_look_dataset
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 
 
 def distort(x: Tensor, kind: int, g: torch.Generator) -> Tensor:
@@ -59,7 +59,7 @@ def make_pairs(photos: Tensor, count: int, size: int, seed: int) -> Tensor:
     painted photo. The second image is a distortion of the first, its photo, another painted photo,
     or a distorted blend of painting and photo.
     """
-    g = torch.Generator().manual_seed(derived_seed(seed, "pairs"))
+    g = derived_generator(seed, "pairs")
     painted = make_look_dataset(photos, max(2, 2 * count // 3), 1, size, seed)
     pictures, who = painted.pictures[:, 0], painted.photo_index[:, 0]
     pairs = []

@@ -1,7 +1,7 @@
 """Training objectives of a base's networks.
 
 An objective is a module whose ``forward(rows, t, noise)`` returns (B,) losses. It is a module so
-that DistributedDataParallel can wrap it. ``draw_timesteps_and_noise`` draws t and noise.
+that DistributedDataParallel can wrap it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,6 @@ from osasis.networks.unet import UNet, alpha_bars
 VLB_WEIGHT = 0.001
 # Upper limit of the signal-to-noise ratio for weighting min_snr (Hang et al., 2023).
 SNR_LIMIT = 5.0
-
-
-def draw_timesteps_and_noise(
-    shape: torch.Size, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw uniform timesteps (B,) and normal noise of ``shape``, (B, ...)."""
-    t = torch.randint(0, TRAIN_STEPS, (shape[0],), generator=generator)
-    return t, torch.randn(shape, generator=generator)
 
 
 class DiffAEObjective(nn.Module):

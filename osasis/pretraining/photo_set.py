@@ -15,7 +15,7 @@ from torch import Tensor
 from osasis.errors import ImageError, UserError
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square, to_uint8
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator
 
 Report = Callable[[str], None]
 
@@ -52,7 +52,7 @@ class PhotoSet:
             int(_permutation(seed, k // count, count)[k % count])
             for k in range(first, first + size)
         ]
-        flips = torch.rand(size, generator=_generator(seed, f"flips {iteration}")) < 0.5
+        flips = torch.rand(size, generator=derived_generator(seed, f"flips {iteration}")) < 0.5
         photos = from_uint8(self.photos[torch.tensor(index)])
         return torch.where(flips.view(-1, 1, 1, 1), photos.flip(3), photos)
 
@@ -76,10 +76,6 @@ def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: 
     return PhotoSet(torch.stack(photos), tuple(errors))
 
 
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(seed, purpose))
-
-
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return torch.randperm(count, generator=_generator(seed, f"epoch {epoch}")).numpy()
+    return torch.randperm(count, generator=derived_generator(seed, f"epoch {epoch}")).numpy()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, Prio
 from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.training_loop import TrainingLoop, WorkerContext
-from osasis.seeds import derived_seed, seeded
+from osasis.seeds import derived_generator, derived_seed, seeded
 from osasis.storage import save_tensors, write_json
 
 RUN = "run.json"
@@ -128,16 +129,11 @@ class BaseTraining:
         objective = DiffAEObjective(
             self.diffae, train_encoder=s.encoder == "trained", weighting=s.weighting
         )
+        batch = partial(self.photos.batch, s.seed, size=s.batch_size)
         path = self._weights("diffae-only")
         if path.is_file():
             objective.load_state_dict(load_file(path))
-        elif self._train_stage(
-            objective,
-            "diffae",
-            s.iterations,
-            s.lr,
-            lambda i: self.photos.batch(s.seed, i, s.batch_size),
-        ):
+        elif self._train_stage(objective, "diffae", s.iterations, s.lr, batch):
             self._save_weights(path, objective.state_dict())
         else:
             return False
@@ -155,7 +151,7 @@ class BaseTraining:
         normalised = (z - mean) / std
 
         def batch(i: int) -> Tensor:
-            generator = torch.Generator().manual_seed(derived_seed(s.seed, f"latent {i}"))
+            generator = derived_generator(s.seed, f"latent {i}")
             size = max(s.latent_batch_size, self.worker.world)
             return normalised[torch.randint(len(normalised), (size,), generator=generator)]
 
@@ -173,14 +169,9 @@ class BaseTraining:
         s, path = self.settings, self._weights("prior")
         if self.prior is None or path.is_file():
             return True
-        seed = derived_seed(s.seed, "prior")
-        if not self._train_stage(
-            PriorObjective(self.prior).to(self.worker.device),
-            "prior",
-            s.prior_iterations,
-            s.lr,
-            lambda i: self.photos.batch(seed, i, s.batch_size),
-        ):
+        batch = partial(self.photos.batch, derived_seed(s.seed, "prior"), size=s.batch_size)
+        objective = PriorObjective(self.prior).to(self.worker.device)
+        if not self._train_stage(objective, "prior", s.prior_iterations, s.lr, batch):
             return False
         self._save_weights(path, self.prior.state_dict())
         return True
@@ -209,8 +200,10 @@ class BaseTraining:
             # All workers must stop at the same iteration, so they share the decision.
             late = float(time.monotonic() > self.deadline)
             expired = i % LOG_EVERY == 0 and self.worker.mean(late) > 0
-            if i % s.checkpoint_every == 0 or last or expired:
-                self._save_checkpoint(loop, stage)
+            due = i % s.checkpoint_every == 0 or last or expired
+            if due and self.worker.is_leader:
+                info = {"iteration": i, "arithmetic": loop.arithmetic}
+                save_checkpoint(self._checkpoint(stage), loop.state_tensors(), info)
             if expired and not last:
                 return False
         objective.load_state_dict(loop.averaged())
@@ -223,11 +216,9 @@ class BaseTraining:
         s = self.settings
         loop = TrainingLoop(
             objective,
+            s,
             iterations=iterations,
             lr=lr,
-            warmup=min(s.warmup, iterations),
-            ema=s.ema,
-            grad_clip=s.grad_clip,
             seed=derived_seed(s.seed, stage),
             precision=s.precision if stage != "latent" else "float32",
             worker=self.worker,
@@ -241,11 +232,6 @@ class BaseTraining:
         # After loading: DistributedDataParallel compares the workers' weights when it wraps.
         loop.wrapped = self.worker.wrap(objective)
         return loop
-
-    def _save_checkpoint(self, loop: TrainingLoop, stage: str) -> None:
-        if self.worker.is_leader:
-            info = {"iteration": loop.iteration, "arithmetic": loop.arithmetic}
-            save_checkpoint(self._checkpoint(stage), loop.state_tensors(), info)
 
     def _save_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
         if self.worker.is_leader:
@@ -280,8 +266,8 @@ class BaseTraining:
 
     def _check_run(self, start: Path | None) -> None:
         """Raise UserError, naming the differences, if the folder contains another run."""
-        inputs = {
-            "config": json.loads(json.dumps(self.config.to_dict())),
+        inputs: dict[str, Any] = {
+            "config": self.config.to_dict(),
             "settings": self.settings.to_dict(),
             "photos": self.photos.fingerprint(),
             "start": None if start is None else start.name,
@@ -325,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(args.config)
         photos = read_photo_set(args.images, config.image_size, _log)
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        run = BaseTraining(
+        finished = BaseTraining(
             args.out,
             photos,
             config,
@@ -334,8 +320,7 @@ def main(argv: list[str] | None = None) -> int:
             worker=WorkerContext(device=device),
             minutes=args.minutes,
             on_event=lambda event: _print_event(event, args.out),
-        )
-        finished = run.run()
+        ).run()
     except UserError as e:
         _log(f"error: {e}")
         return 2

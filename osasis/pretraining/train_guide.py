@@ -32,13 +32,12 @@ from osasis.pretraining.budgeted_training import (
     TrainingBudget,
     optimiser_step,
     run_tool,
-    to_float16,
     tool_parser,
     train_within_budget,
 )
 from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
-from osasis.seeds import derived_seed, seeded
-from osasis.storage import save_tensors, write_atomic, write_json
+from osasis.seeds import derived_generator, seeded
+from osasis.storage import save_tensors, to_float16, write_atomic, write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "guides" / "guide64.json"
 LEARNING_RATE = 1e-3
@@ -61,9 +60,9 @@ def measure_looks(dataset: LookDataset) -> CaptionedLooks:
     return CaptionedLooks(dataset, pictures, [measure(p) for p in from_uint8(dataset.photos)])
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def info_nce(a: Tensor, b: Tensor) -> Tensor:
     """Symmetric InfoNCE loss of pairs a[i], b[i] (van den Oord et al., 2018). a, b: (B, D)."""
-    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / TEMPERATURE
     rows = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
@@ -102,7 +101,7 @@ class GuideTrainer:
         self.optimiser = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98))
 
     def step(self, lr_factor: float) -> dict[str, float]:
-        g = torch.Generator().manual_seed(derived_seed(self.seed, f"guide {self.steps_done}"))
+        g = derived_generator(self.seed, f"guide {self.steps_done}")
         data = self.data.dataset
         rows = torch.randperm(len(data.looks), generator=g)[: self.batch]
         # Two pictures of each look: columns (B, 2), and the indices of their photos.
@@ -116,7 +115,9 @@ class GuideTrainer:
         images = torch.cat([torch.where(flip, x.flip(-1), x) for x in (painted, photos)])
         texts = self._captions(rows, columns[:, 0], photo_index[:, 0], g)
         with autocast(torch.device("cpu"), self.arithmetic):
-            image, text = self._embed(images), self._embed_text(texts)
+            x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
+            image = F.normalize(self.model.encode_image(x), dim=-1)
+            text = F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
             losses = self._losses(image.float(), text.float())
         total = torch.stack(list(losses.values())).sum()
         optimiser_step(self, total, LEARNING_RATE * lr_factor)
@@ -132,13 +133,6 @@ class GuideTrainer:
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         texts = [caption(data.dataset.looks[m], data.pictures[m][k], g) for m, k in pairs]
         return texts + [caption(None, data.photos[n], g) for n in photos.tolist()]
-
-    def _embed(self, images: Tensor) -> Tensor:
-        x = (images / 2 + 0.5 - self.guide.mean) / self.guide.std
-        return F.normalize(self.model.encode_image(x), dim=-1)
-
-    def _embed_text(self, texts: list[str]) -> Tensor:
-        return F.normalize(self.model.encode_text(self.guide.tokenizer(texts)), dim=-1)
 
     def _losses(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """image: (4B, D), paintings (a, b, a, b, ...), then their photos; text: (2B, D)."""

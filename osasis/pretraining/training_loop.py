@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osasis.arithmetic import Precision, autocast, resolve
+from osasis.checkpoints import adam_tensors, load_adam_tensors
+from osasis.diffusion import TRAIN_STEPS
 from osasis.errors import UserError
-from osasis.pretraining.objectives import draw_timesteps_and_noise
-from osasis.seeds import derived_seed
+from osasis.pretraining.settings import PretrainSettings
+from osasis.seeds import derived_generator
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,16 @@ class TrainingLoop:
     def __init__(
         self,
         objective: nn.Module,
+        settings: PretrainSettings,
         *,
         iterations: int,
         lr: float,
-        warmup: int,
-        ema: float,
-        grad_clip: float,
         seed: int,
         precision: Precision,
         worker: WorkerContext,
     ) -> None:
         self.objective = self.wrapped = objective
-        self.iterations, self.lr, self.warmup = iterations, lr, warmup
-        self.ema_decay, self.grad_clip = ema, grad_clip
+        self.settings, self.iterations, self.lr = settings, iterations, lr
         self.seed, self.worker = seed, worker
         self.iteration = 0
         self.trained = {k: p for k, p in objective.named_parameters() if p.requires_grad}
@@ -78,10 +77,9 @@ class TrainingLoop:
 
         Raises UserError naming the iteration if the loss is not finite.
         """
-        generator = torch.Generator().manual_seed(
-            derived_seed(self.seed, f"pretrain {self.iteration}")
-        )
-        t, noise = draw_timesteps_and_noise(rows.shape, generator)
+        generator = derived_generator(self.seed, f"pretrain {self.iteration}")
+        t = torch.randint(0, TRAIN_STEPS, rows.shape[:1], generator=generator)
+        noise = torch.randn(rows.shape, generator=generator)
         mine = slice(self.worker.rank, None, self.worker.world)
         rows, t, noise = (x[mine].to(self.device) for x in (rows, t, noise))
         if rows.dim() == 4:
@@ -97,7 +95,7 @@ class TrainingLoop:
                 "start a new run with a lower lr or with precision float32"
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.settings.grad_clip)
         self.optimiser.step()
         self.ema.update_parameters(self.objective)
         self.iteration += 1
@@ -105,7 +103,8 @@ class TrainingLoop:
 
     def _rate(self) -> float:
         """Factor of the learning rate: linear warm-up times a cosine from 1 to 0."""
-        warm = min(1.0, (self.iteration + 1) / max(1, self.warmup))
+        warmup = max(1, min(self.settings.warmup, self.iterations))
+        warm = min(1.0, (self.iteration + 1) / warmup)
         return warm * 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
 
     def _average(
@@ -114,7 +113,7 @@ class TrainingLoop:
         # The decay rises with the number of updates, so that the average of a short run forgets
         # its initial weights.
         n = int(updates)
-        get_ema_multi_avg_fn(min(self.ema_decay, n / (n + 9)))(averages, weights, updates)
+        get_ema_multi_avg_fn(min(self.settings.ema, n / (n + 9)))(averages, weights, updates)
 
     def averaged(self) -> dict[str, Tensor]:
         """A copy of the objective's state dict with averaged weights."""
@@ -125,15 +124,13 @@ class TrainingLoop:
         tensors = {f"model.{k}": p.detach() for k, p in self.trained.items()}
         averages = dict(self.ema.module.named_parameters())
         tensors |= {f"ema.{k}": averages[k].detach() for k in self.trained}
-        for key, p in self.trained.items():
-            for slot, value in self.optimiser.state.get(p, {}).items():
-                tensors[f"optim.{key}:{slot}"] = value
-        return tensors
+        return tensors | adam_tensors(self.optimiser, self.trained.items())
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
         """Restore ``state_tensors``. Raises UserError if the networks differ."""
-        wrong = [k for k, p in self.trained.items() if not _fits(tensors.get(f"model.{k}"), p)]
+        shapes = {k: v.shape for k, v in tensors.items()}
+        wrong = [k for k, p in self.trained.items() if shapes.get(f"model.{k}") != p.shape]
         if wrong:
             raise UserError(
                 f"the checkpoint does not fit the networks (first at {wrong[0]}); continue with "
@@ -145,19 +142,4 @@ class TrainingLoop:
         for key, p in self.trained.items():
             p.copy_(tensors[f"model.{key}"])
             averages[key].copy_(tensors[f"ema.{key}"])
-        slots: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optim."):
-                key, slot = name.removeprefix("optim.").rsplit(":", 1)
-                slots.setdefault(key, {})[slot] = value
-        for key, p in self.trained.items():
-            if key in slots:
-                self.optimiser.state[p] = {
-                    # Adam keeps its step counter on the CPU and its moments in the weight's layout.
-                    slot: v.clone() if slot == "step" else torch.empty_like(p).copy_(v)
-                    for slot, v in slots[key].items()
-                }
-
-
-def _fits(value: Tensor | None, p: Tensor) -> bool:
-    return value is not None and value.shape == p.shape
+        load_adam_tensors(self.optimiser, self.trained.items(), tensors)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from fastapi import Request
 
 from serving.errors import ApiError
-from serving.service import Service
+from serving.service import Service, current
 
 
-def authorised(service: Service, request: Request) -> str:
-    """Check the request's API key and return its name. Raises ApiError 401 or 429."""
+def authorised(request: Request) -> tuple[Service, str]:
+    """Check the request's API key. Returns the service and the key's name.
+
+    Raises ApiError 401 or 429.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
-    name = service.keys.check(key)
-    request.scope.setdefault("state", {})["key"] = name
-    return name
+    service = current()
+    name = request.state.key = service.keys.check(key)
+    return service, name
 
 
 def negotiate(request: Request, offered: list[str]) -> str:

@@ -12,8 +12,8 @@ from serving.bodies import read_stylize
 from serving.engine import ImageTask
 from serving.errors import ApiError
 from serving.request_images import MEDIA, encode_pixels
-from serving.schemas import ERRORS, MIX_EXAMPLE, JobAnswer, StylizeBody, body_docs
-from serving.service import Service, current
+from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, StylizeBody, body_docs
+from serving.service import Service
 
 router = APIRouter(tags=["jobs"])
 
@@ -22,20 +22,17 @@ router = APIRouter(tags=["jobs"])
     "/v1/jobs",
     status_code=202,
     responses=ERRORS,
-    openapi_extra=body_docs(
-        StylizeBody, {"encodings": ["0f343b0931126a20f133d67c2b018a3b"], "mix": MIX_EXAMPLE}
-    ),
+    openapi_extra=body_docs(StylizeBody, STYLIZE_EXAMPLE),
 )
 async def submit(request: Request, response: Response) -> JobAnswer:
     """Queue photos for a mix; the header `Location` names the job's path."""
-    service = current()
-    owner = authorised(service, request)
+    service, owner = authorised(request)
     negotiate(request, ["application/json"])
     limits = service.config.limits
     with service.admit_body(request):
         body = await read_stylize(request, limits, limits.job_images)
         tasks = await service.with_timeout(service.make_tasks(body))
-    job = await service.state.add_job.remote(owner, len(tasks), MEDIA["PNG"], service.name)
+    job = await service.state.add_job.remote(owner, len(tasks), service.name)
     if job is None:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
@@ -48,8 +45,8 @@ async def submit(request: Request, response: Response) -> JobAnswer:
 @router.get("/v1/jobs/{job}", responses=ERRORS)
 async def state(job: str, request: Request) -> JobAnswer:
     """State of a job and paths of its finished images."""
-    service = current()
-    answer: JobAnswer | None = await service.state.job.remote(job, authorised(service, request))
+    service, owner = authorised(request)
+    answer: JobAnswer | None = await service.state.job.remote(job, owner)
     if answer is None:
         raise _unknown(job)
     return answer
@@ -59,12 +56,11 @@ async def state(job: str, request: Request) -> JobAnswer:
     200: {"content": {"image/png": {}}}, **ERRORS})  # fmt: skip
 async def image(job: str, index: int, request: Request) -> Response:
     """One finished image of a job, as PNG."""
-    service = current()
-    found = await service.state.job_image.remote(job, authorised(service, request), index)
-    if found is None:
+    service, owner = authorised(request)
+    png = await service.state.job_image.remote(job, owner, index)
+    if png is None:
         raise _unknown(f"{job}/images/{index}")
-    media, data = found
-    return Response(data, media_type=media)
+    return Response(png, media_type=MEDIA["PNG"])
 
 
 def _unknown(job: str) -> ApiError:

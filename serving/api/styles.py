@@ -30,8 +30,7 @@ async def styles(
     tag: Annotated[list[str], Query(max_length=20, description="tags that a style must have")] = [],  # noqa: B006
 ) -> StylesAnswer:
     """Registered styles of the served base, by id, one page per request."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     total, found = service.catalog.page(offset, limit, q, tag)
     end = offset + len(found)
     return StylesAnswer(
@@ -45,8 +44,7 @@ async def styles(
 @router.get("/v1/styles/{style}", responses=ERRORS)
 async def style(style: str, request: Request) -> dict[str, Any]:
     """One style with its settings and metrics."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     listed = _listed(service, style)
     details = await asyncio.to_thread(_details, service, listed)
     return {**listed.row().model_dump(), **details}
@@ -84,8 +82,7 @@ async def preview(
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
     """The base, the limits and the names of text edits."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
     return {
         "base": service.info["name"],

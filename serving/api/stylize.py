@@ -20,7 +20,7 @@ from serving.errors import ApiError
 from serving.request_images import MEDIA, encode_pixels, photo_id
 from serving.schemas import (
     ERRORS,
-    MIX_EXAMPLE,
+    STYLIZE_EXAMPLE,
     EncodingRow,
     EncodingsAnswer,
     EncodingsBody,
@@ -28,7 +28,7 @@ from serving.schemas import (
     StylizeBody,
     body_docs,
 )
-from serving.service import Service, current, served_version
+from serving.service import Service
 from serving.shared_state import StoredPhoto
 
 router = APIRouter(tags=["stylize"])
@@ -40,15 +40,12 @@ PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA
     "/v1/stylize",
     response_model=StylizeAnswer,
     responses={200: {"content": PICTURES}, **ERRORS},
-    openapi_extra=body_docs(
-        StylizeBody, {"encodings": ["0f343b0931126a20f133d67c2b018a3b"], "mix": MIX_EXAMPLE}
-    ),
+    openapi_extra=body_docs(StylizeBody, STYLIZE_EXAMPLE),
 )
 async def stylize(request: Request) -> Response:
     """Stylize photos, or photos sent before, with a mix. One image is answered as PNG, JPEG, WebP
     or JSON, by Accept; several images as JSON."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     limits = service.config.limits
     with service.admit_body(request):
         body = await read_stylize(request, limits, limits.images)
@@ -73,7 +70,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
         )
     )
     timing = _timing(results, time.monotonic() - started)
-    headers = _headers(service, tasks[0], timing)
+    headers = _headers(service, tasks[0], body.mix, timing)
     if media != "application/json":
         return Response(images[0], media_type=media, headers=headers)
     rows = [
@@ -88,7 +85,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
         "images": rows,
         "styles": [v.reference for v in tasks[0].versions.values()],
         "base": service.info["fingerprint"],
-        "mix": _mix(tasks[0]).to_dict(),
+        "mix": body.mix.to_dict(),
         "timing": timing,
     }
     return Response(json.dumps(answer), media_type="application/json", headers=headers)
@@ -102,8 +99,7 @@ async def _stylize(service: Service, body: StylizeRequest, media: str) -> Respon
 async def encodings(request: Request) -> EncodingsAnswer:
     """Store photos and answer with their ids for later requests. With `style`, encode the photos
     now."""
-    service = current()
-    authorised(service, request)
+    service, _ = authorised(request)
     negotiate(request, ["application/json"])
     with service.admit_body(request):
         photos, fit, style = await read_encodings(request, service.config.limits)
@@ -116,27 +112,23 @@ async def _store(service: Service, files: list[SentFile], fit: str, style: str |
     photos = [await service.read_photo(file, fit) for file in files]
     ids = [await service.store_photo(photo) for photo in photos]
     if style is not None:
-        await _encode_now(service, [photo.png for photo in photos], style)
+        try:
+            version = await asyncio.to_thread(service.catalog.resolve, style)
+        except UserError as e:
+            raise ApiError(422, str(e), field="style", value=style) from None
+        await service.run_all([ImageTask(photo.png, None, {style: version}) for photo in photos])
     return ids
-
-
-async def _encode_now(service: Service, photos: list[bytes], style: str) -> None:
-    try:
-        version = await asyncio.to_thread(service.catalog.resolve, style)
-    except UserError as e:
-        raise ApiError(422, str(e), field="style", value=style) from None
-    await service.run_all([ImageTask(p, None, {style: served_version(version)}) for p in photos])
 
 
 def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> Provenance:
     """Provenance of a result. kind: a key of MEDIA."""
-    mix = _mix(task)
-    used = [task.versions[s.style] for s in mix.styles]
+    assert task.mix is not None
+    used = [task.versions[s.style] for s in task.mix.styles]
     return Provenance(
         code=__version__,
         styles=tuple(UsedStyle(reference=v.reference, fingerprint=v.fingerprint) for v in used),
         base=service.info["fingerprint"],
-        mix=mix,
+        mix=task.mix,
         arithmetic=result.arithmetic,
         fit=task.fit,  # type: ignore[arg-type]
         size="base",
@@ -145,11 +137,6 @@ def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> 
         masks=task.mask_hashes,
         source=task.source,
     )
-
-
-def _mix(task: ImageTask) -> Mix:
-    assert task.mix is not None
-    return task.mix
 
 
 def _timing(results: list[Result], total: float) -> dict[str, float]:
@@ -163,11 +150,13 @@ def _timing(results: list[Result], total: float) -> dict[str, float]:
             "cached": cached}  # fmt: skip
 
 
-def _headers(service: Service, task: ImageTask, timing: dict[str, float]) -> dict[str, str]:
+def _headers(
+    service: Service, task: ImageTask, mix: Mix, timing: dict[str, float]
+) -> dict[str, str]:
     return {
         "X-Style-Version": ",".join(v.reference for v in task.versions.values()),
         "X-Base": service.info["fingerprint"],
-        "X-Mix": json.dumps(_mix(task).to_dict()),
+        "X-Mix": json.dumps(mix.to_dict()),
         "X-Encoding": photo_id(task.photo),
         "X-Encoding-Cached": str(int(timing["cached"])),
         "X-Batch-Size": str(int(timing["batch"])),

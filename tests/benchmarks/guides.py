@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from osasis.bundles.base import Base, load_base, shipped_bases
-from osasis.contents import ContentBank, build_bank
+from osasis.contents import ContentBank
 from osasis.counterpart import photo_counterpart
 from osasis.guides.guide import CombinedGuide, StatisticsGuide
 from osasis.guides.perceptual import PerceptualNet
@@ -42,6 +42,7 @@ from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, write_atomic, write_json
 from osasis.stylize import Encodings, decode, encode, encode_plan
 from osasis.train import StyleTrainer
+from tests.tiny import build_bank
 
 GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from osasis.bundles.base import load_base
-from osasis.contents import build_bank
 from osasis.counterpart import photo_counterpart
 from osasis.images.listing import find_images
 from osasis.images.tensors import load_square
@@ -24,6 +23,7 @@ from osasis.mix import Mix
 from osasis.settings import make_settings
 from osasis.stylize import decode, encode, encode_plan
 from osasis.train import StyleTrainer
+from tests.tiny import build_bank
 
 
 def main() -> None:

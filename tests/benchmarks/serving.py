@@ -87,13 +87,12 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     from serving.config import Limits
     from serving.engine import ImageTask
     from serving.request_images import square_png
-    from serving.service import served_version
 
     engine, current = _bare["engine"], _bare["versions"]
 
     def work(number: int) -> ImageTask:
         mix = Mix.parse(mix_of(number, steps))
-        versions = {s.style: served_version(current[s.style]) for s in mix.styles}
+        versions = {s.style: current[s.style] for s in mix.styles}
         size = engine.base.config.image_size
         png = square_png(photo(number), "photo", size, "crop", Limits())
         return ImageTask(png, mix, versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -17,14 +18,15 @@ import pytest
 import torch
 
 from factory.cli import main
-from factory.core.home import HOME_VARIABLE
+from factory.core.home import HOME_VARIABLE, Home
+from factory.registry import Registry, StyleVersion
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
-from osasis.contents import build_bank, save_contents
+from osasis.contents import save_contents
 from osasis.images.tensors import image_to_tensor
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
-from tests.tiny import FEW, SIZE, picture, truncated_jpeg, write_sources
+from tests.tiny import FEW, SIZE, build_bank, picture, truncated_jpeg, write_sources, write_style
 
 # Nothing of the user's own installation may take part.
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", HOME_VARIABLE):
@@ -149,6 +151,23 @@ def style_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def register_random_style(
+    home: Home, style: str, seed: int, folder: Path, base: str = "tiny", *, tags: dict[str, str]
+) -> StyleVersion:
+    """Write a style with random weights to a folder, and register it as champion."""
+    write_style(folder, home.bases / base, style, seed)
+    return Registry(home).register(
+        style,
+        folder,
+        fingerprint=f"{style}-{seed}",
+        base=load_base(home.bases / base).fingerprint,
+        params={"seed": seed},
+        history=[],
+        metrics={"loss": 1.0},
+        tags=tags,
+    )
+
+
 @dataclass(frozen=True)
 class Shop:
     """What training needs beside a catalog: base, content bank, previews; paths of one home."""
@@ -211,5 +230,9 @@ def ray_processes(title: str, driver: int | None = None) -> list[int]:
     """Ids of the Ray processes below a driver (this process) whose title holds this text."""
     import psutil
 
-    below = psutil.Process(driver).children(recursive=True)
-    return [p.pid for p in below if title in "".join(p.cmdline()[:1])]
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # the process has ended
+            if title in "".join(process.cmdline()[:1]):
+                found.append(process.pid)
+    return sorted(found)

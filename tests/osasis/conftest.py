@@ -18,7 +18,6 @@ from osasis.contents import ContentBank, Contents, ContentSource, encode_content
 from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.sizes import DiffAEConfig
-from osasis.networks.spn import StructurePreservingNetwork
 from osasis.settings import TrainSettings, make_settings
 from osasis.train import StyleTrainer
 from tests.tiny import (
@@ -26,6 +25,7 @@ from tests.tiny import (
     SIZE,
     make_perceptual_file,
     random_state,
+    random_style,
     tiny_diffae,
     z_statistics,
 )
@@ -132,13 +132,8 @@ def tiny_style(
     """Styles with random deltas, SPN and z from a seed; keywords are settings."""
 
     def build(style_id: str = "a", seed: int = 21, **settings: Any) -> Style:
-        other = random_state(tiny_base.diffae.unet, seed)
-        own = dict(tiny_base.diffae.unet.named_parameters())
-        delta = {k: 0.2 * (v - own[k]) for k, v in other.items()}
-        spn = random_state(StructurePreservingNetwork(), seed + 1)
-        z = tiny_base.encode_z(make_images(2, seed + 2))
-        info = {"base": tiny_base.fingerprint}
-        return Style(style_id, delta, spn, z[:1], z[1:], tiny_settings(**settings), info)
+        images = make_images(2, seed + 2)
+        return random_style(tiny_base, style_id, seed, images, tiny_settings(**settings))
 
     return build
 

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from factory.core.home import Home
-from factory.registry import Registry
-from osasis.bundles.base import load_base
-from tests.factory.conftest import fresh_home, home, imported, local_ray, sources
-from tests.tiny import picture, write_style
+from tests.factory.conftest import (
+    fresh_home,
+    home,
+    imported,
+    local_ray,
+    register_random_style,
+    sources,
+)
+from tests.tiny import picture
 
 __all__ = ["fresh_home", "home", "imported", "local_ray", "sources"]
 
@@ -23,17 +28,7 @@ OUTPUTS = {f"{n}.png" for n in ("0", "1", "2", "3", "4", "a.jpg", "a.png", "sub/
 
 def register(home: Home, style: str, base: str = "tiny", seed: int = 1) -> None:
     folder = home.path / "made" / style
-    write_style(folder, home.bases / base, style, seed)
-    Registry(home).register(
-        style,
-        folder,
-        fingerprint=f"{style}-{seed}",
-        base=load_base(home.bases / base).fingerprint,
-        params={},
-        history=[],
-        metrics={},
-        tags={"base_name": base},
-    )
+    register_random_style(home, style, seed, folder, base, tags={"base_name": base})
 
 
 def written(folder: Path) -> dict[str, bytes]:

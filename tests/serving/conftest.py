@@ -23,11 +23,17 @@ import pytest
 from PIL import Image
 
 from factory.core.home import Home
-from factory.registry import Registry, StyleVersion
-from osasis.bundles.base import load_base
+from factory.registry import StyleVersion
 from serving.auth import new_key
-from tests.factory.conftest import home, imported, local_ray, sources
-from tests.tiny import FEW, picture, write_style
+from tests.factory.conftest import (
+    home,
+    imported,
+    local_ray,
+    ray_processes,
+    register_random_style,
+    sources,
+)
+from tests.tiny import FEW, picture
 
 __all__ = ["FEW", "home", "imported", "local_ray", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,17 +44,8 @@ QUEUE = 12
 
 def register(path: Path, style: str, seed: int, folder: Path) -> StyleVersion:
     """Register a version of a style with random weights, as champion."""
-    write_style(folder, path / "bases" / "tiny", style, seed)
-    return Registry(Home(path)).register(
-        style,
-        folder,
-        fingerprint=f"{style}-{seed}",
-        base=load_base(path / "bases" / "tiny").fingerprint,
-        params={"seed": seed},
-        history=[],
-        metrics={"loss": 1.0},
-        tags={"tags": "dark,paint" if style == "oil" else "line", "licence": "CC0"},
-    )
+    tags = {"tags": "dark,paint" if style == "oil" else "line", "licence": "CC0"}
+    return register_random_style(Home(path), style, seed, folder, tags=tags)
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +56,6 @@ def shop_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for style, seed in STYLES.items():
         register(path, style, seed, tmp_path_factory.mktemp(style))
     return path
-
-
-@pytest.fixture(scope="session")
-def own_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes homes with the tiny base and one style ``ink``."""
-
-    def make() -> Path:
-        path = tmp_path_factory.mktemp("own-home")
-        shutil.copytree(home / "bases", path / "bases")
-        register(path, "ink", STYLES["ink"], tmp_path_factory.mktemp("ink"))
-        return path
-
-    return make
 
 
 @dataclass
@@ -102,17 +86,7 @@ class Server:
 
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of this server's replicas of a deployment."""
-        parents, names = {}, {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                pid = int(folder.name)
-                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                names[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        mine = {self.process.pid}
-        while more := {p for p, parent in parents.items() if parent in mine} - mine:
-            mine |= more
-        title = f"ServeReplica:style-factory:{deployment}"
-        return sorted(p for p in mine if title in names.get(p, ""))
+        return ray_processes(f"ServeReplica:style-factory:{deployment}", self.process.pid)
 
     def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
         """Send one photo as a form."""

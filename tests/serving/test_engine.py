@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from factory.registry import StyleVersion
 from osasis.bundles.base import Base, load_base
+from osasis.bundles.style import Style, load_style
 from osasis.mix import Mix
-from serving.caches import ByteLru, StyleCache
+from serving.caches import ByteLru, StyleCache, style_bytes
 from serving.config import Limits
-from serving.engine import Engine, ImageTask, ServedVersion, abandon
+from serving.engine import Engine, ImageTask, abandon
 from serving.request_images import square_png
-from serving.style_loader import LOAD_THREADS, StyleFailedError
+from serving.style_loader import LOAD_THREADS, StyleFailedError, StyleLoader
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
 
@@ -34,9 +36,14 @@ def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return out
 
 
+def make_version(style: str, folder: Path) -> StyleVersion:
+    """Version 1 of a style whose bundle is in a local folder."""
+    return StyleVersion(style, 1, style, "", "", str(folder), (), 0, {}, "", folder)
+
+
 def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> ImageTask:
     photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
-    versions = {s: ServedVersion(f"{s}:1", s, lambda s=s: folders[s]) for s in styles}
+    versions = {s: make_version(s, folders[s]) for s in styles}
     return ImageTask(photo, Mix.of(*styles, **mix), versions)
 
 
@@ -70,19 +77,18 @@ def test_a_failing_style_does_not_affect_others(base: Base, folders: dict[str, P
 
 
 def test_unresponsive_storage_does_not_block_other_styles(
-    base: Base, folders: dict[str, Path]
+    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, gate = Engine(base), threading.Event()
 
-    def slow() -> Path:
-        gate.wait(120)
-        return folders["b"]
+    def slow(version: StyleVersion) -> Path:
+        if version.style == "b":
+            gate.wait(120)
+        return Path(version.source)
 
+    monkeypatch.setattr(StyleVersion, "folder", slow)
     engine.submit(make_task(folders, "a")).result(120)
-    stuck = [
-        engine.submit(ImageTask(t.photo, t.mix, {"b": ServedVersion("b:1", "b", slow)}))
-        for t in [make_task(folders, "b", seed=i) for i in range(2 * LOAD_THREADS)]
-    ]
+    stuck = [engine.submit(make_task(folders, "b", seed=i)) for i in range(2 * LOAD_THREADS)]
     # A cached style, and a style that must be loaded.
     assert engine.submit(make_task(folders, "a", seed=1)).result(60).pixels is not None
     assert engine.submit(make_task({"c": folders["a"]}, "c")).result(60).pixels is not None
@@ -129,42 +135,42 @@ def test_caches_stay_within_their_budget() -> None:
     lru.pinned = frozenset({"p"})
     for key in ("p", "a", "b"):
         lru.put(key, b"1234")
-    assert [k for k in "pab" if k in lru] == ["p", "b"] and lru.bytes == 8
-    lru.get("p")
+    assert [k for k in "pab" if lru.get(k)] == ["p", "b"] and lru.bytes == 8
     lru.put("huge", b"x" * 11)
-    assert "p" in lru and len(lru) == 1 and lru.bytes == 4
+    assert lru.get("p") and len(lru) == 1 and lru.bytes == 4
 
 
-def test_500_styles_in_bounded_memory(base: Base, folders: dict[str, Path]) -> None:
-    from osasis.bundles.style import load_style
-    from serving.caches import style_bytes
-
+def test_500_styles_in_bounded_memory(
+    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     style = load_style(folders["a"], base)
+    monkeypatch.setattr("serving.style_loader.load_style", lambda *_: style)
     cache = StyleCache(10 * style_bytes(style), 0, torch.device("cpu"))
+    loader = StyleLoader(base, cache)
     for i in range(500):
-        cache.get(f"s{i}", lambda: style)
+        assert loader.submit(make_version(f"s{i}", folders["a"])).result(60) is style
         assert cache.host.bytes <= cache.host.budget
     assert cache.loads == 500 and len(cache.host) == 10
 
 
-def test_concurrent_requests_load_a_style_once(base: Base, folders: dict[str, Path]) -> None:
-    from osasis.bundles.style import Style, load_style
+def test_concurrent_requests_load_a_style_once(
+    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style, gate = load_style(folders["a"], base), threading.Event()
 
-    style = load_style(folders["a"], base)
-    cache = StyleCache(10**9, 0, torch.device("cpu"))
-    gate, found = threading.Event(), []
-
-    def load() -> Style:
-        gate.wait(60)
+    def load(folder: Path, _: Base) -> Style:
+        if folder == folders["a"]:
+            gate.wait(60)
         return style
 
-    threads = [threading.Thread(target=lambda: found.append(cache.get("x", load)))
-               for _ in range(5)]  # fmt: skip
-    for t in threads:
-        t.start()
+    monkeypatch.setattr("serving.style_loader.load_style", load)
+    cache = StyleCache(10**9, 0, torch.device("cpu"))
+    loader = StyleLoader(base, cache)
+    found = [loader.submit(make_version("x", folders["a"])) for _ in range(5)]
     # Loading another style does not wait.
-    assert cache.get("y", lambda: style) is style
+    assert loader.submit(make_version("y", folders["b"])).result(60) is style
+    assert not any(f.done() for f in found)
     gate.set()
-    for t in threads:
-        t.join(60)
-    assert len(found) == 5 and cache.loads == 2
+    assert all(f.result(60) is style for f in found) and cache.loads == 2
+    # A cached style is there at once.
+    assert loader.submit(make_version("x", folders["a"])).done() and cache.loads == 2

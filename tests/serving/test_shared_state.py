@@ -31,7 +31,7 @@ def test_draining_ends_when_every_request_is_answered() -> None:
 def test_draining_waits_for_jobs() -> None:
     state = make()
     beat(state, "a", 1)
-    job = state.add_job("alice", 2, "image/png", "a")
+    job = state.add_job("alice", 2, "a")
     assert job is not None and not state.drain()
     state.job_running(job)
     state.job_result(job, b"1")
@@ -43,21 +43,21 @@ def test_draining_waits_for_jobs() -> None:
 def test_jobs_belong_to_their_owner_and_are_bounded() -> None:
     state = make()
     beat(state, "a")
-    first = state.add_job("alice", 1, "image/png", "a")
-    second = state.add_job("bob", 1, "image/png", "a")
-    assert first and second and state.add_job("bob", 1, "image/png", "a") is None
+    first = state.add_job("alice", 1, "a")
+    second = state.add_job("bob", 1, "a")
+    assert first and second and state.add_job("bob", 1, "a") is None
     assert state.job(first, "bob") is None
     found = state.job(first, "alice")
     assert found is not None and found.state == "queued"
     state.job_result(first, b"x")
     assert state.job_image(first, "bob", 0) is None
-    assert state.job_image(first, "alice", 0) == ("image/png", b"x")
+    assert state.job_image(first, "alice", 0) == b"x"
     assert state.job_image(first, "alice", 1) is None
     # A new job replaces an ended job.
-    assert state.add_job("bob", 1, "image/png", "a") and state.job(first, "alice") is None
+    assert state.add_job("bob", 1, "a") and state.job(first, "alice") is None
     # Jobs of a process without heartbeats have failed.
     state = make()
-    lost = state.add_job("alice", 1, "image/png", "dead")
+    lost = state.add_job("alice", 1, "dead")
     assert lost
     found = state.job(lost, "alice")
     assert found is not None and found.state == "failed" and "send it again" in str(found.message)

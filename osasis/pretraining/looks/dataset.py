@@ -13,7 +13,7 @@ from osasis.errors import UserError
 from osasis.images.tensors import from_uint8, to_uint8
 from osasis.pretraining.looks import LOOKS, PAINT_SIDE, paint
 from osasis.pretraining.photo_set import read_photo_set
-from osasis.seeds import derived_seed
+from osasis.seeds import derived_generator, derived_seed
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def make_look_dataset(
     photos: (N, 3, H, W) uint8. size: side of the results in pixels; photos are painted at full size
     and then scaled down. Every look occurs equally often.
     """
-    g = torch.Generator().manual_seed(derived_seed(seed, "pool"))
+    g = derived_generator(seed, "pool")
     names = list(LOOKS)
     looks = tuple(names[i % len(names)] for i in range(count))
     index = torch.stack([torch.randperm(len(photos), generator=g)[:people] for _ in range(count)])

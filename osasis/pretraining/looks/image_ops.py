@@ -40,6 +40,10 @@ class SeededRandom:
         r, g, b = (min(max(c + self.uniform(-spread, spread), 0.0), 1.0) for c in colour)
         return r, g, b
 
+    def choose_near(self, options: Sequence[Colour], spread: float = 0.05) -> Colour:
+        """A random colour near one of the options."""
+        return self.near_colour(self.choose(options), spread)
+
     def rand(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator)
 
@@ -140,9 +144,9 @@ def smooth_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1) 
     return 1.3 * F.interpolate(coarse, (h, w), mode="bicubic", align_corners=True)[0]
 
 
-def fractal_noise(x: Tensor, rng: SeededRandom, scale: float, channels: int = 1) -> Tensor:
+def fractal_noise(x: Tensor, rng: SeededRandom, scale: float) -> Tensor:
     """Noise of three octaves, the coarsest ``scale`` pixels wide."""
-    parts = [smooth_noise(x, rng, scale / 2**i, channels) * 0.6**i for i in range(3)]
+    parts = [smooth_noise(x, rng, scale / 2**i) * 0.6**i for i in range(3)]
     return torch.stack(parts).sum(0) / 1.4
 
 
@@ -171,10 +175,11 @@ def scale_contrast(x: Tensor, amount: float, pivot: float = 0.5) -> Tensor:
     return ((x - pivot) * amount + pivot).clamp(0, 1)
 
 
-def stretch_contrast(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
-    """Stretch a luminance to [0, 1] between two quantiles."""
-    ends = torch.quantile(x.flatten(), x.new_tensor([low, high]))
-    return ((x - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
+def stretched_luminance(x: Tensor) -> Tensor:
+    """Luminance of an image, stretched to [0, 1] between its quantiles 0.02 and 0.98."""
+    light = luminance(x)
+    ends = torch.quantile(light.flatten(), x.new_tensor([0.02, 0.98]))
+    return ((light - ends[0]) / (ends[1] - ends[0]).clamp_min(0.05)).clamp(0, 1)
 
 
 def scale_saturation(x: Tensor, amount: float) -> Tensor:

@@ -22,13 +22,12 @@ from osasis.pretraining.looks.image_ops import (
     kuwahara,
     length_unit,
     line_pattern,
-    luminance,
     scale_contrast,
     scale_saturation,
     smooth_along,
     smooth_noise,
     soft_step,
-    stretch_contrast,
+    stretched_luminance,
     unit_deviation,
     vignette,
     xdog_lines,
@@ -40,26 +39,22 @@ INKS: tuple[Colour, ...] = ((0.04, 0.04, 0.05), (0.13, 0.10, 0.08), (0.08, 0.10,
 def ink(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Brush and ink: bold black shapes and lines on white."""
     u = length_unit(photo)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     mask = xdog_lines(
         light, rng.uniform(0.7, 1.1) * u, rng.uniform(4, 9), rng.uniform(0.32, 0.5), 0.12
     )
-    return composite(
-        flat_colour(photo, rng.choose(WHITES)), rng.near_colour(rng.choose(INKS), 0.03), mask
-    )
+    return composite(flat_colour(photo, rng.choose(WHITES)), rng.choose_near(INKS, 0.03), mask)
 
 
 def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Thin pen lines on paper, half of the time with a light wash."""
     u = length_unit(photo)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     wash = rng.uniform(0, 0.35) if rng.chance(0.5) else 0.0
     mask = xdog_lines(
         light, rng.uniform(0.45, 0.7) * u, rng.uniform(12, 22), rng.uniform(0.1, 0.25), 0.2
     )
-    colour = rng.near_colour(
-        rng.choose(((0.1, 0.1, 0.12), (0.3, 0.18, 0.1), (0.1, 0.14, 0.36))), 0.04
-    )
+    colour = rng.choose_near(((0.1, 0.1, 0.12), (0.3, 0.18, 0.1), (0.1, 0.14, 0.36)), 0.04)
     sheet = composite(
         flat_colour(photo, rng.choose(WHITES + CREAMS)), colour, wash * (1 - blur(light, u))
     )
@@ -69,7 +64,7 @@ def pen(photo: Tensor, rng: SeededRandom) -> Tensor:
 def engraving(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Copper plate: bent parallel lines that are wider in darker areas."""
     u = length_unit(photo)
-    light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(1.0, 1.4), 0.45)
+    light = scale_contrast(stretched_luminance(photo), rng.uniform(1.0, 1.4), 0.45)
     period = rng.uniform(1.5, 2.6) * u
     angle = rng.uniform(-math.pi / 3, math.pi / 3)
     bend = rng.uniform(0.8, 2.2) * blur(light, 2.5 * u)
@@ -80,14 +75,14 @@ def engraving(photo: Tensor, rng: SeededRandom) -> Tensor:
         other = line_pattern(photo, period, angle + rng.uniform(0.6, 1.4), bend)
         mask = torch.maximum(mask, 1 - soft_step(other, (2 * width - 1).clamp(0, 1), 0.35))
     lines = xdog_lines(light, 0.5 * u, rng.uniform(6, 12), 0.15, 0.2)
-    sheet = flat_colour(photo, rng.near_colour(rng.choose(CREAMS + WHITES), 0.03))
-    return composite(sheet, rng.near_colour(rng.choose(INKS), 0.04), torch.maximum(mask, lines))
+    sheet = flat_colour(photo, rng.choose_near(CREAMS + WHITES, 0.03))
+    return composite(sheet, rng.choose_near(INKS, 0.04), torch.maximum(mask, lines))
 
 
 def woodcut(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Carved wood: black areas with white cuts along the edges."""
     u = length_unit(photo)
-    light = scale_contrast(stretch_contrast(luminance(photo)), 1.3)
+    light = scale_contrast(stretched_luminance(photo), 1.3)
     field = edge_directions(light, 3 * u)
     cuts = smooth_along(smooth_noise(photo, rng, 1.3 * u), field, rng.uniform(4, 7) * u, 5)
     rough = light + rng.uniform(0.10, 0.2) * unit_deviation(cuts)
@@ -111,10 +106,8 @@ def halftone(photo: Tensor, rng: SeededRandom) -> Tensor:
     sheet = flat_colour(photo, rng.choose(WHITES + CREAMS))
     soft = blur(photo, 0.3 * u)
     if not colour:
-        dark = 1 - scale_contrast(stretch_contrast(luminance(soft)), 1.1)
-        return composite(
-            sheet, rng.near_colour(rng.choose(INKS), 0.06), _dots(photo, period, angle, dark)
-        )
+        dark = 1 - scale_contrast(stretched_luminance(soft), 1.1)
+        return composite(sheet, rng.choose_near(INKS, 0.06), _dots(photo, period, angle, dark))
     strong = scale_saturation(scale_contrast(soft, 1.2), rng.uniform(1.3, 2.0))
     out = sheet
     inks: tuple[Colour, ...] = ((0.0, 0.62, 0.88), (0.88, 0.05, 0.5), (0.98, 0.88, 0.05))
@@ -136,7 +129,7 @@ def sepia(photo: Tensor, rng: SeededRandom) -> Tensor:
     """An old photograph: brown, faded and grainy."""
     u = length_unit(photo)
     light = scale_contrast(
-        blur(stretch_contrast(luminance(photo)), rng.uniform(0, 0.6) * u), rng.uniform(0.7, 1.05)
+        blur(stretched_luminance(photo), rng.uniform(0, 0.6) * u), rng.uniform(0.7, 1.05)
     )
     if rng.chance(0.7):
         light = light * vignette(photo, rng.uniform(-0.4, 0.5))
@@ -150,9 +143,7 @@ def sepia(photo: Tensor, rng: SeededRandom) -> Tensor:
 def silver(photo: Tensor, rng: SeededRandom) -> Tensor:
     """A black-and-white photograph."""
     u = length_unit(photo)
-    light = scale_contrast(
-        stretch_contrast(luminance(photo)), rng.uniform(0.9, 1.5), rng.uniform(0.4, 0.6)
-    )
+    light = scale_contrast(stretched_luminance(photo), rng.uniform(0.9, 1.5), rng.uniform(0.4, 0.6))
     light = light * vignette(photo, rng.uniform(0, 0.5))
     light = (light + rng.uniform(0.0, 0.06) * smooth_noise(photo, rng, 0.7 * u)).clamp(0, 1)
     tint = rng.uniform(-0.03, 0.03)
@@ -162,7 +153,7 @@ def silver(photo: Tensor, rng: SeededRandom) -> Tensor:
 def cyanotype(photo: Tensor, rng: SeededRandom) -> Tensor:
     """A cyanotype photograph in Prussian blue."""
     u = length_unit(photo)
-    light = scale_contrast(stretch_contrast(luminance(photo)), rng.uniform(0.9, 1.3))
+    light = scale_contrast(stretched_luminance(photo), rng.uniform(0.9, 1.3))
     light = (light + 0.04 * fractal_noise(photo, rng, 8 * u)).clamp(0, 1)
     sheet = rng.near_colour((0.93, 0.95, 0.93), 0.04)
     return colour_ramp(
@@ -184,7 +175,7 @@ def posterised(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Flat areas in four poster colours, by lightness."""
     u = length_unit(photo)
     smooth = kuwahara(blur(photo, 0.4 * u), max(1, round(1.6 * u)))
-    light = stretch_contrast(luminance(smooth))
+    light = stretched_luminance(smooth)
     colours = [rng.near_colour(c) for c in PALETTES[int(rng.uniform(0, len(PALETTES) - 1e-6))]]
     out = flat_colour(photo, colours[0])
     shift = rng.uniform(-0.06, 0.06)
@@ -200,7 +191,7 @@ def pop(photo: Tensor, rng: SeededRandom) -> Tensor:
     loud = scale_saturation(scale_contrast(smooth, 1.35), rng.uniform(1.8, 2.8))
     levels = 3.0 + rng.uniform(0, 2)
     flat = (loud * levels).round() / levels
-    light = stretch_contrast(luminance(smooth))
+    light = stretched_luminance(smooth)
     shade = _dots(photo, rng.uniform(2.0, 3.0) * u, 0.8, 0.75 * (1 - light))
     flat = composite(flat, flat * rng.uniform(0.5, 0.8), shade)
     lines = xdog_lines(light, 0.7 * u, rng.uniform(6, 10), 0.16, 0.15)
@@ -217,7 +208,7 @@ def risograph(photo: Tensor, rng: SeededRandom) -> Tensor:
         ((1.0, 0.42, 0.2), (0.05, 0.28, 0.25)),
     )
     first, second = pairs[int(rng.uniform(0, len(pairs) - 1e-6))]
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     sheet = rng.choose(WHITES + CREAMS)
     speck = 0.13 * smooth_noise(photo, rng, 0.8 * u)
     moved = torch.roll(light, (round(rng.uniform(-1, 1) * u), round(rng.uniform(0, 1) * u)), (1, 2))
@@ -230,7 +221,7 @@ def risograph(photo: Tensor, rng: SeededRandom) -> Tensor:
 def blueprint(photo: Tensor, rng: SeededRandom) -> Tensor:
     """White lines on blue over a faint grid."""
     u = length_unit(photo)
-    light = stretch_contrast(luminance(photo))
+    light = stretched_luminance(photo)
     blue = rng.near_colour((0.06, 0.20, 0.46), 0.05)
     sheet = flat_colour(photo, blue) * (1 + 0.04 * fractal_noise(photo, rng, 16 * u))
     period = rng.uniform(6, 10) * u
@@ -244,7 +235,7 @@ def blueprint(photo: Tensor, rng: SeededRandom) -> Tensor:
 def neon(photo: Tensor, rng: SeededRandom) -> Tensor:
     """Glowing tubes along the edges on a dark background."""
     u = length_unit(photo)
-    strength = edge_strength(stretch_contrast(luminance(photo)), rng.uniform(0.6, 0.9) * u)
+    strength = edge_strength(stretched_luminance(photo), rng.uniform(0.6, 0.9) * u)
     tube = soft_step(strength, rng.uniform(0.22, 0.32), 0.25) * strength.clamp_min(0.4)
     hues: tuple[Colour, ...] = ((1.0, 0.15, 0.65), (0.1, 0.85, 1.0), (0.55, 0.3, 1.0))
     hues += ((0.2, 1.0, 0.5), (1.0, 0.55, 0.1))

@@ -28,7 +28,6 @@ from osasis.contents import (
     SHIPPED_BANKS,
     ContentBank,
     bank_photos,
-    build_bank,
     encode_contents,
     save_contents,
     ship_bank,
@@ -36,7 +35,7 @@ from osasis.contents import (
 from osasis.images.tensors import from_uint8
 from osasis.settings import TrainSettings, make_settings
 from tests.factory.conftest import Shop
-from tests.tiny import SIZE
+from tests.tiny import SIZE, build_bank
 
 # Three shards, the last one not full.
 COUNT = 2 * CHUNK + 3

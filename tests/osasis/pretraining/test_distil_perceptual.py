@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.guides.guide import StatisticsGuide
-from osasis.guides.perceptual import PerceptualNet, float16_state
+from osasis.guides.perceptual import PerceptualNet
 from osasis.images.tensors import tensor_to_image, to_uint8
 from osasis.networks.small_features import DISTANCE, STAGES, SmallFeatures
 from osasis.pretraining import distil_perceptual as module
@@ -30,7 +30,7 @@ from osasis.pretraining.distillation_targets import (
     fit_principal_components,
 )
 from osasis.pretraining.image_pairs import distort, make_pairs
-from osasis.storage import save_tensors
+from osasis.storage import save_tensors, to_float16
 
 Images = Callable[..., Tensor]
 
@@ -143,7 +143,7 @@ def test_the_small_net_as_perceptual_net(small_file: Path, images: Images, tmp_p
     assert d.shape == (3,) and d.min() > 0 and net(a, a).abs().max() == 0
     torch.testing.assert_close(net(a[:1], b), net(a[:1].expand(3, -1, -1, -1), b))
     assert sum(p.numel() for p in net.parameters()) <= 1_100_000
-    save_tensors(tmp_path / "half.safetensors", float16_state(net))
+    save_tensors(tmp_path / "half.safetensors", to_float16(net.model.state_dict()))
     assert (tmp_path / "half.safetensors").stat().st_size < 2_200_000
     half = PerceptualNet("small", tmp_path / "half.safetensors")
     torch.testing.assert_close(half(a, b), d, rtol=2e-2, atol=0)
