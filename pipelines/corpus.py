@@ -130,9 +130,8 @@ def stylize(
     with folder.locked():
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
         progress = Progress(report, terminal)
-        names = job.output_names()
         return job.run(
-            build_manifest(corpus, names, rows, problems),
+            build_manifest(corpus, rows, problems, job.output_names()),
             progress,
             plan=partial(
                 plan_workers,
