@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from typing import Any
 import pyarrow as pa
 
 from factory import __version__
+from factory.core.disk import find_disk_full
 from factory.core.home import Home
 from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from osasis.images.listing import describe_left_out, sorted_counts
-from osasis.storage import write_json
+from osasis.storage import DiskFullError, write_json
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
@@ -87,8 +89,9 @@ def stylize(
     ``contact.html``. report: called with each progress line. terminal: progress lines are text for
     a terminal instead of JSON.
 
+    A job that a full disk or the loss of its folder stops says so in the result's ``stopped``.
     Raises UserError for mistakes that concern the whole job, such as an unknown style or an output
-    folder that holds another job.
+    folder that holds another job, and DiskFullError where the job cannot begin.
     """
     home = home or Home.find()
     if format == "jpg":
@@ -127,9 +130,9 @@ def stylize(
     square = read_base_info(targets.base)["config"]["image_size"]
     mask_specs = read_masks(masks or {}, targets.targets, options.fit, square)
     folder = JobFolder(output_folder)
-    with folder.locked():
+    progress = Progress(report, terminal)
+    with folder.locked(progress.wait):
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
-        progress = Progress(report, terminal)
         return job.run(
             build_manifest(corpus, rows, problems, job.output_names()),
             progress,
@@ -164,6 +167,10 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
     return output
 
 
+class JobLostError(Exception):
+    """The job's folder is gone, or another driver has taken it over."""
+
+
 class CorpusRun:
     """One run of a job, from its manifest to its summary."""
 
@@ -176,6 +183,7 @@ class CorpusRun:
         self.source, self.folder = source, folder
         self.stop_reason = ""
         self.shortened_names = 0
+        self.lost = False
         self.spec = JobSpec(
             code=__version__,
             folder=str(folder.path.resolve()),
@@ -231,6 +239,8 @@ class CorpusRun:
         resumed = folder.open(self.fingerprint(manifest), manifest)
         if retry_errors:
             folder.reset_failed()
+            if folder.full is not None and folder.count(MISSING):
+                raise folder.full
         self._record_row_errors()
         done_before = folder.count(DONE)
         total = len(folder.state)
@@ -239,15 +249,9 @@ class CorpusRun:
         if resumed:
             text += f"; {done_before} of {total} image(s) exist"
         progress.start(text, total, done_before + folder.count(FAILED))
-        models = self._run_pipeline(progress, plan, max_errors)
-        if self.spec.options.format == "parquet" and not self.stop_reason and folder.parts:
-            connect()
-            write_tables(folder, self.spec, self.source.tables)
+        models = self._make_outputs(progress, plan, max_errors)
         seconds = time.perf_counter() - started
-        result = self._result(seconds, done_before, models)
-        write_json(result.output / SUMMARY, result.to_dict())
-        if contact_sheet:
-            write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
+        result = self._result(seconds, done_before, models, contact_sheet)
         text = f"{result.done_now} image(s) in {seconds:.1f} s"
         if result.done_now:
             text += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
@@ -270,6 +274,37 @@ class CorpusRun:
             progress.emit(
                 f"{text}{self.folder.path / 'manifest.parquet'})", "shortened_names", count=count
             )
+
+    def _make_outputs(
+        self, progress: Progress, plan: Callable[[int], Workers], max_errors: int | None
+    ) -> int:
+        """Make the missing outputs, and set ``stop_reason`` where some stay missing.
+
+        Returns the number of model actors.
+        """
+        folder, models = self.folder, 0
+        try:
+            models = self._run_pipeline(progress, plan, max_errors)
+            if self.spec.options.format == "parquet" and not self.stop_reason and folder.parts:
+                connect()
+                write_tables(folder, self.spec, self.source.tables)
+        except JobLostError:
+            self.lost = True
+            self.stop_reason = f"{folder.path} is gone (or another job has taken it over)"
+        except Exception as e:
+            if (full := find_disk_full(e, folder.output)) is None:
+                raise
+            folder.stop()
+            self.stop_reason = str(full)
+        missing, total = folder.count(MISSING), len(folder.state)
+        if missing and not self.stop_reason:
+            self.stop_reason = "some outputs were not made"
+        if self.stop_reason:
+            self.stop_reason = (
+                f"stopped: {self.stop_reason}; {folder.count(DONE)} of {total} are there"
+                + ("" if self.lost else "; the same command goes on")
+            )
+        return models
 
     def _record_row_errors(self) -> None:
         """Record an error for each row whose own columns name an invalid style or mix."""
@@ -302,12 +337,20 @@ class CorpusRun:
         failed_before = folder.count(FAILED)
 
         def poll() -> bool:
-            folder.merge_records()
+            try:
+                folder.merge_records()
+                computed = folder.computed()
+            except FileNotFoundError:
+                if not folder.lost():
+                    raise
+            if folder.lost():
+                folder.abandon()
+                raise JobLostError
             failed = folder.count(FAILED)
-            progress.update(folder.count(DONE) + failed, failed, *folder.computed())
+            progress.update(folder.count(DONE) + failed, failed, *computed)
             too_many = max_errors is not None and failed - failed_before > max_errors
             if too_many and not self.stop_reason:
-                self.stop_reason = f"stopped after more than {max_errors} error(s) (--max-errors)"
+                self.stop_reason = f"more than {max_errors} error(s) (--max-errors)"
                 folder.stop()
             return not self.stop_reason
 
@@ -319,15 +362,17 @@ class CorpusRun:
             raise
         return workers.models
 
-    def _result(self, seconds: float, done_before: int, models: int) -> StylizeResult:
+    def _result(
+        self, seconds: float, done_before: int, models: int, contact_sheet: bool
+    ) -> StylizeResult:
+        """The result; written beside the outputs, unless they are no longer this job's."""
         folder = self.folder
         errors = folder.error_rows(self.spec.targets)
-        folder.write_errors(errors)
         batches = [b for b in folder.stats if b.get("run") == folder.run]
         busy = sum(b["busy"] for b in batches)
         started = min((b["ended"] - b["busy"] for b in batches), default=0.0)
         span = max((b["ended"] for b in batches), default=0.0) - started
-        return StylizeResult(
+        result = StylizeResult(
             photos=folder.manifest.num_rows,
             styles=tuple(s.reference for s in self.spec.styles.values()),
             images=folder.count(DONE),
@@ -343,3 +388,15 @@ class CorpusRun:
             shortened_names=self.shortened_names,
             reasons=dict(Counter(f"{e['stage']}: {e['reason']}" for e in errors).most_common()),
         )
+        if self.lost:
+            return result
+        try:
+            folder.write_errors(errors)
+            write_json(result.output / SUMMARY, result.to_dict())
+            if contact_sheet:
+                write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
+        except DiskFullError as e:
+            # The outputs are what was asked for; those of a finished job need no new report.
+            if result.done_now and not result.stopped:
+                return replace(result, stopped=f"stopped: {e}; the report is not written")
+        return result
