@@ -126,9 +126,8 @@ def stylize(
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
-        names = job.output_names()
         return job.run(
-            build_manifest(corpus, names, rows, problems),
+            build_manifest(corpus, rows, problems, job.output_names()),
             progress,
             plan=partial(
                 plan_workers,
