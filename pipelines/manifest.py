@@ -35,12 +35,17 @@ SCHEMA = pa.schema(
 
 
 def build_manifest(
-    source: Source, names: Sequence[bytes], targets: Sequence[list[int]], problems: dict[int, str]
+    source: Source,
+    targets: Sequence[list[int]],
+    problems: dict[int, str],
+    names: Sequence[bytes] | None = None,
 ) -> pa.Table:
     """The source's listing with output names and targets (indices into the job's targets).
 
-    names: see ``output_names``. problems: reasons why rows have no targets, by row.
+    problems: reasons why rows have no targets, by row. names: see ``output_names``, the default.
     """
+    if names is None:
+        names = output_names(source.listing["key"].to_pylist())[0]
     return pa.table(
         [
             *source.listing.columns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from osasis.errors import ImageError
 from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
-from osasis.storage import write_atomic
+from osasis.images.transparency import separate_alpha
+from osasis.storage import DiskFullError, write_atomic
 from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, printable, write_parquet
@@ -31,19 +33,27 @@ PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa
 
 
 def write_outputs(batch: pa.Table, job: JobSpec) -> pa.Table:
-    """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN."""
+    """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN.
+
+    Raises DiskFullError; the outputs that have no room stay missing.
+    """
     # After a stop, outputs that are already computed are still written.
     if not batch.num_rows or superseded(job.folder, job.run):
         return WRITTEN.empty_table()
     rows = batch.to_pylist()
     listed = manifest_rows(f"{job.folder}/manifest.parquet", [r["index"] for r in rows])
     part: list[dict[str, Any]] = []
-    records = [
-        _write_output(row, listing, k, job, part)
-        for row, listing in zip(rows, listed, strict=True)
-        for k in range(len(row["todo"]))
-    ]
-    _compositors.clear()
+    records: list[OutputRecord] = []
+    try:
+        for row, listing in zip(rows, listed, strict=True):
+            records += (_write_output(row, listing, k, job, part) for k in range(len(row["todo"])))
+    except DiskFullError:
+        if job.options.format != "parquet":
+            with contextlib.suppress(DiskFullError):  # without a record, they are made again
+                write_records(job.folder, job.run, records)
+        raise
+    finally:
+        _compositors.clear()
     if part:
         records = _write_part(part, records, job)
     stats: dict[str, Any] = {
@@ -76,6 +86,8 @@ def _write_output(
             write_atomic(job.output_path(listing["name"], target), data)
     except (CallTimeoutError, WorkerCrashedError) as e:
         return failed("write", str(e))
+    except DiskFullError:
+        raise
     except OSError as e:
         return failed("write", describe_failure(e))
     return OutputRecord(index, target)
@@ -94,13 +106,20 @@ class _Compositor:
 
     def composite(self, stylized: list[bytes]) -> Image.Image:
         """The output image, from the stylized squares (PNG)."""
+        image = self._opaque(stylized)
+        if self.row["alpha"] is not None:
+            image.putalpha(decode_png(self.row["alpha"], "L"))
+        return image
+
+    def _opaque(self, stylized: list[bytes]) -> Image.Image:
         after = [decode_png(s) for s in stylized]
         if self.job.options.size == "base":
             return after[0]
         if self._squares is None:
             self._squares = [decode_png(s) for s in self.row["squares"]]
             if self.row["photo"] is not None:
-                self._photo, _ = load_sized(self.row["photo"], min_side=1)
+                photo, _ = load_sized(self.row["photo"], min_side=1, alpha=True)
+                self._photo, _ = separate_alpha(photo, self.job.options.keeps_alpha)
         size = (self.row["width"], self.row["height"])
         return composite_into_photo(
             size, self.fit, self.places, self._squares, after,
@@ -128,8 +147,9 @@ def _encode_output(
     try:
         return encode_image(
             _compositors[key].composite(stylized),
-            job.provenance(target, printable(listing["key"]), arithmetic),
+            job.provenance(target, printable(listing["key"]), arithmetic, row["transparent"]),
             exif=row["exif"],
+            embed=job.options.provenance != "none",
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
         return describe_failure(e)
@@ -144,6 +164,8 @@ def _write_part(
     changes: dict[str, Any] = {"part": name}
     try:
         write_parquet(part_path(job.folder, name), table, compression="none")
+    except DiskFullError:
+        raise
     except OSError as e:
         changes = {"stage": "write", "reason": describe_failure(e)}
     return [r if r.stage else replace(r, **changes) for r in records]

@@ -37,13 +37,15 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 def decode_text(data: bytes, name: str, errors: str = "strict") -> str:
     """``read_text`` of a file's bytes. name: the file, in errors."""
-    encoding = next((e for mark, e in _MARKS if data.startswith(mark)), None)
-    if encoding is None:
-        encoding = _utf16_without_mark(data) or "utf-8"
+    marked = next((e for mark, e in _MARKS if data.startswith(mark)), None)
+    guessed = None if marked else _utf16_without_mark(data)
+    encoding = marked or guessed or "utf-8"
     try:
         # Half a character at the end of UTF-16 is damage that no file name explains.
         return data.decode(encoding, errors if encoding == "utf-8" else "strict")
     except UnicodeDecodeError as e:
+        if guessed:
+            raise UserError(f"{name}: not a text file; it has null bytes") from None
         shown = encoding.removesuffix("-sig").upper()
         raise UserError(f"{name}: not {shown} at byte {e.start}; save it as UTF-8") from None
 

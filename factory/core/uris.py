@@ -21,8 +21,9 @@ from osasis.errors import UserError
 from osasis.images.kinds import HEAD_BYTES
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
 # The query of a URI, or the further links of a chain; "::" without a scheme belongs to the name.
-_REST = re.compile(r"\?|::(?=([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+_REST = re.compile(r"\?|::(?=([a-z][a-z0-9+-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
 
@@ -42,8 +43,8 @@ def locate(location: str, folder: Path) -> str:
 
 
 def is_local_uri(location: str) -> bool:
-    """Whether a location is a ``file://`` URI."""
-    return location[:7].lower() == "file://"
+    """Whether a location is a ``file://`` URI, or fsspec's ``local://``."""
+    return _LOCAL.match(location) is not None
 
 
 def local_path(uri: str) -> str:
@@ -57,7 +58,7 @@ def local_path(uri: str) -> str:
         raise UserError(
             f"{uri}: {host!r} is read as a host; write an absolute path: file:///FOLDER/FILE"
         )
-    written = uri[len("file://") + len(host) :] or "/"
+    written = uri.partition("://")[2][len(host) :] or "/"
     decoded = _unescaped(written)
     if decoded != written and os.path.lexists(written) and not os.path.lexists(decoded):
         return written
@@ -65,7 +66,7 @@ def local_path(uri: str) -> str:
 
 
 def _host(uri: str) -> str:
-    return uri[len("file://") :].partition("/")[0]
+    return uri.partition("://")[2].partition("/")[0]
 
 
 def _unescaped(path: str) -> str:
@@ -177,7 +178,7 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
         import fsspec
 
         if "::" in head:  # part of a name, which fsspec reads as a chain
-            opened, root = fsspec.core.url_to_fs(f"{scheme}://{authority}/")
+            opened, root = fsspec.core.url_to_fs(f"{scheme}://{authority}/{query}")
             path = f"{root.rstrip('/')}/{path}"
         else:
             opened, path = fsspec.core.url_to_fs(uri)
@@ -217,7 +218,8 @@ def join_uri(uri: str, name: str) -> str:
         return "file://" + quote(os.fsencode(os.path.join(folder, name)))  # noqa: PTH118
     head, rest = _split(uri)
     native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
-    return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"
+    folder = head if head.endswith("://") else head.rstrip("/") + "/"  # zip://::file://a.zip
+    return f"{folder}{quote(os.fsencode(name)) if native else name}{rest}"
 
 
 def sibling_uri(uri: str, name: str) -> str:
