@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from factory.core.html import render_report
+from osasis.bundles.provenance import source_name
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
@@ -94,7 +95,15 @@ def _sheet_row(
             cells.append(Cell(reason=failure.reason))
         else:
             cells.append(Cell())
-    return Row(printable(listing["key"]), cells)
+    return Row(_shown_name(index, listing, job), cells)
+
+
+def _shown_name(index: int, listing: dict[str, Any], job: JobSpec) -> str:
+    """The photo's name as far as the outputs tell it."""
+    level = job.options.provenance
+    if level == "none":
+        return f"photo {index + 1}"
+    return source_name(printable(listing["key"]), level)
 
 
 def _count(number: int, what: str) -> str:

@@ -102,20 +102,13 @@ def _write_file(
         for target in row["targets"]:
             if (data := outputs.get((span[0] + i, target))) is None:
                 continue
-            info = read_provenance(data)
-            assert info is not None
+            mix = job.targets[target].mix
             rows.append(
                 {
                     "stylized": data,
-                    "stylized_id": output_id(row, json.dumps(job.targets[target].mix.to_dict())),
-                    "stylized_key": info.source,
-                    "stylized_style": "+".join(s.reference for s in info.styles),
-                    "stylized_style_fingerprint": "+".join(s.fingerprint for s in info.styles),
-                    "stylized_base": info.base,
-                    "stylized_mix": json.dumps(info.mix.to_dict()),
-                    "stylized_seed": str(info.mix.seed),
-                    "stylized_code": info.code,
-                    "stylized_provenance": json.dumps(info.to_text()),
+                    "stylized_id": output_id(row, json.dumps(mix.to_dict())),
+                    "stylized_style": "+".join(job.styles[s.style].reference for s in mix.styles),
+                    **_told(data),
                 }
             )
             source.append(span[0] + i)
@@ -124,6 +117,22 @@ def _write_file(
         table = _join_columns(_input_rows(tables, span), [s - span[0] for s in source], table)
     path = Path(job.output) / f"part-{number:05d}.parquet"
     write_parquet(path, table, row_group_size=64)
+
+
+def _told(data: bytes) -> dict[str, str]:
+    """Columns with the provenance of an output; without provenance they stay null."""
+    info = read_provenance(data)
+    if info is None:
+        return {}
+    return {
+        "stylized_key": info.source,
+        "stylized_style_fingerprint": "+".join(s.fingerprint for s in info.styles),
+        "stylized_base": info.base,
+        "stylized_mix": json.dumps(info.mix.to_dict()),
+        "stylized_seed": str(info.mix.seed),
+        "stylized_code": info.code,
+        "stylized_provenance": json.dumps(info.to_text()),
+    }
 
 
 def read_parts(

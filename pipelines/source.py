@@ -54,7 +54,8 @@ class Source:
     """A corpus.
 
     kind: "folder", "glob", "list", "photo", "uri" or "parquet". left_out: files that are not read,
-    counted by kind. Of a Parquet input: columns: its mix fields, by row; image_column: its column
+    counted by kind. folder: where the keys start, as the input was given; "" where the keys are
+    paths themselves. Of a Parquet input: columns: its mix fields, by row; image_column: its column
     of image bytes, or None if it holds paths; tables: its files, in order.
     """
 
@@ -64,6 +65,7 @@ class Source:
     image_column: str | None = None
     tables: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
+    folder: str = ""
 
     @property
     def count(self) -> int:
@@ -135,7 +137,9 @@ def _from_folder(root: Path, what: _Input, uri: str = "") -> Source:
     locations = [join_uri(uri, key) for key in keys] if uri else chosen
     if not photos:
         return what.parquet(locations, left_out)
-    return _listed("uri" if uri else "folder", keys, locations, left_out, chosen)
+    place = redact(uri) if uri else str(root)
+    folder = "" if root == Path() else place
+    return _listed("uri" if uri else "folder", keys, locations, left_out, chosen, folder)
 
 
 def _photos(
@@ -164,7 +168,8 @@ def _from_file(path: Path, what: _Input, uri: str = "") -> Source:
         return what.parquet([location])
     if suffix in (".txt", ".lst") and not reads_kind(kind_of_file(head, suffix)):
         return _from_list(path)
-    return _listed("uri" if uri else "photo", [path.name], [location], None, [str(path)])
+    parent = os.path.dirname(redact(location))  # noqa: PTH120
+    return _listed("uri" if uri else "photo", [path.name], [location], None, [str(path)], parent)
 
 
 def _head_of(path: Path) -> bytes:
@@ -191,7 +196,8 @@ def _from_glob(pattern: str, what: _Input) -> Source:
     # Keys are relative to the pattern's longest prefix without wildcards.
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.dirname(fixed) or "."  # noqa: PTH120
-    return _listed("glob", [os.path.relpath(p, root) for p in photos], photos, left_out)
+    keys = [os.path.relpath(p, root) for p in photos]
+    return _listed("glob", keys, photos, left_out, folder="" if root == "." else root)
 
 
 def _from_list(path: Path) -> Source:
@@ -220,11 +226,14 @@ def _listed(
     locations: Sequence[str],
     left_out: Counter[str] | None = None,
     paths: Sequence[str] | None = None,
+    folder: str = "",
 ) -> Source:
     """paths: where the files of the locations are, if the locations are file:// URIs."""
     resolved = [absolute(p) for p in locations]
     stats = [size_and_mtime(p) for p in paths or resolved]
-    return Source(kind, listing_table(keys, resolved, stats), left_out=left_out or Counter())
+    return Source(
+        kind, listing_table(keys, resolved, stats), left_out=left_out or Counter(), folder=folder
+    )
 
 
 # --- URIs -----------------------------------------------------------------------------------
@@ -260,7 +269,9 @@ def _from_uri(uri: str, what: _Input) -> Source:
         return what.parquet(locations, left_out)
     found = [files[n] for n in photos]
     stats = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
-    return Source("uri", listing_table(photos, locations, stats), left_out=left_out)
+    shown = redact(uri)
+    folder = os.path.dirname(shown) if single else shown  # noqa: PTH120
+    return Source("uri", listing_table(photos, locations, stats), left_out=left_out, folder=folder)
 
 
 def _explain_query(uri: str) -> str:

@@ -81,12 +81,15 @@ class Client:
         mix: dict[str, Any],
         *,
         masks: dict[str, str | Path | bytes] | None = None,
+        alpha: str | None = None,
+        provenance: str = "style",
     ) -> Image.Image:
-        """Stylize one photo with a mix. masks: image files by the names in the mix.
+        """Stylize one photo with a mix. masks: image files by the names in the mix. alpha,
+        provenance: see ``POST /v1/stylize``.
 
         Raises ServerError.
         """
-        body: dict[str, Any] = {"mix": mix}
+        body: dict[str, Any] = {"mix": mix, "alpha": alpha, "provenance": provenance}
         if masks:
             body["masks"] = {name: _base64(_read(mask)) for name, mask in masks.items()}
         if isinstance(photo, Photo):

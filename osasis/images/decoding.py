@@ -32,7 +32,9 @@ from PIL import (
 )
 
 from osasis.errors import ImageError
+from osasis.images.deep_tiff import DeepTiffReader, UnsupportedTiffError
 from osasis.images.kinds import HEAD_BYTES, SHORT_SIGNATURES, kind_of
+from osasis.images.sample_depth import scaled_to_8_bits, white_level
 
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
@@ -82,8 +84,9 @@ def load_image(
 
     The EXIF orientation and the ICC profile are applied, transparent pixels are composited over
     white, and the first frame of an animation is taken. Grey of more than 8 bits is scaled to
-    0..255. Float and 32-bit grey files state no range: white is the smallest of 1 (float only), 255
-    and 65535 that is at least the largest value, else the largest value.
+    0..255 and rounded; of 16-bit RGB and CMYK, the high byte is taken. TIFFs that Pillow does not
+    read, such as 16-bit CIE Lab and float colour, are scaled by ``deep_tiff``; for white in float
+    and 32-bit files see ``white_level``.
 
     Raises ImageError for an unreadable file, more than ``max_pixels`` pixels, or a side below
     ``min_side``.
@@ -104,12 +107,14 @@ def load_sized(
     target: int | None = None,
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
+    alpha: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """``load_image`` of encoded bytes, and the width and height of the file, oriented by EXIF.
 
-    With ``target``, the decoded image may be smaller than this size. Raises ImageError.
+    With ``target``, the decoded image may be smaller than this size. alpha: decode an image with
+    transparent pixels to "RGBA"; one without is "RGB". Raises ImageError.
     """
-    return _decode(io.BytesIO(data), printable(name), max_pixels, min_side, target)
+    return _decode(io.BytesIO(data), printable(name), max_pixels, min_side, target, alpha)
 
 
 def read_image_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
@@ -146,36 +151,42 @@ def _file_errors(shown: str) -> Iterator[None]:
 
 
 def _decode(
-    stream: IO[bytes], shown: str, max_pixels: int, min_side: int, target: int | None
+    stream: IO[bytes],
+    shown: str,
+    max_pixels: int,
+    min_side: int,
+    target: int | None,
+    keep_alpha: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     head = stream.read(HEAD_BYTES)
     if not head:
         raise ImageError(shown, "the file is empty")
     kind = kind_of(head)
     reader = _reader(kind)
-    if reader is None:
+    if kind is None or reader is None:
         raise ImageError(shown, _not_an_image(kind))
     # Not catch_warnings: it swaps the filters of all threads. A repeated filter replaces itself.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stream.seek(0)
     size: tuple[int, int] | None = None
     try:
-        image = reader(stream)
+        image = _open(stream, kind, reader)
         size = image.size
-        if size[0] * size[1] > max_pixels:
-            reason = (
-                f"too many pixels: {_dimensions(size)}; at most {max_pixels:,} in all are allowed"
-            )
-            raise ImageError(shown, reason)
-        if min(size) < min_side:
-            reason = f"{_dimensions(size)} pixels; at least {min_side}x{min_side} are needed"
-            raise ImageError(shown, reason)
-        if target is not None and kind == "JPEG":
-            image.draft(None, (max(2 * target, 1),) * 2)
-        raw = _raw_mode(image)
-        image.load()
-        transpose = _TRANSPOSE.get(_orientation(image))
-        picture = _to_rgb(image, raw)
+        _check_size(size, shown, max_pixels, min_side)
+        if isinstance(image, DeepTiffReader):
+            deep = image.read()
+            orientation = deep.orientation
+            picture, alpha = _to_srgb(deep.image, deep.profile), deep.alpha
+        else:
+            if target is not None and kind == "JPEG":
+                image.draft(None, (max(2 * target, 1),) * 2)
+            raw = _raw_mode(image)
+            image.load()
+            orientation = _orientation(image)
+            picture, alpha = _to_rgb(image, raw)
+        if alpha is not None and alpha.getextrema() != (255, 255):
+            picture = _with_alpha(picture, alpha) if keep_alpha else _over_white(picture, alpha)
+        transpose = _TRANSPOSE.get(orientation)
         if transpose is not None:
             picture = picture.transpose(transpose)
         picture.info = {}  # a profile left here would be applied again by the next reader
@@ -184,6 +195,8 @@ def _decode(
         raise
     except Image.DecompressionBombError:
         reason = f"too many pixels; at most {max_pixels:,} in all are allowed"
+    except UnsupportedTiffError as error:
+        reason = str(error)
     except MemoryError:
         reason = "not enough memory" + (f" for {_dimensions(size)} pixels" if size else "")
     except Exception as error:  # decoders raise errors of any type for damaged data
@@ -198,8 +211,41 @@ def _decode(
     raise ImageError(shown, reason)
 
 
-def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
-    """Convert any mode to RGB: sample depth, then colour space, then alpha over white."""
+def _open(
+    stream: IO[bytes], kind: str, reader: type[ImageFile.ImageFile]
+) -> ImageFile.ImageFile | DeepTiffReader:
+    try:
+        return reader(stream)
+    except SyntaxError:  # Pillow's error for samples that it does not read, and for damaged headers
+        if kind != "TIFF":
+            raise
+    stream.seek(0)
+    return DeepTiffReader(stream)
+
+
+def _check_size(size: tuple[int, int], shown: str, max_pixels: int, min_side: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        reason = f"too many pixels: {_dimensions(size)}; at most {max_pixels:,} in all are allowed"
+        raise ImageError(shown, reason)
+    if min(size) < min_side:
+        reason = f"{_dimensions(size)} pixels; at least {min_side}x{min_side} are needed"
+        raise ImageError(shown, reason)
+
+
+def _with_alpha(picture: Image.Image, alpha: Image.Image) -> Image.Image:
+    picture = picture.copy()
+    picture.putalpha(alpha)
+    return picture
+
+
+def _over_white(picture: Image.Image, alpha: Image.Image) -> Image.Image:
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=alpha)
+    return white
+
+
+def _to_rgb(image: Image.Image, raw: str) -> tuple[Image.Image, Image.Image | None]:
+    """Convert any mode to RGB: sample depth, then colour space; and its alpha channel, if any."""
     profile = image.info.get("icc_profile")
     mode = image.mode
     if mode[0] in "IF":
@@ -224,12 +270,7 @@ def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
         image = image.convert(image.mode[:-1])
     elif image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
-    image = _to_srgb(image, profile)
-    if alpha is not None:
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=alpha)
-        image = white
-    return image
+    return _to_srgb(image, profile), alpha
 
 
 def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
@@ -240,12 +281,8 @@ def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
     if "16" in image.mode + raw:
         white = {"I;12": 4095.0, "I;16S": 32767.0, "I;16BS": 32767.0}.get(raw, 65535.0)
     else:
-        top = float(np.max(values, where=np.isfinite(values), initial=0))
-        # Resampled floats overshoot 1 slightly, so values up to 2 count as the range 0..1.
-        steps = ((2.0, 1.0),) * (image.mode == "F") + ((255.0, 255.0), (65535.0, 65535.0))
-        white = next((step for limit, step in steps if top <= limit), top)
-    scaled = np.nan_to_num(values.astype(np.float32) * np.float32(255 / white), nan=0.0)
-    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        white = white_level(values)
+    grey = scaled_to_8_bits(values, white)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:
         grey = 255 - grey  # WhiteIsZero, which Pillow inverts for 8 bits only
     result = Image.fromarray(grey)

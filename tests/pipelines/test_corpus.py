@@ -17,6 +17,7 @@ from PIL import Image
 
 import pipelines
 from factory.core.home import Home
+from factory.core.remake import provenance_of
 from factory.registry import Registry
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
@@ -244,6 +245,33 @@ def test_every_photo_of_a_hostile_corpus_is_an_output_or_an_error(
     assert (again.done_now, again.failed) == (0, 7)
     retried = stylize(["oil"], source, output, home=gallery, retry_errors=True, workers=1)
     assert (retried.done_now, retried.failed) == (1, 6)
+
+
+@pytest.mark.parametrize("level", ["style", "full", "none"])
+def test_provenance_in_parquet_and_contact_sheet(
+    level: str, gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "photos"
+    (source / "anna").mkdir(parents=True)
+    (source / "anna" / "scan.png").write_bytes((photos / "0.png").read_bytes())
+    output = tmp_path / "out"
+    stylize(
+        ["oil"], source, output, home=gallery, format="parquet", provenance=level, workers=1
+    )  # fmt: skip
+    (row,) = pq.read_table(output / "part-00000.parquet").to_pylist()
+    want = {"style": "scan.png", "full": str(source / "anna" / "scan.png"), "none": None}
+    assert row["stylized_key"] == want[level]
+    assert row["stylized_style"] == "oil:1"
+    told = [row[f"stylized_{name}"] for name in ("mix", "code", "base", "provenance")]
+    assert [t is None for t in told] == [level == "none"] * 4
+    sheet = (output / "contact.html").read_text()
+    assert ("anna" in sheet) == (level == "full")
+    assert ("scan." in sheet) == (level != "none")
+    if level == "none":
+        with pytest.raises(UserError, match="wrote it with --provenance none"):
+            provenance_of(output / "part-00000.parquet")
+    else:
+        assert provenance_of(output / "part-00000.parquet").source == want[level]
 
 
 def test_parquet_input_and_output_with_mix_columns(
