@@ -152,9 +152,10 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
         )
     output = Path(locate(given, Path()))
     location = os.fspath(source)
-    input_folder = Path(local_path(location) if is_local_uri(location) else location)
-    if output.exists() and not output.is_dir():
+    source_path = Path(local_path(location) if is_local_uri(location) else location)
+    if os.path.isfile(output):  # noqa: PTH113  # False for names that are too long
         raise UserError(f"output {output} is a file; give a folder")
-    if input_folder.is_dir() and output.resolve().is_relative_to(input_folder.resolve()):
+    below_input = output.resolve().is_relative_to(source_path.resolve())
+    if below_input and os.path.isdir(source_path):  # noqa: PTH112
         raise UserError(f"output {output} is inside input {source}; choose another folder")
     return output

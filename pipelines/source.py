@@ -105,19 +105,18 @@ def open_source(
     text = os.fspath(given)
     what = _Input(redact(text), column, row_fields, os.fspath(skip) if skip is not None else None)
     if is_local_uri(text):
-        path = Path(local_path(text))
-        if path.is_dir():
-            return _from_folder(path, what, uri=text)
-        if path.is_file():
-            return _from_file(path, what, uri=text)
+        local = local_path(text)
+        if os.path.isdir(local):  # noqa: PTH112  # False for names that are too long
+            return _from_folder(Path(local), what, uri=text)
+        if os.path.isfile(local):  # noqa: PTH113
+            return _from_file(Path(local), what, uri=text)
         raise UserError(f"{what.shown}: no such file or folder")
     if URI.match(text):
         return _from_uri(text, what)
-    path = Path(text)
-    if path.is_dir():
-        return _from_folder(path, what)
-    if path.is_file():
-        return _from_file(path, what)
+    if os.path.isdir(text):  # noqa: PTH112
+        return _from_folder(Path(text), what)
+    if os.path.isfile(text):  # noqa: PTH113
+        return _from_file(Path(text), what)
     if is_pattern(text):
         return _from_glob(text, what)
     raise UserError(f"{text}: no such folder, photo, list (.txt) or Parquet file; check the path")
@@ -152,7 +151,7 @@ def _photos(
     """The photos among the files of a place; none where it is a place of Parquet files.
 
     It is one where it has Parquet files and no file with an image suffix.
-    """  # fmt: skip
+    """
     if not tables or any(suffix_of(file) in IMAGE_SUFFIXES for file in files):
         return images_among(files, left_out, read_head)
     others = set(files).difference(tables)

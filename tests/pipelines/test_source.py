@@ -124,6 +124,8 @@ def test_invalid_inputs_are_refused_in_one_line(folder: Path, tmp_path: Path) ->
         (tmp_path / "empty.txt", "the list is empty"),
         (tmp_path / "broken.parquet", "not a readable Parquet file"),
         ("nothere://x/y", "nothere://x/y: "),
+        ("x" * 300, "no such folder, photo, list"),
+        (f"file:///{'x' * 300}", "no such file or folder"),
         (folder.as_uri() + "/none", "no such file or folder"),
     ):
         with pytest.raises(UserError) as refused:
