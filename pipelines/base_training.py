@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import shutil
 import threading
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,18 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from factory.core.bases import check_name, import_base
+from factory.core.claims import LEASE_SECONDS, Claims
+from factory.core.disk import disk_named, find_disk_full
+from factory.core.failures import (
+    DIED,
+    DIVERGED,
+    ERROR,
+    IMAGE,
+    INPUT,
+    MEMORY,
+    describe_failure,
+    failure_kind,
+)
 from factory.core.home import Home
 from factory.core.ray_cluster import start_ray
 from factory.core.uris import copy_images, is_uri
@@ -34,14 +50,17 @@ from osasis.pretraining.photo_set import PhotoSet, Report, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext
-from osasis.storage import write_json
+from osasis.storage import FULL, DiskFullError, disk_full, write_json
 
 EXPERIMENT = "style-factory-bases"
 PHOTOS, EVENTS, SAMPLES, RUN_ID = "photos.npy", "events.jsonl", "samples", "mlflow-run.json"
-# Written by the workers: {"finished": bool}, or {"error": message} after a UserError.
+# Written by the workers: {"finished": bool}, or {"error": message, "kind": kind} after a failure
+# that would come again.
 OUTCOME = "ended.json"
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 10
+# Retries of a failure that may pass.
+RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,7 @@ def train_base(
     checkpoint to start from. workers: number of workers, a divisor of ``batch_size``. minutes: time
     limit, after which the run saves a checkpoint and stops. like: the base whose guide and
     perceptual net are copied (default: the shipped base). replace: overwrite a base of this name.
-    Raises UserError.
+    Raises UserError, and DiskFullError, after which a call with room resumes the run.
     """
     home = home or Home.find()
     check_name(name, "base")
@@ -111,7 +130,7 @@ def train_base(
         )
     model = home.base_folder(like) if like else next(iter(shipped_bases().values()))
     folder = home.path / "bases-in-training" / name
-    with home.locked(f"base-{name}"):
+    with disk_named(home.path), _claimed(home, name, report):
         if is_uri(str(images)):
             images = copy_images(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
@@ -146,13 +165,39 @@ def train_base(
         return BaseRun(finished, folder, info, photos.errors)
 
 
+@contextlib.contextmanager
+def _claimed(home: Home, name: str, report: Report) -> Iterator[None]:
+    """Hold the claim of a base's name; waits while another run trains it."""
+    claims, claim = Claims(home.claims, f"base-train-{uuid.uuid4().hex[:12]}"), f"base-{name}"
+    reported = False
+    try:
+        while (holder := claims.acquire(claim)) is not None:
+            if not reported:
+                report(
+                    f"waiting for {holder.job}, which trains base {name}; this run takes over from "
+                    f"a run without a sign of life for {LEASE_SECONDS:g} s"
+                )
+                reported = True
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        claims.close()
+
+
 def _photos(images: str | Path, size: int, folder: Path, report: Report) -> PhotoSet:
     """Decode the photos once into a file that every worker memory-maps."""
     photos = read_photo_set(images, size, report)
     path = folder / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npy")
-    np.save(part, photos.photos.numpy())
+    array = photos.photos.numpy()
+    try:
+        np.save(part, array)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        if e.errno in (None, *FULL):  # NumPy tells of a full disk without a number
+            raise disk_full(folder, e.errno or errno.ENOSPC, array.nbytes) from e
+        raise
     part.replace(path)
     return photos
 
@@ -160,23 +205,51 @@ def _photos(images: str | Path, size: int, folder: Path, report: Report) -> Phot
 def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
     """Train on Ray Train workers; False if the time limit ended the run.
 
-    Raises the UserError of a worker.
+    A failure that may pass, such as the death of a worker, is retried from the last checkpoint.
+    Raises the UserError of a worker, and DiskFullError.
     """
     start_ray(workers)
     gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()
     outcome = job.folder / OUTCOME
-    outcome.unlink(missing_ok=True)
-    trainer = TorchTrainer(
+    error: Exception | None = None
+    for retries_left in range(RETRIES, -1, -1):
+        outcome.unlink(missing_ok=True)
+        error = _fit(_trainer(replace(job, gpu=gpu), workers), log)
+        ended = json.loads(outcome.read_text()) if outcome.is_file() else {}
+        if error is None:
+            log.close("FINISHED" if ended["finished"] else "KILLED")
+            return bool(ended["finished"])
+        full = find_disk_full(error, job.folder)
+        if full is not None or "error" in ended or not retries_left:
+            break
+        log.report(f"{describe_failure(error)}; continuing from the last checkpoint")
+    with contextlib.suppress(Exception):  # the first error is the one to raise
+        log.close("FAILED")
+    if full is not None:
+        raise full from error
+    if ended.get("kind") in (INPUT, IMAGE, DIVERGED):
+        raise UserError(ended["error"])
+    assert error is not None
+    raise error
+
+
+def _trainer(job: BaseTrainingJob, workers: int) -> TorchTrainer:
+    return TorchTrainer(
         _train_on_worker,
-        train_loop_config={"job": replace(job, gpu=gpu)},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpu),
         run_config=RunConfig(
             name=f"base-{int(time.time() * 1000)}",
             storage_path=str(job.folder / "ray"),
-            failure_config=FailureConfig(max_failures=3),
+            # Ray Train would retry permanent failures too; see ``_run_workers``.
+            failure_config=FailureConfig(max_failures=0),
         ),
     )
+
+
+def _fit(trainer: TorchTrainer, log: ProgressLog) -> Exception | None:
+    """Run a trainer and copy its events; returns its error."""
     errors: list[Exception] = []
 
     def fit() -> None:
@@ -191,14 +264,7 @@ def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
         time.sleep(POLL_SECONDS)
         log.catch_up()
     log.catch_up()
-    ended = json.loads(outcome.read_text()) if outcome.is_file() else {}
-    if errors:
-        log.close("FAILED")
-        if "error" in ended:
-            raise UserError(ended["error"])
-        raise errors[0]
-    log.close("FINISHED" if ended["finished"] else "KILLED")
-    return bool(ended["finished"])
+    return errors[0] if errors else None
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
@@ -206,9 +272,13 @@ def _train_on_worker(config: dict[str, Any]) -> None:
     job: BaseTrainingJob = config["job"]
     try:
         _train(job)
-    except UserError as e:
+    except Exception as e:
+        kind = failure_kind(e)
         # Ray Train wraps the error in private classes, so a file passes its message to the driver.
-        write_json(job.folder / OUTCOME, {"error": str(e)})
+        if kind not in (DIED, MEMORY, ERROR):
+            with contextlib.suppress(DiskFullError):
+                outcome = {"error": describe_failure(e), "kind": kind}
+                write_json(job.folder / OUTCOME, outcome)
         raise
 
 

@@ -22,9 +22,10 @@ from osasis.storage import write_atomic
 from pipelines.job_folder import DONE, JobFolder, part_path
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import printable
+from pipelines.parquet_input import read_group
 from pipelines.parquet_output import read_parts
 from pipelines.result import StylizeResult
-from pipelines.source import read_group, read_photo
+from pipelines.source import read_photo
 
 # Most rows, columns and error reasons of a sheet.
 MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20

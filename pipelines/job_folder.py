@@ -7,6 +7,7 @@
     computed/*.json    outputs computed by each model actor; read only for the progress line
     run                id of the newest driver; workers of an older driver stop
     stop               exists once the driver has asked its workers to stop
+    driver.claim       the driver's lease of the folder, beside its heartbeat
 
 A worker records an output after writing it. A resumed job therefore knows which outputs exist.
 """
@@ -17,7 +18,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
+from factory.core.claims import LEASE_SECONDS, Claims, Holder
+from factory.core.disk import disk_named
 from factory.core.uris import redact
 from osasis.errors import UserError
-from osasis.storage import write_atomic, write_json
+from osasis.storage import DiskFullError, write_atomic, write_json
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import (
     LISTING,
@@ -41,6 +43,7 @@ from pipelines.manifest import (
 )
 
 FOLDER = ".job"
+DRIVER = "driver"
 ERRORS = "errors.parquet"
 ERRORS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "path", "style", "stage", "reason")]
@@ -95,6 +98,8 @@ def record_computed(job: str, run: str, actor: str, outputs: int, since: float) 
 
     since: start of the actor's first batch, in seconds since the epoch.
     """
+    if superseded(job, run):  # the folder may be gone, and is not made again
+        return
     with contextlib.suppress(OSError):  # progress is optional; it must not fail a batch
         write_json(
             Path(job) / "computed" / f"{actor}.json",
@@ -125,7 +130,7 @@ class JobFolder:
 
     first: index of each photo's first output among all outputs of the job, (photos + 1,). state:
     MISSING, DONE or FAILED for each output. failures, parts: by (photo, target). stats: timings of
-    the model batches of all runs.
+    the model batches of all runs. full: the error, where the disk had no room for the job's state.
     """
 
     def __init__(self, output: Path) -> None:
@@ -138,32 +143,60 @@ class JobFolder:
         self.parts: dict[tuple[int, int], str] = {}
         self.stats: list[dict[str, Any]] = []
         self.run = uuid.uuid4().hex
+        self._claims: Claims | None = None
+        self.full: DiskFullError | None = None
         self._targets: list[list[int]] = []
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the folder for this driver. The system releases the lock when the process ends.
+    def locked(self, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+        """Hold the folder for this driver; waits for the lease of a killed driver to end.
 
-        Raises UserError if another driver holds the lock.
+        On a full disk the folder stays free: ``open`` then refuses a job that has outputs to make.
+        Raises UserError if another driver holds the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "lock")
+
+        def on_wait(holder: Holder) -> None:
+            report(
+                f"{self.output}: an earlier `stylize` has not given this job back; waiting up to "
+                f"{LEASE_SECONDS:g} s, in case it still runs"
+            )
+
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise UserError(
-                f"{self.output}: another `stylize` is writing there; wait until it ends, or "
-                "choose another --output"
-            ) from None
+            self._claims = Claims(self.path, self.run)
+        except DiskFullError as e:
+            self.full = e
+            yield
+            return
         try:
+            try:
+                holder = self._claims.acquire_from_dead(DRIVER, on_wait)
+            except DiskFullError as e:
+                self.full, holder = e, None
+            if holder is not None:
+                raise UserError(
+                    f"{self.output}: another `stylize` is writing there; wait until it ends, or "
+                    "choose another --output"
+                )
             yield
         finally:
-            lock.release()
+            self._claims.close()
+
+    def lost(self) -> bool:
+        """Whether the folder is gone, or another driver has taken it over."""
+        held = self._claims is not None and self._claims.held(DRIVER)
+        return not held or superseded(str(self.path), self.run)
+
+    def abandon(self) -> None:
+        """Stop this run's workers in a folder that may be another driver's by now."""
+        if not superseded(str(self.path), self.run):
+            with contextlib.suppress(OSError):
+                (self.path / "run").unlink()
 
     def open(self, fingerprint: dict[str, Any], manifest: pa.Table) -> bool:
         """Start a job, or resume the job of this folder; returns whether it is resumed.
 
-        Raises UserError naming every difference if the folder holds another job.
+        Raises UserError naming every difference if the folder holds another job, and
+        DiskFullError if outputs are missing and the disk is full.
         """
         # Through JSON, so that tuples become lists as in job.json.
         identity = json.loads(json.dumps({"format": FORMAT, **fingerprint}))
@@ -180,10 +213,18 @@ class JobFolder:
         self.state = np.zeros(int(self.first[-1]), np.uint8)
         for stale in (self.path / "computed").glob("*.json"):
             stale.unlink(missing_ok=True)
-        write_atomic(self.path / "run", self.run.encode())
         (self.path / "stop").unlink(missing_ok=True)
+        try:
+            write_atomic(self.path / "run", self.run.encode())
+        except DiskFullError as e:
+            self.full = e
         self._read_log()
-        self.merge_records()
+        try:
+            self.merge_records()
+        except DiskFullError as e:
+            self.full = e
+        if self.full is not None and self.count(MISSING):
+            raise self.full
         if resumed and self.count(MISSING):
             for stale in self.output.rglob(".*.part"):  # temporary files of a killed writer
                 stale.unlink(missing_ok=True)
@@ -216,18 +257,21 @@ class JobFolder:
                     self._apply(json.loads(line))
 
     def merge_records(self) -> None:
-        """Append the workers' new record files to the log, apply them, and delete the files."""
+        """Append the workers' new record files to the log, apply them, and delete the files.
+
+        Raises DiskFullError after the records are applied; the files are then kept.
+        """
         paths = sorted((self.path / "progress").glob("*/*.jsonl"))
         if not paths:
             return
-        with (self.path / "progress.jsonl").open("ab") as log:
+        records = [path.read_bytes() for path in paths]
+        for data in records:
+            for line in data.splitlines():
+                self._apply(json.loads(line))
+        with disk_named(self.output), (self.path / "progress.jsonl").open("ab") as log:
             if log.tell():
-                log.write(b"\n")  # ends a line that a killed driver cut off
-            for path in paths:
-                data = path.read_bytes()
-                log.write(data)
-                for line in data.splitlines():
-                    self._apply(json.loads(line))
+                log.write(b"\n")  # ends a line that a killed driver or a full disk cut off
+            log.write(b"".join(records))
             log.flush()
             os.fsync(log.fileno())
         for path in paths:
@@ -320,7 +364,11 @@ class JobFolder:
 
     def stop(self) -> None:
         """Ask workers to start no further photo or batch."""
-        (self.path / "stop").touch()
+        try:
+            (self.path / "stop").touch()
+        except OSError:  # the disk is full, or the folder is gone
+            with contextlib.suppress(OSError):
+                (self.path / "run").unlink(missing_ok=True)
 
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:

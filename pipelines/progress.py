@@ -57,6 +57,10 @@ class Progress:
             running=True, **fields,
         )  # fmt: skip
 
+    def wait(self, text: str) -> None:
+        """Report what the job waits for before it starts."""
+        self.emit(text, "waiting")
+
     def emit(self, text: str, event: str, *, running: bool = False, **fields: Any) -> None:
         """Report one line. running: the next line may overwrite it in a terminal."""
         if self.report is None:

@@ -22,7 +22,8 @@ from osasis.images.transparency import separate_alpha
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
-from pipelines.source import read_group, read_photo
+from pipelines.parquet_input import read_group
+from pipelines.source import read_photo
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 # A table is yielded at this size even if it has fewer rows than a model batch.

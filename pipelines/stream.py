@@ -39,6 +39,8 @@ SMALL_CORPUS_BATCHES = 2
 # A model actor holds the base, a style and what a forward pass computes.
 MODEL_COPIES = 4
 POLL_SECONDS = 1.0
+# How long a run that must leave waits for its workers, which then stop by themselves.
+LEAVE_SECONDS = 5.0
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
 # of an actor's core lets the tasks that feed it be scheduled.
@@ -113,7 +115,8 @@ def run_pipeline(
     """Run all read tasks. Returns when their outputs are written and recorded.
 
     poll: called every POLL_SECONDS and at the end; returns False once it has asked the workers to
-    stop, after which only the batches in flight are finished. Raises the pipeline's error.
+    stop, after which only the batches in flight are finished, and raises an error to leave at once.
+    Raises the pipeline's error.
     """
     failure: list[BaseException] = []
 
@@ -126,11 +129,15 @@ def run_pipeline(
 
     thread = threading.Thread(target=consume, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        if not poll():
-            thread.join()
-    poll()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            if not poll():
+                thread.join()
+        poll()
+    except Exception:
+        thread.join(LEAVE_SECONDS)
+        raise
     if failure:
         raise failure[0]
 
@@ -142,8 +149,8 @@ def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     from pipelines.stylize_squares import StylizeSquares
     from pipelines.write_outputs import write_outputs
 
-    # After the import of ray.data, which sets the levels of its loggers.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # After the import of ray.data, which sets the levels of its loggers. Errors are raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     small = sum(map(len, tasks)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
     model_cpus, task_cpus = CPUS[workers.device]
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
 from osasis.images.transparency import separate_alpha
-from osasis.storage import write_atomic
+from osasis.storage import DiskFullError, write_atomic
 from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, printable, write_parquet
@@ -32,19 +33,27 @@ PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa
 
 
 def write_outputs(batch: pa.Table, job: JobSpec) -> pa.Table:
-    """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN."""
+    """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN.
+
+    Raises DiskFullError; the outputs that have no room stay missing.
+    """
     # After a stop, outputs that are already computed are still written.
     if not batch.num_rows or superseded(job.folder, job.run):
         return WRITTEN.empty_table()
     rows = batch.to_pylist()
     listed = manifest_rows(f"{job.folder}/manifest.parquet", [r["index"] for r in rows])
     part: list[dict[str, Any]] = []
-    records = [
-        _write_output(row, listing, k, job, part)
-        for row, listing in zip(rows, listed, strict=True)
-        for k in range(len(row["todo"]))
-    ]
-    _compositors.clear()
+    records: list[OutputRecord] = []
+    try:
+        for row, listing in zip(rows, listed, strict=True):
+            records += (_write_output(row, listing, k, job, part) for k in range(len(row["todo"])))
+    except DiskFullError:
+        if job.options.format != "parquet":
+            with contextlib.suppress(DiskFullError):  # without a record, they are made again
+                write_records(job.folder, job.run, records)
+        raise
+    finally:
+        _compositors.clear()
     if part:
         records = _write_part(part, records, job)
     stats: dict[str, Any] = {
@@ -77,6 +86,8 @@ def _write_output(
             write_atomic(job.output_path(listing["name"], target), data)
     except (CallTimeoutError, WorkerCrashedError) as e:
         return failed("write", str(e))
+    except DiskFullError:
+        raise
     except OSError as e:
         return failed("write", describe_failure(e))
     return OutputRecord(index, target)
@@ -153,6 +164,8 @@ def _write_part(
     changes: dict[str, Any] = {"part": name}
     try:
         write_parquet(part_path(job.folder, name), table, compression="none")
+    except DiskFullError:
+        raise
     except OSError as e:
         changes = {"stage": "write", "reason": describe_failure(e)}
     return [r if r.stage else replace(r, **changes) for r in records]

@@ -8,6 +8,7 @@ help and shell completion are fast.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -19,6 +20,8 @@ FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 def run() -> NoReturn:
     """Run ``main``, shut Ray down, and exit with the command's code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A thread of a stopped job that still calls Ray must not start another Ray.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = main()
     # A second Ctrl-C while Ray shuts down ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from factory.cli.calls import CommandInterruptedError, call_error
     from factory.cli.output import print_error
     from osasis.errors import UserError
+    from osasis.storage import DiskFullError
 
     arguments = sys.argv[1:] if argv is None else argv
     as_json = "--json" in arguments
@@ -51,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     except CommandInterruptedError as e:
         print_error(e, as_json)
         return INTERRUPTED
+    except DiskFullError as e:
+        print_error(f"{e}; make room and run the same command again", as_json)
+        return FAILED
     except Exception as e:
         if not _is_environmental(e):
             raise

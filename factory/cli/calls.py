@@ -41,7 +41,11 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with results_only_on_stdout():
+        from factory.core.disk import disk_named
+        from factory.core.home import Home
+
+        # An error of sqlite names no folder; most commands write to the home.
+        with results_only_on_stdout(), disk_named(lambda: Home.find(ctx.params.get("home")).path):
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:

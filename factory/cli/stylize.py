@@ -77,7 +77,9 @@ def stylize(
     mix_file: Annotated[
         Path | None,
         option(
-            MIX, "JSON file of mix parameters; --mix takes precedence over it.", metavar="FILE.json"
+            MIX,
+            "JSON or YAML file of mix parameters; --mix takes precedence over it.",
+            metavar="FILE",
         ),
     ] = None,
     mask: Annotated[

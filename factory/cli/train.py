@@ -62,7 +62,7 @@ def train(
         str,
         option(
             FAILURES,
-            "Failure kinds to retry: died, memory, error, diverged, image, input.",
+            "Failure kinds to retry: died, memory, error, permanent, diverged, image, input.",
             metavar="KINDS",
         ),
     ] = "died,memory,error",

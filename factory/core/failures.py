@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import re
 
+from factory.core.claims import SupersededError
+from factory.core.disk import find_disk_full
 from osasis.errors import DivergedError, ImageError, UserError
 
 DIED = "died"  # the worker process ended
 MEMORY = "memory"
 ERROR = "error"
+PERMANENT = "permanent"  # the same again: wrong code, a missing file, a missing permission
 DIVERGED = "diverged"
 IMAGE = "image"
 INPUT = "input"
-KINDS = (DIED, MEMORY, ERROR, DIVERGED, IMAGE, INPUT)
+KINDS = (DIED, MEMORY, ERROR, PERMANENT, DIVERGED, IMAGE, INPUT)
+# Kinds that no run retries: these end the run, or leave the style to another job.
+DISK = "disk"
+SUPERSEDED = "superseded"
+# ConnectionError, TimeoutError and the other kinds of OSError may pass.
+PERMANENT_ERRORS = (
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+    *(ValueError, TypeError, LookupError, AttributeError, NameError, ArithmeticError),
+    *(AssertionError, ImportError, NotImplementedError),
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def failure_kind(error: BaseException) -> str:
     """The kind of an error; a run retries failures by kind."""
+    if find_disk_full(error) is not None:
+        return DISK
+    if isinstance(error, SupersededError):
+        return SUPERSEDED
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, ImageError):
@@ -26,9 +42,10 @@ def failure_kind(error: BaseException) -> str:
         return INPUT
     # torch.OutOfMemoryError is recognised by name, so that this module needs no torch.
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower():
+    memory = names & {"MemoryError", "OutOfMemoryError"} or "out of memory" in str(error).lower()
+    if memory:
         return MEMORY
-    return ERROR
+    return PERMANENT if isinstance(error, PERMANENT_ERRORS) else ERROR
 
 
 def describe_failure(error: BaseException) -> str:
@@ -36,6 +53,8 @@ def describe_failure(error: BaseException) -> str:
     # Ray wraps the error of a task in an error whose text is a traceback.
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause
+    if (full := find_disk_full(error)) is not None:
+        return str(full)
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     lines = [line.strip() for line in ANSI.sub("", str(error)).splitlines() if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from factory.core.disk import disk_named
 from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
 from osasis.errors import UserError, did_you_mean
 
 HOME_VARIABLE = "STYLE_FACTORY_HOME"
 DEFAULT = Path(".style-factory")
+# The numbers of an OSError by which a file system says that it has no file locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,26 @@ class Home:
     def locked(self, what: str) -> Iterator[None]:
         """Hold the home's file lock of this name; waits for a process that holds the lock.
 
-        The operating system frees the lock when the process ends, also when it is killed.
+        The operating system frees the lock when the process ends, also when it is killed. Raises
+        UserError where the file system has no locks.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path / f".{what}.lock"):
+        with disk_named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / f".{what}.lock")
+        try:
+            lock.acquire()
+        except OSError as e:
+            if e.errno not in NO_LOCKS:
+                raise
+            raise UserError(
+                f"the home {self.path} lies on a file system without locks ({e.strerror}), which "
+                "its registry needs; choose a home on another one with --home, or set "
+                "MLFLOW_TRACKING_URI to an MLflow server"
+            ) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def base_folders(self) -> dict[str, Path]:
         """Folders of all usable bases by name: the home's own, then those of the package."""

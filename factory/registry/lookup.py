@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.environment import default_environment
@@ -46,6 +47,8 @@ class RegistryReader(Resolver):
         # Concurrent migrations of a new sqlite database corrupt it.
         lock = home.locked("registry") if self.local else contextlib.nullcontext()
         with lock, discard_stdout(), opening(home):
+            if home.tracking_uri == home.own_tracking_uri and not home.database.exists():
+                _create_database(home.database)
             # mlflow.set_tracking_uri would apply to every home in this process.
             self.client: MlflowClient = mlflow.MlflowClient(home.tracking_uri, home.tracking_uri)
             self.experiment = self.experiment_id(EXPERIMENT)
@@ -136,6 +139,21 @@ class RegistrySnapshot(Resolver):
         if style not in self.all:
             raise self.unknown_style(style)
         return self.all[style]
+
+
+def _create_database(path: Path) -> None:
+    """Create MLflow's tables in a new sqlite file, which gets its name when it is complete.
+
+    MLflow cannot continue tables that a full disk or a kill has left half made.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        load_mlflow().MlflowClient(f"sqlite:///{part}", f"sqlite:///{part}")
+        part.replace(path)
+    finally:
+        for left in path.parent.glob(f"{part.name}*"):
+            left.unlink(missing_ok=True)
 
 
 def is_style(model: Any) -> bool:

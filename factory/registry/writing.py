@@ -92,11 +92,34 @@ class Registry(RegistryReader):
         previews: Path | None,
     ) -> tuple[str, str]:
         """Log history, metrics, params, bundle and previews. Returns (run id, source URI)."""
+        run = self.client.create_run(self.experiment, run_name=style)
+        try:
+            self._fill_run(run.info.run_id, folder, params, history, metrics, tags, previews)
+        except Exception:
+            self._discard_run(run)
+            raise
+        return run.info.run_id, f"{run.info.artifact_uri}/style"
+
+    def _discard_run(self, run: Any) -> None:
+        """Delete an incomplete run; its files first, because the disk may be full."""
+        if (local := local_path(run.info.artifact_uri)) is not None:
+            shutil.rmtree(local.parent, ignore_errors=True)
+        with contextlib.suppress(Exception):
+            self.client.delete_run(run.info.run_id)
+
+    def _fill_run(
+        self,
+        run_id: str,
+        folder: Path,
+        params: dict[str, Any],
+        history: list[dict[str, float]],
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        previews: Path | None,
+    ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        run = self.client.create_run(self.experiment, run_name=style)
-        run_id = run.info.run_id
         logged = [
             Metric(name, value, now, step)
             for step, row in enumerate(history, start=1)
@@ -112,7 +135,6 @@ class Registry(RegistryReader):
         self.client.log_artifacts(run_id, str(folder), "style")
         if previews is not None and previews.is_dir():
             self.client.log_artifacts(run_id, str(previews), "previews")
-        return run_id, f"{run.info.artifact_uri}/style"
 
     def _verify_stored(self, style: str, run_id: str, source: str, folder: Path) -> None:
         """Raise UserError where the stored weights differ from the folder's."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from factory.core.failures import DIED, ERROR, MEMORY
+from factory.core.failures import DIED, DISK, ERROR, MEMORY
 from factory.reports.style_states import (
     Done,
     Failed,
@@ -19,7 +19,7 @@ from factory.reports.style_states import (
     from_dict,
     to_dict,
 )
-from osasis.storage import write_json
+from osasis.storage import DiskFullError, write_json
 
 # Answer to a slot when no style waits but some are still running: a failure may return one.
 ASK_AGAIN = ""
@@ -34,7 +34,8 @@ class LeaseQueue:
 
     Runs as a Ray actor. A slot whose worker was restarted after a crash gets the style that the
     slot held and resumes it from its checkpoint; if the node is lost, another slot gets the style.
-    A restarted queue reads its file and keeps done, failed and leased styles.
+    A restarted queue reads its file and keeps done, failed and leased styles. After a full disk,
+    the queue leases no further style.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LeaseQueue:
         self.retries, self.retry_on = retries, tuple(retry_on)
         self.starts: dict[int, int] = {}
         self.slot_errors: list[str] = []
+        self.full = ""
         self.states: Snapshot = {s: Waiting() for s in styles}
         if self.path.is_file():
             for style, state in json.loads(self.path.read_text()).items():
@@ -69,8 +71,14 @@ class LeaseQueue:
         """The reasons recorded by ``worker_failed``."""
         return self.slot_errors
 
+    def disk_full(self) -> str:
+        """The text of the first error of a full disk, or an empty string."""
+        return self.full
+
     def lease(self, slot: int, node: str = "") -> str | None:
         """The next style for a slot, or ``ASK_AGAIN``; None when all are done or failed."""
+        if self.full:
+            return None
         self.starts[slot] = 0
         for style in self.states:
             if self._is_held(style, slot):
@@ -118,6 +126,10 @@ class LeaseQueue:
 
     def _fail(self, style: str, reason: str, kind: str) -> None:
         attempts = max(1, self.states[style].attempts)
+        if kind == DISK:  # the style is as good as before; the run ends
+            self.full = self.full or reason
+            self.states[style] = Waiting(attempts - 1, before=reason)
+            return
         if kind in self.retry_on and attempts <= self.retries:
             self.states[style] = Waiting(attempts, before=reason)
             return
@@ -142,4 +154,8 @@ class LeaseQueue:
         return self.states
 
     def _save(self) -> None:
-        write_json(self.path, {style: to_dict(state) for style, state in self.states.items()})
+        states = {style: to_dict(state) for style, state in self.states.items()}
+        try:
+            write_json(self.path, states)
+        except DiskFullError as e:
+            self.full = self.full or str(e)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from factory.core.disk import find_disk_full
 from factory.core.failures import describe_failure
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
 from factory.registry.bundles import check_finite
@@ -29,7 +30,7 @@ class Registrar:
     def register(self, task: StyleTask) -> StyleResult:
         """Check a trained style's bundle and register it.
 
-        Any error becomes a failed result of this style.
+        Any error but a full disk becomes a failed result of this style. Raises DiskFullError.
         """
         folder = task.folder
         try:
@@ -55,6 +56,8 @@ class Registrar:
                 alias=CANDIDATE if missed else CHAMPION,
             )
         except Exception as e:
+            if (full := find_disk_full(e, self.registry.home.path)) is not None:
+                raise full from e
             reason = describe_failure(e)
             self.report(f"{task.id}: not registered: {reason}")
             return StyleResult(task.id, "failed", reason=reason, kind="registry")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import shutil
 import time
 import uuid
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from factory.catalog import load_catalog
 from factory.core.bases import example_photos
-from factory.core.claims import Claims
-from factory.core.failures import KINDS
+from factory.core.claims import LEASE_SECONDS, Claims
+from factory.core.disk import disk_named
+from factory.core.failures import KINDS, SUPERSEDED
 from factory.core.home import Home
 from factory.core.uris import redact
 from factory.registry import Registry, RegistrySnapshot, list_versions, load_mlflow
@@ -35,9 +37,9 @@ from factory.training.style_worker import CHECKPOINT, StyleTask
 from osasis.bundles.base import Base, load_base
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
-from osasis.storage import save_tensors, sha256_file, write_atomic
+from osasis.storage import DiskFullError, write_atomic, write_json
 
 PREVIEW_COUNT = 6
 # Seconds between checks for styles that another job trains.
@@ -85,7 +87,8 @@ def train(
     lines, json or none. report: receives the lines instead of standard error.
 
     Styles whose fingerprint is registered are skipped. If another job is training a style, the run
-    waits for it. Raises UserError for errors of the whole run; failed styles are in the result.
+    waits for it. Raises UserError for errors of the whole run, and DiskFullError, after which the
+    same call trains the remaining styles; failed styles are in the result.
     """
     if not isinstance(home, Home):
         home = Home.find(str(home) if home is not None else None)
@@ -101,7 +104,8 @@ def train(
     with make_display(progress, report) as display:
         run = TrainingRun(home, options, display)
         try:
-            return run.train(Path(catalog), base, contents, previews)
+            with disk_named(home.path):
+                return run.train(Path(catalog), base, contents, previews)
         finally:
             run.delete_staged_images()
 
@@ -128,15 +132,17 @@ class TrainingRun:
         previews: str | Path | None,
     ) -> TrainResult:
         options = self.options
-        loaded = load_catalog(catalog, options.preset, options.overrides, self.images.read)
+        loaded = load_catalog(
+            catalog, options.preset, options.overrides, self.images.read, self.report
+        )
         gate = (*options.gate, *loaded.gate)
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
-        photos = _preview_photos(self.base, previews)
+        photos = _preview_photos(self.base, previews, self.report)
         size = self.base.config.image_size
-        self.photos = (
-            ContentPhotos(example_photos(Path(contents), size, 4096)) if contents else None
-        )
+        self.photos = None
+        if contents:
+            self.photos = ContentPhotos(example_photos(Path(contents), size, 4096, self.report))
         plan = make_plan(
             loaded.entries,
             options.preset,
@@ -146,11 +152,11 @@ class TrainingRun:
             list_versions(self.home),
             self.images,
         )
-        self.previews = self.folder / "previews.safetensors"
-        save_tensors(self.previews, {"photos": photos})
-        previews_key = sha256_file(self.previews)
         self.results = {p.entry.id: p.result() for p in plan}
         waiting = [p for p in plan if p.needs_training]
+        self.previews = self.folder / "previews.safetensors"
+        preview_file = save({"photos": photos.contiguous()})
+        previews_key = hashlib.sha256(preview_file).hexdigest()
         failed: Snapshot = {p.entry.id: p.failure for p in plan if p.failure is not None}
         self.report(
             f"{len(plan)} style(s) on base {self.base.name}: {len(waiting)} to train, "
@@ -159,24 +165,35 @@ class TrainingRun:
         )
         self.display.update(failed)
         if waiting:
+            write_atomic(self.previews, preview_file)
             self.registrar = Registrar(self._start(), self.base, gate, previews_key, self.report)
-            self._train_all(waiting)
+            try:
+                self._train_all(waiting)
+            except DiskFullError as e:
+                registered = sum(r.state == "registered" for r in self.results.values())
+                text = f"{e}; {registered} of {len(waiting)} style(s) are registered"
+                raise DiskFullError(e.errno, text) from e
         from factory.reports.run_gallery import write_run_gallery
 
         seconds = time.perf_counter() - self.started
         gallery = self.folder / "gallery.html"
         banks = tuple(BankResult(b.contents, b.seconds) for b in self.banks.values())
         result = TrainResult(tuple(self.results.values()), gallery, self.folder, seconds, banks)
-        write_run_gallery(
-            result,
-            loaded.entries,
-            self.base,
-            photos,
-            previews_key,
-            list_versions(self.home),
-            self.images.read,
-        )
-        write_atomic(self.folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
+        try:
+            write_run_gallery(
+                result,
+                loaded.entries,
+                self.base,
+                photos,
+                previews_key,
+                list_versions(self.home),
+                self.images.read,
+            )
+            write_json(self.folder / "result.json", result.to_dict())
+        except DiskFullError as e:
+            if waiting:
+                raise
+            self.report(f"no gallery is written: {e}")
         return result
 
     def delete_staged_images(self) -> None:
@@ -205,15 +222,18 @@ class TrainingRun:
         reported = False
         try:
             while waiting:
-                claimed: list[PlannedStyle] = []
-                others: list[PlannedStyle] = []
-                for p in waiting:
-                    (others if claims.acquire(p.claim) else claimed).append(p)
+                holders = [(p, claims.acquire(p.claim)) for p in waiting]
+                claimed = [p for p, holder in holders if holder is None]
+                others = [p for p, holder in holders if holder is not None]
                 if claimed:
-                    self._train_round(claimed, claims)
+                    others += self._train_round(claimed, claims)
                 elif not reported:
                     names = ", ".join(p.entry.id for p in others[:5])
-                    self.report(f"waiting for another job that trains {names}")
+                    jobs = ", ".join(sorted({h.job for _, h in holders if h is not None}))
+                    self.report(
+                        f"waiting for {jobs} to train {names}; this run takes over from a job "
+                        f"without a sign of life for {LEASE_SECONDS:g} s"
+                    )
                     reported = True
                 if others:
                     time.sleep(POLL_SECONDS)
@@ -233,13 +253,14 @@ class TrainingRun:
             self.report(f"{p.entry.id}: another job registered it as version {version.version}")
         return left
 
-    def _train_round(self, plan: list[PlannedStyle], claims: Claims) -> None:
+    def _train_round(self, plan: list[PlannedStyle], claims: Claims) -> list[PlannedStyle]:
+        """Train styles that this job has claimed; returns those that other jobs took over."""
         from factory.training.slots import TrainingJob, plan_slots, run_job
 
         # Another job may have registered a style between the plan and the claim.
         plan = self._not_registered_elsewhere(plan)
         if not plan:
-            return
+            return []
         banks = ensure_banks(
             self.home.banks,
             self.base_folder,
@@ -261,6 +282,7 @@ class TrainingRun:
             self.folder, self.base_folder, self.previews, tasks, options.retries, options.retry_on
         )
         finished: set[str] = set()
+        taken_over: list[PlannedStyle] = []
 
         def on_progress(snapshot: Snapshot) -> None:
             """Register each style when it is done, so that a killed run keeps it."""
@@ -268,11 +290,15 @@ class TrainingRun:
             for style, state in snapshot.items():
                 if isinstance(state, (Done, Failed)) and style not in finished:
                     finished.add(style)
-                    self._finish_style(*by_id[style], state, claims)
+                    if _is_taken_over(by_id[style][0], state, claims):
+                        taken_over.append(by_id[style][0])
+                    else:
+                        self._finish_style(*by_id[style], state, claims)
 
         # The queue file of an earlier round lists other styles.
         (self.folder / "queue.json").unlink(missing_ok=True)
         run_job(job, slots, on_progress)
+        return taken_over
 
     def _task(self, p: PlannedStyle, bank: Bank | None, claims: Claims) -> StyleTask:
         counterpart = p.entry.counterpart
@@ -300,19 +326,23 @@ class TrainingRun:
             result = StyleResult(p.entry.id, "failed", reason=state.reason, kind=state.kind)
             if not (task.folder / CHECKPOINT).is_file():
                 shutil.rmtree(task.folder, ignore_errors=True)  # no checkpoint to resume from
-        elif not claims.held(p.claim):
-            reason = "another job has taken it over; run the same command again"
-            result = StyleResult(p.entry.id, "failed", reason=reason, kind="superseded")
         else:
             result = self.registrar.register(task)
         self.results[p.entry.id] = replace(result, attempts=max(1, state.attempts))
         claims.release(p.claim)
 
 
-def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
+def _is_taken_over(p: PlannedStyle, state: Done | Failed, claims: Claims) -> bool:
+    superseded = isinstance(state, Failed) and state.kind == SUPERSEDED
+    return superseded or not claims.held(p.claim)
+
+
+def _preview_photos(
+    base: Base, given: str | Path | None, report: Callable[[str], None]
+) -> torch.Tensor:
     """Photos that the gallery shows in every style: (N, 3, H, W) in [-1, 1]."""
     if given is not None:
-        paths = find_images(given)[:PREVIEW_COUNT]
+        paths = find_images(given, report)[:PREVIEW_COUNT]
         return torch.stack([load_square(p, base.config.image_size) for p in paths])
     if base.photos is None:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -16,13 +17,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from factory.core.disk import find_disk_full
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
 from factory.core.machine import cpu_workers
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
 from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
 from osasis.errors import UserError
-from osasis.storage import write_json
+from osasis.storage import DiskFullError, write_json
 
 POLL_SECONDS = 0.5
 # A slot's worker holds the base, a trainable copy, its optimiser state and activations.
@@ -118,12 +120,21 @@ def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot],
     """Train every task of a job until every style is done or failed; returns the final states.
 
     on_progress: called with all states about twice a second. A failed style does not stop the
-    others.
+    others; a full disk stops all of them. Raises DiskFullError.
     """
     queue = _start_queue(job)
     pool = SlotPool(job, slots, queue)
     write_json(job.folder / SLOTS, {"slots": slots.count})
     pool.grow_to(slots.count)
+    try:
+        return _watch(job, queue, pool, on_progress)
+    finally:
+        (job.folder / SLOTS).unlink(missing_ok=True)
+
+
+def _watch(
+    job: TrainingJob, queue: Any, pool: SlotPool, on_progress: Callable[[Snapshot], None]
+) -> Snapshot:
     states: Snapshot = {}
     while not _is_finished(states):
         time.sleep(POLL_SECONDS)
@@ -131,13 +142,14 @@ def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot],
         if dead:
             ray.get(queue.release.remote(dead))
         pool.release_ended_slots()
+        if full := pool.disk_full or ray.get(queue.disk_full.remote()):
+            raise DiskFullError(errno.ENOSPC, full)
         pool.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
         states = ray.get(queue.snapshot.remote())
         if not pool.threads and not _is_finished(states):
             errors = pool.errors + ray.get(queue.worker_errors.remote())
             states = _fail_unfinished(states, errors[0] if errors else ENDED)
         on_progress(states)
-    (job.folder / SLOTS).unlink(missing_ok=True)
     pool.join()
     return states
 
@@ -179,6 +191,7 @@ class SlotPool:
         self.threads: dict[int, threading.Thread] = {}
         self.started = 0
         self.errors: list[str] = []
+        self.disk_full = ""
 
     def grow_to(self, count: int) -> None:
         while self.started < count:
@@ -191,6 +204,8 @@ class SlotPool:
         try:
             _slot_trainer(self.job, self.slots, slot, self.queue).fit()
         except Exception as e:
+            if (full := find_disk_full(e, self.job.folder)) is not None:
+                self.disk_full = str(full)
             self.errors.append(describe_failure(e))
 
     def release_ended_slots(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from factory.core.claims import read_claim
+from factory.core import claims
 from factory.core.uris import base_name
 from factory.registry.versions import TRAINING_FILE
 from osasis.arithmetic import resolve
@@ -65,10 +65,6 @@ class StyleTask:
     source: str = ""
     claim: Path | None = None
     job: str = ""
-
-
-class SupersededError(Exception):
-    """Another job has taken over this style."""
 
 
 @dataclass
@@ -220,9 +216,7 @@ def check_claim(task: StyleTask) -> None:
     """Raises SupersededError if another job has taken over the style."""
     if task.claim is None:
         return
-    holder = read_claim(task.claim)
-    if holder is not None and holder.job != task.job:
-        raise SupersededError(f"job {holder.job} has taken {task.id} over")
+    claims.check_claim(task.claim, task.job)
 
 
 def checkpoint(

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from osasis import choices
 from osasis.choices import Alpha, Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
-from osasis.images.decoding import load_image
+from osasis.images.decoding import load_image, open_header
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
@@ -190,7 +190,10 @@ def read_provenance(data: bytes, name: str = "image") -> Provenance | None:
     not a readable image, InvalidInputError for damaged provenance.
     """
     load_image(data, name=name, min_side=1)
-    with Image.open(io.BytesIO(data)) as image:
+    image = open_header(data)
+    if image is None:
+        return None
+    with image:
         image.load()
         kind = (image.format or "").lower()
         if kind not in FORMATS:
@@ -225,7 +228,10 @@ def kept_exif(data: bytes) -> bytes | None:
     The orientation is set to upright; thumbnail and maker notes are removed.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        image = open_header(data)
+        if image is None:
+            return None
+        with image:
             exif = image.getexif()
             if not len(exif):
                 return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from osasis.storage import write_atomic
+from osasis.storage import DiskFullError, write_atomic
 
 
 def current_umask() -> int:
@@ -28,7 +28,9 @@ def test_write_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        DiskFullError, match=r"^the disk of .*folder is full \(.* free, 1 kB needed\)$"
+    ):
         write_atomic(path, b"three")
     assert path.read_bytes() == b"two"
     assert [p.name for p in path.parent.iterdir()] == [path.name]

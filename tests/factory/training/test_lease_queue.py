@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
-from factory.core.failures import DIED, ERROR, IMAGE
+import pytest
+
+from factory.core.failures import DIED, DISK, ERROR, IMAGE
 from factory.reports.style_states import Done, Failed, Running, Waiting
 from factory.training.lease_queue import ASK_AGAIN, MAX_STARTS, RETRIES, LeaseQueue
+from osasis.storage import disk_full
 
 
 def on_disk(path: Path) -> dict[str, Any]:
@@ -177,3 +181,22 @@ def test_a_restarted_queue_ignores_styles_of_other_jobs(tmp_path: Path) -> None:
     LeaseQueue(path, ["a", "b"]).done("a", 1.0)
     again = LeaseQueue(path, ["b", "c"])
     assert states(again) == {"b": "waiting", "c": "waiting"}
+
+
+def test_a_full_disk_ends_the_queue_and_fails_no_style(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"])
+    assert queue.lease(0) == "a"
+    queue.failed("a", "the disk of home is full (4 kB free)", DISK, 0)
+    assert queue.disk_full() == "the disk of home is full (4 kB free)"
+    assert queue.lease(0) is None
+    assert states(queue) == {"a": "waiting", "b": "waiting"}
+
+    def full(path: Path, states: object) -> None:
+        raise disk_full(path.parent, errno.ENOSPC)
+
+    monkeypatch.setattr("factory.training.lease_queue.write_json", full)
+    own = LeaseQueue(tmp_path / "own.json", ["a"])
+    assert own.disk_full().startswith(f"the disk of {tmp_path} is full (")
+    assert own.lease(0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
@@ -16,14 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from factory.core.claims import Claims
+from factory.core.claims import Claims, SupersededError
 from factory.core.failures import describe_failure, failure_kind
 from factory.training.style_worker import (
     CHECKPOINT,
     COUNTERPART,
     StyleTask,
     StyleWorker,
-    SupersededError,
 )
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
@@ -244,10 +244,17 @@ def test_failures_have_kinds() -> None:
         "image": ImageError("x.png", "no such file"),
         "input": UserError("no such thing"),
         "memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
-        "error": KeyError("x"),
+        "error": RuntimeError("x"),
+        "permanent": KeyError("x"),
+        "disk": OSError(errno.ENOSPC, "No space left on device"),
+        "superseded": SupersededError("job b has taken oil over"),
     }
     assert {kind: failure_kind(e) for kind, e in errors.items()} == {k: k for k in errors}
     assert failure_kind(MemoryError()) == failure_kind(torch.OutOfMemoryError("")) == "memory"
+    passing = (ConnectionResetError(), TimeoutError(), OSError(errno.EIO, "Input/output error"))
+    assert {failure_kind(e) for e in passing} == {"error"}
+    same_again = (FileNotFoundError(), PermissionError(), ValueError(), TypeError())
+    assert {failure_kind(e) for e in same_again} == {"permanent"}
 
 
 def test_failures_are_described_in_one_line() -> None:
