@@ -24,6 +24,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "noise of a blend as JPEG": ("image/jpeg", "jpg", {**BLEND, "blend": "noise"}),
     "WebP": ("image/webp", "webp", {"styles": ["sepia"], "structure": 0.3, "seed": 5}),
     "masks": ("image/png", "png", MASKED),
+    "a cut-out": ("image/png", "png", {"styles": ["oil"]}),
+    "a cut-out on white": ("image/webp", "webp", {"styles": ["oil"]}),
 }
 
 
@@ -42,13 +44,17 @@ def test_the_printed_command_reproduces_the_bytes(
     media, suffix, mix = CASES[case]
     monkeypatch.chdir(tmp_path)
     Path("anna.png").write_bytes(photo_bytes(540, (48, 40)))
+    data = {"mix": json.dumps(mix)}
+    if "cut-out" in case:
+        photo = Image.open("anna.png").convert("RGBA")
+        photo.paste((0, 255, 0, 0), (0, 0, 20, 40))
+        photo.save("anna.png")
+        data |= {"alpha": "drop"} if "white" in case else {}
     files = [("image", ("anna.png", Path("anna.png").read_bytes()))]
     for name in ("left", "right") if mix is MASKED else ():
         write_mask(Path(f"{name}.png"), name == "left")
         files.append((f"mask.{name}", (f"{name}.png", Path(f"{name}.png").read_bytes())))
-    answer = server.post(
-        "/v1/stylize", files=files, data={"mix": json.dumps(mix)}, headers={"Accept": media}
-    )
+    answer = server.post("/v1/stylize", files=files, data=data, headers={"Accept": media})
     assert answer.status_code == 200, answer.text
     served = Path(f"served.{suffix}")
     served.write_bytes(answer.content)
