@@ -64,7 +64,7 @@ def mix() -> str:
     return (
         "# Mix\n\n"
         "The parameters of one stylization. The same fields are used by `style-factory stylize` "
-        "(`--mix NAME=VALUE`, `--mix-file FILE.json`), by HTTP (`mix` in the body), by the page "
+        "(`--mix NAME=VALUE`, `--mix-file FILE`), by HTTP (`mix` in the body), by the page "
         "and by `osasis.mix.Mix`. A field that is left out or `null` takes its value from the "
         "settings of the mix's first style.\n\n"
         f"```json\n{json.dumps(example, indent=2)}\n```\n\n"
@@ -112,13 +112,14 @@ def catalog() -> str:
     ]
     return (
         "# Catalog\n\n"
-        "A catalog is a YAML file with a list `styles` and optionally a list `gate` of conditions "
-        "such as `style_distance<=0.8`, a CSV file with a header line, a folder of images, or one "
-        "image. [Write a catalog](../how-to/catalog.md) shows examples; `style-factory catalog "
-        "schema` prints the JSON Schema for editors.\n\nFields of a style:\n\n"
+        "A catalog is a YAML or JSON file with a list `styles` and optionally a list `gate` of "
+        "conditions such as `style_distance<=0.8`, a CSV file with a header line, a folder of "
+        "images, or one image. Keys and columns that begin with `x-` are ignored. "
+        "[Write a catalog](../how-to/catalog.md) shows examples; `style-factory catalog schema` "
+        "prints the JSON Schema for editors.\n\nFields of a style:\n\n"
         + table(("field", "required", "meaning"), rows)
         + "\n`overrides` takes any of the [training settings](training-settings.md). In CSV every "
-        "training setting may be a column; tags are separated by spaces or `;`.\n"
+        "training setting may be a column; tags are separated by spaces, `,`, `;` or `|`.\n"
     )
 
 

@@ -18,3 +18,8 @@ Metadata = Literal["strip", "keep"]
 # ``auto`` depends on the device.
 Arithmetic = Literal["float32", "bfloat16"]
 Precision = Literal["auto", Arithmetic]
+# What happens to the photo's transparency.
+Alpha = Literal["keep", "drop"]
+# What an output stores: how it was made and the photo's path, the same with the photo's name only,
+# or nothing.
+Provenance = Literal["full", "style", "none"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 from osasis.networks.sizes import DiffAEConfig
 from osasis.settings import T0, Cutoff, Seed, Steps
@@ -25,7 +27,9 @@ class StyleShare(InputModel):
 
 
 def _expand_style_id(value: Any) -> Any:
-    """Accept a style's id in place of an object."""
+    """Accept a style's id in place of an object; a number or date is an id of the wrong type."""
+    if isinstance(value, (int, float, datetime.date)):
+        raise PydanticKnownError("string_type")
     return {"style": value} if isinstance(value, str) else value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -18,6 +18,8 @@ from pydantic_core import PydanticCustomError
 from osasis.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound="InputModel")
+# ``Problem.wants`` by pydantic's error type.
+_WANTED = {"string_type": "text", "float_type": "number"}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Problem:
 
     field: path of the field, such as ``styles[0].weight``; "" is the whole input. value: the
     invalid value. message: the error, which names field and value. allowed: the allowed values as a
-    noun phrase, such as ``a number in [0, 4]``; "" where the message names them.
+    noun phrase, such as ``a number in [0, 4]``; "" where the message names them. wants: ``text`` or
+    ``number`` where the value has another type; otherwise "".
     """
 
     field: str
     value: Any
     message: str
     allowed: str = ""
+    wants: str = ""
 
     def __str__(self) -> str:
         return f"{self.message}; it must be {self.allowed}" if self.allowed else self.message
@@ -43,7 +47,7 @@ class Problem:
         message = self.message
         if self.field and message.startswith(self.field):
             message = field + message[len(self.field) :]
-        return Problem(field, self.value, message, self.allowed)
+        return replace(self, field=field, message=message)
 
 
 class InvalidInputError(UserError):
@@ -115,7 +119,8 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
         elif kind == "value_error":  # raised by a validator
             found.append(Problem(field, e["input"], f"{shown}: {e['ctx']['error']}"))
         else:
-            found.append(Problem(field, e["input"], shown, allowed(_resolve(model, loc))))
+            wants = _WANTED.get(kind, "")
+            found.append(Problem(field, e["input"], shown, allowed(_resolve(model, loc)), wants))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
 

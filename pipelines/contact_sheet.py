@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from factory.core.html import render_report
+from osasis.bundles.provenance import source_name
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
 from osasis.mix import Mix
@@ -21,9 +22,10 @@ from osasis.storage import write_atomic
 from pipelines.job_folder import DONE, JobFolder, part_path
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import printable
+from pipelines.parquet_input import read_group
 from pipelines.parquet_output import read_parts
 from pipelines.result import StylizeResult
-from pipelines.source import read_group, read_photo
+from pipelines.source import read_photo
 
 # Most rows, columns and error reasons of a sheet.
 MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20
@@ -93,7 +95,15 @@ def _sheet_row(
             cells.append(Cell(reason=failure.reason))
         else:
             cells.append(Cell())
-    return Row(printable(listing["key"]), cells)
+    return Row(_shown_name(index, listing, job), cells)
+
+
+def _shown_name(index: int, listing: dict[str, Any], job: JobSpec) -> str:
+    """The photo's name as far as the outputs tell it."""
+    level = job.options.provenance
+    if level == "none":
+        return f"photo {index + 1}"
+    return source_name(printable(listing["key"]), level)
 
 
 def _count(number: int, what: str) -> str:

@@ -8,35 +8,26 @@ are byte for byte those of an uninterrupted run. A photo that cannot be stylized
 from __future__ import annotations
 
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from factory import __version__
-from factory.core.disk import find_disk_full
 from factory.core.home import Home
-from factory.core.uris import is_uri, locate, redact
+from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
 from osasis.bundles.base import read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
-from osasis.storage import DiskFullError, write_json
-from pipelines.contact_sheet import write_contact_sheet
-from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
-from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
-from pipelines.manifest import build_manifest, listing_digest
+from pipelines.corpus_run import CorpusRun
+from pipelines.job_folder import JobFolder
+from pipelines.manifest import build_manifest
 from pipelines.masks import read_masks
 from pipelines.options import OutputOptions
-from pipelines.parquet_output import check_columns, write_tables
+from pipelines.parquet_output import check_columns
 from pipelines.progress import Progress
-from pipelines.result import CONTACT, SUMMARY, StylizeResult
-from pipelines.source import Source, open_source
-from pipelines.stream import Workers, connect, make_read_tasks, plan_workers, run_pipeline
+from pipelines.result import StylizeResult
+from pipelines.source import open_source
+from pipelines.stream import plan_workers
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
 
 
@@ -54,7 +45,9 @@ def stylize(
     format: str = "png",
     encoding: str | None = None,
     quality: int = 90,
+    alpha: str | None = None,
     metadata: str = "strip",
+    provenance: str = "style",
     no_face: str = "error",
     precision: str | None = None,
     masks: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -77,9 +70,9 @@ def stylize(
     ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix with ``styles`` is one
     blend. Columns of a Parquet input named like fields of the mix (and ``style``, ``weight``)
     override them for their row.
-    fit, size, detail, format, encoding, quality, metadata, no_face, precision: see
-    ``OutputOptions``. masks: a greyscale image file for each mask that the mix names, applied to
-    every photo. image_column: column of a Parquet input with image bytes or paths.
+    fit, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face, precision:
+    see ``OutputOptions``. masks: an image file for each mask that the mix names, applied to every
+    photo. image_column: column of a Parquet input with image bytes or paths.
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
@@ -103,7 +96,9 @@ def stylize(
             # An unknown format must not be reported as an unknown encoding too.
             "encoding": encoding or (format if format in FORMATS else "png"),
             "quality": quality,
+            "alpha": alpha,
             "metadata": metadata,
+            "provenance": provenance,
             "no_face": no_face,
             "precision": precision,
         }
@@ -115,8 +110,8 @@ def stylize(
     mix_fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
     if not styles and "styles" not in mix_fields and not os.fspath(source).endswith(".parquet"):
         raise UserError("no style is named; name at least one")
-    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS)
     output_folder = _output_folder(source, os.fspath(output))
+    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS, skip=output_folder)
     if options.format == "parquet":
         check_columns(corpus.tables)
     targets = Targets(home)
@@ -132,7 +127,7 @@ def stylize(
     with folder.locked(progress.wait):
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
         return job.run(
-            build_manifest(corpus, rows, problems),
+            build_manifest(corpus, rows, problems, job.output_names()),
             progress,
             plan=partial(
                 plan_workers,
@@ -156,217 +151,10 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
             "store), and copy it to the store when the job is done"
         )
     output = Path(locate(given, Path()))
-    input_folder = Path(source)
+    location = os.fspath(source)
+    input_folder = Path(local_path(location) if is_local_uri(location) else location)
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output} is a file; give a folder")
     if input_folder.is_dir() and output.resolve().is_relative_to(input_folder.resolve()):
         raise UserError(f"output {output} is inside input {source}; choose another folder")
     return output
-
-
-class JobLostError(Exception):
-    """The job's folder is gone, or another driver has taken it over."""
-
-
-class CorpusRun:
-    """One run of a job, from its manifest to its summary."""
-
-    def __init__(
-        self, home: Home, options: OutputOptions, source: Source, targets: Targets,
-        masks: dict[str, MaskSpec], folder: JobFolder, timeout: float | None,
-    ) -> None:  # fmt: skip
-        assert targets.base is not None
-        info = read_base_info(targets.base)
-        self.source, self.folder = source, folder
-        self.stop_reason = ""
-        self.lost = False
-        self.spec = JobSpec(
-            code=__version__,
-            folder=str(folder.path.resolve()),
-            output=str(folder.output.resolve()),
-            run=folder.run,
-            base=str(targets.base),
-            base_fingerprint=info["fingerprint"],
-            square=info["config"]["image_size"],
-            styles={
-                name: StyleSpec(
-                    reference=v.reference, fingerprint=v.fingerprint, folder=str(v.folder())
-                )
-                for name, v in targets.versions.items()
-            },
-            targets=tuple(targets.targets),
-            text_edits=str(home.text_edits),
-            options=options,
-            masks=masks,
-            image_column=source.image_column,
-            timeout=timeout,
-        )
-
-    def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
-        """The fields that identify a job. Only a call with the same fields resumes the job."""
-        spec = self.spec
-        return {
-            "code": spec.code,
-            "base": spec.base_fingerprint,
-            "styles": {n: f"{s.reference} ({s.fingerprint})" for n, s in spec.styles.items()},
-            "options": spec.options.fingerprint(),
-            "targets": [t.mix.to_dict() for t in spec.targets],
-            **({"masks": {n: m.sha256 for n, m in spec.masks.items()}} if spec.masks else {}),
-            "input": f"{manifest.num_rows} photo(s), {listing_digest(manifest)}",
-        }
-
-    def run(
-        self, manifest: pa.Table, progress: Progress,
-        *, plan: Callable[[int], Workers], max_errors: int | None, retry_errors: bool,
-        contact_sheet: bool,
-    ) -> StylizeResult:  # fmt: skip
-        started = time.perf_counter()
-        folder = self.folder
-        resumed = folder.open(self.fingerprint(manifest), manifest)
-        if retry_errors:
-            folder.reset_failed()
-            if folder.full is not None and folder.count(MISSING):
-                raise folder.full
-        self._record_row_errors()
-        done_before = folder.count(DONE)
-        total = len(folder.state)
-        text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {folder.output}"
-        if resumed:
-            text += f"; {done_before} of {total} image(s) exist"
-        progress.start(text, total, done_before + folder.count(FAILED))
-        models = self._make_outputs(progress, plan, max_errors)
-        seconds = time.perf_counter() - started
-        result = self._result(seconds, done_before, models, contact_sheet)
-        text = f"{result.done_now} image(s) in {seconds:.1f} s"
-        if result.done_now:
-            text += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
-        text += f", {result.failed} failed" if result.failed else ""
-        progress.emit(
-            text + (f"; {result.stopped}" if result.stopped else ""), "end",
-            images=result.images, failed=result.failed, seconds=round(seconds, 2),
-        )  # fmt: skip
-        return result
-
-    def _make_outputs(
-        self, progress: Progress, plan: Callable[[int], Workers], max_errors: int | None
-    ) -> int:
-        """Make the missing outputs, and set ``stop_reason`` where some stay missing.
-
-        Returns the number of model actors.
-        """
-        folder, models = self.folder, 0
-        try:
-            models = self._run_pipeline(progress, plan, max_errors)
-            if self.spec.options.format == "parquet" and not self.stop_reason and folder.parts:
-                connect()
-                write_tables(folder, self.spec, self.source.tables)
-        except JobLostError:
-            self.lost = True
-            self.stop_reason = f"{folder.path} is gone (or another job has taken it over)"
-        except Exception as e:
-            if (full := find_disk_full(e, folder.output)) is None:
-                raise
-            folder.stop()
-            self.stop_reason = str(full)
-        missing, total = folder.count(MISSING), len(folder.state)
-        if missing and not self.stop_reason:
-            self.stop_reason = "some outputs were not made"
-        if self.stop_reason:
-            self.stop_reason = (
-                f"stopped: {self.stop_reason}; {folder.count(DONE)} of {total} are there"
-                + ("" if self.lost else "; the same command goes on")
-            )
-        return models
-
-    def _record_row_errors(self) -> None:
-        """Record an error for each row whose own columns name an invalid style or mix."""
-        problems = self.folder.manifest["problem"].to_pylist()
-        records = [
-            OutputRecord(i, -1, "mix", problem)
-            for i, problem in enumerate(problems)
-            if problem is not None and self.folder.state[self.folder.first[i]] == MISSING
-        ]
-        if records:
-            write_records(self.spec.folder, self.folder.run, records)
-            self.folder.merge_records()
-
-    def _run_pipeline(
-        self, progress: Progress, plan: Callable[[int], Workers], max_errors: int | None
-    ) -> int:
-        """Stylize the missing outputs; returns the number of model actors."""
-        folder = self.folder
-        missing = folder.missing()
-        if not missing:
-            return 0
-        connect()
-        workers = plan(len(missing))
-        self.spec = self.spec.replace(batch=workers.batch)
-        groups = None
-        if self.source.image_column is not None:
-            listing = self.source.listing
-            groups = list(zip(listing["path"].to_pylist(), listing["group"].to_pylist(),
-                              strict=True))  # fmt: skip
-        failed_before = folder.count(FAILED)
-
-        def poll() -> bool:
-            try:
-                folder.merge_records()
-                computed = folder.computed()
-            except FileNotFoundError:
-                if not folder.lost():
-                    raise
-            if folder.lost():
-                folder.abandon()
-                raise JobLostError
-            failed = folder.count(FAILED)
-            progress.update(folder.count(DONE) + failed, failed, *computed)
-            too_many = max_errors is not None and failed - failed_before > max_errors
-            if too_many and not self.stop_reason:
-                self.stop_reason = f"more than {max_errors} error(s) (--max-errors)"
-                folder.stop()
-            return not self.stop_reason
-
-        try:
-            run_pipeline(make_read_tasks(missing, groups, workers), self.spec, workers, poll)
-        except KeyboardInterrupt:
-            folder.stop()
-            progress.emit("stopping after the batches in flight", "stopping")
-            raise
-        return workers.models
-
-    def _result(
-        self, seconds: float, done_before: int, models: int, contact_sheet: bool
-    ) -> StylizeResult:
-        """The result; written beside the outputs, unless they are no longer this job's."""
-        folder = self.folder
-        errors = folder.error_rows(self.spec.targets)
-        batches = [b for b in folder.stats if b.get("run") == folder.run]
-        busy = sum(b["busy"] for b in batches)
-        started = min((b["ended"] - b["busy"] for b in batches), default=0.0)
-        span = max((b["ended"] for b in batches), default=0.0) - started
-        result = StylizeResult(
-            photos=folder.manifest.num_rows,
-            styles=tuple(s.reference for s in self.spec.styles.values()),
-            images=folder.count(DONE),
-            errors=tuple(errors),
-            output=folder.output,
-            seconds=seconds,
-            done_before=done_before,
-            stopped=self.stop_reason,
-            model_seconds=busy,
-            model_share=min(1.0, busy / (span * models)) if span and models else 0.0,
-            passes=sum(b["passes"] for b in batches),
-            reasons=dict(Counter(f"{e['stage']}: {e['reason']}" for e in errors).most_common()),
-        )
-        if self.lost:
-            return result
-        try:
-            folder.write_errors(errors)
-            write_json(result.output / SUMMARY, result.to_dict())
-            if contact_sheet:
-                write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
-        except DiskFullError as e:
-            # The outputs are what was asked for; those of a finished job need no new report.
-            if result.done_now and not result.stopped:
-                return replace(result, stopped=f"stopped: {e}; the report is not written")
-        return result

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle
+from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
+from osasis.choices import Alpha
 from osasis.mix import Mix
 from osasis.validation import InputModel
 from pipelines.options import OutputOptions
@@ -30,10 +31,11 @@ class TargetSpec(InputModel):
 
 
 class MaskSpec(InputModel):
-    """A mask at the base's size. png: greyscale, encoded; sha256: hash of the user's file."""
+    """A mask at the base's size. png: greyscale, encoded; sha256, size: of the user's file."""
 
     sha256: str
     png: bytes
+    size: tuple[int, int]
 
 
 class JobSpec(InputModel):
@@ -42,7 +44,8 @@ class JobSpec(InputModel):
     folder: the job folder. output: the output folder. run: id of this driver's run. base: the
     base's bundle. square: the base's image size in pixels. styles: by name. text_edits: folder of
     the saved text edits. masks: by name. image_column: column of a Parquet input that holds image
-    bytes, else None. batch: photos per model batch. timeout: seconds to read and fit a photo, and
+    bytes, else None. input: folder of the photos as the call names it, "" where their keys are
+    paths. batch: photos per model batch. timeout: seconds to read and fit a photo, and
     to encode an output.
     """
 
@@ -61,6 +64,7 @@ class JobSpec(InputModel):
     options: OutputOptions
     masks: dict[str, MaskSpec] = Field(default_factory=dict)
     image_column: str | None = None
+    input: str = ""
     batch: int = 1
     timeout: float | None = None
 
@@ -69,9 +73,12 @@ class JobSpec(InputModel):
         label = self.targets[target].label
         return Path(self.output) / label / (os.fsdecode(name) + FORMATS[self.options.encoding])
 
-    def provenance(self, target: int, source: str, arithmetic: Any) -> Provenance:
-        """The provenance of an output. source: the photo's key."""
+    def provenance(self, target: int, key: str, arithmetic: Any, transparent: bool) -> Provenance:
+        """The provenance of an output. key, transparent: the photo's."""
         mix, o = self.targets[target].mix, self.options
+        alpha: Alpha | None = None
+        if transparent and o.encoding != "jpeg":
+            alpha = "keep" if o.keeps_alpha else "drop"
         styles = [self.styles[s.style] for s in mix.styles]
         return Provenance(
             code=self.code,
@@ -87,7 +94,8 @@ class JobSpec(InputModel):
             detail=o.detail,
             format=o.encoding,
             quality=None if o.encoding == "png" else o.quality,
+            alpha=alpha,
             metadata=o.metadata,
             masks={s.mask: self.masks[s.mask].sha256 for s in mix.styles if s.mask},
-            source=source,
+            source=source_name(os.path.join(self.input, key), o.provenance),  # noqa: PTH118
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -17,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osasis.storage import write_atomic
-from pipelines.source import LISTING, Source
+from pipelines.photo_listing import LISTING
+from pipelines.source import Source
 
 ROW_GROUP = 1024
+# Bytes that a file name may have on most file systems.
+LONGEST_NAME = 255
 SCHEMA = pa.schema(
     [
         *LISTING,
@@ -31,16 +35,21 @@ SCHEMA = pa.schema(
 
 
 def build_manifest(
-    source: Source, targets: Sequence[list[int]], problems: dict[int, str]
+    source: Source,
+    targets: Sequence[list[int]],
+    problems: dict[int, str],
+    names: Sequence[bytes] | None = None,
 ) -> pa.Table:
     """The source's listing with output names and targets (indices into the job's targets).
 
-    problems: reasons why rows have no targets, by row.
+    problems: reasons why rows have no targets, by row. names: see ``output_names``, the default.
     """
+    if names is None:
+        names = output_names(source.listing["key"].to_pylist())[0]
     return pa.table(
         [
             *source.listing.columns,
-            pa.array(output_names(source.listing["key"].to_pylist()), pa.large_binary()),
+            pa.array(names, pa.large_binary()),
             pa.array(targets, pa.list_(pa.int32())),
             pa.array([problems.get(i) for i in range(source.count)], pa.string()),
         ],
@@ -48,11 +57,13 @@ def build_manifest(
     )
 
 
-def output_names(keys: Sequence[bytes]) -> list[bytes]:
-    """A unique output name for each photo: its path below a style's folder, without suffix.
+def output_names(keys: Sequence[bytes], longest: int = LONGEST_NAME) -> tuple[list[bytes], int]:
+    """A unique output name for each photo, and how many of them are shortened.
 
-    Photos that differ only in the suffix (a.jpg, a.png) keep it. Further equal names are numbered.
-    Names are compared without case, because some file systems ignore case.
+    A name is the photo's path below a style's folder, without suffix. Photos that differ only in
+    the suffix (a.jpg, a.png) keep it. Further equal names are numbered. Names are compared without
+    case, because some file systems ignore case. longest: bytes that a file name may have without
+    the output's suffix; longer ones are shortened (see ``shortened``).
     """
     clean = [_safe_path(key) for key in keys]
     stems = [_stem(name) for name in clean]
@@ -60,14 +71,38 @@ def output_names(keys: Sequence[bytes]) -> list[bytes]:
     names = [s if shared[s.lower()] == 1 else n for s, n in zip(stems, clean, strict=True)]
     taken: set[bytes] = set()
     out = []
+    short = 0
     for name in names:
-        unique, n = name, 1
-        while unique.lower() in taken:
+        full, n = name, 1
+        while (unique := _short_path(full, longest)).lower() in taken:
             n += 1
-            unique = b"%s~%d" % (name, n)
+            full = b"%s~%d" % (name, n)
         taken.add(unique.lower())
+        short += unique != full
         out.append(unique)
-    return out
+    return out, short
+
+
+def _short_path(path: bytes, longest: int) -> bytes:
+    """A path whose folders have at most LONGEST_NAME bytes, and whose file name has ``longest``."""
+    if len(path) <= longest:
+        return path
+    *folders, name = path.split(b"/")
+    parts = [*(shortened(folder, LONGEST_NAME) for folder in folders), shortened(name, longest)]
+    return b"/".join(parts)
+
+
+def shortened(name: bytes, longest: int) -> bytes:
+    """A name of at most ``longest`` bytes: its beginning, and a hash of the whole name."""
+    if len(name) <= longest:
+        return name
+    digest = hashlib.sha256(name).hexdigest()[:12].encode()
+    kept = name[: longest - len(digest) - 1]
+    # No character of UTF-8 is cut: some file systems refuse names that are not UTF-8.
+    for _ in range(3):
+        if kept and 0x80 <= name[len(kept)] < 0xC0:
+            kept = kept[:-1]
+    return kept + b"~" + digest
 
 
 def _safe_path(key: bytes) -> bytes:
@@ -80,6 +115,15 @@ def _stem(name: bytes) -> bytes:
     text = name.decode("utf-8", "surrogateescape")
     path = PurePosixPath(text)
     return str(path.with_suffix("") if path.suffix else path).encode("utf-8", "surrogateescape")
+
+
+def longest_name(folder: Path, suffix: str) -> int:
+    """Bytes that a file name in a folder may have before ``suffix``. The folder exists."""
+    try:  # encrypted file systems store shorter names, such as 143 bytes
+        longest = min(LONGEST_NAME, os.pathconf(folder, "PC_NAME_MAX"))
+    except (OSError, ValueError):
+        longest = LONGEST_NAME
+    return longest - len(suffix)
 
 
 def write_manifest(path: Path, table: pa.Table) -> None:

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable, Mapping
 
 from osasis.errors import UserError
-from osasis.images.decoding import load_image, png_bytes, read_image_file
+from osasis.images.decoding import png_bytes, read_image_file
 from osasis.images.geometry import fit_square
+from osasis.images.masks import read_mask
 from osasis.validation import InvalidInputError, Problem
 from pipelines.job_spec import MaskSpec, TargetSpec
 
@@ -44,7 +45,9 @@ def read_masks(
 
 def _read(path: str, fit: str, square: int) -> MaskSpec:
     data = read_image_file(path, MAX_BYTES)
-    grey = load_image(data, name=path).convert("L")
+    mask = read_mask(data, path)
     return MaskSpec(
-        sha256=hashlib.sha256(data).hexdigest(), png=png_bytes(fit_square(grey, square, fit))
+        sha256=hashlib.sha256(data).hexdigest(),
+        png=png_bytes(fit_square(mask.image, square, fit)),
+        size=mask.size,
     )

@@ -29,7 +29,17 @@ class OutputOptions(InputModel):
         "png", description="encoding of the images; differs from `format` only in Parquet"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
+    alpha: choices.Alpha | None = Field(
+        None,
+        description="the photo's transparency: kept in the output, or laid over white; null: kept "
+        "in PNG and WebP",
+    )
     metadata: choices.Metadata = Field("strip", description="the photo's EXIF")
+    provenance: choices.Provenance = Field(
+        "style",
+        description="what an output tells: how it was made and the photo's name; `full`: the "
+        "photo's path too; `none`: nothing",
+    )
     no_face: choices.NoFace = Field(
         "error",
         description="with fit `align`: a photo without a face is an error row, is cropped, or is "
@@ -39,7 +49,17 @@ class OutputOptions(InputModel):
         None, description="arithmetic of the forward passes; null: from each style's settings"
     )
 
+    @property
+    def keeps_alpha(self) -> bool:
+        return self.encoding != "jpeg" if self.alpha is None else self.alpha == "keep"
+
     def cross_problems(self) -> list[Problem]:
+        if self.alpha == "keep" and self.encoding == "jpeg":
+            message = (
+                "alpha keep needs a format with transparency, but JPEG has none; choose png or "
+                "webp, or alpha drop"
+            )
+            return [Problem("alpha", self.alpha, message)]
         if self.fit == "align" and self.size == "base":
             message = (
                 "size base writes one square per photo, but fit align may find several faces; "
@@ -57,6 +77,11 @@ class OutputOptions(InputModel):
             kept.add("quality")
         if self.fit == "align":
             kept.add("no_face")
+        # Options at their defaults are left out: jobs of earlier versions resume.
+        if self.alpha is not None and self.encoding != "jpeg":
+            kept.add("alpha")
+        if self.provenance != "style":
+            kept.add("provenance")
         if self.precision is not None:
             kept.add("precision")
         return {name: value for name, value in self.to_dict().items() if name in kept}

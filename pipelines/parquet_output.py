@@ -21,7 +21,7 @@ from osasis.storage import write_atomic
 from pipelines.job_folder import FAILED, JobFolder, part_path
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import output_id, write_parquet
-from pipelines.source import open_parquet
+from pipelines.parquet_input import open_parquet
 
 # Photos per output file; a file's outputs are held in memory, encoded.
 PHOTOS_PER_FILE = 256
@@ -102,20 +102,13 @@ def _write_file(
         for target in row["targets"]:
             if (data := outputs.get((span[0] + i, target))) is None:
                 continue
-            info = read_provenance(data)
-            assert info is not None
+            mix = job.targets[target].mix
             rows.append(
                 {
                     "stylized": data,
-                    "stylized_id": output_id(row, json.dumps(job.targets[target].mix.to_dict())),
-                    "stylized_key": info.source,
-                    "stylized_style": "+".join(s.reference for s in info.styles),
-                    "stylized_style_fingerprint": "+".join(s.fingerprint for s in info.styles),
-                    "stylized_base": info.base,
-                    "stylized_mix": json.dumps(info.mix.to_dict()),
-                    "stylized_seed": str(info.mix.seed),
-                    "stylized_code": info.code,
-                    "stylized_provenance": json.dumps(info.to_text()),
+                    "stylized_id": output_id(row, json.dumps(mix.to_dict())),
+                    "stylized_style": "+".join(job.styles[s.style].reference for s in mix.styles),
+                    **_told(data),
                 }
             )
             source.append(span[0] + i)
@@ -124,6 +117,22 @@ def _write_file(
         table = _join_columns(_input_rows(tables, span), [s - span[0] for s in source], table)
     path = Path(job.output) / f"part-{number:05d}.parquet"
     write_parquet(path, table, row_group_size=64)
+
+
+def _told(data: bytes) -> dict[str, str]:
+    """Columns with the provenance of an output; without provenance they stay null."""
+    info = read_provenance(data)
+    if info is None:
+        return {}
+    return {
+        "stylized_key": info.source,
+        "stylized_style_fingerprint": "+".join(s.fingerprint for s in info.styles),
+        "stylized_base": info.base,
+        "stylized_mix": json.dumps(info.mix.to_dict()),
+        "stylized_seed": str(info.mix.seed),
+        "stylized_code": info.code,
+        "stylized_provenance": json.dumps(info.to_text()),
+    }
 
 
 def read_parts(
@@ -148,9 +157,19 @@ def _input_rows(tables: list[str], span: tuple[int, int]) -> pa.Table:
                 rows = table.metadata.row_group(group).num_rows
                 start, stop = max(span[0], before), min(span[1], before + rows)
                 if start < stop:
-                    slices.append(table.read_row_group(group).slice(start - before, stop - start))
+                    group_rows = without_views(table.read_row_group(group))
+                    slices.append(group_rows.slice(start - before, stop - start))
                 before += rows
     return pa.concat_tables(slices)
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """The table with text and bytes of view types as large ones, whose rows Arrow can choose."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
+            large = pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
+            table = table.set_column(i, field.with_type(large), table[i].cast(large))
+    return table
 
 
 def _join_columns(inputs: pa.Table, order: list[int], outputs: pa.Table) -> pa.Table:

@@ -17,10 +17,13 @@ from osasis.errors import ImageError, UserError
 from osasis.images.compositing import downscaled_photo, photo_needed
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
+from osasis.images.masks import shape_problem
+from osasis.images.transparency import separate_alpha
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
-from pipelines.source import read_group, read_photo
+from pipelines.parquet_input import read_group
+from pipelines.source import read_photo
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 # A table is yielded at this size even if it has fewer rows than a model batch.
@@ -38,8 +41,16 @@ SQUARES = pa.schema(
         ("squares", pa.list_(pa.large_binary())),
         # The copy of the photo that compositing needs, encoded.
         ("photo", pa.large_binary()),
+        # Whether the photo has transparent pixels, and its alpha channel at the output's size,
+        # encoded, where the output keeps it.
+        ("transparent", pa.bool_()),
+        ("alpha", pa.large_binary()),
         ("exif", pa.large_binary()),
     ]
+)
+NO_FACE = (
+    "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face crop or "
+    "keep"
 )
 # Returns the bytes of a photo; can be pickled.
 Fetch = Callable[[], bytes]
@@ -61,8 +72,12 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
         index = row["index"]
         result = _read_with_timeout(fetch, job)
         if isinstance(result, dict):
-            ready.append({"index": index, "todo": todo[index], **result})
-            size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
+            refused = _mask_errors(index, todo[index], result, job)
+            errors += refused
+            fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
+            if fitting:
+                ready.append({"index": index, "todo": fitting, **result})
+                size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
         else:
             errors += [OutputRecord(index, target, *result) for target in todo[index]]
         if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
@@ -71,6 +86,21 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     if errors:
         write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
+
+
+def _mask_errors(
+    index: int, targets: list[int], photo: dict[str, Any], job: JobSpec
+) -> list[OutputRecord]:
+    """An error for each target with a mask of another shape than the photo's."""
+    size = (photo["width"], photo["height"])
+    records = []
+    for target in targets:
+        names = [s.mask for s in job.targets[target].mix.styles if s.mask]
+        problems = {name: shape_problem(job.masks[name].size, size) for name in names}
+        found = next((f"mask {name} {text}" for name, text in problems.items() if text), None)
+        if found:
+            records.append(OutputRecord(index, target, "fit", found))
+    return records
 
 
 def _fetchers(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:
@@ -113,10 +143,19 @@ def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     try:
         data = fetch()
         stage = "decode"
-        image, size = load_sized(data, target=None if full_size else job.square)
+        image, size = load_sized(data, target=None if full_size else job.square, alpha=True)
+        transparent = image.mode == "RGBA"
+        image, alpha = separate_alpha(image, options.keeps_alpha)
         stage = "fit"
         exif = kept_exif(data) if options.metadata == "keep" else None
-        return {**_fit(image, size, data, job), "exif": exif}
+        if alpha is not None and options.size == "base":
+            alpha = fit_square(alpha, job.square, options.fit)
+        return {
+            **_fit(image, size, data, job),
+            "transparent": transparent,
+            "alpha": None if alpha is None else png_bytes(alpha),
+            "exif": exif,
+        }
     except ImageError as e:
         return stage, e.reason
     except UserError as e:
@@ -136,7 +175,7 @@ def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -
         squares = [cut_square(image, p, square) for p in places]
         if not places:
             if job.options.no_face == "error":
-                raise ImageError("image", "no face is found")
+                raise ImageError("image", NO_FACE)
             fit = "align" if job.options.no_face == "keep" else "crop"
     if fit != "align":
         places = [placement_for_fit(size, square, fit)]
@@ -156,6 +195,6 @@ def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -
     }
 
 
-def decode_png(data: bytes) -> Image.Image:
+def decode_png(data: bytes, mode: str = "RGB") -> Image.Image:
     """Decode a PNG that an operator has encoded."""
-    return Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB")
+    return Image.open(io.BytesIO(data), formats=["PNG"]).convert(mode)

@@ -20,7 +20,9 @@ class StylizeResult:
     photos: photos of the input. styles: references with versions. images: outputs written by all
     runs. errors: id, path, style, stage and reason of each failed output. output: the output
     folder. done_before: outputs written by earlier runs. stopped: why the run ended early, or "".
-    reasons: number of errors by "stage: reason", most frequent first.
+    reasons: number of errors by "stage: reason", most frequent first. left_out: files of the input
+    that are not read, by kind, most frequent first. shortened_names: outputs whose file name would
+    be too long, and is shortened with a hash.
     Of this run: seconds; model_seconds: compute time, summed over the model actors; model_share:
     fraction in [0, 1] of the actors' time, between first and last batch, spent computing; passes:
     forward batches.
@@ -38,6 +40,8 @@ class StylizeResult:
     model_share: float = 0.0
     passes: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    shortened_names: int = 0
 
     @property
     def failed(self) -> int:
@@ -60,6 +64,8 @@ class StylizeResult:
             "stopped": self.stopped,
             "errors": list(self.errors[:MAX_LISTED_ERRORS]),
             "reasons": self.reasons,
+            "left_out": self.left_out,
+            "shortened_names": self.shortened_names,
             "output": str(self.output),
             "seconds": round(self.seconds, 2),
             "images_a_second": round(self.done_now / max(self.seconds, 1e-9), 3),
@@ -78,6 +84,8 @@ class StylizeResult:
             "model busy": f"{self.model_share:.0%}",
             "output": str(self.output),
         }
+        if self.left_out:
+            facts["left out"] = ", ".join(f"{kind} {n}" for kind, n in self.left_out.items())
         if self.stopped:
             facts["stopped"] = self.stopped
         facts |= {f"error: {reason}": count for reason, count in list(self.reasons.items())[:10]}

@@ -6,60 +6,87 @@ This module decodes no image.
 
 from __future__ import annotations
 
-import glob
+import mimetypes
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 
-from factory.core.uris import URI, file_system, first_line, join_uri, redact, sibling_uri
+from factory.core.text_files import existing_location, read_text, text_lines
+from factory.core.uris import (
+    URI,
+    file_system,
+    first_line,
+    is_local_uri,
+    join_uri,
+    local_path,
+    redact,
+    relative,
+)
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import IMAGE_SUFFIXES, find_images, read_image_file
+from osasis.images.decoding import read_image_file, reads_kind
+from osasis.images.kinds import HEAD_BYTES, kind_of_file
+from osasis.images.listing import (
+    IMAGE_SUFFIXES,
+    ReadHead,
+    images_among,
+    no_image,
+    skipped_part,
+    suffix_of,
+    walk_files,
+)
+from pipelines.globs import explain_brackets, is_pattern, matching_files
+from pipelines.parquet_input import list_parquet
+from pipelines.photo_listing import absolute, listing_table, size_and_mtime
 
 MAX_BYTES = 512 * 1024 * 1024
-BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")
-PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "uri")
-KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
-
-# key: the photo's relative path or name; outputs are named after it. path: path or URI of the image
-# file, or of the Parquet file that holds the photo at (group, row); else group and row are -1. size
-# (bytes), mtime (ns): of that file; a resumed job compares them to detect a changed input.
-LISTING = pa.schema(
-    [
-        ("key", pa.large_binary()),
-        ("path", pa.large_binary()),
-        ("group", pa.int32()),
-        ("row", pa.int32()),
-        ("size", pa.int64()),
-        ("mtime", pa.int64()),
-    ]
-)
+PARQUET = ".parquet"
 
 
 @dataclass(frozen=True)
 class Source:
     """A corpus.
 
-    kind: "folder", "glob", "list", "photo", "uri" or "parquet". Of a Parquet input: columns: its
-    mix fields, by row; image_column: its column of image bytes, or None if it holds paths; tables:
-    its files, in order.
+    kind: "folder", "glob", "list", "photo", "uri" or "parquet". left_out: files that are not read,
+    counted by kind. folder: where the keys start, as the input was given; "" where the keys are
+    paths themselves. Of a Parquet input: columns: its mix fields, by row; image_column: its column
+    of image bytes, or None if it holds paths; tables: its files, in order.
     """
 
     kind: str
     listing: pa.Table
-    columns: dict[str, list[Any]]
+    columns: dict[str, list[Any]] = field(default_factory=dict)
     image_column: str | None = None
     tables: tuple[str, ...] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+    folder: str = ""
 
     @property
     def count(self) -> int:
         return int(self.listing.num_rows)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What the user gave. shown: its name in errors. skip: a folder that is no part of it."""
+
+    shown: str
+    column: str | None
+    row_fields: Sequence[str]
+    skip: str | None
+
+    def parquet(self, files: list[str], left_out: Counter[str] | None = None) -> Source:
+        found = list_parquet(files, self.shown, self.column, self.row_fields)
+        return Source(
+            "parquet", found.listing, found.columns, found.image_column,
+            tuple(map(absolute, files)), left_out or Counter(),
+        )  # fmt: skip
 
 
 def open_source(
@@ -67,57 +94,120 @@ def open_source(
     *,
     column: str | None = None,
     row_fields: Sequence[str] = (),
+    skip: str | os.PathLike[str] | None = None,
 ) -> Source:
     """List the photos of an input.
 
     column: of a Parquet input, the column with image bytes or paths; default: found by its name.
-    row_fields: columns of a Parquet input to read into ``Source.columns``. Raises UserError.
+    row_fields: columns of a Parquet input to read into ``Source.columns``. skip: a folder that is
+    not listed, such as the output where a link of the input leads to it. Raises UserError.
     """
     text = os.fspath(given)
+    what = _Input(redact(text), column, row_fields, os.fspath(skip) if skip is not None else None)
+    if is_local_uri(text):
+        path = Path(local_path(text))
+        if path.is_dir():
+            return _from_folder(path, what, uri=text)
+        if path.is_file():
+            return _from_file(path, what, uri=text)
+        raise UserError(f"{what.shown}: no such file or folder")
     if URI.match(text):
-        return _from_uri(text, column, row_fields)
+        return _from_uri(text, what)
     path = Path(text)
     if path.is_dir():
-        tables = sorted(p for p in path.rglob("*.parquet") if not _hidden(p, path))
-        photos = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if tables and all(_hidden(p, path) for p in photos):
-            return _from_parquet([str(p) for p in tables], text, column, row_fields)
-        return _files("folder", find_images(path), path)
+        return _from_folder(path, what)
     if path.is_file():
-        suffix = path.suffix.lower()
-        if suffix == ".parquet":
-            return _from_parquet([text], text, column, row_fields)
-        if suffix in (".txt", ".lst"):
-            return _from_list(path)
-        return _files("photo", [path], path.parent)
-    if glob.has_magic(text):
-        return _from_glob(text, column, row_fields)
+        return _from_file(path, what)
+    if is_pattern(text):
+        return _from_glob(text, what)
     raise UserError(f"{text}: no such folder, photo, list (.txt) or Parquet file; check the path")
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _from_glob(pattern: str, column: str | None, row_fields: Sequence[str]) -> Source:
-    found = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-    tables = [p for p in found if p.suffix.lower() == ".parquet"]
-    if tables and len(tables) == len(found):
-        return _from_parquet([str(p) for p in tables], pattern, column, row_fields)
-    photos = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
+def _from_folder(root: Path, what: _Input, uri: str = "") -> Source:
+    """The photos of a folder, or the rows of its Parquet files. uri: the folder as it was given."""
+    left_out: Counter[str] = Counter()
+    files = walk_files(root, left_out, what.skip)
+    tables = [file for file in files if suffix_of(file) == PARQUET]
+    photos = _photos(files, tables, left_out)
+    if not photos and not tables:
+        raise UserError(f"{what.shown}: no image and no Parquet file{no_image(left_out)}")
+    if not photos and not uri:
+        tables.sort(key=Path)
+    chosen = photos or tables
+    keys = [os.path.relpath(file, root) for file in chosen]
+    locations = [join_uri(uri, key) for key in keys] if uri else chosen
     if not photos:
-        raise UserError(f"{pattern}: no photo matches (quote the pattern; ** goes into folders)")
+        return what.parquet(locations, left_out)
+    place = redact(uri) if uri else str(root)
+    folder = "" if root == Path() else place
+    return _listed("uri" if uri else "folder", keys, locations, left_out, chosen, folder)
+
+
+def _photos(
+    files: Sequence[str],
+    tables: Sequence[str],
+    left_out: Counter[str],
+    read_head: ReadHead | None = None,
+) -> list[str]:
+    """The photos among the files of a place; none where it is a place of Parquet files.
+
+    It is one where it has Parquet files and no file with an image suffix.
+    """  # fmt: skip
+    if not tables or any(suffix_of(file) in IMAGE_SUFFIXES for file in files):
+        return images_among(files, left_out, read_head)
+    others = set(files).difference(tables)
+    if images := images_among(others, left_out, read_head):
+        left_out["image"] += len(images)
+    return []
+
+
+def _from_file(path: Path, what: _Input, uri: str = "") -> Source:
+    """A Parquet file, a list or a photo. uri: the file as it was given."""
+    location, suffix = uri or str(path), suffix_of(path.name)
+    head = _head_of(path)
+    if suffix == PARQUET or head.startswith(b"PAR1"):
+        return what.parquet([location])
+    if suffix in (".txt", ".lst") and not reads_kind(kind_of_file(head, suffix)):
+        return _from_list(path)
+    parent = os.path.dirname(redact(location))  # noqa: PTH120
+    return _listed("uri" if uri else "photo", [path.name], [location], None, [str(path)], parent)
+
+
+def _head_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:  # reported when the photo is read
+        return b""
+
+
+def _from_glob(pattern: str, what: _Input) -> Source:
+    left_out: Counter[str] = Counter()
+    found = matching_files(pattern, left_out, what.skip)
+    tables = [file for file in found if suffix_of(file) == PARQUET]
+    if tables and len(tables) == len(found):
+        return what.parquet(tables)
+    photos = images_among(found, left_out)
+    if not photos:
+        held = no_image(left_out) if found else ""
+        raise UserError(
+            f"{pattern}: no photo matches (quote the pattern; ** goes into folders)"
+            f"{held}{explain_brackets(pattern)}"
+        )
     # Keys are relative to the pattern's longest prefix without wildcards.
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return _files("glob", photos, Path(os.path.dirname(fixed) or "."))  # noqa: PTH120
+    root = os.path.dirname(fixed) or "."  # noqa: PTH120
+    keys = [os.path.relpath(p, root) for p in photos]
+    return _listed("glob", keys, photos, left_out, folder="" if root == "." else root)
 
 
 def _from_list(path: Path) -> Source:
     """A file of paths (relative to its folder) or URIs; blank lines and # comments are skipped."""
-    lines = [os.fsdecode(line.strip()) for line in path.read_bytes().splitlines()]
+    lines = list(text_lines(read_text(path, "surrogateescape")))
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path}: the list is empty; write one path per line")
+    lines = [existing_location(line, path.parent) for line in lines]
     locations = [line if URI.match(line) else str(path.parent / line) for line in lines]
     keys = [re.sub(URI, "", line) for line in lines]
     if any(Path(k).is_absolute() for k in keys):
@@ -131,201 +221,81 @@ def _below_common(keys: list[str]) -> list[str]:
     return [os.path.relpath(k, common) if Path(k).is_absolute() else k for k in keys]
 
 
-def _files(kind: str, paths: Sequence[Path], root: Path) -> Source:
-    keys = [os.path.relpath(p, root) for p in paths]
-    return _listed(kind, keys, [str(p) for p in paths])
-
-
-def _listed(kind: str, keys: Sequence[str], locations: Sequence[str]) -> Source:
-    resolved = [_absolute(p) for p in locations]
-    stats = [_size_and_mtime(p) for p in resolved]
-    return Source(kind, _listing_table(keys, resolved, stats), {})
-
-
-def _size_and_mtime(location: str) -> tuple[int, int]:
-    """Size and modification time; (-1, 0) for a URI or a missing file, which fails when read."""
-    if URI.match(location):
-        return -1, 0
-    try:
-        found = os.stat(location)  # noqa: PTH116  # undecodable names, many files
-    except (OSError, ValueError):
-        return -1, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def _listing_table(
+def _listed(
+    kind: str,
     keys: Sequence[str],
     locations: Sequence[str],
-    stats: Sequence[tuple[int, int]],
-    positions: Sequence[tuple[int, int]] | None = None,
-) -> pa.Table:
-    """A listing. stats: size and mtime; positions: row group and row; both by photo."""
-    positions = positions or [(-1, -1)] * len(keys)
-    return pa.table(
-        [
-            pa.array([_encode(k) for k in keys], pa.large_binary()),
-            pa.array([_encode(p) for p in locations], pa.large_binary()),
-            pa.array([g for g, _ in positions], pa.int32()),
-            pa.array([r for _, r in positions], pa.int32()),
-            pa.array([s for s, _ in stats], pa.int64()),
-            pa.array([m for _, m in stats], pa.int64()),
-        ],
-        schema=LISTING,
+    left_out: Counter[str] | None = None,
+    paths: Sequence[str] | None = None,
+    folder: str = "",
+) -> Source:
+    """paths: where the files of the locations are, if the locations are file:// URIs."""
+    resolved = [absolute(p) for p in locations]
+    stats = [size_and_mtime(p) for p in paths or resolved]
+    return Source(
+        kind, listing_table(keys, resolved, stats), left_out=left_out or Counter(), folder=folder
     )
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 # --- URIs -----------------------------------------------------------------------------------
 
 
-def _from_uri(uri: str, column: str | None, row_fields: Sequence[str]) -> Source:
+def _from_uri(uri: str, what: _Input) -> Source:
     try:
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise UserError(f"{redact(uri)}: no such file or folder")
+            raise UserError(f"{what.shown}: no such file or folder{_explain_query(uri)}")
         single = info.type == pa.fs.FileType.File
         entries = [info] if single else fs.get_file_info(pa.fs.FileSelector(path, recursive=True))
+        root = os.path.dirname(path) if single else path  # noqa: PTH120
+        files = {relative(e.path, root): e for e in entries if e.type == pa.fs.FileType.File}
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{redact(uri)}: {first_line(error)}") from None
-    root = os.path.dirname(path) if single else path  # noqa: PTH120
-    # Paths of some file systems begin with a slash.
-    top = root.strip("/") or "."
-    files = {
-        os.path.relpath(e.path.lstrip("/"), top): e
-        for e in entries
-        if e.type == pa.fs.FileType.File
-    }
-    names = sorted(n for n in files if not any(part.startswith(".") for part in n.split("/")))
-    locations = {n: uri if single else join_uri(uri, n) for n in names}
-    photos = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
-    tables = [n for n in names if n.lower().endswith(".parquet")]
-    if not photos and tables:
-        return _from_parquet([locations[n] for n in tables], uri, column, row_fields)
-    if not photos and single:
-        photos = names
+        raise UserError(f"{what.shown}: {first_line(error)}") from None
+    except UnicodeError:
+        raise UserError(
+            f"{what.shown}: a name there is not UTF-8; rename it, or give the place as a path"
+        ) from None
+    skipped = {} if single else {n: part for n in files if (part := skipped_part(n)) is not None}
+    left_out = Counter(skipped.values())
+    names = sorted(n for n in files if n not in skipped)
+    tables = [n for n in names if suffix_of(n) == PARQUET]
+    photos = _photos(names, tables, left_out, _remote_head(fs, files)) if not single else names
+    if single and tables:
+        photos = []
+    if not photos and not tables:
+        raise UserError(f"{what.shown}: no image and no Parquet file{no_image(left_out)}")
+    locations = [uri if single else join_uri(uri, n) for n in photos or tables]
     if not photos:
-        raise UserError(f"{redact(uri)}: no image and no Parquet file found")
+        return what.parquet(locations, left_out)
     found = [files[n] for n in photos]
     stats = [(e.size if e.size is not None else -1, e.mtime_ns or 0) for e in found]
-    return Source("uri", _listing_table(photos, [locations[n] for n in photos], stats), {})
+    shown = redact(uri)
+    folder = os.path.dirname(shown) if single else shown  # noqa: PTH120
+    return Source("uri", listing_table(photos, locations, stats), left_out=left_out, folder=folder)
 
 
-# --- Parquet --------------------------------------------------------------------------------
+def _explain_query(uri: str) -> str:
+    if "?" not in uri:
+        return ""
+    return "; ? begins the options of a URI: where it is part of a name, write %3F"
 
 
-def _from_parquet(
-    files: list[str], name: str, column: str | None, row_fields: Sequence[str]
-) -> Source:
-    parts: list[pa.Table] = []
-    columns: dict[str, list[Any]] = {}
-    image: str | None = None
-    for position, file in enumerate(files):
-        with open_parquet(file) as table:
-            schema = table.schema_arrow
-            chosen, is_bytes = _image_column(schema, file, column)
-            if position and (image is not None) != is_bytes:
-                raise UserError(f"{file}: column {chosen!r} has another type in {files[0]}")
-            image = chosen if is_bytes else None
-            parts.append(_list_rows(table, file, chosen, is_bytes, len(files) > 1))
-            for field in row_fields:
-                if field in schema.names:
-                    values = columns.setdefault(field, [None] * sum(len(p) for p in parts[:-1]))
-                    values += table.read([field]).column(0).to_pylist()
-        total = sum(len(p) for p in parts)
-        for values in columns.values():
-            values += [None] * (total - len(values))
-    listing = pa.concat_tables(parts)
-    if not listing.num_rows:
-        raise UserError(f"{name}: the Parquet input has no row")
-    return Source("parquet", listing, columns, image, tuple(map(_absolute, files)))
+def _remote_head(fs: pa.fs.FileSystem, files: Mapping[str, pa.fs.FileInfo]) -> ReadHead:
+    """Reads the first bytes of a file by its name; raises OSError."""
 
+    def read(name: str) -> bytes:
+        # Each look is a request, so files whose suffix names another kind are not opened.
+        kind = mimetypes.guess_type(name)[0]
+        if kind is not None and not kind.startswith("image/"):
+            return b"\0"
+        try:
+            with fs.open_input_stream(files[name].path) as stream:
+                return bytes(stream.read(HEAD_BYTES))
+        except Exception as error:  # every file system has errors of its own
+            raise OSError(first_line(error)) from None
 
-def _resolve(file: str, path: str) -> str:
-    """The location of a path in a Parquet file; relative paths start at the file's folder."""
-    if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
-        return path
-    return sibling_uri(file, path) if URI.match(file) else str(Path(file).parent / path)
-
-
-def _absolute(location: str) -> str:
-    return location if URI.match(location) else os.path.abspath(location)  # noqa: PTH100
-
-
-def open_parquet(location: str) -> pq.ParquetFile:
-    """Open a Parquet file at a path or URI. Raises UserError."""
-    try:
-        if not URI.match(location):
-            return pq.ParquetFile(location)
-        fs, path = file_system(location)
-        return pq.ParquetFile(path, filesystem=fs)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{location}: not a readable Parquet file: {first_line(error)}") from None
-
-
-def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> tuple[str, bool]:
-    """The column of photos, and whether it holds bytes (else paths)."""
-
-    def holds_bytes(name: str) -> bool:
-        kind = schema.field(name).type
-        if pa.types.is_struct(kind):  # {bytes, path}, as Hugging Face datasets store images
-            return any(f.name == "bytes" for f in kind)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    def holds_text(name: str) -> bool:
-        kind = schema.field(name).type
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-    if wanted is not None:
-        if wanted not in schema.names:
-            raise UserError(
-                f"{file}: no column {wanted!r}; the columns are {', '.join(schema.names)}"
-            )
-        if not (holds_bytes(wanted) or holds_text(wanted)):
-            raise UserError(
-                f"{file}: column {wanted!r} is {schema.field(wanted).type}; it must hold encoded "
-                "images (binary) or paths (string)"
-            )
-        return wanted, holds_bytes(wanted)
-    for names, fits in ((BYTES_COLUMNS, holds_bytes), (PATH_COLUMNS, holds_text)):
-        for name in names:
-            if name in schema.names and fits(name):
-                return name, fits is holds_bytes
-    raise UserError(
-        f"{file}: no column of images (one of {', '.join(BYTES_COLUMNS)} with bytes, or one of "
-        f"{', '.join(PATH_COLUMNS)} with paths); the columns are {', '.join(schema.names)}; "
-        "choose one with --image-column"
-    )
-
-
-def _list_rows(
-    table: pq.ParquetFile, file: str, column: str, is_bytes: bool, several: bool
-) -> pa.Table:
-    """The listing of a Parquet file. several: the input has other files; keys name the file."""
-    groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
-    positions = [(g, r) for g, rows in enumerate(groups) for r in range(rows)]
-    prefix = Path(file).stem + "/" if several else ""
-    if not is_bytes:
-        paths = [p or "" for p in table.read([column]).column(0).to_pylist()]
-        locations = [_absolute(_resolve(file, p)) for p in paths]
-        keys = [
-            prefix + (re.sub(URI, "", p).lstrip("/") or f"{i:06d}") for i, p in enumerate(paths)
-        ]
-        return _listing_table(keys, locations, [_size_and_mtime(p) for p in locations])
-    usable = {
-        f.name
-        for f in table.schema_arrow
-        if f.name != column and (pa.types.is_string(f.type) or pa.types.is_integer(f.type))
-    }
-    values: list[Any] = [None] * len(positions)
-    if key_columns := [name for name in KEY_COLUMNS if name in usable]:
-        values = table.read(key_columns[:1]).column(0).to_pylist()
-    keys = [prefix + (f"{i:06d}" if v in (None, "") else str(v)) for i, v in enumerate(values)]
-    stats = [_size_and_mtime(file)] * len(keys)
-    return _listing_table(keys, [_absolute(file)] * len(keys), stats, positions)
+    return read
 
 
 # --- Reading --------------------------------------------------------------------------------
@@ -333,6 +303,13 @@ def _list_rows(
 
 def read_photo(location: str) -> bytes:
     """The bytes of an image file at a path or URI. Raises ImageError."""
+    if is_local_uri(location):
+        try:
+            return read_image_file(local_path(location), MAX_BYTES)
+        except ImageError as error:
+            raise ImageError(location, error.reason) from None
+        except UserError as error:
+            raise ImageError(location, str(error)) from None
     if not URI.match(location):
         return read_image_file(location, MAX_BYTES)
     try:
@@ -347,26 +324,6 @@ def read_photo(location: str) -> bytes:
             return data
     except UserError as error:
         reason = getattr(error, "reason", str(error))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         reason = first_line(error)
     raise ImageError(location, reason)
-
-
-def read_group(
-    location: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
-) -> Iterator[tuple[int, bytes | None]]:
-    """(row, bytes) of the wanted rows of a row group, in order; ``batch`` rows in memory at a time.
-
-    Null rows yield None. Raises UserError.
-    """
-    rows, last = set(wanted), max(wanted)
-    start = 0
-    with open_parquet(location) as table:
-        for part in table.iter_batches(batch, row_groups=[group], columns=[column]):
-            if start > last:
-                return
-            for i in range(part.num_rows):
-                if start + i in rows:
-                    value = part.column(0)[i].as_py()
-                    yield start + i, value.get("bytes") if isinstance(value, dict) else value
-            start += part.num_rows

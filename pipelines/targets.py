@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
+from factory.core.yaml_files import read_yaml_file
 from factory.registry import RegistrySnapshot, StyleVersion
 from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.networks.sizes import DiffAEConfig
 from pipelines.job_spec import TargetSpec
+from pipelines.manifest import LONGEST_NAME, shortened
 
 MIX_FIELDS = tuple(name for name in Mix.model_fields if name != "styles")
 NO_STYLE = "neither the row nor the job (--styles) names a style"
@@ -65,7 +67,8 @@ class Targets:
         key = json.dumps(mix.to_dict())
         if key not in self._index:
             self._index[key] = len(self.targets)
-            self.targets.append(TargetSpec(label="+".join(s.style for s in named), mix=mix))
+            label = shortened("+".join(s.style for s in named).encode(), LONGEST_NAME).decode()
+            self.targets.append(TargetSpec(label=label, mix=mix))
         return self._index[key]
 
     def _check_base(self, version: StyleVersion) -> None:
@@ -87,16 +90,19 @@ class Targets:
 
 
 def read_mix_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read mix fields from a JSON file. Raises UserError."""
+    """Read mix fields from a JSON or YAML file.
+
+    Raises UserError for a file that cannot be read or parsed, InvalidInputError with every problem
+    of its fields and their lines.
+    """
     try:
-        data = json.loads(Path(path).read_text())
-    except OSError as e:
-        raise UserError(f"--mix-file {path}: {(e.strerror or 'cannot be read').lower()}") from None
-    except ValueError as e:
-        raise UserError(f"--mix-file {path}: not valid JSON ({e})") from None
-    if not isinstance(data, dict):
-        raise UserError(f'--mix-file {path}: not a JSON object such as {{"strength": 0.8}}')
-    return data
+        file = read_yaml_file(Path(path))
+    except UserError as e:
+        raise UserError(f"--mix-file {e}") from None
+    if not isinstance(file.data, dict):
+        raise UserError(f'--mix-file {path}: not an object such as {{"strength": 0.8}}')
+    file.parse(Mix, required=False)
+    return file.data
 
 
 def common_targets(targets: Targets, styles: list[str], fields: dict[str, Any]) -> list[int]:

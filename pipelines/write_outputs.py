@@ -20,6 +20,7 @@ from osasis.errors import ImageError
 from osasis.images.compositing import composite_into_photo
 from osasis.images.decoding import load_sized
 from osasis.images.geometry import SquarePlacement
+from osasis.images.transparency import separate_alpha
 from osasis.storage import DiskFullError, write_atomic
 from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
@@ -105,13 +106,20 @@ class _Compositor:
 
     def composite(self, stylized: list[bytes]) -> Image.Image:
         """The output image, from the stylized squares (PNG)."""
+        image = self._opaque(stylized)
+        if self.row["alpha"] is not None:
+            image.putalpha(decode_png(self.row["alpha"], "L"))
+        return image
+
+    def _opaque(self, stylized: list[bytes]) -> Image.Image:
         after = [decode_png(s) for s in stylized]
         if self.job.options.size == "base":
             return after[0]
         if self._squares is None:
             self._squares = [decode_png(s) for s in self.row["squares"]]
             if self.row["photo"] is not None:
-                self._photo, _ = load_sized(self.row["photo"], min_side=1)
+                photo, _ = load_sized(self.row["photo"], min_side=1, alpha=True)
+                self._photo, _ = separate_alpha(photo, self.job.options.keeps_alpha)
         size = (self.row["width"], self.row["height"])
         return composite_into_photo(
             size, self.fit, self.places, self._squares, after,
@@ -139,8 +147,9 @@ def _encode_output(
     try:
         return encode_image(
             _compositors[key].composite(stylized),
-            job.provenance(target, printable(listing["key"]), arithmetic),
+            job.provenance(target, printable(listing["key"]), arithmetic, row["transparent"]),
             exif=row["exif"],
+            embed=job.options.provenance != "none",
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
         return describe_failure(e)

@@ -8,13 +8,13 @@ import binascii
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 
+from osasis.choices import Alpha, Provenance
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError
 from serving.config import Limits
@@ -22,6 +22,8 @@ from serving.errors import ApiError, invalid
 from serving.schemas import EncodingsBody, StylizeBody
 
 M = TypeVar("M", bound=InputModel)
+# Characters of a file name that provenance keeps, from the end.
+MAX_NAME = 1024
 CONTENT_TYPES = ("application/json", "multipart/form-data")
 
 
@@ -29,7 +31,7 @@ CONTENT_TYPES = ("application/json", "multipart/form-data")
 class SentFile:
     """An image file of a request.
 
-    field: its path in the request, for errors. name: file name without folders, or "".
+    field: its path in the request, for errors. name: file name as sent, or "".
     """
 
     field: str
@@ -46,6 +48,17 @@ class StylizeRequest:
     encodings: list[str] = field(default_factory=list)
     masks: dict[str, bytes] = field(default_factory=dict)
     fit: str = "crop"
+    alpha: Alpha | None = None
+    provenance: Provenance = "style"
+
+    def keeps_alpha(self, kind: str) -> bool:
+        """Whether images of a format (a key of MEDIA) keep a photo's transparency. Raises ApiError
+        where the format has none, but is to keep it."""
+        if kind == "JPEG" and self.alpha == "keep":
+            raise ApiError(422, "alpha is keep, but JPEG has no transparency", field="alpha",
+                           value="keep", allowed="drop, or Accept: image/png or image/webp"
+                           )  # fmt: skip
+        return self.alpha != "drop" and kind != "JPEG"
 
 
 async def read_stylize(request: Request, limits: Limits, max_images: int) -> StylizeRequest:
@@ -71,7 +84,13 @@ async def read_stylize(request: Request, limits: Limits, max_images: int) -> Sty
         raise ApiError(422, f"the mix names mask {missing[0]!r}, but no such mask was sent",
                        field="masks", value=missing[0], allowed=sorted(masks))  # fmt: skip
     return StylizeRequest(
-        mix, photos, body.encodings, {k: v for k, v in masks.items() if k in named}, body.fit
+        mix,
+        photos,
+        body.encodings,
+        {k: v for k, v in masks.items() if k in named},
+        body.fit,
+        body.alpha,
+        body.provenance,
     )
 
 
@@ -149,8 +168,8 @@ async def _read(
 
 
 def _file_name(path: str) -> str:
-    """The last part of a client's path, with either separator."""
-    return PurePosixPath(path.replace("\\", "/")).name[:255]
+    """The end of a client's path, with "/" as its separator."""
+    return path.replace("\\", "/")[-MAX_NAME:]
 
 
 async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:

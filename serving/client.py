@@ -8,6 +8,8 @@ client.stylize(photo, {"styles": ["oil"], "strength": 0.8}).save("out.png")
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import io
 import json
 import time
@@ -20,6 +22,7 @@ from typing import Any
 
 from PIL import Image
 
+from factory.core.proxies import opener, used_proxy
 from osasis.errors import UserError
 
 
@@ -44,7 +47,8 @@ class Client:
     """A client of one server.
 
     key: API key. timeout: seconds per attempt. tries: attempts while the server answers with
-    Retry-After (429, 503); the client waits as long as the server asks.
+    Retry-After (429, 503); the client waits as long as the server asks. Requests go through the
+    environment's ``http_proxy``, ``https_proxy`` and ``no_proxy``, but not to this machine.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Client:
         offset: int | None = 0
         while offset is not None:
             query = urllib.parse.urlencode({"offset": offset, "limit": 200, "q": q})
-            page = json.loads(self._request("GET", f"/v1/styles?{query}"))
+            page = self._json("GET", f"/v1/styles?{query}")
             found += page["styles"]
             offset = page["next_offset"]
         return found
@@ -68,7 +72,7 @@ class Client:
         """Store a photo on the server; with ``style``, encode it now. Raises ServerError."""
         data = _read(photo)
         body = {"images": [_base64(data)], **({"style": style} if style else {})}
-        answer = json.loads(self._request("POST", "/v1/encodings", body))
+        answer = self._json("POST", "/v1/encodings", body)
         return Photo(answer["encodings"][0]["id"], data)
 
     def stylize(
@@ -77,12 +81,15 @@ class Client:
         mix: dict[str, Any],
         *,
         masks: dict[str, str | Path | bytes] | None = None,
+        alpha: str | None = None,
+        provenance: str = "style",
     ) -> Image.Image:
-        """Stylize one photo with a mix. masks: image files by the names in the mix.
+        """Stylize one photo with a mix. masks: image files by the names in the mix. alpha,
+        provenance: see ``POST /v1/stylize``.
 
         Raises ServerError.
         """
-        body: dict[str, Any] = {"mix": mix}
+        body: dict[str, Any] = {"mix": mix, "alpha": alpha, "provenance": provenance}
         if masks:
             body["masks"] = {name: _base64(_read(mask)) for name, mask in masks.items()}
         if isinstance(photo, Photo):
@@ -93,6 +100,15 @@ class Client:
                     raise
             photo = photo.data
         return self._image({**body, "images": [_base64(_read(photo))]})
+
+    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = self._request(method, path, body, "application/json")
+        with contextlib.suppress(ValueError):
+            if isinstance(data := json.loads(answer), dict):
+                return data
+        proxy = used_proxy(self.url)
+        named = f"{proxy}: {self.url}" if proxy else self.url
+        raise UserError(f"{named} answers {answer[:40]!r}, which is no answer of a style server")
 
     def _image(self, body: dict[str, Any]) -> Image.Image:
         image = Image.open(io.BytesIO(self._request("POST", "/v1/stylize", body, "image/png")))
@@ -111,24 +127,27 @@ class Client:
                 self.url + path, data=data, headers=headers, method=method
             )
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                with opener(self.url).open(request, timeout=self.timeout) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as e:
-                error = _server_error(e)
-            except OSError as e:  # includes URLError and timeouts
-                reason = getattr(e, "reason", e)
-                raise UserError(f"{self.url} cannot be reached ({reason})") from None
+                error = _server_error(e, used_proxy(self.url))
+            # OSError includes URLError and timeouts; HTTPException is an answer that is not HTTP.
+            except (OSError, http.client.HTTPException, ValueError) as e:
+                proxy, reason = used_proxy(self.url), getattr(e, "reason", e)
+                named = f"{proxy}: {self.url}" if proxy else self.url
+                raise UserError(f"{named} cannot be reached ({reason})") from None
             if error.retry_after is None or attempt == self.tries:
                 raise error
             time.sleep(error.retry_after)
         raise AssertionError("unreachable")
 
 
-def _server_error(e: urllib.error.HTTPError) -> ServerError:
+def _server_error(e: urllib.error.HTTPError, proxy: str | None) -> ServerError:
     try:
         error = json.loads(e.read())["error"]
     except (ValueError, KeyError, TypeError):
-        error = {"message": e.reason}
+        # Perhaps the answer of a proxy that does not reach the server.
+        error = {"message": f"{e.reason} ({proxy})" if proxy else e.reason}
     after = e.headers.get("Retry-After", "")
     return ServerError(e.code, error, int(after) if after.isdigit() else None)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import yaml
 from pydantic import Field
 
+from factory.core.yaml_files import read_yaml_file
 from osasis.errors import UserError
 from osasis.validation import InputModel
 
@@ -98,13 +98,13 @@ class ServeConfig(InputModel):
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The plain data of a YAML or JSON file. Raises UserError."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as e:
-        raise UserError(f"{path}: {(e.strerror or 'cannot be read').lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:120]})") from None
-    if not isinstance(data, dict):
+    """The plain data of a YAML or JSON file of settings.
+
+    Raises UserError for a file that cannot be read or parsed, InvalidInputError with every problem
+    of its settings and their lines.
+    """
+    file = read_yaml_file(path)
+    if not isinstance(file.data, dict):
         raise UserError(f"{path}: it must be an object of settings")
-    return data
+    file.parse(ServeConfig)
+    return file.data

@@ -23,6 +23,7 @@ from factory.registry import StyleVersion
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
+from osasis.choices import Alpha
 from osasis.errors import UserError
 from osasis.mix import Mix
 from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
@@ -37,10 +38,11 @@ PREPARE_THREADS = 4
 class ImageTask:
     """One photo to stylize with one mix.
 
-    photo: PNG of the base's size. mix: None to encode the photo only, with the settings of the
-    first of ``versions``. versions: by style, in the mix's order. masks: grey PNGs by name.
-    text_edit: (D,) or None. fit: how the photo was made square. source: name of the photo's file.
-    mask_hashes: SHA-256 of the masks as sent.
+    photo: PNG of the base's size; the alpha channel of an RGBA one is not used. mix: None to encode
+    the photo only, with the settings of the first of ``versions``. versions: by style, in the mix's
+    order. masks: grey PNGs by name. text_edit: (D,) or None. fit: how the photo was made square.
+    source: name of the photo's file. mask_hashes: SHA-256 of the masks as sent. alpha: whether the
+    photo's transparency is kept; None without any.
     """
 
     photo: bytes
@@ -51,6 +53,7 @@ class ImageTask:
     fit: str = "crop"
     source: str = ""
     mask_hashes: dict[str, str] = field(default_factory=dict)
+    alpha: Alpha | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Engine:
             load_seconds = time.monotonic() - start
             first = next(iter(styles.values()))
             plan = encode_plan(task.mix, first.settings, self.base.device)
-            pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
+            pixels = torch.from_numpy(to_pixels(task.photo)[..., :3]).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
                 for name, data in task.masks.items()

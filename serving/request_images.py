@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from osasis.bundles.provenance import Provenance, encode_image
 from osasis.errors import ImageError
-from osasis.images.decoding import load_image, png_bytes
-from osasis.images.geometry import fit_square
+from osasis.images.decoding import load_sized, png_bytes
+from osasis.images.geometry import Size, fit_square
+from osasis.images.masks import read_mask
+from osasis.images.transparency import separate_alpha
 from serving.config import Limits
 from serving.errors import ApiError
 
@@ -28,20 +33,49 @@ def limit_pillow(limits: Limits) -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def square_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
-    """A client's image as a PNG of size x size pixels without metadata. Raises ApiError."""
-    return png_bytes(fit_square(_decode(data, field, limits, size), size, fit))
+@dataclass(frozen=True)
+class Square:
+    """A client's photo at the base's size, as PNGs without metadata.
+
+    png: RGB, or RGBA where the photo has transparency; its colours are the extended ones of
+    ``separate_alpha``. over_white: of a photo with transparency. size: of the file, in pixels.
+    """
+
+    png: bytes
+    size: Size
+    over_white: bytes | None = None
 
 
-def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> bytes:
-    """A mask as a grey PNG of size x size pixels, white where the style shows. Raises ApiError."""
-    return png_bytes(fit_square(_decode(data, field, limits).convert("L"), size, fit))
-
-
-def _decode(data: bytes, field: str, limits: Limits, target: int | None = None) -> Image.Image:
+def square_photo(data: bytes, field: str, size: int, fit: str, limits: Limits) -> Square:
+    """A client's photo as squares of ``size`` pixels. Raises ApiError."""
     check_header(data, field, limits)
+    with _refused(field):
+        photo, found = load_sized(
+            data, name=field, target=size, max_pixels=limits.pixels, alpha=True
+        )
+    image, alpha = separate_alpha(photo, keep=True)
+    square = fit_square(image, size, fit)
+    if alpha is None:
+        return Square(png_bytes(square), found)
+    square.putalpha(fit_square(alpha, size, fit))
+    white, _ = separate_alpha(photo, keep=False)
+    return Square(png_bytes(square), found, png_bytes(fit_square(white, size, fit)))
+
+
+def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> tuple[bytes, Size]:
+    """A mask as a grey PNG of size x size pixels, white where the style shows, and the size of its
+    file. Raises ApiError."""
+    check_header(data, field, limits)
+    with _refused(field):
+        mask = read_mask(data, field, max_pixels=limits.pixels)
+    return png_bytes(fit_square(mask.image, size, fit)), mask.size
+
+
+@contextlib.contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """Convert ImageError to ApiError 422."""
     try:
-        return load_image(data, name=field, target=target, max_pixels=limits.pixels)
+        yield
     except ImageError as e:
         raise ApiError(422, str(e), field=field) from None
 
@@ -81,11 +115,17 @@ def photo_id(png: bytes) -> str:
 
 
 def to_pixels(png: bytes) -> np.ndarray:
-    """Decode a PNG made by this module to uint8 (H, W, 3), or (H, W) if grey."""
+    """Decode a PNG made by this module to uint8 (H, W, 3 or 4), or (H, W) if grey."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.array(image)
 
 
-def encode_pixels(pixels: np.ndarray, provenance: Provenance) -> bytes:
-    """Encode uint8 (H, W, 3) in the format of ``provenance``, which is embedded."""
-    return encode_image(Image.fromarray(pixels), provenance)
+def encode_pixels(
+    pixels: np.ndarray, photo: bytes, provenance: Provenance, embed: bool = True
+) -> bytes:
+    """Encode uint8 (H, W, 3), with the alpha channel of the photo's PNG, in the format of
+    ``provenance``. embed: store the provenance in the file."""
+    image, square = Image.fromarray(pixels), to_pixels(photo)
+    if square.shape[-1] == 4:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(square[..., 3])))
+    return encode_image(image, provenance, embed=embed)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
-from osasis.choices import SquareFit
+from osasis.choices import Alpha, Provenance, SquareFit
 from osasis.mix import Mix
 from osasis.validation import InputModel
 
@@ -25,6 +25,16 @@ class StylizeBody(InputModel):
     )
     mix: Mix = Field(description="parameters of the stylization")
     fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
+    alpha: Alpha | None = Field(
+        None,
+        description="a photo's transparency: kept in the image, or laid over white; null: kept in "
+        "PNG and WebP",
+    )
+    provenance: Provenance = Field(
+        "style",
+        description="what the images tell: how they were made and the photo's file name; `full`: "
+        "the file name with its folders, as sent; `none`: nothing",
+    )
 
 
 class EncodingsBody(InputModel):
@@ -131,6 +141,8 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
         "fit": {"type": "string", "enum": list(get_args(SquareFit))},
+        "alpha": {"type": "string", "enum": list(get_args(Alpha))},
+        "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
     }
     names = {"fit", "style", "image"} if body is EncodingsBody else {*form} - {"style"}

@@ -25,7 +25,10 @@ from factory.core.home import Home
 from factory.core.text_edits import find_text_edit
 from factory.registry import StyleVersion
 from osasis.bundles.base import read_base_info
+from osasis.bundles.provenance import source_name
+from osasis.choices import Alpha
 from osasis.errors import UserError
+from osasis.images.masks import shape_problem
 from osasis.mix import Mix
 from osasis.networks.sizes import DiffAEConfig
 from osasis.validation import InvalidInputError
@@ -36,7 +39,7 @@ from serving.config import ServeConfig
 from serving.engine import ImageTask, Result
 from serving.errors import ApiError, invalid
 from serving.metrics import Counters
-from serving.request_images import limit_pillow, mask_png, photo_id, square_png
+from serving.request_images import limit_pillow, mask_png, photo_id, square_photo
 from serving.served_styles import StyleCatalog
 from serving.shared_state import StoredPhoto
 from serving.style_loader import StyleFailedError
@@ -113,23 +116,49 @@ class Service:
             raise ApiError(504, "the request took too long",
                            allowed=f"at most {seconds:g} s") from None  # fmt: skip
 
-    async def make_tasks(self, request: StylizeRequest) -> list[ImageTask]:
-        """One task per photo, with resolved styles, masks and text edit. Raises ApiError."""
+    async def read_photos(self, request: StylizeRequest) -> list[StoredPhoto]:
+        """The photos of a request, sent and stored. Raises ApiError."""
         photos = [await self.read_photo(sent, request.fit) for sent in request.photos]
-        photos += [await self.get_photo(key, i) for i, key in enumerate(request.encodings)]
-        size, limits = self.sizes.image_size, self.config.limits
-        masks = {
-            name: await asyncio.to_thread(
-                mask_png, data, f"masks.{name}", size, request.fit, limits
-            )
-            for name, data in request.masks.items()
-        }
+        return photos + [await self.get_photo(k, i) for i, k in enumerate(request.encodings)]
+
+    async def make_tasks(
+        self, request: StylizeRequest, photos: list[StoredPhoto], kind: str
+    ) -> list[ImageTask]:
+        """One task per photo, with resolved styles, masks and text edit. Raises ApiError.
+
+        kind: format of the images, a key of MEDIA.
+        """
+        keep = request.keeps_alpha(kind)
+        masks = await self._read_masks(request, photos)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
-        return [
-            ImageTask(p.png, request.mix, versions, masks, edit, p.fit, p.source, hashes)
-            for p in photos
-        ]
+        tasks = []
+        for photo in photos:
+            alpha: Alpha | None = None
+            png = photo.png
+            if photo.over_white is not None:
+                png, alpha = (png, "keep") if keep else (photo.over_white, "drop")
+            source = source_name(photo.source, request.provenance)
+            tasks.append(
+                ImageTask(png, request.mix, versions, masks, edit, photo.fit, source, hashes,
+                          None if kind == "JPEG" else alpha)
+            )  # fmt: skip
+        return tasks
+
+    async def _read_masks(
+        self, request: StylizeRequest, photos: list[StoredPhoto]
+    ) -> dict[str, bytes]:
+        """The masks by name, at the base's size. Raises ApiError."""
+        masks = {}
+        for name, data in request.masks.items():
+            field = f"masks.{name}"
+            masks[name], size = await asyncio.to_thread(
+                mask_png, data, field, self.sizes.image_size, request.fit, self.config.limits
+            )
+            for photo in photos:
+                if problem := shape_problem(size, photo.size):
+                    raise ApiError(422, f"{field} {problem}", field=field)
+        return masks
 
     def _resolve(self, mix: Mix) -> tuple[dict[str, StyleVersion], Tensor | None]:
         """Registered versions by style, and the text edit's direction. Raises ApiError."""
@@ -154,10 +183,10 @@ class Service:
 
     async def read_photo(self, sent: SentFile, fit: str) -> StoredPhoto:
         """Decode a sent photo and make it square. Raises ApiError."""
-        png = await asyncio.to_thread(
-            square_png, sent.data, sent.field, self.sizes.image_size, fit, self.config.limits
+        square = await asyncio.to_thread(
+            square_photo, sent.data, sent.field, self.sizes.image_size, fit, self.config.limits
         )
-        return StoredPhoto(png, fit, sent.name)
+        return StoredPhoto(square.png, fit, sent.name, square.size, square.over_white)
 
     async def get_photo(self, key: str, index: int) -> StoredPhoto:
         """The stored photo of ``encodings[index]``. Raises ApiError 404."""

@@ -15,11 +15,22 @@ HEARTBEAT_TIMEOUT = 15.0
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo at the base's size. fit: how it was made square. source: name of its file."""
+    """A photo at the base's size.
+
+    png: RGB, or RGBA where the photo has transparency; over_white: then the photo over white.
+    fit: how it was made square. source: name of its file, as sent. size: of its file, in pixels.
+    """
 
     png: bytes
     fit: str
     source: str
+    size: tuple[int, int]
+    over_white: bytes | None = None
+
+
+def _photo_bytes(photo: StoredPhoto) -> int:
+    """Memory of a stored photo."""
+    return len(photo.png) + len(photo.over_white or b"")
 
 
 @dataclass
@@ -56,7 +67,7 @@ class SharedState:
     """
 
     def __init__(self, photos: int, jobs: int, job_age: float) -> None:
-        self._photos: ByteLru[StoredPhoto] = ByteLru(photos, lambda photo: len(photo.png))
+        self._photos: ByteLru[StoredPhoto] = ByteLru(photos, _photo_bytes)
         self._jobs: dict[str, Job] = {}
         self._max_jobs, self._max_age = jobs, job_age
         # By process: time of the last heartbeat and the counters in it.

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.catalog.csv_files import read_csv
 from factory.catalog.entries import (
     CatalogEntry,
     CatalogError,
     CatalogProblem,
-    line_of,
     run_settings,
 )
-from factory.catalog.read import read_csv, read_folder, read_image, read_yaml
+from factory.catalog.read import read_folder, read_image, read_yaml
 from factory.core.bases import NAME, NAME_RULE
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import IMAGE_SUFFIXES, load_image
+from osasis.images.decoding import load_image
+from osasis.images.listing import is_image
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
@@ -42,14 +43,18 @@ class Catalog:
 
 
 def load_catalog(
-    path: Path, preset: str, overrides: dict[str, Any], read: ReadBytes = read_bytes
+    path: Path,
+    preset: str,
+    overrides: dict[str, Any],
+    read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read the catalog of a run. Raises CatalogError with all problems.
 
     Images are not decoded: a run reports a broken image as the failure of one style. read: reads
-    an image; a run passes a caching function.
+    an image; a run passes a caching function. report: see ``check_catalog``.
     """
-    catalog = check_catalog(path, preset, overrides, decode=False, read=read)
+    catalog = check_catalog(path, preset, overrides, decode=False, read=read, report=report)
     if catalog.problems:
         raise CatalogError(catalog.path, catalog.problems)
     return catalog
@@ -62,25 +67,27 @@ def check_catalog(
     *,
     decode: bool = True,
     read: ReadBytes = read_bytes,
+    report: Callable[[str], None] | None = None,
 ) -> Catalog:
     """Read a catalog and collect its problems.
 
-    decode: also decode each image. Raises UserError where ``path`` is not a catalog, or where the
-    run's preset or overrides are invalid.
+    decode: also decode each image. report: called with one line about files of a folder that are
+    left out. Raises UserError where ``path`` is not a catalog, or where the run's preset or
+    overrides are invalid.
     """
     run_settings(preset, overrides)  # raises once for the run, not once per entry
     suffix = path.suffix.lower()
     if path.is_dir():
-        content = read_folder(path)
-    elif suffix in (".yaml", ".yml"):
+        content = read_folder(path, report)
+    elif suffix in (".yaml", ".yml", ".json"):
         content = read_yaml(path)
-    elif suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         content = read_csv(path)
-    elif path.is_file() and suffix in IMAGE_SUFFIXES:
+    elif path.is_file() and is_image(path):
         content = read_image(path)
     else:
         raise UserError(
-            f"{path}: not a catalog; give a YAML or CSV file, a folder of images, or an image"
+            f"{path}: not a catalog; give a YAML, JSON or CSV file, a folder of images, or an image"
         )
     entries = content.entries
     problems = [*content.problems, *_id_problems(entries)]
@@ -90,6 +97,8 @@ def check_catalog(
         problems.append(
             CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
         )
+    # A value that entries share by an alias is one problem.
+    problems = list({(p.file, p.line, p.message): p for p in reversed(problems)}.values())[::-1]
     problems.sort(key=lambda p: (p.file, p.line or 0))
     return Catalog(str(path), tuple(entries), tuple(problems), content.gate)
 
@@ -117,11 +126,7 @@ def _setting_problems(
     except InvalidInputError as e:
         return [
             CatalogProblem.of(
-                p,
-                entry.file,
-                line_of(p.field, entry.lines, entry.line),
-                "see the reference of training settings",
-                entry.id,
+                p, entry.file, entry.places, "see the reference of training settings", entry.id
             )
             for p in (p.with_prefix("overrides") for p in e.problems)
         ]

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_jsonable_python
 
 from factory.core.bases import NAME
 from factory.core.uris import base_name
+from factory.core.yaml_files import NOTE_PREFIX, Places, explained, place_of
 from factory.registry.gate import Gate
 from osasis.errors import UserError
 from osasis.settings import TrainSettings, make_settings
 from osasis.validation import InputModel, InvalidInputError, Problem
-
-
-def _scalar_text(value: Any) -> Any:
-    """Convert a number or date to text: YAML reads the id ``2024`` as a number."""
-    scalar = isinstance(value, (int, float, datetime.date)) and not isinstance(value, bool)
-    return str(value) if scalar else value
 
 
 def overrides_schema() -> dict[str, Any]:
@@ -36,19 +30,22 @@ def overrides_schema() -> dict[str, Any]:
     }
 
 
+# Keys for anchors and notes, in the catalog and in its entries.
+NOTES_SCHEMA: dict[str, Any] = {"patternProperties": {f"^{NOTE_PREFIX}": {}}}
 Location = Annotated[str, Field(min_length=1)]
 
 
 class EntryInput(InputModel):
     """A style as written in a catalog file."""
 
+    model_config = ConfigDict(json_schema_extra=NOTES_SCHEMA)
     subject: ClassVar[str] = "entry"
 
-    id: Annotated[
-        str | None,
-        BeforeValidator(_scalar_text),
-        WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"}),
-    ] = Field(None, description="Name in the registry; by default the name of the image's file.")
+    id: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})] = Field(
+        "",
+        min_length=1,
+        description="Name in the registry; by default the name of the image's file.",
+    )
     image: Location = Field(
         description="The style image: a path relative to the catalog, or a URI."
     )
@@ -62,17 +59,18 @@ class EntryInput(InputModel):
     tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="Words to find the style by."
     )
-    licence: Annotated[str, BeforeValidator(_scalar_text)] = Field(
-        "", description="Licence note, kept with the style."
-    )
+    licence: str = Field("", description="Licence note, kept with the style.")
 
 
 FIELDS = tuple(EntryInput.model_fields)
+# Fields of text, in which null is no value.
+TEXT_FIELDS = tuple(n for n, f in EntryInput.model_fields.items() if f.annotation is str)
 
 
 class CatalogOptions(InputModel):
     """Options of a YAML catalog that apply to all of its styles."""
 
+    model_config = ConfigDict(json_schema_extra=NOTES_SCHEMA)
     subject: ClassVar[str] = "catalog"
 
     gate: Gate = Field(
@@ -93,8 +91,8 @@ class CatalogEntry:
     """One style to train, and the location of its entry.
 
     image, counterpart: paths or URIs. overrides: training settings that differ from the run's.
-    file, line: location of the entry; line is None in a folder. lines: lines by field, such as
-    ``overrides.t0`` and ``tags[1]``.
+    file, line: location of the entry; line is None in a folder. places: where its fields are
+    written.
     """
 
     id: str
@@ -105,7 +103,7 @@ class CatalogEntry:
     licence: str = ""
     file: str = ""
     line: int | None = None
-    lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    places: Places = field(default_factory=dict, repr=False, compare=False)
 
     def settings(self, preset: str, overrides: dict[str, Any]) -> TrainSettings:
         """The settings of this style in a run. Raises InvalidInputError."""
@@ -113,7 +111,8 @@ class CatalogEntry:
 
     def problem(self, name: str, message: str, remedy: str, value: Any = None) -> CatalogProblem:
         """A problem of the field ``name`` of this entry."""
-        line = line_of(name, self.lines, self.line)
+        place = place_of(name, self.places)
+        line = place.line if place else self.line
         return CatalogProblem(self.file, line, message, remedy, self.id, name, value)
 
     @property
@@ -144,11 +143,13 @@ class CatalogProblem:
 
     @classmethod
     def of(
-        cls, problem: Problem, file: str, line: int | None, remedy: str, style: str | None
+        cls, problem: Problem, file: str, places: Places, remedy: str, style: str | None
     ) -> CatalogProblem:
         """Locate a model's problem. remedy: used where ``problem.allowed`` is empty."""
+        problem = explained(problem, places)
+        place = place_of(problem.field, places)
         return cls(
-            file, line, problem.message,
+            file, place.line if place else None, problem.message,
             f"it must be {problem.allowed}" if problem.allowed else remedy,
             style, problem.field, problem.value, problem.allowed,
         )  # fmt: skip
@@ -186,13 +187,6 @@ def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
             e.subject,
             [Problem(p.field, p.value, hint) if p.field == "preset" else p for p in e.problems],
         ) from None
-
-
-def line_of(field: str, lines: Mapping[str, int], default: int | None) -> int | None:
-    """The line of a field, or of the nearest enclosing field with a known line."""
-    while field and field not in lines:
-        field = field[: max(field.rfind("."), field.rfind("["), 0)]
-    return lines.get(field, default)
 
 
 def id_from(location: str) -> str:

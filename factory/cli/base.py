@@ -125,6 +125,7 @@ def import_(
         photos=photos,
         licence=licence,
         replace=replace,
+        report=print_progress,
     )
     text = f"base {info['name']} imported (fingerprint {info['fingerprint']})"
     print_document(info, text, as_json)

@@ -15,7 +15,7 @@ from factory.cli.options import (
     SettingsOption,
     assignments,
 )
-from factory.cli.output import print_document, print_result
+from factory.cli.output import print_document, print_progress, print_result
 
 app = typer.Typer(cls=Group, help="Check catalogs, and print their JSON Schema.")
 
@@ -31,7 +31,7 @@ def check(
     """Check a catalog and print all problems."""
     from factory.catalog import check_catalog
 
-    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"))
+    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"), report=print_progress)
     styles, problems = len(found.entries), [p.to_dict() for p in found.problems]
     lines = [*map(str, found.problems), f"{styles} style(s), {len(problems)} problem(s)"]
     document = {"catalog": found.path, "styles": styles, "problems": problems}

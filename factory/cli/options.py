@@ -44,7 +44,8 @@ BaseOption = Annotated[
 CatalogArgument = Annotated[
     str,
     typer.Argument(
-        metavar="CATALOG", help="YAML or CSV file, folder of style images, or one style image."
+        metavar="CATALOG",
+        help="YAML, JSON or CSV file, folder of style images, or one style image.",
     ),
 ]
 PresetOption = Annotated[Preset, option(TRAINING, "Preset of the training settings.")]
@@ -80,7 +81,7 @@ def assignments(items: list[str] | None, flag: str) -> dict[str, Any]:
             raise UserError(f"{flag} {item!r}: write NAME=VALUE")
         try:
             values[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             values[name] = value
     return values
 

@@ -77,7 +77,9 @@ def stylize(
     mix_file: Annotated[
         Path | None,
         option(
-            MIX, "JSON file of mix parameters; --mix takes precedence over it.", metavar="FILE.json"
+            MIX,
+            "JSON or YAML file of mix parameters; --mix takes precedence over it.",
+            metavar="FILE",
         ),
     ] = None,
     mask: Annotated[
@@ -104,9 +106,25 @@ def stylize(
         option(OUTPUTS, "Encoding of the images in Parquet (default: png)."),
     ] = None,
     quality: Annotated[int, option(OUTPUTS, "Quality of JPEG and WebP.", min=1, max=100)] = 90,
+    alpha: Annotated[
+        choices.Alpha | None,
+        option(
+            OUTPUTS,
+            "The photo's transparency: keep it in the outputs, or lay it over white (default: keep "
+            "in PNG and WebP).",
+        ),
+    ] = None,
     metadata: Annotated[
         choices.Metadata, option(OUTPUTS, "Strip or keep the photo's EXIF.")
     ] = "strip",
+    provenance: Annotated[
+        choices.Provenance,
+        option(
+            OUTPUTS,
+            "What the outputs tell: style, mix and the photo's name; full: the photo's path too; "
+            "none: nothing.",
+        ),
+    ] = "style",
     no_contact_sheet: Annotated[
         bool, option(OUTPUTS, "Write no contact.html.", "--no-contact-sheet")
     ] = False,
@@ -162,7 +180,9 @@ def stylize(
         format=format,
         encoding=encoding,
         quality=quality,
+        alpha=alpha,
         metadata=metadata,
+        provenance=provenance,
         no_face=no_face,
         precision=precision,
         masks=_mask_files(mask or []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from osasis.bundles.importers import read_diffae, read_prior
 from osasis.errors import ImageError, UserError
 from osasis.guides.guide import StatisticsGuide, open_clip_guide
 from osasis.guides.perceptual import PerceptualNet
-from osasis.images.decoding import find_images, load_image
+from osasis.images.decoding import load_image
 from osasis.images.geometry import fit_square
+from osasis.images.listing import find_images
 from osasis.images.tensors import image_to_tensor
 from osasis.networks.sizes import load_config
 from osasis.storage import sha256_file, write_atomic
@@ -60,6 +62,7 @@ def import_base(
     max_photos: int = 256,
     licence: str = "",
     replace: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Convert official checkpoints into a base of this installation; returns its base.json.
 
@@ -67,7 +70,7 @@ def import_base(
     arguments are then ignored. photos: folder of photos of the base's domain; up to ``max_photos``
     of them, evenly spread over the folder, are stored with the base as contents for training.
     replace: overwrite a different base of this name; styles of the old base become unusable.
-    Raises UserError.
+    report: called with one line about files of the folder that are left out. Raises UserError.
     """
     check_name(name, "base")
     sizes = load_config(config)
@@ -91,7 +94,7 @@ def import_base(
         guide_weights=parts.guide_weights,
         perceptual=parts.perceptual,
         prior=prior_tensors,
-        photos=example_photos(photos, sizes.image_size, max_photos) if photos else None,
+        photos=example_photos(photos, sizes.image_size, max_photos, report) if photos else None,
         provenance={
             "sources": {
                 k: {"file": p.name, "sha256": sha256_file(p)} for k, p in sources.items() if p
@@ -133,12 +136,15 @@ def describe_base(home: Home, name: str | None) -> dict[str, Any]:
     }
 
 
-def example_photos(folder: Path, size: int, limit: int) -> torch.Tensor:
+def example_photos(
+    folder: Path, size: int, limit: int, report: Callable[[str], None] | None = None
+) -> torch.Tensor:
     """Up to ``limit`` photos, evenly spread over a folder, as (N, 3, size, size) uint8.
 
-    Skips files that cannot be read; raises UserError where no file can be read.
+    report: called with one line about files that are left out. Skips files that cannot be read;
+    raises UserError where no file can be read.
     """
-    found = find_images(folder)
+    found = find_images(folder, report)
     count = min(limit, len(found))
     kept, reasons = [], []
     for path in (found[i * len(found) // count] for i in range(count)):

@@ -25,7 +25,10 @@ def provenance_of(path: Path, row: int = 0) -> Provenance:
     else:
         found = read_provenance(read_image_file(path, MAX_BYTES), str(path))
     if found is None:
-        raise UserError(f"{path}: no provenance; style-factory did not write it, or it was removed")
+        raise UserError(
+            f"{path}: no provenance; style-factory did not write it, wrote it with --provenance "
+            "none, or it was removed"
+        )
     return found
 
 
@@ -54,7 +57,9 @@ def remake_command(provenance: Provenance) -> str:
         "--fit": provenance.fit,
         "--no-face": provenance.no_face,
         "--size": provenance.size,
+        "--alpha": provenance.alpha,
         "--metadata": provenance.metadata,
+        "--provenance": "full" if "/" in provenance.source else None,
         "--precision": provenance.arithmetic,
     }
     parts += [part for option, value in options.items() if value for part in (option, value)]

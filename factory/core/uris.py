@@ -9,15 +9,21 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections import Counter
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.fs
 
 from osasis.errors import UserError
+from osasis.images.kinds import HEAD_BYTES
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
+# The query of a URI, or the further links of a chain; "::" without a scheme belongs to the name.
+_REST = re.compile(r"\?|::(?=([a-z][a-z0-9+-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
 
@@ -29,16 +35,48 @@ def is_uri(location: str) -> bool:
 
 def locate(location: str, folder: Path) -> str:
     """Resolve a location against ``folder``; returns a local path or a URI."""
-    if location.startswith("file://"):
-        return unquote(urlsplit(location).path)
+    if is_local_uri(location) and _host(location) in ("", "localhost"):
+        return local_path(location)
     if is_uri(location):
         return location
     return str(folder / Path(location).expanduser())
 
 
+def is_local_uri(location: str) -> bool:
+    """Whether a location is a ``file://`` URI, or fsspec's ``local://``."""
+    return _LOCAL.match(location) is not None
+
+
+def local_path(uri: str) -> str:
+    """The path of a ``file://`` URI.
+
+    Such a URI has no query, fragment or chain, so ``?``, ``#`` and ``::`` belong to the name.
+    Percent escapes are decoded, unless only a file with the name as written exists.
+    """
+    host = _host(uri)
+    if host not in ("", "localhost"):
+        raise UserError(
+            f"{uri}: {host!r} is read as a host; write an absolute path: file:///FOLDER/FILE"
+        )
+    written = uri.partition("://")[2][len(host) :] or "/"
+    decoded = _unescaped(written)
+    if decoded != written and os.path.lexists(written) and not os.path.lexists(decoded):
+        return written
+    return decoded
+
+
+def _host(uri: str) -> str:
+    return uri.partition("://")[2].partition("/")[0]
+
+
+def _unescaped(path: str) -> str:
+    """A path with its percent escapes decoded; file names need not be UTF-8."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
 def base_name(location: str) -> str:
     """The last part of a path or URI."""
-    return Path(unquote(urlsplit(location).path) if is_uri(location) else location).name
+    return Path(_unescaped(_split(location)[0]) if is_uri(location) else location).name
 
 
 def read_bytes(location: str) -> bytes:
@@ -48,8 +86,9 @@ def read_bytes(location: str) -> bytes:
     """
     shown = redact(location)
     try:
-        if not is_uri(location) or location.startswith("file://"):
-            with Path(locate(location, Path())).open("rb") as file:
+        if not is_uri(location) or is_local_uri(location):
+            path = local_path(location) if is_uri(location) else location
+            with Path(path).expanduser().open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
         else:
             system, path = file_system(location)
@@ -64,36 +103,58 @@ def read_bytes(location: str) -> bytes:
     except Exception as e:  # each file system raises its own errors
         reason = getattr(e, "strerror", None) or f"{type(e).__name__}: {first_line(e)}"
         raise UserError(f"{shown}: cannot be read ({reason})") from None
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; the limit of an image")
-    return bytes(data)
+    return _checked(bytes(data), shown)
 
 
 def copy_images(uri: str, folder: Path) -> Path:
     """Copy every image below a URI into a folder, numbered in sorted order; returns the folder.
 
-    Skips files that are in the folder already. The folder of a ``file://`` URI is returned as it
-    is. Raises UserError.
+    Skips hidden files, system folders, and files that are in the folder already. The folder of a
+    ``file://`` URI is returned as it is. Raises UserError.
     """
-    if uri.startswith("file://"):
-        return Path(locate(uri, Path()))
+    if is_local_uri(uri):
+        return Path(local_path(uri))
     import fsspec
 
-    from osasis.images.decoding import IMAGE_SUFFIXES
+    from osasis.images.listing import images_among, no_image, skipped_part, suffix_of
     from osasis.storage import write_atomic
 
+    left_out: Counter[str] = Counter()
     try:
         system, path = fsspec.core.url_to_fs(uri)
-        found = sorted(p for p in system.find(path) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
+        names = {name: skipped_part(relative(name, path)) for name in sorted(system.find(path))}
+        left_out.update(part for part in names.values() if part is not None)
+        files = [name for name, part in names.items() if part is None]
+        found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
     except Exception as e:  # each file system raises its own errors
         raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
     if not found:
-        raise UserError(f"{uri}: contains no images")
+        raise UserError(f"{uri}: contains no images{no_image(left_out)}")
     for number, name in enumerate(found):
-        target = folder / f"{number:08}{Path(name).suffix.lower()}"
+        target = folder / f"{number:08}{suffix_of(name)}"
         if not target.is_file():
-            write_atomic(target, read_bytes(system.unstrip_protocol(name)))
+            try:
+                data = _read(system, name, MAX_BYTES + 1)
+            except OSError as e:
+                raise UserError(f"{uri}: {name} cannot be read ({first_line(e)})") from None
+            write_atomic(target, _checked(data, name))
     return folder
+
+
+def _read(system: Any, name: str, limit: int) -> bytes:
+    """The first bytes of a file of an fsspec file system. Raises OSError."""
+    try:
+        with system.open(name, "rb") as file:
+            return bytes(file.read(limit))
+    except Exception as e:  # each file system raises its own errors
+        raise OSError(first_line(e)) from None
+
+
+def _checked(data: bytes, shown: str) -> bytes:
+    """The bytes of a file, if they are not too many. Raises UserError."""
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{shown}: more than {MAX_BYTES >> 20} MiB; the limit of an image")
+    return data
 
 
 def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -101,6 +162,8 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
     Raises UserError where the scheme is unknown or the file system cannot be opened.
     """
+    if is_local_uri(uri):
+        return pa.fs.LocalFileSystem(), local_path(uri).rstrip("/") or "/"
     head, query = _split(uri)
     scheme, _, rest = head.partition("://")
     authority, _, path = rest.partition("/")
@@ -110,11 +173,15 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
         raise UserError(f"{uri}: {first_line(error)}") from None
     if native is not None:
         fs, root = native
-        return fs, f"{root.rstrip('/')}/{unquote(path)}".rstrip("/") or "/"
+        return fs, f"{root.rstrip('/')}/{_unescaped(path)}".rstrip("/") or "/"
     try:
         import fsspec
 
-        opened, path = fsspec.core.url_to_fs(uri)
+        if "::" in head:  # part of a name, which fsspec reads as a chain
+            opened, root = fsspec.core.url_to_fs(f"{scheme}://{authority}/{query}")
+            path = f"{root.rstrip('/')}/{path}"
+        else:
+            opened, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
         raise UserError(f"{uri}: this scheme needs another package ({error})") from None
     except ValueError as error:
@@ -137,21 +204,33 @@ def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
 
 def _split(uri: str) -> tuple[str, str]:
     """Split off a URI's query (``?region=...``) or chained URIs (``zip://a::file://b``)."""
-    at = min((i for i in (uri.find("::"), uri.find("?")) if i >= 0), default=len(uri))
+    found = None if is_local_uri(uri) else _REST.search(uri)
+    at = found.start() if found else len(uri)
     return uri[:at], uri[at:]
 
 
 def join_uri(uri: str, name: str) -> str:
     """The URI of the file ``name`` in the folder at ``uri``."""
+    if is_local_uri(uri):
+        folder = local_path(uri)
+        if _unescaped(uri).endswith(folder):
+            return f"{uri.rstrip('/')}/{quote(os.fsencode(name))}"
+        return "file://" + quote(os.fsencode(os.path.join(folder, name)))  # noqa: PTH118
     head, rest = _split(uri)
     native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
-    return f"{head.rstrip('/')}/{quote(os.fsencode(name)) if native else name}{rest}"
+    folder = head if head.endswith("://") else head.rstrip("/") + "/"  # zip://::file://a.zip
+    return f"{folder}{quote(os.fsencode(name)) if native else name}{rest}"
 
 
 def sibling_uri(uri: str, name: str) -> str:
     """The URI of the file ``name`` in the folder of the file at ``uri``."""
     head, rest = _split(uri)
     return join_uri(head[: head.rfind("/")] + rest, name)
+
+
+def relative(path: str, root: str) -> str:
+    """A path of a file system relative to a folder; some file systems begin paths with a slash."""
+    return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
 
 
 def redact(location: str) -> str:

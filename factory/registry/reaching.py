@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from factory.core.environment import default_environment
 from factory.core.home import Home
+from factory.core.proxies import used_proxy
 from factory.core.uris import redact
 from osasis.errors import UserError
 
@@ -34,15 +35,19 @@ def opening(home: Home) -> Iterator[None]:
         with default_environment(QUICK):
             yield
     except (MlflowException, SQLAlchemyError) as e:
-        raise UserError(f"{_named(home.tracking_uri)}: {_problem(e)}") from e
+        raise UserError(f"{_named(home.tracking_uri)}: {_problem(e, home.tracking_uri)}") from e
 
 
 def _named(uri: str) -> str:
     return f"MLFLOW_TRACKING_URI is {redact(uri)}"
 
 
-def _problem(error: Exception) -> str:
+def _problem(error: Exception, uri: str) -> str:
     text = str(error)
+    # MLflow asks a proxy for servers of this machine too.
+    if "ProxyError" in text and (proxy := used_proxy(uri, past_loopback=False)):
+        host = urlsplit(uri).hostname
+        return f"{proxy}, which does not answer; correct it, or add {host} to no_proxy"
     code = getattr(error, "error_code", "")
     if "Max retries exceeded" in text or "timed out" in text:
         reason = "the certificate is not trusted" if "CERTIFICATE" in text else "no MLflow answers"

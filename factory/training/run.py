@@ -37,7 +37,7 @@ from factory.training.style_worker import CHECKPOINT, StyleTask
 from osasis.bundles.base import Base, load_base
 from osasis.contents import HELD_OUT
 from osasis.errors import UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
 from osasis.storage import DiskFullError, write_atomic, write_json
 
@@ -132,15 +132,17 @@ class TrainingRun:
         previews: str | Path | None,
     ) -> TrainResult:
         options = self.options
-        loaded = load_catalog(catalog, options.preset, options.overrides, self.images.read)
+        loaded = load_catalog(
+            catalog, options.preset, options.overrides, self.images.read, self.report
+        )
         gate = (*options.gate, *loaded.gate)
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
-        photos = _preview_photos(self.base, previews)
+        photos = _preview_photos(self.base, previews, self.report)
         size = self.base.config.image_size
-        self.photos = (
-            ContentPhotos(example_photos(Path(contents), size, 4096)) if contents else None
-        )
+        self.photos = None
+        if contents:
+            self.photos = ContentPhotos(example_photos(Path(contents), size, 4096, self.report))
         plan = make_plan(
             loaded.entries,
             options.preset,
@@ -335,10 +337,12 @@ def _is_taken_over(p: PlannedStyle, state: Done | Failed, claims: Claims) -> boo
     return superseded or not claims.held(p.claim)
 
 
-def _preview_photos(base: Base, given: str | Path | None) -> torch.Tensor:
+def _preview_photos(
+    base: Base, given: str | Path | None, report: Callable[[str], None]
+) -> torch.Tensor:
     """Photos that the gallery shows in every style: (N, 3, H, W) in [-1, 1]."""
     if given is not None:
-        paths = find_images(given)[:PREVIEW_COUNT]
+        paths = find_images(given, report)[:PREVIEW_COUNT]
         return torch.stack([load_square(p, base.config.image_size) for p in paths])
     if base.photos is None:
         raise UserError(

@@ -16,8 +16,9 @@ from typing import Annotated, Any, ClassVar
 from PIL import Image, PngImagePlugin
 from pydantic import Field
 
-from osasis.choices import Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
-from osasis.images.decoding import load_image
+from osasis import choices
+from osasis.choices import Alpha, Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
+from osasis.images.decoding import load_image, open_header
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
@@ -63,11 +64,14 @@ class Provenance(InputModel):
     quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
         None, description="quality of JPEG and WebP files"
     )
+    alpha: Alpha | None = Field(
+        None, description="whether the photo's transparency was kept; null: there was none to keep"
+    )
     metadata: Metadata = Field("strip", description="whether the photo's EXIF was kept")
     masks: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of each mask file, by mask name"
     )
-    source: str = Field("", description="name of the photo; empty where unknown")
+    source: str = Field("", description="name or path of the photo; empty where unknown")
 
     def cross_problems(self) -> list[Problem]:
         if len(self.styles) == len(self.mix.styles):
@@ -121,16 +125,24 @@ def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "size": "base"} if served else found
 
 
-def encode_image(image: Image.Image, provenance: Provenance, *, exif: bytes | None = None) -> bytes:
+def source_name(path: str, level: choices.Provenance) -> str:
+    """What an output tells of its photo: the path, or the name without folders."""
+    return path if level == "full" else path.rpartition("/")[2]
+
+
+def encode_image(
+    image: Image.Image, provenance: Provenance, *, exif: bytes | None = None, embed: bool = True
+) -> bytes:
     """Encode an image with its provenance, in ``provenance.format`` and ``quality``.
 
-    Equal arguments give equal bytes. exif: an EXIF block to store. Raises ValueError for JPEG or
-    WebP without a quality.
+    Equal arguments give equal bytes. exif: an EXIF block to store. embed: store the provenance.
+    Raises ValueError for JPEG or WebP without a quality.
     """
     bare = image.copy()
     bare.info = {}
     options: dict[str, Any] = {"exif": exif} if exif else {}
-    texts, kind, quality = provenance.to_text(), provenance.format, provenance.quality
+    texts = provenance.to_text() if embed else {}
+    kind, quality = provenance.format, provenance.quality
     buffer = io.BytesIO()
     if kind == "png":
         chunks = PngImagePlugin.PngInfo()
@@ -140,7 +152,7 @@ def encode_image(image: Image.Image, provenance: Provenance, *, exif: bytes | No
         return buffer.getvalue()
     if quality is None:
         raise ValueError(f"format {kind} needs a quality")
-    options |= {"quality": quality, "xmp": xmp_packet(texts)}
+    options |= {"quality": quality} | ({"xmp": xmp_packet(texts)} if texts else {})
     if kind == "jpeg":
         bare.save(buffer, "JPEG", subsampling=0 if quality >= 90 else 2, **options)
     else:
@@ -178,7 +190,10 @@ def read_provenance(data: bytes, name: str = "image") -> Provenance | None:
     not a readable image, InvalidInputError for damaged provenance.
     """
     load_image(data, name=name, min_side=1)
-    with Image.open(io.BytesIO(data)) as image:
+    image = open_header(data)
+    if image is None:
+        return None
+    with image:
         image.load()
         kind = (image.format or "").lower()
         if kind not in FORMATS:
@@ -213,7 +228,10 @@ def kept_exif(data: bytes) -> bytes | None:
     The orientation is set to upright; thumbnail and maker notes are removed.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        image = open_header(data)
+        if image is None:
+            return None
+        with image:
             exif = image.getexif()
             if not len(exif):
                 return None

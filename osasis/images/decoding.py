@@ -1,7 +1,8 @@
-"""Image files: decoding to 8-bit sRGB, listing of folders, encoding as PNG.
+"""Image files: decoding to 8-bit sRGB, encoding as PNG.
 
 Files are untrusted. The size is checked in the header before any pixel is decoded, only the
-formats in ``FORMATS`` are opened, and a damaged file raises ImageError.
+formats in ``FORMATS`` and, with the extra `heif`, HEIC are opened, and a damaged file raises
+ImageError.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -30,32 +31,29 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from osasis.errors import ImageError, UserError
+from osasis.errors import ImageError
+from osasis.images.deep_tiff import DeepTiffReader, UnsupportedTiffError
+from osasis.images.kinds import HEAD_BYTES, SHORT_SIGNATURES, kind_of
+from osasis.images.sample_depth import scaled_to_8_bits, white_level
 
-# Suffixes that `find_images` collects. The decoder detects the format from the first bytes.
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
 
 # Image.open has one pixel limit for the whole process, below MAX_PIXELS. The reader classes have
 # none, so each call can set its own.
-_READERS: tuple[tuple[str, bytes, type[ImageFile.ImageFile]], ...] = (
-    ("PNG", rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    ("JPEG", rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    ("WEBP", rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    ("GIF", rb"GIF8[79]a", GifImagePlugin.GifImageFile),
-    ("TIFF", rb"II[*+]\0|MM\0[*+]", TiffImagePlugin.TiffImageFile),
-    ("BMP", rb"BM", BmpImagePlugin.BmpImageFile),
-    ("PPM", rb"P[1-6f][\s#]", PpmImagePlugin.PpmImageFile),
-)
-FORMATS = tuple(name for name, _, _ in _READERS)
-# Formats with a signature of two bytes, which text files can start with: if the header does not
-# parse, the file is reported as not an image.
-_SHORT_SIGNATURES = ("BMP", "PPM")
-_REFUSED = (("HEIC", rb"....ftyp(hei|hev|mif|msf)"), ("AVIF", rb"....ftypavi"), ("PDF", rb"%PDF"))
-_ALLOWED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} files are read"
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+FORMATS = tuple(_READERS)
+ALLOWED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} files are read"
+HEIF_EXTRA = "HEIC is read with the extra heif: pip install 'style-factory[heif]'"
 
 # Transposition for each value of the EXIF orientation tag.
 _TRANSPOSE = {
@@ -86,13 +84,14 @@ def load_image(
 
     The EXIF orientation and the ICC profile are applied, transparent pixels are composited over
     white, and the first frame of an animation is taken. Grey of more than 8 bits is scaled to
-    0..255. Float and 32-bit grey files state no range: white is the smallest of 1 (float only), 255
-    and 65535 that is at least the largest value, else the largest value.
+    0..255 and rounded; of 16-bit RGB and CMYK, the high byte is taken. TIFFs that Pillow does not
+    read, such as 16-bit CIE Lab and float colour, are scaled by ``deep_tiff``; for white in float
+    and 32-bit files see ``white_level``.
 
     Raises ImageError for an unreadable file, more than ``max_pixels`` pixels, or a side below
     ``min_side``.
     """
-    shown = _printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
+    shown = printable(name or ("image" if isinstance(source, bytes) else os.fspath(source)))
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), shown, max_pixels, min_side, target)[0]
     with _file_errors(shown):
@@ -108,17 +107,19 @@ def load_sized(
     target: int | None = None,
     max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
+    alpha: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """``load_image`` of encoded bytes, and the width and height of the file, oriented by EXIF.
 
-    With ``target``, the decoded image may be smaller than this size. Raises ImageError.
+    With ``target``, the decoded image may be smaller than this size. alpha: decode an image with
+    transparent pixels to "RGBA"; one without is "RGB". Raises ImageError.
     """
-    return _decode(io.BytesIO(data), _printable(name), max_pixels, min_side, target)
+    return _decode(io.BytesIO(data), printable(name), max_pixels, min_side, target, alpha)
 
 
 def read_image_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Read an image file. Raises ImageError for a missing, irregular or too large file."""
-    shown = _printable(os.fspath(path))
+    shown = printable(os.fspath(path))
     with _file_errors(shown):
         size = _require_regular_file(Path(path), shown).st_size
         if size > max_bytes:
@@ -144,42 +145,48 @@ def _file_errors(shown: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(shown, "no such file") from None
     except OSError as error:
-        raise ImageError(shown, _system_reason(error)) from None
+        raise ImageError(shown, system_reason(error)) from None
     except ValueError:  # a null byte or a character that file names cannot contain
         raise ImageError(shown, "is not a valid file name") from None
 
 
 def _decode(
-    stream: IO[bytes], shown: str, max_pixels: int, min_side: int, target: int | None
+    stream: IO[bytes],
+    shown: str,
+    max_pixels: int,
+    min_side: int,
+    target: int | None,
+    keep_alpha: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    head = stream.read(32)
+    head = stream.read(HEAD_BYTES)
     if not head:
         raise ImageError(shown, "the file is empty")
-    found = next((r for r in _READERS if re.match(r[1], head, re.DOTALL)), None)
-    if found is None:
-        raise ImageError(shown, _not_an_image(head))
-    kind, _, reader = found
+    kind = kind_of(head)
+    reader = _reader(kind)
+    if kind is None or reader is None:
+        raise ImageError(shown, _not_an_image(kind))
     # Not catch_warnings: it swaps the filters of all threads. A repeated filter replaces itself.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stream.seek(0)
     size: tuple[int, int] | None = None
     try:
-        image = reader(stream)
+        image = _open(stream, kind, reader)
         size = image.size
-        if size[0] * size[1] > max_pixels:
-            reason = (
-                f"too many pixels: {_dimensions(size)}; at most {max_pixels:,} in all are allowed"
-            )
-            raise ImageError(shown, reason)
-        if min(size) < min_side:
-            reason = f"{_dimensions(size)} pixels; at least {min_side}x{min_side} are needed"
-            raise ImageError(shown, reason)
-        if target is not None and kind == "JPEG":
-            image.draft(None, (max(2 * target, 1),) * 2)
-        raw = _raw_mode(image)
-        image.load()
-        transpose = _TRANSPOSE.get(_orientation(image))
-        picture = _to_rgb(image, raw)
+        _check_size(size, shown, max_pixels, min_side)
+        if isinstance(image, DeepTiffReader):
+            deep = image.read()
+            orientation = deep.orientation
+            picture, alpha = _to_srgb(deep.image, deep.profile), deep.alpha
+        else:
+            if target is not None and kind == "JPEG":
+                image.draft(None, (max(2 * target, 1),) * 2)
+            raw = _raw_mode(image)
+            image.load()
+            orientation = _orientation(image)
+            picture, alpha = _to_rgb(image, raw)
+        if alpha is not None and alpha.getextrema() != (255, 255):
+            picture = _with_alpha(picture, alpha) if keep_alpha else _over_white(picture, alpha)
+        transpose = _TRANSPOSE.get(orientation)
         if transpose is not None:
             picture = picture.transpose(transpose)
         picture.info = {}  # a profile left here would be applied again by the next reader
@@ -188,13 +195,15 @@ def _decode(
         raise
     except Image.DecompressionBombError:
         reason = f"too many pixels; at most {max_pixels:,} in all are allowed"
+    except UnsupportedTiffError as error:
+        reason = str(error)
     except MemoryError:
         reason = "not enough memory" + (f" for {_dimensions(size)} pixels" if size else "")
     except Exception as error:  # decoders raise errors of any type for damaged data
-        if size is None and kind in _SHORT_SIGNATURES:
-            reason = _not_an_image(head)
+        if size is None and kind in SHORT_SIGNATURES:
+            reason = _not_an_image(None)
         elif isinstance(error, OSError) and error.errno is not None:
-            reason = _system_reason(error)
+            reason = system_reason(error)
         elif "truncated" in str(error).lower():
             reason = f"the {kind} data is truncated"
         else:
@@ -202,8 +211,41 @@ def _decode(
     raise ImageError(shown, reason)
 
 
-def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
-    """Convert any mode to RGB: sample depth, then colour space, then alpha over white."""
+def _open(
+    stream: IO[bytes], kind: str, reader: type[ImageFile.ImageFile]
+) -> ImageFile.ImageFile | DeepTiffReader:
+    try:
+        return reader(stream)
+    except SyntaxError:  # Pillow's error for samples that it does not read, and for damaged headers
+        if kind != "TIFF":
+            raise
+    stream.seek(0)
+    return DeepTiffReader(stream)
+
+
+def _check_size(size: tuple[int, int], shown: str, max_pixels: int, min_side: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        reason = f"too many pixels: {_dimensions(size)}; at most {max_pixels:,} in all are allowed"
+        raise ImageError(shown, reason)
+    if min(size) < min_side:
+        reason = f"{_dimensions(size)} pixels; at least {min_side}x{min_side} are needed"
+        raise ImageError(shown, reason)
+
+
+def _with_alpha(picture: Image.Image, alpha: Image.Image) -> Image.Image:
+    picture = picture.copy()
+    picture.putalpha(alpha)
+    return picture
+
+
+def _over_white(picture: Image.Image, alpha: Image.Image) -> Image.Image:
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=alpha)
+    return white
+
+
+def _to_rgb(image: Image.Image, raw: str) -> tuple[Image.Image, Image.Image | None]:
+    """Convert any mode to RGB: sample depth, then colour space; and its alpha channel, if any."""
     profile = image.info.get("icc_profile")
     mode = image.mode
     if mode[0] in "IF":
@@ -228,12 +270,7 @@ def _to_rgb(image: Image.Image, raw: str) -> Image.Image:
         image = image.convert(image.mode[:-1])
     elif image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
-    image = _to_srgb(image, profile)
-    if alpha is not None:
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=alpha)
-        image = white
-    return image
+    return _to_srgb(image, profile), alpha
 
 
 def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
@@ -244,12 +281,8 @@ def _to_grey8(image: Image.Image, raw: str) -> Image.Image:
     if "16" in image.mode + raw:
         white = {"I;12": 4095.0, "I;16S": 32767.0, "I;16BS": 32767.0}.get(raw, 65535.0)
     else:
-        top = float(np.max(values, where=np.isfinite(values), initial=0))
-        # Resampled floats overshoot 1 slightly, so values up to 2 count as the range 0..1.
-        steps = ((2.0, 1.0),) * (image.mode == "F") + ((255.0, 255.0), (65535.0, 65535.0))
-        white = next((step for limit, step in steps if top <= limit), top)
-    scaled = np.nan_to_num(values.astype(np.float32) * np.float32(255 / white), nan=0.0)
-    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        white = white_level(values)
+    grey = scaled_to_8_bits(values, white)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:
         grey = 255 - grey  # WhiteIsZero, which Pillow inverts for 8 bits only
     result = Image.fromarray(grey)
@@ -289,14 +322,40 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _not_an_image(head: bytes) -> str:
-    for kind, pattern in _REFUSED:
-        if re.match(pattern, head, re.DOTALL):
-            return f"{kind} is not an allowed format; {_ALLOWED}"
-    return f"not an image; {_ALLOWED}"
+def _not_an_image(kind: str | None) -> str:
+    if kind == "HEIC":
+        return HEIF_EXTRA
+    return f"{kind} is not an allowed format; {ALLOWED}" if kind else f"not an image; {ALLOWED}"
 
 
-def _system_reason(error: OSError) -> str:
+def _reader(kind: str | None) -> type[ImageFile.ImageFile] | None:
+    """The reader class of a kind; None where it is not read."""
+    if kind != "HEIC":
+        return _READERS.get(kind or "")
+    try:
+        from pillow_heif import HeifImageFile  # the extra `heif`
+    except ImportError:
+        return None
+    reader: type[ImageFile.ImageFile] = HeifImageFile
+    return reader
+
+
+def reads_kind(kind: str) -> bool:
+    """Whether files of a kind (see ``kind_of``) are read in this installation."""
+    return _reader(kind) is not None
+
+
+def open_header(data: bytes) -> ImageFile.ImageFile | None:
+    """The reader of an image's bytes, with header and metadata; None for a kind that is not read.
+
+    Decodes no pixel and checks no size. Raises errors of any type for damaged data.
+    """
+    reader = _reader(kind_of(data[:HEAD_BYTES]))
+    return None if reader is None else reader(io.BytesIO(data))
+
+
+def system_reason(error: OSError) -> str:
+    """The system's reason of a file error, in small letters."""
     return (error.strerror or "cannot be read").lower()
 
 
@@ -304,36 +363,10 @@ def _dimensions(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name as text that a terminal can print in one line."""
     # File names may contain line breaks or bytes that a terminal cannot encode.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files below ``folder``, sorted by their path relative to it.
-
-    Selects by suffix (``IMAGE_SUFFIXES``, any case); skips hidden files and folders and links to
-    folders. Raises UserError where the folder is missing, is a file, cannot be listed, or contains
-    no image.
-    """
-    root = Path(folder)
-    shown = _printable(os.fspath(folder))
-    if not root.is_dir():
-        found = "is a file, not a folder" if root.exists() else "no such folder"
-        raise UserError(f"{shown}: {found}")
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{_printable(str(error.filename))}: {_system_reason(error)}")
-
-    paths = []
-    for at, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(at, name) for name in files if not name.startswith(".")]
-    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{shown}: no image in this folder (looked for {suffixes})")
-    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
 def png_bytes(image: Image.Image, text: dict[str, str] | None = None) -> bytes:

@@ -28,12 +28,15 @@ BOX_CENTRE, BOX_SIDE = (0.495, 0.427), 0.675
 SEARCH_SIDE = 1600
 MIN_FACE = 32
 EYES_SIDE = 240
+# Degrees by which a photo without an upright face is turned to both sides.
+TURN = 30
 
 
 def find_faces(image: Image.Image) -> list[SquarePlacement]:
     """Placements of all upright or slightly tilted faces, from left to right.
 
-    Raises UserError where OpenCV is not installed.
+    Where there is none, faces that are turned by about ``TURN`` degrees to either side. Raises
+    UserError where OpenCV is not installed.
     """
     scale = min(1.0, SEARCH_SIDE / max(image.size))
     small = image
@@ -44,17 +47,62 @@ def find_faces(image: Image.Image) -> list[SquarePlacement]:
     # Without a margin, the detector misses faces that fill the image.
     margin = max(8, min(grey.shape) // 4)
     grey = np.pad(grey, margin, mode="edge")
-    faces, eyes = _cascades()
-    least = max(MIN_FACE, min(grey.shape) // 50)
-    found = faces.detectMultiScale(grey, 1.1, 5, minSize=(least, least))
     places = []
-    for x, y, w, _ in sorted(tuple(int(n) for n in box) for box in found):
-        pair = _eyes(grey[y : y + w, x : x + w], eyes)
-        square = _from_box(x, y, w) if pair is None else _from_eyes(x, y, pair)
-        left, top, right, down = square
+    for left, top, right, down in _squares(grey) or _turned_squares(grey):
         origin = ((left - margin) / scale, (top - margin) / scale)
         places.append(_place(origin, (right / scale, down / scale)))
     return places
+
+
+# A square as its left and top corner and its side as a vector: (left, top, x, y).
+_Square = tuple[float, float, float, float]
+
+
+def _squares(grey: np.ndarray, need_eyes: bool = False) -> list[_Square]:
+    """The squares of upright faces. need_eyes: leave out faces whose eyes are not found."""
+    faces, eyes = _cascades()
+    least = max(MIN_FACE, min(grey.shape) // 50)
+    found = faces.detectMultiScale(grey, 1.1, 5, minSize=(least, least))
+    squares = []
+    for x, y, w, _ in sorted(tuple(int(n) for n in box) for box in found):
+        pair = _eyes(grey[y : y + w, x : x + w], eyes)
+        if pair is not None:
+            squares.append(_from_eyes(x, y, pair))
+        elif not need_eyes:
+            squares.append(_from_box(x, y, w))
+    return squares
+
+
+def _turned_squares(grey: np.ndarray) -> list[_Square]:
+    """The squares of faces that are upright once the picture is turned."""
+    found: list[_Square] = []
+    for turn in (TURN, -TURN):
+        turned = Image.fromarray(grey).rotate(
+            turn, Image.Resampling.BILINEAR, expand=True, fillcolor=int(grey.mean())
+        )
+        centre = np.array([grey.shape[1], grey.shape[0]]) / 2
+        turned_centre = np.array(turned.size) / 2
+        angle = np.deg2rad(turn)
+        back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        # Turned pictures show more that looks like a face; two eyes tell a face apart.
+        for left, top, x, y in _squares(np.asarray(turned), need_eyes=True):
+            corner = back @ (np.array([left, top]) - turned_centre) + centre
+            side = back @ np.array([x, y])
+            square = (float(corner[0]), float(corner[1]), float(side[0]), float(side[1]))
+            if not any(_same_face(square, other) for other in found):
+                found.append(square)
+    return sorted(found)
+
+
+def _same_face(one: _Square, other: _Square) -> bool:
+    """Whether the squares' centres are closer than half their side."""
+    (ax, ay), (bx, by) = _centre(one), _centre(other)
+    return bool(np.hypot(ax - bx, ay - by) < np.hypot(one[2], one[3]) / 2)
+
+
+def _centre(square: _Square) -> tuple[float, float]:
+    left, top, x, y = square
+    return left + (x - y) / 2, top + (y + x) / 2
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,10 +142,6 @@ def _eyes(face: np.ndarray, cascades: list[Any]) -> tuple[np.ndarray, np.ndarray
         if 0.28 < across < 0.52 and abs(down) < 0.45 * across:
             return left, right
     return None
-
-
-# A square as its left and top corner and its side as a vector: (left, top, x, y).
-_Square = tuple[float, float, float, float]
 
 
 def _from_box(x: int, y: int, w: int) -> _Square:

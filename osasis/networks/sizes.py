@@ -188,7 +188,9 @@ def load_config(name_or_path: str | Path) -> DiffAEConfig:
             f"of {', '.join(names)}"
         )
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_bytes())  # bytes: in any encoding that an editor writes
     except json.JSONDecodeError as e:
         raise UserError(f"{name_or_path}: not valid JSON (line {e.lineno}: {e.msg})") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{name_or_path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
     return DiffAEConfig.parse(data, str(name_or_path))

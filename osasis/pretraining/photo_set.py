@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from osasis.errors import ImageError, UserError
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square, to_uint8
 from osasis.seeds import derived_generator
 
@@ -63,7 +63,7 @@ def read_photo_set(folder: str | Path, size: int, report: Report = lambda line: 
     Unreadable files are skipped and reported. Raises UserError if no image can be read.
     """
     photos, errors = [], []
-    for path in find_images(folder):
+    for path in find_images(folder, report):
         try:
             image = load_square(path, size)
         except ImageError as e:

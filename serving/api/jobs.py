@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from serving.api.common import authorised, negotiate
 from serving.api.stylize import provenance
-from serving.bodies import read_stylize
+from serving.bodies import StylizeRequest, read_stylize
 from serving.engine import ImageTask
 from serving.errors import ApiError
 from serving.request_images import MEDIA, encode_pixels
@@ -31,12 +31,13 @@ async def submit(request: Request, response: Response) -> JobAnswer:
     limits = service.config.limits
     with service.admit_body(request):
         body = await read_stylize(request, limits, limits.job_images)
-        tasks = await service.with_timeout(service.make_tasks(body))
+        tasks = await service.with_timeout(_tasks(service, body))
     job = await service.state.add_job.remote(owner, len(tasks), service.name)
     if job is None:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
-    service.run_in_background(_run(service, job, tasks))
+    embed = body.provenance != "none"
+    service.run_in_background(_run(service, job, tasks, embed))
     response.headers["Location"] = f"/v1/jobs/{job}"
     answer: JobAnswer = await service.state.job.remote(job, owner)
     return answer
@@ -67,8 +68,15 @@ def _unknown(job: str) -> ApiError:
     return ApiError(404, f"job {job[:64]!r} is unknown or has expired", field="job", value=job)
 
 
-async def _run(service: Service, job: str, tasks: list[ImageTask]) -> None:
-    """Run a job's tasks in batches and store each image; an error fails the job."""
+async def _tasks(service: Service, body: StylizeRequest) -> list[ImageTask]:
+    return await service.make_tasks(body, await service.read_photos(body), "PNG")
+
+
+async def _run(service: Service, job: str, tasks: list[ImageTask], embed: bool) -> None:
+    """Run a job's tasks in batches and store each image; an error fails the job.
+
+    embed: store the provenance in the images.
+    """
     try:
         await service.state.job_running.remote(job)
         # Jobs use at most half of the queue, so that interactive requests are always admitted.
@@ -83,7 +91,7 @@ async def _run(service: Service, job: str, tasks: list[ImageTask]) -> None:
                     results = await service.run_all(batch)
             for task, result in zip(batch, results, strict=True):
                 info = provenance(service, task, result, "PNG")
-                data = await asyncio.to_thread(encode_pixels, result.image, info)
+                data = await asyncio.to_thread(encode_pixels, result.image, task.photo, info, embed)
                 await service.state.job_result.remote(job, data)
     except Exception as e:
         message = e.message if isinstance(e, ApiError) else "the job failed; see the server's log"

@@ -29,7 +29,6 @@ from serving.schemas import (
     body_docs,
 )
 from serving.service import Service
-from serving.shared_state import StoredPhoto
 
 router = APIRouter(tags=["stylize"])
 QUALITY = 95  # of JPEG and WebP
@@ -58,28 +57,33 @@ async def stylize(request: Request) -> Response:
 
 async def _stylize(service: Service, body: StylizeRequest, media: str) -> Response:
     started = time.monotonic()
-    tasks = await service.make_tasks(body)
-    results = await service.run_all(tasks)
-    for task in {photo_id(t.photo): t for t in tasks}.values():
-        await service.store_photo(StoredPhoto(task.photo, task.fit, task.source))
     kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
+    photos = await service.read_photos(body)
+    tasks = await service.make_tasks(body, photos, kind)
+    results = await service.run_all(tasks)
+    ids = [photo_id(photo.png) for photo in photos]
+    for photo in dict(zip(ids, photos, strict=True)).values():
+        await service.store_photo(photo)
+    embed = body.provenance != "none"
     images = await asyncio.gather(
         *(
-            asyncio.to_thread(encode_pixels, r.image, provenance(service, t, r, kind))
+            asyncio.to_thread(
+                encode_pixels, r.image, t.photo, provenance(service, t, r, kind), embed
+            )
             for t, r in zip(tasks, results, strict=True)
         )
     )
     timing = _timing(results, time.monotonic() - started)
-    headers = _headers(service, tasks[0], body.mix, timing)
+    headers = _headers(service, tasks[0], ids[0], body.mix, timing)
     if media != "application/json":
         return Response(images[0], media_type=media, headers=headers)
     rows = [
         {
             "image": base64.b64encode(image).decode(),
             "media_type": MEDIA[kind],
-            "encoding": photo_id(task.photo),
+            "encoding": photo,
         }
-        for image, task in zip(images, tasks, strict=True)
+        for image, photo in zip(images, ids, strict=True)
     ]
     answer = {
         "images": rows,
@@ -134,6 +138,7 @@ def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> 
         size="base",
         format=kind.lower(),  # type: ignore[arg-type]
         quality=None if kind == "PNG" else QUALITY,
+        alpha=task.alpha,
         masks=task.mask_hashes,
         source=task.source,
     )
@@ -151,13 +156,13 @@ def _timing(results: list[Result], total: float) -> dict[str, float]:
 
 
 def _headers(
-    service: Service, task: ImageTask, mix: Mix, timing: dict[str, float]
+    service: Service, task: ImageTask, photo: str, mix: Mix, timing: dict[str, float]
 ) -> dict[str, str]:
     return {
         "X-Style-Version": ",".join(v.reference for v in task.versions.values()),
         "X-Base": service.info["fingerprint"],
         "X-Mix": json.dumps(mix.to_dict()),
-        "X-Encoding": photo_id(task.photo),
+        "X-Encoding": photo,
         "X-Encoding-Cached": str(int(timing["cached"])),
         "X-Batch-Size": str(int(timing["batch"])),
         **{f"X-{k.title()}-Seconds": f"{timing[k]:.4f}"

@@ -33,7 +33,8 @@ from osasis.contents import ContentBank
 from osasis.counterpart import photo_counterpart
 from osasis.guides.guide import CombinedGuide, StatisticsGuide
 from osasis.guides.perceptual import PerceptualNet
-from osasis.images.decoding import find_images, png_bytes
+from osasis.images.decoding import png_bytes
+from osasis.images.listing import find_images
 from osasis.images.tensors import load_square, tensor_to_image
 from osasis.losses import edge_loss
 from osasis.mix import Mix

@@ -17,7 +17,7 @@ import torch
 
 from osasis.bundles.base import load_base
 from osasis.counterpart import photo_counterpart
-from osasis.images.decoding import find_images
+from osasis.images.listing import find_images
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.settings import make_settings

@@ -86,7 +86,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     from osasis.mix import Mix
     from serving.config import Limits
     from serving.engine import ImageTask
-    from serving.request_images import square_png
+    from serving.request_images import square_photo
 
     engine, current = _bare["engine"], _bare["versions"]
 
@@ -94,7 +94,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
         mix = Mix.parse(mix_of(number, steps))
         versions = {s.style: current[s.style] for s in mix.styles}
         size = engine.base.config.image_size
-        png = square_png(photo(number), "photo", size, "crop", Limits())
+        png = square_photo(photo(number), "photo", size, "crop", Limits()).png
         return ImageTask(png, mix, versions)
 
     rows = []

@@ -17,15 +17,17 @@ from PIL import Image
 
 import pipelines
 from factory.core.home import Home
+from factory.core.remake import provenance_of
 from factory.registry import Registry
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.images.tensors import load_square, tensor_to_image
-from osasis.mix import Mix
+from osasis.mix import Mix, StyleShare
 from osasis.stylize import EncodePlan, decode, encode
 from pipelines import StylizeResult, stylize
+from pipelines.targets import Targets
 from tests.factory.conftest import cli, import_tiny
 from tests.pipelines.conftest import OUTPUTS, register, times_done, written
 from tests.tiny import SIZE, picture, truncated_jpeg
@@ -245,6 +247,33 @@ def test_every_photo_of_a_hostile_corpus_is_an_output_or_an_error(
     assert (retried.done_now, retried.failed) == (1, 6)
 
 
+@pytest.mark.parametrize("level", ["style", "full", "none"])
+def test_provenance_in_parquet_and_contact_sheet(
+    level: str, gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "photos"
+    (source / "anna").mkdir(parents=True)
+    (source / "anna" / "scan.png").write_bytes((photos / "0.png").read_bytes())
+    output = tmp_path / "out"
+    stylize(
+        ["oil"], source, output, home=gallery, format="parquet", provenance=level, workers=1
+    )  # fmt: skip
+    (row,) = pq.read_table(output / "part-00000.parquet").to_pylist()
+    want = {"style": "scan.png", "full": str(source / "anna" / "scan.png"), "none": None}
+    assert row["stylized_key"] == want[level]
+    assert row["stylized_style"] == "oil:1"
+    told = [row[f"stylized_{name}"] for name in ("mix", "code", "base", "provenance")]
+    assert [t is None for t in told] == [level == "none"] * 4
+    sheet = (output / "contact.html").read_text()
+    assert ("anna" in sheet) == (level == "full")
+    assert ("scan." in sheet) == (level != "none")
+    if level == "none":
+        with pytest.raises(UserError, match="wrote it with --provenance none"):
+            provenance_of(output / "part-00000.parquet")
+    else:
+        assert provenance_of(output / "part-00000.parquet").source == want[level]
+
+
 def test_parquet_input_and_output_with_mix_columns(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path
 ) -> None:
@@ -355,3 +384,47 @@ def test_user_mistakes_are_refused(
         pipelines.stylize(output=tmp_path / "out", home=gallery, **call)
     assert message in str(refused.value)
     assert not (tmp_path / "out" / ".job" / "job.json").exists()
+
+
+def test_names_kinds_and_links_of_a_strange_folder(
+    gallery: Home, local_ray: None, tmp_path: Path
+) -> None:
+    """Each photo is written once under a name that fits; what is no photo is counted."""
+    root, long = tmp_path / "in", "x" * 251
+    (root / "@eaDir").mkdir(parents=True)
+    photos = ("a.png", f"{long}.png", f"{long}.jpg", "bad\udcff.png", "what?.png", "@eaDir/t.png")
+    for i, name in enumerate(photos):
+        picture(i).save(root / name)
+    picture(7).save(root / "hash", "AVIF")
+    (root / "scan").write_bytes(b"%PDF-1.7")
+    (root / "loop").symlink_to(root)
+    lines: list[str] = []
+    result = stylize(
+        ["oil"], root.as_uri(), tmp_path / "out", home=gallery, workers=1, size="base",
+        report=lines.append,
+    )  # fmt: skip
+    assert (result.photos, result.images, result.errors) == (6, 6, ())
+    assert result.left_out == {"@eaDir": 1, "PDF": 1}
+    assert result.shortened_names == 2
+    names = sorted(p.name for p in (tmp_path / "out" / "oil").iterdir())
+    assert [n for n in names if len(n) < 50] == ["a.png", "bad\udcff.png", "hash.png", "what?.png"]
+    assert [len(n) for n in names if len(n) > 50] == [255, 255]
+    events = {line["event"]: line for line in map(json.loads, lines)}
+    assert events["left_out"]["kinds"] == {"@eaDir": 1, "PDF": 1}
+    assert events["shortened_names"]["count"] == 2
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["left_out"], summary["shortened_names"]) == ({"@eaDir": 1, "PDF": 1}, 2)
+
+
+def test_a_blend_of_long_style_names_has_a_folder(fresh_home: Callable[[], Path]) -> None:
+    home = Home(fresh_home())
+    styles = [f"{letter * 62}{i}" for i, letter in enumerate("abcde")]
+    for i, style in enumerate(styles):
+        register(home, style, seed=i)
+    targets = Targets(home)
+    targets.add([StyleShare(style=s, weight=0.2) for s in styles], {})
+    targets.add([StyleShare(style=s) for s in styles[:2]], {})
+    long, short = (target.label for target in targets.targets)
+    assert len(long) == 255
+    assert long.startswith("+".join(styles)[:200])
+    assert short == "+".join(styles[:2])

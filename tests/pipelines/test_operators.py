@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -16,10 +17,13 @@ from factory.core.home import Home
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.bundles.style import save_style
+from osasis.errors import UserError
+from osasis.images.geometry import fit_square
 from osasis.mix import Mix
 from pipelines.job_folder import JobFolder
 from pipelines.job_spec import JobSpec, StyleSpec, TargetSpec
 from pipelines.manifest import build_manifest
+from pipelines.masks import read_masks
 from pipelines.options import OutputOptions
 from pipelines.read_squares import READ_TASK, read_squares
 from pipelines.source import open_source
@@ -38,7 +42,7 @@ def run(home: Path, tmp_path: Path) -> Run:
     tiny = home / "bases" / "tiny"
 
     def go(source: Path, **options: Any) -> tuple[JobFolder, Path]:
-        timeout = options.pop("timeout", None)
+        timeout, mask = options.pop("timeout", None), options.pop("mask", None)
         styles = {}
         for name in ("good", "bad"):
             style = write_style(tmp_path / name, tiny, name)
@@ -50,11 +54,15 @@ def run(home: Path, tmp_path: Path) -> Run:
             styles[name] = StyleSpec(
                 reference=f"{name}:1", fingerprint=name, folder=str(tmp_path / name)
             )
-        targets = tuple(TargetSpec(label=n, mix=Mix.of(n)) for n in styles)
-        output = tmp_path / "out"
+        shares = {n: {"style": n, "mask": None if mask is None else "m"} for n in styles}
+        mixes = {n: Mix.parse({"styles": [share]}) for n, share in shares.items()}
+        targets = tuple(TargetSpec(label=n, mix=mix) for n, mix in mixes.items())
+        output = tmp_path / options.pop("output", "out")
         folder = JobFolder(output)
         folder.path.mkdir(parents=True)
-        manifest = build_manifest(open_source(source), [[0, 1]] * open_source(source).count, {})
+        corpus = open_source(source)
+        manifest = build_manifest(corpus, [[0, 1]] * corpus.count, {})
+        chosen = OutputOptions(**options)
         folder.open({"input": ""}, manifest)
         job = JobSpec(
             folder=str(folder.path),
@@ -69,7 +77,9 @@ def run(home: Path, tmp_path: Path) -> Run:
             code="0",
             timeout=timeout,
             batch=4,
-            options=OutputOptions(**options),
+            options=chosen,
+            masks=read_masks({"m": mask}, targets, chosen.fit, SIZE) if mask else {},
+            input=corpus.folder,
         )
         actor = StylizeSquares(job, "cpu")
         rows = [{"index": i, "todo": [0, 1]} for i in range(manifest.num_rows)]
@@ -114,7 +124,13 @@ def test_align_records_an_error_for_a_photo_without_a_face(run: Run, tmp_path: P
     picture(1, (120, 100)).save(tmp_path / "in" / "photo.png")
     folder, output = run(tmp_path / "in", fit="align")
     assert written(output) == {}
-    assert {(f.stage, f.reason) for f in folder.failures.values()} == {("fit", "no face is found")}
+    assert {(f.stage, f.reason) for f in folder.failures.values()} == {
+        (
+            "fit",
+            "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face "
+            "crop or keep",
+        )
+    }
 
 
 def test_align_with_no_face_keep_writes_the_photo_unchanged(run: Run, tmp_path: Path) -> None:
@@ -124,6 +140,114 @@ def test_align_with_no_face_keep_writes_the_photo_unchanged(run: Run, tmp_path: 
     _, output = run(tmp_path / "in", fit="align", no_face="keep")
     with Image.open(output / "good" / "photo.png") as kept:
         assert kept.tobytes() == photo.tobytes()
+
+
+def cut_out(size: tuple[int, int]) -> Image.Image:
+    """A photo whose left third is transparent, over hidden green."""
+    photo = picture(1, size)
+    alpha = Image.new("L", size, 255)
+    alpha.paste(0, (0, 0, size[0] // 3, size[1]))
+    photo.paste((0, 255, 0), (0, 0, size[0] // 3, size[1]))
+    photo.putalpha(alpha)
+    return photo
+
+
+def outputs_told(folder: Path) -> list[Any]:
+    return [read_provenance(data) for data in written(folder).values()]
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"detail": True},
+        {"size": "base"},
+        {"fit": "pad"},
+        {"fit": "resize", "size": "base"},
+        {"fit": "align", "no_face": "keep"},
+    ],
+    ids=str,
+)
+def test_transparency_is_kept(
+    format: str, options: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    photo = cut_out((60, 44))
+    photo.save(tmp_path / "in" / "photo.png")
+    _, output = run(tmp_path / "in", format=format, encoding=format, **options)
+    with Image.open(output / "good" / f"photo.{format}") as image:
+        assert image.mode == "RGBA"
+        alpha, want = image.getchannel("A"), photo.getchannel("A")
+        colours = np.asarray(image.convert("RGB")).astype(int)
+    if options.get("size") == "base":
+        want = fit_square(want, SIZE, options.get("fit", "crop"))
+    assert alpha.tobytes() == want.tobytes()
+    if "no_face" in options:
+        opaque = np.asarray(want) == 255
+        difference = colours[opaque] - np.asarray(photo.convert("RGB"))[opaque]
+        assert np.abs(difference).mean() <= (0 if format == "png" else 6)
+    assert {info.alpha for info in outputs_told(output)} == {"keep"}
+
+
+def test_dropped_transparency_equals_a_photo_on_white(run: Run, tmp_path: Path) -> None:
+    for name in ("cut", "white"):
+        (tmp_path / name).mkdir()
+    photo = cut_out((60, 44))
+    photo.save(tmp_path / "cut" / "photo.png")
+    white = Image.new("RGB", photo.size, "white")
+    white.paste(photo, mask=photo.getchannel("A"))
+    white.save(tmp_path / "white" / "photo.png")
+    _, output = run(tmp_path / "cut", alpha="drop")
+    (dropped,) = outputs_told(output)
+    with Image.open(output / "good" / "photo.png") as image:
+        pixels = image.tobytes()
+        assert image.mode == "RGB"
+    _, output = run(tmp_path / "white", output="other")
+    with Image.open(output / "good" / "photo.png") as image:
+        assert image.tobytes() == pixels
+        assert "alpha" not in image.text
+    assert dropped.alpha == "drop"
+
+
+def test_jpeg_drops_transparency_and_refuses_to_keep_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cut_out((60, 44)).save(tmp_path / "in" / "photo.png")
+    _, output = run(tmp_path / "in", format="jpeg", encoding="jpeg")
+    assert [info.alpha for info in outputs_told(output)] == [None]
+    with pytest.raises(UserError, match="alpha keep needs a format with transparency"):
+        OutputOptions.parse({"format": "jpeg", "encoding": "jpeg", "alpha": "keep"})
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_provenance_tells_no_folder_unless_asked(format: str, run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in" / "anna-b-1980"
+    source.mkdir(parents=True)
+    picture(1, (40, 44)).save(source / "scan.png")
+    told = {}
+    for level in ("style", "full", "none"):
+        _, output = run(tmp_path / "in", format=format, encoding=format, provenance=level)
+        (data,) = written(output).values()
+        (info,) = outputs_told(output)
+        told[level] = info and info.source
+        assert (b"anna" in data) == (level == "full")
+        assert (b"style-factory" in data) == (level != "none")
+        shutil.rmtree(output)
+    assert told == {"style": "scan.png", "full": str(source / "scan.png"), "none": None}
+
+
+def test_a_mask_of_another_shape_is_an_error_row(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1, (60, 40)).save(tmp_path / "in" / "wide.png")
+    picture(2, (40, 60)).save(tmp_path / "in" / "tall.png")
+    Image.new("L", (30, 20), 255).save(tmp_path / "mask.png")
+    folder, output = run(tmp_path / "in", mask=tmp_path / "mask.png")
+    assert set(written(output)) == {"good/wide.png"}
+    fits = {f.reason for f in folder.failures.values() if f.stage == "fit"}
+    assert fits == {
+        "mask m has 30x20 pixels, but the photo has 40x60; give the mask the photo's aspect "
+        "ratio, or make it square for the base's square"
+    }
 
 
 def test_a_photo_that_exceeds_the_timeout_is_an_error(run: Run, tmp_path: Path) -> None:

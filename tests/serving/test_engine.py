@@ -16,7 +16,7 @@ from osasis.mix import Mix
 from serving.caches import ByteLru, StyleCache, style_bytes
 from serving.config import Limits
 from serving.engine import Engine, ImageTask, abandon
-from serving.request_images import square_png
+from serving.request_images import square_photo
 from serving.style_loader import LOAD_THREADS, StyleFailedError, StyleLoader
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
@@ -42,7 +42,7 @@ def make_version(style: str, folder: Path) -> StyleVersion:
 
 
 def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> ImageTask:
-    photo = square_png(photo_bytes(600 + seed), "p", 32, "crop", Limits())
+    photo = square_photo(photo_bytes(600 + seed), "p", 32, "crop", Limits()).png
     versions = {s: make_version(s, folders[s]) for s in styles}
     return ImageTask(photo, Mix.of(*styles, **mix), versions)
 

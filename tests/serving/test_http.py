@@ -108,6 +108,87 @@ def test_a_mask_limits_its_style(server: Server) -> None:
     assert change[:, 16:].max() < 0.005 and change[:, :16].max() > 0.1
 
 
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_transparency_of_a_mask_is_the_mask_or_is_refused(server: Server) -> None:
+    inside = np.zeros((32, 32, 1), bool)
+    inside[8:24, 8:24] = True
+    photo = photo_bytes(507, (32, 32))
+    mix = {"mix": json.dumps({"styles": [{"style": "oil", "mask": "a"}]})}
+
+    def masked(array: np.ndarray) -> Any:
+        return server.post(
+            "/v1/stylize", data=mix,
+            files=[("image", ("p.png", photo)), ("mask.a", ("m.png", png(array)))],
+        )  # fmt: skip
+
+    grey = masked(np.where(inside[..., 0], 255, 0))
+    layer = masked(np.where(inside, [255] * 4, [255, 255, 255, 0]))
+    assert grey.status_code == layer.status_code == 200, layer.text
+    assert (pixels(grey.content) == pixels(layer.content)).all()
+    for black in (np.where(inside, [0, 0, 0, 255], 0), np.where(inside, 0, [0, 0, 0, 255])):
+        error = error_of(masked(black), 422)
+        assert error["field"] == "masks.a"
+        assert "where the mask is opaque, or where it is transparent" in error["message"]
+    error = error_of(masked(np.zeros((16, 32))), 422)
+    assert "has 32x16 pixels, but the photo has 32x32" in error["message"]
+
+
+def test_transparency_is_kept_or_laid_over_white(server: Server) -> None:
+    square = np.asarray(Image.open(io.BytesIO(photo_bytes(508, (32, 32)))).convert("RGBA")).copy()
+    square[:, :10, 3] = 0
+    photo = png(square)
+    form = {"image": ("sub/p.png", photo, "image/png")}
+    data = {"mix": json.dumps(INK)}
+
+    def image(answer: Any) -> Image.Image:
+        assert answer.status_code == 200, answer.text
+        return Image.open(io.BytesIO(answer.content))
+
+    kept = server.post("/v1/stylize", files=form, data=data)
+    assert image(kept).mode == "RGBA"
+    np.testing.assert_array_equal(np.asarray(image(kept))[..., 3], square[..., 3])
+    webp = server.post("/v1/stylize", files=form, data=data, headers={"Accept": "image/webp"})
+    np.testing.assert_array_equal(np.asarray(image(webp))[..., 3], square[..., 3])
+    dropped = server.post("/v1/stylize", files=form, data={**data, "alpha": "drop"})
+    white = np.where(square[..., 3:] == 0, 255, square[..., :3])
+    same = server.post("/v1/stylize", files={"image": ("p.png", png(white))}, data=data)
+    assert image(dropped).mode == "RGB"
+    assert image(dropped).tobytes() == image(same).tobytes()
+    jpeg = server.post("/v1/stylize", files=form, data=data, headers={"Accept": "image/jpeg"})
+    assert image(jpeg).mode == "RGB"
+    error = error_of(
+        server.post("/v1/stylize", files=form, data={**data, "alpha": "keep"},
+                    headers={"Accept": "image/jpeg"}), 422,
+    )  # fmt: skip
+    assert error["field"] == "alpha"
+    # The stored photo can be answered either way.
+    key = kept.headers["x-encoding"]
+    assert key == dropped.headers["x-encoding"] == jpeg.headers["x-encoding"]
+    by_id = {"encodings": [key], "mix": INK}
+    again = server.post("/v1/stylize", json=by_id)
+    assert again.content == kept.content
+    again = server.post("/v1/stylize", json={**by_id, "alpha": "drop"})
+    assert again.content == dropped.content
+    told = [read_provenance(a.content) for a in (kept, dropped, jpeg, same)]
+    assert [t and t.alpha for t in told] == ["keep", "drop", None, None]
+
+
+def test_provenance_tells_as_much_as_asked(server: Server) -> None:
+    form = {"image": ("anna/scan.png", photo_bytes(509), "image/png")}
+    told = {}
+    for level in ("style", "full", "none"):
+        data = {"mix": json.dumps(INK), "provenance": level}
+        answer = server.post("/v1/stylize", files=form, data=data)
+        found = read_provenance(answer.content)
+        told[level] = found and found.source
+    assert told == {"style": "scan.png", "full": "anna/scan.png", "none": None}
+
+
 def test_a_job_runs_until_done(server: Server) -> None:
     files = [("image", (f"{i}.png", photo_bytes(530 + i))) for i in range(3)]
     sent = server.post("/v1/jobs", files=files, data={"mix": json.dumps(INK)})

@@ -10,7 +10,7 @@ from PIL import Image
 
 from serving.config import Limits
 from serving.errors import ApiError
-from serving.request_images import check_header, square_png, to_pixels
+from serving.request_images import check_header, square_photo, to_pixels
 from tests.serving.test_http import animation, bomb
 from tests.tiny import picture
 
@@ -25,7 +25,7 @@ def saved(kind: str, **options: object) -> bytes:
 def test_allowed_formats_become_a_square_without_metadata(kind: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "at home"
-    png = square_png(saved(kind, exif=exif.tobytes()), "image", 32, "crop", Limits())
+    png = square_photo(saved(kind, exif=exif.tobytes()), "image", 32, "crop", Limits()).png
     assert to_pixels(png).shape == (32, 32, 3)
     assert b"at home" not in png and png.startswith(b"\x89PNG")
 
@@ -33,8 +33,8 @@ def test_allowed_formats_become_a_square_without_metadata(kind: str) -> None:
 def test_a_jpeg_with_an_appended_image_is_read_as_its_first() -> None:
     two = saved("MPO", save_all=True, append_images=[picture(2, (64, 48))])
     assert two.startswith(b"\xff\xd8\xff")
-    one = square_png(saved("JPEG"), "image", 32, "crop", Limits())
-    assert (to_pixels(square_png(two, "image", 32, "crop", Limits())) == to_pixels(one)).all()
+    one = square_photo(saved("JPEG"), "image", 32, "crop", Limits()).png
+    assert (to_pixels(square_photo(two, "image", 32, "crop", Limits()).png) == to_pixels(one)).all()
 
 
 def test_pixels_and_frames_are_checked_in_the_header() -> None:

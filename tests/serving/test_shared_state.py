@@ -65,7 +65,7 @@ def test_jobs_belong_to_their_owner_and_are_bounded() -> None:
 
 def test_photos_are_bounded_in_bytes() -> None:
     state = make(photos=10)
-    state.put_photo("a", StoredPhoto(b"123456", "crop", "a.png"))
-    last = StoredPhoto(b"123456", "pad", "")
+    state.put_photo("a", StoredPhoto(b"123456", "crop", "a.png", (8, 8)))
+    last = StoredPhoto(b"123456", "pad", "", (8, 8))
     state.put_photo("b", last)
     assert state.get_photo("a") is None and state.get_photo("b") == last

@@ -9,39 +9,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from factory.catalog import CatalogEntry, CatalogError, check_catalog, load_catalog
+from factory.catalog import CatalogError, check_catalog
 from factory.catalog.schema import schema_text, shipped_schema
 from factory.core.uris import read_bytes
 from osasis.errors import UserError
 from osasis.settings import TrainSettings
+from tests.factory.catalog.conftest import load, problems
 from tests.factory.conftest import cli
-from tests.tiny import picture, truncated_jpeg
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Callable[..., Path]:
-    """Creates a folder of different images with the given names."""
-
-    def make(*names: str) -> Path:
-        for i, name in enumerate(names):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            picture(i, (16, 16)).save(tmp_path / name)
-        return tmp_path
-
-    return make
-
-
-def load(path: Path, **overrides: object) -> tuple[CatalogEntry, ...]:
-    return load_catalog(path, "default", overrides).entries
-
-
-def problems(path: Path, **overrides: object) -> list[str]:
-    """The problem lines of an invalid catalog, without the file's name."""
-    with pytest.raises(CatalogError) as refused:
-        load(path, **overrides)
-    head, *lines = str(refused.value).splitlines()
-    assert head == f"{path}: {len(lines)} problem(s)"
-    return [line.strip().removeprefix(f"{path}").removeprefix(":") for line in lines]
+from tests.tiny import truncated_jpeg
 
 
 def test_folder_gives_one_style_per_file(images: Callable[..., Path]) -> None:
@@ -168,13 +143,13 @@ gate: [styledistance<1]
 def test_all_problems_of_a_csv_are_reported_at_once(images: Callable[..., Path]) -> None:
     path = images("a.png", "b.png") / "c.csv"
     path.write_text(
-        'id,image,iteration,batch_size,tags\na,a.png,,4,"x\ny"\nb,b.png,,zero,\nc,c.png\n'
+        'id,image,iteration,batch_size,tags\na,a.png,,4,"x\ny"\nb,b.png,,zero,\nc,c.png,,,oil,dark\n'
     )
     found = problems(path)
     assert found[0].startswith("1: unknown column 'iteration' (nearest: iterations")
     # The cell with a line break makes the second style begin in line 4.
     assert found[1].startswith("4: overrides.batch_size is 'zero'; it must be a whole number")
-    assert found[2].startswith("5: 2 cells where the header has 5 columns; ")
+    assert found[2].startswith("5: cell 6 is 'dark', without a column in the header; ")
     assert len(found) == 3
 
 
@@ -244,7 +219,7 @@ def test_invalid_catalogs(tmp_path: Path, text: str, says: str) -> None:
 def test_missing_catalogs(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("styles")
     (tmp_path / "latin.csv").write_bytes(b"image\n\xff.png\n")
-    none = "not a catalog; give a YAML or CSV file, a folder of images, or an image"
+    none = "not a catalog; give a YAML, JSON or CSV file, a folder of images, or an image"
     for name, says in (
         ("catalog.yaml", "no such file"),
         ("nowhere", none),
@@ -278,7 +253,6 @@ def test_check_prints_problems_as_data(images: Callable[..., Path]) -> None:
     tags:
       - oil
       - 2026-01-01
-  - {image: b.png, id: 7, licence: 2026}
 gate:
   - lpips<1
   - lpip<.nan
@@ -289,42 +263,12 @@ gate:
         (4, "overrides.preset", "fast"),
         (5, "overrides.batch_size", 0),
         (8, "tags[1]", "2026-01-01"),
-        (12, "gate[1].metric", "lpip"),
-        (12, "gate[1].limit", ".nan"),
+        (11, "gate[1].metric", "lpip"),
+        (11, "gate[1].limit", ".nan"),
     ]
     assert found[1]["allowed"] == "a whole number in [1, 1024]"
     assert all(p["file"] == str(path) and p["message"] and p["remedy"] for p in found)
     assert [p["style"] for p in found] == ["a", "a", None, None, None]
-
-
-def test_scalars_that_yaml_reads_as_numbers_or_dates(images: Callable[..., Path]) -> None:
-    path = images("a.png") / "catalog.yaml"
-    path.write_text("styles:\n  - {image: a.png, id: 2026, licence: 2026-01-01}\n")
-    (entry,) = load(path)
-    assert (entry.id, entry.licence) == ("2026", "2026-01-01")
-
-
-def test_yaml_aliases(images: Callable[..., Path]) -> None:
-    path = images("a.png", "b.png") / "catalog.yaml"
-    path.write_text(
-        "styles:\n"
-        "  - &first {image: a.png, licence: CC0, tags: [oil]}\n"
-        "  - {<<: *first, image: b.png, licence: MIT}\n"
-    )
-    assert [(e.id, e.licence, e.tags) for e in load(path)] == [
-        ("a", "CC0", ("oil",)),
-        ("b", "MIT", ("oil",)),
-    ]
-    path.write_text("styles: &loop\n  - *loop\n")
-    (line,) = problems(path)
-    assert line.startswith("1: an entry is [[...]]")
-
-
-def test_a_repeated_list_of_styles(images: Callable[..., Path]) -> None:
-    path = images("a.png", "b.png") / "catalog.yaml"
-    path.write_text("styles: [{image: a.png}]\nstyles: [{image: b.png}]\ngate: 5\n")
-    catalog = check_catalog(path, "default", {})
-    assert [(p.line, p.field) for p in catalog.problems] == [(2, "styles"), (3, "gate")]
 
 
 def test_the_shipped_schema_matches_the_models() -> None:

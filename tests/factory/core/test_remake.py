@@ -46,6 +46,16 @@ def test_one_style_with_everything_at_its_default() -> None:
     }
 
 
+def test_transparency_and_a_path_are_in_the_command() -> None:
+    written = Provenance(styles=(OIL,), mix=Mix.of("oil"), alpha="drop", source="in/a.png")
+    found = options(written)
+    assert (found["--alpha"], found["--provenance"], found["--input"]) == (
+        "drop",
+        "full",
+        "in/a.png",
+    )
+
+
 def test_a_blend_with_masks_is_one_mix() -> None:
     mix = Mix.parse(
         {

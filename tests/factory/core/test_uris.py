@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from factory.core.uris import copy_images, read_bytes
+from factory.core.uris import base_name, copy_images, local_path, locate, read_bytes
 from osasis.errors import UserError
 from tests.tiny import picture
 
@@ -42,3 +42,30 @@ def test_listing_errors_are_one_line(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as e:
         copy_images(uri, tmp_path / "here")
     assert str(e.value).startswith(f"{uri}: ") and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["what?.png", "a#1.png", "a::b.png", "100%.png", "a%20b.png", "ü.png", "bad\udcff.png"]
+)
+def test_a_file_uri_names_the_file_escaped_or_as_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"here")
+    for uri in (f"file://{tmp_path}/{name}", (tmp_path / name).as_uri(),
+                f"file://localhost{tmp_path}/{name}"):  # fmt: skip
+        assert local_path(uri) == locate(uri, Path()) == f"{tmp_path}/{name}"
+        assert read_bytes(uri) == b"here"
+    assert base_name((tmp_path / name).as_uri()) == name
+
+
+def test_the_escaped_form_of_a_file_uri_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a%20b.png").write_bytes(b"as written")
+    (tmp_path / "a b.png").write_bytes(b"escaped")
+    assert read_bytes(f"file://{tmp_path}/a%20b.png") == b"escaped"
+
+
+def test_a_file_uri_with_a_relative_path_is_refused() -> None:
+    with pytest.raises(UserError) as refused:
+        read_bytes("file://photos/a.png")
+    assert str(refused.value) == (
+        "file://photos/a.png: 'photos' is read as a host; write an absolute path: "
+        "file:///FOLDER/FILE"
+    )

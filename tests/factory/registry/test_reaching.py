@@ -41,3 +41,17 @@ def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         with pytest.raises(UserError, match="no MLflow answers"):
             list_versions(Home(tmp_path))
+
+
+def test_a_dead_proxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow asks a proxy for servers of this machine too."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError) as caught:
+        list_versions(Home(tmp_path))
+    assert str(caught.value) == (
+        "MLFLOW_TRACKING_URI is http://127.0.0.1:5000: http_proxy is http://127.0.0.1:9, which "
+        "does not answer; correct it, or add 127.0.0.1 to no_proxy"
+    )

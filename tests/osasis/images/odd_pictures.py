@@ -16,7 +16,7 @@ from PIL import Image
 from osasis.errors import ImageError
 from osasis.images.decoding import load_image
 
-ALLOWED = "PNG, JPEG, WEBP, GIF, TIFF, BMP and PPM files are read"
+ALLOWED = "PNG, JPEG, WEBP, GIF, TIFF, BMP, PPM and AVIF files are read"
 RNG = np.random.default_rng(7)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 

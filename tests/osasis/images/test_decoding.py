@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from osasis.errors import UserError
-from osasis.images.decoding import IMAGE_SUFFIXES, find_images, load_image, png_bytes
+from osasis.images.decoding import load_image, png_bytes
 from tests.osasis.images.odd_pictures import (
     NOISE,
     chunk,
@@ -299,42 +298,6 @@ def test_target_does_not_affect_other_formats_or_the_limit() -> None:
     big = encode(Image.new("RGB", (800, 640)), "JPEG")
     want = "x: too many pixels: 800x640; at most 1,000 in all are allowed"
     assert refusal(big, name="x", target=1, max_pixels=1_000) == want
-
-
-# ---------------------------------------------------------------- folders and files
-
-
-def test_find_images(tmp_path: Path) -> None:
-    names = ["b.PNG", "a/z.jpeg", "a-b/c.tif", "ä.webp", "d.gif"]
-    for name in [*names, "note.txt", ".hidden.png", ".cache/x.png", "a/.git/y.jpg"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    got = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
-    assert got == ["a-b/c.tif", "a/z.jpeg", "b.PNG", "d.gif", "ä.webp"]
-    assert find_images(str(tmp_path))[0] == tmp_path / "a-b/c.tif"
-
-
-def test_find_images_below_a_hidden_folder_and_with_a_loop_of_links(tmp_path: Path) -> None:
-    root = tmp_path / ".state" / "photos"
-    root.mkdir(parents=True)
-    (root / "a.png").touch()
-    (root / "gone.png").symlink_to(tmp_path / "nowhere.png")  # reported when it is loaded
-    (root / "loop").symlink_to(root)
-    assert find_images(root) == [root / "a.png", root / "gone.png"]
-
-
-def test_find_images_refusals(tmp_path: Path) -> None:
-    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-    (tmp_path / "note.txt").touch()
-    for folder, reason in (
-        (tmp_path / "no", "no such folder"),
-        (tmp_path / "note.txt", "is a file, not a folder"),
-        (tmp_path, f"no image in this folder (looked for {suffixes})"),
-    ):
-        with pytest.raises(UserError) as caught:
-            find_images(folder)
-        assert str(caught.value) == f"{folder}: {reason}"
 
 
 def test_png_bytes_contains_text_and_no_other_metadata() -> None:

@@ -124,3 +124,14 @@ def test_json_that_is_not_an_object_is_refused(tmp_path: Path, text: str, value:
     with pytest.raises(InvalidInputError) as e:
         load_config(path)
     assert [(p.field, p.value) for p in e.value.problems] == [("", value)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_of_any_editor(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "own.json"
+    config = load_config("ffhq256")
+    path.write_text(json.dumps(config.to_dict()), encoding=encoding)
+    assert load_config(path) == config
+    path.write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(UserError, match="not UTF-8 at byte 10; save it as UTF-8"):
+        load_config(path)

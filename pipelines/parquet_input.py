@@ -1,0 +1,183 @@
+"""Parquet inputs of a corpus: rows with the bytes of images, or with their paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.core.uris import URI, file_system, first_line, sibling_uri
+from osasis.errors import UserError
+from pipelines.photo_listing import absolute, listing_table, size_and_mtime
+
+BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "uri")
+KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
+
+
+@dataclass(frozen=True)
+class ParquetPhotos:
+    """The photos of Parquet files.
+
+    columns: values of the wanted columns, by row. image_column: the column of image bytes, or None
+    if the files hold paths.
+    """
+
+    listing: pa.Table
+    columns: dict[str, list[Any]]
+    image_column: str | None
+
+
+def list_parquet(
+    files: list[str], name: str, column: str | None, row_fields: Sequence[str]
+) -> ParquetPhotos:
+    """List the photos of Parquet files. See ``open_source``. Raises UserError."""
+    parts: list[pa.Table] = []
+    columns: dict[str, list[Any]] = {}
+    image: str | None = None
+    for position, file in enumerate(files):
+        with open_parquet(file) as table:
+            schema = table.schema_arrow
+            chosen, is_bytes = _image_column(schema, file, column)
+            if position and (image is not None) != is_bytes:
+                raise UserError(f"{file}: column {chosen!r} has another type in {files[0]}")
+            image = chosen if is_bytes else None
+            parts.append(_list_rows(table, file, chosen, is_bytes, len(files) > 1))
+            for field in row_fields:
+                if field in schema.names:
+                    values = columns.setdefault(field, [None] * sum(len(p) for p in parts[:-1]))
+                    values += table.read([field]).column(0).to_pylist()
+        total = sum(len(p) for p in parts)
+        for values in columns.values():
+            values += [None] * (total - len(values))
+    listing = pa.concat_tables(parts)
+    if not listing.num_rows:
+        raise UserError(f"{name}: the Parquet input has no row")
+    return ParquetPhotos(listing, columns, image)
+
+
+def _resolve(file: str, path: str) -> str:
+    """The location of a path in a Parquet file; relative paths start at the file's folder."""
+    if URI.match(path) or os.path.isabs(path):  # noqa: PTH117
+        return path
+    return sibling_uri(file, path) if URI.match(file) else str(Path(file).parent / path)
+
+
+def open_parquet(location: str) -> pq.ParquetFile:
+    """Open a Parquet file at a path or URI. Raises UserError."""
+    try:
+        if not URI.match(location):
+            return pq.ParquetFile(location)
+        fs, path = file_system(location)
+        return pq.ParquetFile(path, filesystem=fs)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{location}: not a readable Parquet file: {first_line(error)}") from None
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, whatever the layout: dictionary, view and large types hold
+    the same text or bytes as plain ones."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if (
+        pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    ):
+        return pa.binary()
+    return kind
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # {bytes, path}, as Hugging Face datasets store images
+        return any(f.name == "bytes" for f in kind)
+    return bool(pa.types.is_binary(plain_type(kind)))
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(plain_type(kind)))
+
+
+def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> tuple[str, bool]:
+    """The column of photos, and whether it holds bytes (else paths)."""
+    if wanted is not None and wanted not in schema.names:
+        raise UserError(f"{file}: no column {wanted!r}; the columns are {', '.join(schema.names)}")
+    if wanted is not None:
+        kind = schema.field(wanted).type
+        if not (_holds_bytes(kind) or _holds_text(kind)):
+            raise UserError(f"{file}: {_refused(schema, wanted)}")
+        return wanted, _holds_bytes(kind)
+    for names, fits in ((BYTES_COLUMNS, _holds_bytes), (PATH_COLUMNS, _holds_text)):
+        for name in names:
+            if name in schema.names and fits(schema.field(name).type):
+                return name, fits is _holds_bytes
+    for name in (*BYTES_COLUMNS, *PATH_COLUMNS):
+        if name in schema.names:
+            raise UserError(f"{file}: {_refused(schema, name)}")
+    raise UserError(
+        f"{file}: no column of images (one of {', '.join(BYTES_COLUMNS)} with bytes, or one of "
+        f"{', '.join(PATH_COLUMNS)} with paths); the columns are {', '.join(schema.names)}; "
+        "choose one with --image-column"
+    )
+
+
+def _refused(schema: pa.Schema, name: str) -> str:
+    return (
+        f"column {name!r} is {schema.field(name).type}; it must hold encoded images (binary) or "
+        "paths (string); convert it, or choose another column with --image-column"
+    )
+
+
+def _list_rows(
+    table: pq.ParquetFile, file: str, column: str, is_bytes: bool, several: bool
+) -> pa.Table:
+    """The listing of a Parquet file. several: the input has other files; keys name the file."""
+    groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
+    positions = [(g, r) for g, rows in enumerate(groups) for r in range(rows)]
+    prefix = Path(file).stem + "/" if several else ""
+    if not is_bytes:
+        paths = [p or "" for p in table.read([column]).column(0).to_pylist()]
+        locations = [absolute(_resolve(file, p)) for p in paths]
+        keys = [
+            prefix + (re.sub(URI, "", p).lstrip("/") or f"{i:06d}") for i, p in enumerate(paths)
+        ]
+        return listing_table(keys, locations, [size_and_mtime(p) for p in locations])
+    usable = {
+        f.name
+        for f in table.schema_arrow
+        if f.name != column and (_holds_text(f.type) or pa.types.is_integer(plain_type(f.type)))
+    }
+    values: list[Any] = [None] * len(positions)
+    if key_columns := [name for name in KEY_COLUMNS if name in usable]:
+        values = table.read(key_columns[:1]).column(0).to_pylist()
+    keys = [prefix + (f"{i:06d}" if v in (None, "") else str(v)) for i, v in enumerate(values)]
+    stats = [size_and_mtime(file)] * len(keys)
+    return listing_table(keys, [absolute(file)] * len(keys), stats, positions)
+
+
+def read_group(
+    location: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
+) -> Iterator[tuple[int, bytes | None]]:
+    """(row, bytes) of the wanted rows of a row group, in order; ``batch`` rows in memory at a time.
+
+    Null rows yield None. Raises UserError.
+    """
+    rows, last = set(wanted), max(wanted)
+    start = 0
+    with open_parquet(location) as table:
+        for part in table.iter_batches(batch, row_groups=[group], columns=[column]):
+            if start > last:
+                return
+            for i in range(part.num_rows):
+                if start + i in rows:
+                    value = part.column(0)[i].as_py()
+                    yield start + i, value.get("bytes") if isinstance(value, dict) else value
+            start += part.num_rows

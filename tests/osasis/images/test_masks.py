@@ -1,0 +1,116 @@
+"""What a mask file means: its transparency or its lightness; and which photos it fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from osasis.errors import ImageError
+from osasis.images.masks import read_mask, shape_problem
+from tests.osasis.images.odd_pictures import encode
+
+SQUARE = np.zeros((32, 32), bool)
+SQUARE[8:24, 8:24] = True
+WANT = np.where(SQUARE, 255, 0)
+
+
+def mask(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
+    return Image.fromarray(np.where(SQUARE[..., None], inside, outside).astype(np.uint8))
+
+
+def meaning(image: Image.Image, kind: str = "PNG", **options: object) -> np.ndarray:
+    found = read_mask(encode(image, kind, **options), "masks.a")
+    assert found.size == image.size and found.image.mode == "L"
+    return np.asarray(found.image)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ((255, 255, 255), (0, 0, 0)),
+        ((255, 255, 255, 255), (0, 0, 0, 255)),  # an alpha channel that says nothing
+        ((255, 255, 255, 90), (0, 0, 0, 90)),
+        ((255, 255, 255, 255), (255, 255, 255, 0)),  # white on an empty layer
+        ((255, 255, 255, 255), (0, 0, 0, 0)),
+        ((220, 40, 40, 255), (220, 40, 40, 0)),  # a coloured brush
+        ((255, 255, 255, 255), (40, 200, 90, 0)),  # colours of transparent pixels mean nothing
+    ],
+)
+def test_the_square_is_the_mask(inside: tuple[int, ...], outside: tuple[int, ...]) -> None:
+    np.testing.assert_array_equal(meaning(mask(inside, outside)), WANT)
+
+
+def test_soft_edges_come_from_the_alpha_channel() -> None:
+    alpha = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    layer = Image.new("RGB", (32, 32), "white")
+    layer.putalpha(Image.fromarray(alpha))
+    np.testing.assert_array_equal(meaning(layer), alpha)
+    # Stored as lightness too: both say the same.
+    both = Image.merge("LA", [Image.fromarray(alpha)] * 2)
+    np.testing.assert_array_equal(meaning(both), alpha)
+    lossy = meaning(layer, "WEBP", quality=60)
+    np.testing.assert_allclose(lossy.astype(int), alpha, atol=2)
+
+
+def test_grey_of_16_bits_and_palettes_are_masks_by_lightness() -> None:
+    deep = Image.fromarray(np.where(SQUARE, 65535, 0).astype(np.uint16))
+    np.testing.assert_array_equal(meaning(deep), WANT)
+    np.testing.assert_array_equal(meaning(mask((255,) * 3, (0,) * 3).convert("P")), WANT)
+
+
+PHOTO = np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "want"),
+    [
+        # Black on an empty layer, and a hole in black: the one is the other's opposite.
+        (mask((0, 0, 0, 255), (0, 0, 0, 0)), "its opaque part is black"),
+        (mask((0, 0, 0, 0), (0, 0, 0, 255)), "its opaque part is black"),
+        # A photo with a hole, as for the edits of other programs.
+        (Image.fromarray(np.dstack([PHOTO, 255 - WANT.astype(np.uint8)])), "several tones"),
+        # Black and white, partly transparent.
+        (Image.fromarray(np.dstack([WANT, WANT, WANT, PHOTO[..., 0]]).astype(np.uint8)), "tones"),
+    ],
+)
+def test_two_meanings_are_refused_and_named(image: Image.Image, want: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_mask(encode(image, "PNG"), "masks.a")
+    text = str(caught.value)
+    assert text.startswith("masks.a: the mask has transparency, and ") and want in text
+    assert "where the mask is opaque, or where it is" in text
+    assert text.endswith("without transparency, white where the style shows and black elsewhere")
+
+
+def test_an_empty_layer_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"masks\.a: the mask is transparent everywhere; save it"):
+        read_mask(encode(Image.new("RGBA", (32, 32)), "PNG"), "masks.a")
+
+
+@pytest.mark.parametrize(
+    ("mask_size", "photo"),
+    [
+        ((300, 200), (300, 200)),
+        ((150, 100), (3000, 2000)),
+        ((64, 43), (6000, 4000)),  # a scaled copy
+        ((1000, 667), (6000, 4000)),
+        ((256, 256), (6000, 4000)),  # for the base's square
+    ],
+)
+def test_a_mask_fits_a_photo_of_its_aspect_ratio(
+    mask_size: tuple[int, int], photo: tuple[int, int]
+) -> None:
+    assert shape_problem(mask_size, photo) == ""
+
+
+@pytest.mark.parametrize(
+    ("mask_size", "photo"), [((300, 200), (200, 300)), ((300, 200), (200, 200))]
+)
+def test_a_mask_of_another_shape_is_refused(
+    mask_size: tuple[int, int], photo: tuple[int, int]
+) -> None:
+    assert shape_problem(mask_size, photo) == (
+        f"has 300x200 pixels, but the photo has {photo[0]}x{photo[1]}; give the mask the photo's "
+        "aspect ratio, or make it square for the base's square"
+    )

@@ -1,0 +1,47 @@
+"""Files of the server's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from osasis.errors import UserError
+from osasis.validation import InvalidInputError
+from serving.config import load_config
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_yaml_of_any_editor(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "serve.yaml"
+    text = "x-n: &n {pixels: 1000}\r\nbase:\r\nlimits: {<<: *n, frames: 2}\r\npinned: [oil]\r\n"
+    path.write_bytes(text.encode(encoding))
+    assert load_config(path) == {
+        "base": None,
+        "limits": {"pixels": 1000, "frames": 2},
+        "pinned": ["oil"],
+    }
+
+
+def test_every_problem_has_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("base: 0777\nkeys: no\nqueue: many\npinned: [oil, 2024]\nlimits: {frames: 0}\n")
+    with pytest.raises(InvalidInputError) as refused:
+        load_config(path)
+    assert str(refused.value).split("; line ") == [
+        f"{path}: line 1: base is 0777, which is a number in YAML; it must be text: put it in "
+        "quotes",
+        "2: keys is no, which is true or false in YAML; it must be text: put it in quotes",
+        "3: queue is 'many'; it must be a whole number in [1, 10000000000000]",
+        "4: pinned[1] is 2024, which is a number in YAML; it must be text: put it in quotes",
+        "5: limits.frames is 0; it must be a whole number in [1, 10000000000000]",
+    ]
+
+
+def test_files_that_are_no_settings(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    for text, says in (("- a\n", ": it must be an object"), ("a:\n\tb: 1\n", ":2: not valid YAML")):
+        path.write_text(text)
+        with pytest.raises(UserError) as refused:
+            load_config(path)
+        assert str(refused.value).startswith(f"{path}{says}")
