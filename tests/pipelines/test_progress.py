@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from factory.core.home import Home
+from osasis.storage import write_atomic
 from pipelines import progress, stylize
 from pipelines.job_folder import JobFolder, record_computed
 from pipelines.progress import Progress
@@ -76,10 +77,14 @@ def test_a_batch_computed_twice_does_not_exceed_the_total(clock: Clock) -> None:
 def test_only_actors_of_this_run_count(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     assert folder.computed() == (0, None)
-    for actor, run, since in (("a", folder.run, 8.0), ("b", folder.run, 7.0), ("c", "other", 1.0)):
+    for actor, run, since in (("c", "other", 1.0), ("a", folder.run, 8.0), ("b", folder.run, 7.0)):
+        write_atomic(folder.path / "run", run.encode())
         record_computed(str(folder.path), run, actor, 3, since)
     record_computed(str(folder.path), folder.run, "a", 5, 8.0)
+    # An actor of a run that another one has taken over publishes nothing.
+    record_computed(str(folder.path), "other", "d", 3, 1.0)
     assert folder.computed() == (8, 7.0)
+    assert not (folder.path / "computed" / "d.json").exists()
 
 
 def test_a_failed_progress_write_is_ignored(tmp_path: Path) -> None:
