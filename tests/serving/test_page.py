@@ -64,6 +64,8 @@ def visit(browser: Any, server: Server, keys: dict[str, str]) -> Iterator[Callab
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("request", note)
+        # From here on, a chooser that opens is reported; a first listener during the test is late.
+        page.on("filechooser", lambda chooser: None)
         page.on("pageerror", lambda e: errors.append(str(e)))
         page.goto(server.url)
         if key is not None:
