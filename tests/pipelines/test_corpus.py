@@ -141,6 +141,28 @@ def test_inspect_prints_the_command_that_reproduces_the_output(
     assert written(tmp_path / "again") == {name: data}
 
 
+def test_another_job_in_the_same_folder_is_refused_with_the_differences(
+    both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    _, output = both
+    before = written(output)
+    other = tmp_path / "photos"
+    shutil.copytree(photos, other)
+    picture(9, (50, 50)).save(other / "3.png")
+    for change, difference in (
+        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 before, 0.5 now"),
+        ({"fit": "pad"}, 'options.fit: "crop" before, "pad" now'),
+        ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" before, none now'),
+        ({"source": other}, "before"),
+    ):
+        call = {"styles": ["oil", "ink"], "source": photos, "size": "base", **change}
+        with pytest.raises(UserError) as refused:
+            stylize(output=output, home=gallery, **call)  # type: ignore[arg-type]
+        assert difference in str(refused.value)
+        assert str(refused.value).startswith(f"{output} holds another job (")
+    assert written(output) == before
+
+
 def hostile(folder: Path) -> dict[str, str]:
     """Fill a folder with odd and broken files; returns the reason of each file that must fail."""
     folder.mkdir()

@@ -12,32 +12,9 @@ import pipelines
 from factory.core.home import Home
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
-from pipelines import StylizeResult, stylize
+from pipelines import stylize
 from tests.factory.conftest import import_tiny
-from tests.pipelines.conftest import register, written
-from tests.tiny import picture
-
-
-def test_another_job_in_the_same_folder_is_refused_with_the_differences(
-    both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
-) -> None:
-    _, output = both
-    before = written(output)
-    other = tmp_path / "photos"
-    shutil.copytree(photos, other)
-    picture(9, (50, 50)).save(other / "3.png")
-    for change, difference in (
-        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 before, 0.5 now"),
-        ({"fit": "pad"}, 'options.fit: "crop" before, "pad" now'),
-        ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" before, none now'),
-        ({"source": other}, "before"),
-    ):
-        call = {"styles": ["oil", "ink"], "source": photos, "size": "base", **change}
-        with pytest.raises(UserError) as refused:
-            stylize(output=output, home=gallery, **call)  # type: ignore[arg-type]
-        assert difference in str(refused.value)
-        assert str(refused.value).startswith(f"{output} holds another job (")
-    assert written(output) == before
+from tests.pipelines.conftest import register
 
 
 def test_outputs_at_an_object_store_are_refused(
