@@ -125,7 +125,7 @@ def test_named_files_and_targets_exist(page: Path) -> None:
     assert not [p for p in paths if not (ROOT / p).exists()]
     modules = re.findall(r"python -m ((?:osasis|factory|pipelines|serving|tests)[\w.]*)", text)
     assert not [m for m in modules if importlib.util.find_spec(m) is None]
-    files = {p.name for folder in ("osasis", "factory", "pipelines", "serving", "tests", "docs")
+    files = {p.name for folder in ("osasis", "factory", "pipelines", "serving", "infra", "tests", "docs")
              for p in (ROOT / folder).rglob("*.py")}  # fmt: skip
     named = [c for c in code if re.fullmatch(r"\w+\.py", c)]
     assert not [n for n in named if n not in files]
