@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from reference_tables import code, fields_table, limits, one_line, table
 
 FOLDER = Path(__file__).parent / "reference"
 SCHEMA = Path(__file__).parents[1] / "factory/schemas/catalog.schema.json"
@@ -139,10 +138,10 @@ def cli() -> str:
         shown = [p for p in command.params if not getattr(p, "hidden", False)]
         arguments = [p for p in shown if p.param_type_name == "argument"]
         usage = " ".join([name, *(_argument(p) for p in arguments), "[OPTIONS]"])
-        parts.append(f"\n## {name}\n\n{_one_line(command.help)}\n\n```text\n{usage}\n```\n")
-        rows = [(f"`{_argument(p)}`", "text", "", _one_line(p.help)) for p in arguments]
+        parts.append(f"\n## {name}\n\n{one_line(command.help)}\n\n```text\n{usage}\n```\n")
+        rows = [(f"`{_argument(p)}`", "text", "", one_line(p.help)) for p in arguments]
         rows += [
-            (f"`{'`, `'.join(p.opts)}`", _values(p), _option_default(p), _one_line(p.help))
+            (f"`{'`, `'.join(p.opts)}`", _values(p), _option_default(p), one_line(p.help))
             for p in shown
             if p.param_type_name == "option" and not {"--home", "--json", "--help"} & set(p.opts)
         ]
@@ -189,10 +188,6 @@ def _option_default(option: Any) -> str:
     return f"`{value}`" if is_scalar and value != "" else ""
 
 
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
 def http() -> str:
     """The operations of the HTTP interface, their bodies, answers and status codes."""
     from fastapi.openapi.utils import get_openapi
@@ -207,7 +202,7 @@ def http() -> str:
         for method, operation in sorted(methods.items())
     ]
     summary = [
-        (name, _one_line(operation.get("description") or operation["summary"]).replace("``", "`"))
+        (name, one_line(operation.get("description") or operation["summary"]).replace("``", "`"))
         for name, operation in operations
     ]
     parameters = [
@@ -246,8 +241,9 @@ def http() -> str:
         + fields_table(schemas.EncodingsBody, "field")
         + """
 In a form, `image` is a photo and may occur several times, `encoding` is the id of a photo that was
-sent before, `mask.NAME` is the mask NAME, and `mix` is the mix as JSON text. `fit` and `style` are
-as in JSON.
+sent before, `mask.NAME` is the mask NAME, and `mix` is the mix as JSON text. The other fields of
+the endpoint are as in JSON: `fit`, `alpha` and `provenance` for `/v1/stylize`, and `fit` and
+`style` for `/v1/encodings`.
 
 ## Answers
 
@@ -325,47 +321,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "serve-settings.md": serve_settings,
     "training-settings.md": training_settings,
 }
-
-
-def fields_table(model: type[BaseModel], head: str, prefix: str = "") -> str:
-    """A table of a model's fields: name, allowed values, default, description."""
-    rows = [
-        (f"`{prefix}{name}`", limits(field), default(field), field.description or "")
-        for name, field in model.model_fields.items()
-    ]
-    return table((head, "allowed", "default", "meaning"), rows)
-
-
-def limits(field: FieldInfo) -> str:
-    """The allowed values of a field, in the words of the validation's messages."""
-    from osasis.validation import allowed
-
-    return allowed(field).replace(" or null", ", or `null`")
-
-
-def default(field: FieldInfo) -> str:
-    """A field's default as code, or "required"."""
-    value = field.get_default(call_default_factory=True)
-    return "required" if value is PydanticUndefined else code(value)
-
-
-def code(value: Any) -> str:
-    """A value as JSON between backticks."""
-    if isinstance(value, BaseModel):
-        return "see below"
-    if isinstance(value, float):
-        return f"`{value:g}`"
-    if isinstance(value, tuple):
-        value = list(value)
-    return f"`{json.dumps(value, default=str)}`"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; vertical bars in cells are escaped, and line breaks become spaces."""
-    head = list(head)
-    cells = [[_one_line(c).replace("|", "\\|") for c in row] for row in rows]
-    lines = [head, ["---"] * len(head), *cells]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def render() -> dict[str, str]:

@@ -41,7 +41,8 @@ def photo_counterpart(
     """
     if base.prior is not None:
         return best_candidate(base, prior_candidates(base, style_image, settings), style_image)
-    # Not compared with the style image itself, whose palette the counterpart must not have.
+    # The candidates are compared with the recoloured image, because the counterpart needs photo
+    # colours.
     candidates, recoloured = diffae_candidates(base, style_image, settings, photos)
     return best_candidate(base, candidates, recoloured)
 

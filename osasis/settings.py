@@ -135,7 +135,8 @@ class TrainSettings(InputModel):
         "bank",
     )
     bank_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        256, description="number of contents of a bank"
+        256,
+        description="number of contents of a bank; a bank of photos has at most one for each photo",
     )
     precision: Precision = Field(
         "float32",

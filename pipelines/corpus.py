@@ -80,7 +80,8 @@ def stylize(
     ``contact.html``. report: called with each progress line. terminal: progress lines are text for
     a terminal instead of JSON.
 
-    A job that a full disk or the loss of its folder stops says so in the result's ``stopped``.
+    If a full disk or the loss of the folder stops the job, ``stopped`` of the result names the
+    reason.
     Raises UserError for mistakes that concern the whole job, such as an unknown style or an output
     folder that holds another job, and DiskFullError where the job cannot begin.
     """

@@ -168,7 +168,7 @@ class CorpusRun:
         if self.stop_reason:
             self.stop_reason = (
                 f"stopped: {self.stop_reason}; {folder.count(DONE)} of {total} are there"
-                + ("" if self.lost else "; the same command goes on")
+                + ("" if self.lost else "; run the same command again to continue")
             )
         return models
 
@@ -262,7 +262,7 @@ class CorpusRun:
             if contact_sheet:
                 write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
         except DiskFullError as e:
-            # The outputs are what was asked for; those of a finished job need no new report.
+            # A missing report is not an error if this run made no output.
             if result.done_now and not result.stopped:
                 return replace(result, stopped=f"stopped: {e}; the report is not written")
         return result

@@ -39,7 +39,7 @@ SMALL_CORPUS_BATCHES = 2
 # A model actor holds the base, a style and what a forward pass computes.
 MODEL_COPIES = 4
 POLL_SECONDS = 1.0
-# How long a run that must leave waits for its workers, which then stop by themselves.
+# Seconds that an aborted run waits for its workers. After that they stop by themselves.
 LEAVE_SECONDS = 5.0
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2

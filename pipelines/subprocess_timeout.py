@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 # Limit for starting a worker process on a busy machine; not part of a call's own limit.
 START_SECONDS = 120.0
-# A worker process that survives its alarm by this long waits for a disk; the caller abandons it.
+# If a worker process still runs this long after its alarm, it is blocked on a disk. The caller
+# abandons the process.
 GRACE_SECONDS = 1.0
 T = TypeVar("T")
 

@@ -42,7 +42,7 @@ class ImageTask:
     the photo only, with the settings of the first of ``versions``. versions: by style, in the mix's
     order. masks: grey PNGs by name. text_edit: (D,) or None. fit: how the photo was made square.
     source: name of the photo's file. mask_hashes: SHA-256 of the masks as sent. alpha: whether the
-    photo's transparency is kept; None without any.
+    photo's transparency is kept; None if the photo has no transparency.
     """
 
     photo: bytes

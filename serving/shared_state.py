@@ -17,8 +17,9 @@ HEARTBEAT_TIMEOUT = 15.0
 class StoredPhoto:
     """A photo at the base's size.
 
-    png: RGB, or RGBA where the photo has transparency; over_white: then the photo over white.
-    fit: how it was made square. source: name of its file, as sent. size: of its file, in pixels.
+    png: RGB, or RGBA if the photo has transparency. over_white: the photo over white; None without
+    transparency. fit: how it was made square. source: name of its file, as sent. size: width and
+    height of the file, in pixels.
     """
 
     png: bytes

@@ -60,7 +60,9 @@ ReplaceOption = Annotated[bool, option(OUTPUTS, "Replace another base of this na
 
 
 def find_home(given: str | None) -> Home:
-    """The home that ``--home`` names; where the user has no home directory, it also serves as one.
+    """The home that ``--home`` names.
+
+    If the user has no home directory, the folder ``user-home`` below the home replaces it.
 
     Imports here: they take a second.
     """

@@ -216,7 +216,7 @@ def _mask_files(given: list[str]) -> dict[str, str]:
 
 
 def _summary(result: StylizeResult) -> str:
-    """Each failed photo once, whatever the number of styles, and the count of images."""
+    """Summary text: one line per failed photo, then the number of images."""
     reasons = list(dict.fromkeys((e["path"], e["reason"]) for e in result.errors))
     lines = [f"{path}: {reason}" for path, reason in reasons[:SHOWN_ERRORS]]
     if (more := len(reasons) - SHOWN_ERRORS) > 0:

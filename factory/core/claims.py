@@ -2,13 +2,13 @@
 
 A claim is a lease: a JSON file that is created only where it does not exist, and that names its
 holder. While a job lives, it touches its heartbeat file. A claim whose holder has given no sign of
-life for ``LEASE_SECONDS`` may be taken over. The storage's own clock measures this time, and
-neither a process id, a host name nor a file lock shows that a holder is dead: the holder may run
-in another container, or on another machine that shares the storage. A file lock that is held shows
-that a holder lives, also where its heartbeat is late.
+life for ``LEASE_SECONDS`` may be taken over. The storage's own clock measures this time. Process
+ids, host names and file locks cannot prove that a holder is dead: the holder may run in another
+container, or on another machine that shares the storage. A file lock that is held proves that the
+holder lives, even if its heartbeat is late.
 
-A holder that was silent for too long finds another job's name in its claim. Therefore a job calls
-``held`` or ``check_claim`` before it writes what the claim protects.
+Another job may have taken over the claim of a silent holder. Therefore a job calls ``held`` or
+``check_claim`` before it writes what the claim protects.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ NAMED = re.compile(r"the disk(?: quota)? of .+? is full(?: \([^()]*\))?")
 
 
 def find_disk_full(error: BaseException, folder: Path | None = None) -> DiskFullError | None:
-    """The full disk that an error, or a cause of it, tells of; None where it tells of none.
+    """The full disk that caused the error; None if the cause is another.
 
     folder: is named where the error names no file.
     """

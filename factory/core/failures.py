@@ -11,7 +11,8 @@ from osasis.errors import DivergedError, ImageError, UserError
 DIED = "died"  # the worker process ended
 MEMORY = "memory"
 ERROR = "error"
-PERMANENT = "permanent"  # the same again: wrong code, a missing file, a missing permission
+# A retry would fail in the same way: wrong code, a missing file, a missing permission.
+PERMANENT = "permanent"
 DIVERGED = "diverged"
 IMAGE = "image"
 INPUT = "input"

@@ -1,7 +1,7 @@
 """Ray: connect to the cluster that RAY_ADDRESS names, or start a local one. Imports no torch.
 
-The caller's process stays as it was: no signal handler and no environment variable is changed, and
-Ray outlives the thread that called. ``stop_ray`` disconnects, ends what a local Ray has left
+This module changes no signal handler and no environment variable of the caller, and Ray outlives
+the thread that called. ``stop_ray`` disconnects, ends what a local Ray has left
 running, and deletes its files; it also runs when the process exits.
 """
 
@@ -22,8 +22,8 @@ from factory.core.local_ray import LocalRay, short_folder
 from factory.core.machine import usable_cpus
 from osasis.errors import UserError
 
-# By default Ray replaces the process's handler of SIGTERM, as it decides when it is imported, and
-# hides the GPUs from tasks that ask for none, with a warning that this will change.
+# Ray reads these variables on import. Without the first, it replaces the SIGTERM handler. Without
+# the second, it hides GPUs from tasks that request none, and warns.
 DRIVER_ENV = {
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -34,7 +34,7 @@ with default_environment(DRIVER_ENV):
 # Ray Train's health check notices a slot's end or death after this long; its default is 2 s.
 # A shorter interval costs CPU time: at 0.1 s each slot's controller used 5% of a core.
 TRAIN_ENV = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-# A local Ray has one node, which nothing preempts. Without the watcher, each slot starts one
+# Nothing preempts the single node of a local Ray. Without the watcher, each slot starts one
 # process less.
 LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 # A local Ray has no dashboard that shows metrics, event counts and task histories; collecting the

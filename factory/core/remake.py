@@ -95,7 +95,7 @@ def _mix_options(provenance: Provenance) -> list[str]:
 
 
 def _option_text(value: Any) -> str:
-    """Format a value for `--mix`: as JSON, or as bare text where that does not parse as JSON."""
+    """Format a value for `--mix`: text that is not valid JSON as plain text, the rest as JSON."""
     if isinstance(value, str):
         try:
             json.loads(value)

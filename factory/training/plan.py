@@ -85,7 +85,7 @@ def make_plan(
 
 
 def _check_images(entry: CatalogEntry, image: bytes, counterpart: bytes | None, size: int) -> None:
-    """Raises ImageError naming the image that cannot be decoded."""
+    """Decode the style image and the counterpart. Raises ImageError naming the file that fails."""
     load_image(image, name=entry.image, target=size)
     if counterpart is not None:
         load_image(counterpart, name=f"counterpart of {entry.image}", target=size)

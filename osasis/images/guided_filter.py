@@ -33,7 +33,7 @@ STRIP_PIXELS = 1 << 18
 REACH = 0.5
 SEAM = 0.25
 # Window for the change at the border, as a share of the square's side. A wide window contains more
-# colours: the change then does not extend single strokes outwards, nor extrapolate to extremes.
+# colours, which keeps the filter from extending single strokes and from extrapolating.
 WIDE = 0.25
 WIDE_SMOOTHNESS = 1e-2
 

@@ -125,8 +125,8 @@ def test_named_files_and_targets_exist(page: Path) -> None:
     assert not [p for p in paths if not (ROOT / p).exists()]
     modules = re.findall(r"python -m ((?:osasis|factory|pipelines|serving|tests)[\w.]*)", text)
     assert not [m for m in modules if importlib.util.find_spec(m) is None]
-    files = {p.name for folder in ("osasis", "factory", "pipelines", "serving", "tests", "docs")
-             for p in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    folders = ("osasis", "factory", "pipelines", "serving", "infra", "tests", "docs")
+    files = {p.name for folder in folders for p in (ROOT / folder).rglob("*.py")}
     named = [c for c in code if re.fullmatch(r"\w+\.py", c)]
     assert not [n for n in named if n not in files]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import pipelines
 from factory.core.home import Home
 from factory.core.remake import provenance_of
 from factory.registry import Registry
@@ -28,7 +27,7 @@ from osasis.mix import Mix, StyleShare
 from osasis.stylize import EncodePlan, decode, encode
 from pipelines import StylizeResult, stylize
 from pipelines.targets import Targets
-from tests.factory.conftest import cli, import_tiny
+from tests.factory.conftest import cli
 from tests.pipelines.conftest import OUTPUTS, register, times_done, written
 from tests.tiny import SIZE, picture, truncated_jpeg
 
@@ -317,17 +316,6 @@ def test_parquet_input_and_output_with_mix_columns(
     assert (output / "part-00000.parquet").read_bytes() == first
 
 
-def test_outputs_at_an_object_store_are_refused(
-    gallery: Home, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as refused:
-        stylize(["oil"], photos, "s3://key:secret@bucket/out", home=gallery)
-    assert str(refused.value).startswith("output s3://bucket/out: ")
-    assert "give a folder that all nodes share" in str(refused.value)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_max_errors_ends_early(gallery: Home, local_ray: None, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -339,51 +327,6 @@ def test_max_errors_ends_early(gallery: Home, local_ray: None, tmp_path: Path) -
     assert "--max-errors" in result.stopped
     assert result.failed > 3
     assert result.images == 0
-
-
-def test_styles_of_different_bases_are_refused(
-    fresh_home: Callable[[], Path], sources: Path, photos: Path, tmp_path: Path
-) -> None:
-    home = Home(fresh_home())
-    register(home, "oil", seed=1)
-    assert import_tiny(home.path, sources, "other", "--photos", str(photos)).code == 0
-    register(home, "chalk", base="other", seed=9)
-    prints = [load_base(home.bases / b).fingerprint for b in ("tiny", "other")]
-    with pytest.raises(UserError) as refused:
-        stylize(["oil", "chalk"], photos, tmp_path / "out", home=home)
-    assert str(refused.value) == (
-        "these styles belong to different bases; stylize base by base "
-        f"(oil:1 on {prints[0]}, chalk:1 on {prints[1]})"
-    )
-    shutil.rmtree(home.bases / "other")
-    with pytest.raises(UserError) as refused:
-        stylize(["chalk"], photos, tmp_path / "out", home=home)
-    missing = f"the base of chalk:1 ({prints[1]}) is not in {home.bases}; import it"
-    assert str(refused.value) == missing
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"fit": "corp"}, "fit is 'corp'; it must be one of crop, pad, resize, align"),
-        ({"format": "bmp"}, "format is 'bmp'; it must be one of png"),
-        ({"quality": 0}, "quality is 0; it must be a whole number in [1, 100]"),
-        ({"styles": []}, "no style is named"),
-        ({"styles": ["oil", "oil:1"]}, "the same style is named twice"),
-        ({"source": "nowhere/"}, "nowhere/: no such folder"),
-        ({"source": "*.nothing"}, "*.nothing: no photo matches"),
-        ({"mix": {"strenght": 1}}, "unknown field 'strenght'"),
-    ],
-)
-def test_user_mistakes_are_refused(
-    change: dict[str, object], message: str, gallery: Home, photos: Path, tmp_path: Path
-) -> None:
-    call = {"styles": ["oil"], "source": photos, **change}
-    with pytest.raises(UserError) as refused:
-        pipelines.stylize(output=tmp_path / "out", home=gallery, **call)
-    assert message in str(refused.value)
-    assert not (tmp_path / "out" / ".job" / "job.json").exists()
 
 
 def test_names_kinds_and_links_of_a_strange_folder(

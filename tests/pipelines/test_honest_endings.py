@@ -214,7 +214,7 @@ def test_a_full_disk_stops_a_job_and_the_same_command_finishes_it(
     document = json.loads(first)
     assert document["stopped"].startswith(f"stopped: the disk of {small}/out")
     assert document["stopped"].endswith(
-        f"; {document['images']} of 64 are there; the same command goes on"
+        f"; {document['images']} of 64 are there; run the same command again to continue"
     )
     assert (document["failed"], document["errors"]) == (0, [])
     files, _, rest = rest.partition("\n")
