@@ -154,8 +154,9 @@ def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
     output = Path(locate(given, Path()))
     location = os.fspath(source)
     source_path = Path(local_path(location) if is_local_uri(location) else location)
-    if os.path.isfile(output):  # noqa: PTH113  # False for names that are too long
-        raise UserError(f"output {output} is a file; give a folder")
+    if os.path.lexists(output) and not os.path.isdir(output):  # noqa: PTH112
+        what = "a link to nowhere" if os.path.islink(output) else "no folder"  # noqa: PTH114
+        raise UserError(f"output {output} is {what}; give a folder")
     below_input = output.resolve().is_relative_to(source_path.resolve())
     if below_input and os.path.isdir(source_path):  # noqa: PTH112
         raise UserError(f"output {output} is inside input {source}; choose another folder")

@@ -8,6 +8,7 @@ help and shell completion are fast.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,11 @@ from typing import NoReturn
 
 PROGRAM = "style-factory"
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+# Errors of a path that the user has named, such as a home or an output.
+UNUSABLE_PATH = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENODEV, errno.ENXIO),
+)
 
 
 def run() -> NoReturn:
@@ -59,6 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         print_error(f"{e}; make room and run the same command again", as_json)
         return FAILED
     except Exception as e:
+        if isinstance(e, OSError) and e.errno in UNUSABLE_PATH and e.filename:
+            reason = os.strerror(e.errno).lower()
+            print_error(f"{e.filename}: {reason}; give a place that this user may use", as_json)
+            return MISTAKE
         if not _is_environmental(e):
             raise
         from factory.core.failures import describe_failure

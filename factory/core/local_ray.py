@@ -22,6 +22,7 @@ LOCK = "owner.lock"
 SOCKET_BYTES, SESSION_BYTES = 107, 70
 # Seconds that Ray's processes get to end by themselves after ``ray.shutdown``.
 END_SECONDS = 5.0
+DELETE_ATTEMPTS = 5
 # A folder younger than this may be one whose Ray is about to start.
 START_SECONDS = 120.0
 
@@ -82,7 +83,12 @@ class LocalRay:
                 continue
         psutil.wait_procs(alive, timeout=END_SECONDS)
         self.lock.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Ray's threads in this process may still write log files.
+        for _ in range(DELETE_ATTEMPTS):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.folder.exists():
+                return
+            time.sleep(0.1)
 
 
 def short_folder() -> Path:
@@ -113,7 +119,7 @@ def _delete_abandoned(root: Path) -> None:
     Its lock is free, and no process of this machine names the folder; the second counts on file
     systems whose locks do nothing.
     """
-    folders = [f for f in root.glob(f"{PREFIX}*") if (f / LOCK).is_file()]
+    folders = list(root.glob(f"{PREFIX}*"))
     if not folders:
         return
     commands = "\n".join(
@@ -121,8 +127,9 @@ def _delete_abandoned(root: Path) -> None:
     )
     for folder in folders:
         try:
-            young = time.time() - (folder / LOCK).stat().st_mtime < START_SECONDS
-            if young or str(folder) in commands or folder.stat().st_uid != os.getuid():
+            state = folder.stat()
+            young = time.time() - state.st_mtime < START_SECONDS
+            if young or str(folder) in commands or state.st_uid != os.getuid():
                 continue
             with FileLock(folder / LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)

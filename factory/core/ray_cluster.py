@@ -58,6 +58,8 @@ CORPUS_ENV = {
 STARTS = 3
 # Seconds for a cluster's port to accept a connection, and then for Ray to answer.
 PORT_SECONDS, CLUSTER_SECONDS = 10.0, 20.0
+# Seconds for a local Ray that is starting to be up after Ctrl-C or SIGTERM.
+INTERRUPTED_SECONDS = 15.0
 CLUSTER_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):\d{1,5}")
 
 _connection: _Connection | None = None
@@ -162,7 +164,12 @@ def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
         # machine has left in a file.
         _connection = _Connection({"address": "local", "num_cpus": count, **options})
         _connection.start()
-        _connection.answered.wait()
+        try:
+            _connection.answered.wait()
+        except KeyboardInterrupt:
+            # ``ray.init`` cannot be cancelled. Ray that has started can be ended whole.
+            _connection.answered.wait(INTERRUPTED_SECONDS)
+            raise
         error = _connection.error
         if error is None:
             _keep_signal_handlers()

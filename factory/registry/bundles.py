@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from factory.core.bases import check_name
+from factory.core.disk import disk_named
 from factory.core.home import Home
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from factory.registry.versions import TRAINING_FILE, read_training
@@ -50,19 +52,34 @@ def export_style(home: Home, reference: str, target: Path) -> StyleVersion:
     }
     files = {f"style/{n}": folder / n for n in STYLE_FILES if (folder / n).is_file()}
     files |= {f"previews/{p.name}": p for p in version.previews()}
-    if target.suffix.lower() != ".zip":
-        for name, path in files.items():
-            write_atomic(target / name, path.read_bytes())
-        write_json(target / JSON_NAME, info)
-        return version
+    # Beside the target, then renamed: a full disk leaves neither half an export nor its bytes.
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with zipfile.ZipFile(part, "w") as archive:
-        archive.writestr(JSON_NAME, json.dumps(info, indent=2))
-        for name, path in files.items():
-            archive.write(path, name)
-    part.replace(target)
+    write = _write_zip if target.suffix.lower() == ".zip" else _write_folder
+    try:
+        with disk_named(target.parent):
+            write(part, files, info)
+            part.replace(target)
+    except BaseException:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+        raise
     return version
+
+
+def _write_zip(path: Path, files: dict[str, Path], info: dict[str, Any]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(JSON_NAME, json.dumps(info, indent=2))
+        for name, file in files.items():
+            archive.write(file, name)
+
+
+def _write_folder(path: Path, files: dict[str, Path], info: dict[str, Any]) -> None:
+    for name, file in files.items():
+        write_atomic(path / name, file.read_bytes())
+    write_json(path / JSON_NAME, info)
 
 
 def import_bundle(

@@ -28,6 +28,17 @@ def test_outputs_at_an_object_store_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_is_no_folder_is_refused(
+    gallery: Home, photos: Path, tmp_path: Path
+) -> None:
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for output, what in ((dangling, "a link to nowhere"), ("/dev/null", "no folder")):
+        with pytest.raises(UserError) as refused:
+            stylize(["oil"], photos, output, home=gallery)
+        assert str(refused.value) == f"output {output} is {what}; give a folder"
+
+
 def test_styles_of_different_bases_are_refused(
     fresh_home: Callable[[], Path], sources: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -164,3 +164,11 @@ def test_home_that_is_a_file(tmp_path: Path) -> None:
     ran = cli("base", "list", "--home", tmp_path / "file")
     assert ran.code == 2
     assert ran.error == f"home {tmp_path / 'file'} is a file; give a folder with --home"
+
+
+def test_a_home_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    home = tmp_path / "file" / "home"
+    ran = cli("styles", "show", "oil", "--home", home)
+    assert ran.code == 2
+    assert ran.error == f"{home}: not a directory; give a place that this user may use"

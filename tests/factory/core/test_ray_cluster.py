@@ -112,20 +112,25 @@ def test_a_long_ray_tmpdir_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_of_killed_processes_are_deleted(tmp_path: Path) -> None:
-    def folder(name: str, age: float) -> Path:
-        path = tmp_path / f"{PREFIX}{name}"
-        path.mkdir()
-        (path / LOCK).touch()
-        os.utime(path / LOCK, (time.time() - age,) * 2)
+    def age(path: Path, seconds: float) -> Path:
+        os.utime(path, (time.time() - seconds,) * 2)
         return path
 
+    def folder(name: str, seconds: float, lock: bool = True) -> Path:
+        path = tmp_path / f"{PREFIX}{name}"
+        path.mkdir()
+        if lock:
+            (path / LOCK).touch()
+        return age(path, seconds)
+
+    unlocked = folder("unlocked", 999, lock=False)
     abandoned, starting, used = folder("gone", 999), folder("new", 1), folder("used", 999)
     user = subprocess.Popen([sys.executable, "-c", "input()", used], stdin=subprocess.PIPE)
     first = LocalRay.prepare(tmp_path)
-    os.utime(first.folder / LOCK, (time.time() - 999,) * 2)
+    age(first.folder, 999)
     second = LocalRay.prepare(tmp_path)
     user.communicate(b"\n")
-    assert not abandoned.exists() and starting.is_dir() and used.is_dir()
+    assert not abandoned.exists() and not unlocked.exists() and starting.is_dir() and used.is_dir()
     assert first.folder.is_dir() and second.folder.is_dir()
     first.clean([])
     second.clean([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import zipfile
@@ -20,6 +22,7 @@ from factory.registry import (
     Registry,
     RegistrySnapshot,
     StyleVersion,
+    bundles,
     list_versions,
 )
 from osasis.bundles.base import read_base_info
@@ -27,6 +30,7 @@ from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.losses import LOSS_NAMES
+from osasis.storage import DiskFullError
 from tests.factory.conftest import cli
 from tests.tiny import picture, write_style
 
@@ -305,6 +309,20 @@ def test_listing_creates_no_registry(tmp_path: Path) -> None:
     ran = cli("styles", "list", "--home", tmp_path / "none")
     assert (ran.code, ran.out) == (0, "") and "no style is registered yet" in ran.err
     assert not (tmp_path / "none" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("name", ["oil.zip", "oil"])
+def test_an_export_to_a_full_disk_names_it_and_leaves_nothing(
+    three_versions: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    monkeypatch.setattr(bundles, "write_json", full)
+    with pytest.raises(DiskFullError, match=f"^the disk of {tmp_path} is full"):
+        bundles.export_style(three_versions.home, "oil:2", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_and_import(three_versions: Registry, fresh_home: Callable[[], Path]) -> None:
