@@ -119,6 +119,10 @@ def open_source(
         return _from_file(Path(text), what)
     if is_pattern(text):
         return _from_glob(text, what)
+    if os.path.lexists(text):  # a pipe, a device, a link whose target is gone
+        raise UserError(
+            f"{text}: no regular file or folder; give a folder, photo, list (.txt) or Parquet file"
+        )
     raise UserError(f"{text}: no such folder, photo, list (.txt) or Parquet file; check the path")
 
 

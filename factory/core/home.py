@@ -86,7 +86,7 @@ class Home:
     @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI where it is set, else ``own_tracking_uri``."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or self.own_tracking_uri
+        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or self.own_tracking_uri
 
     @property
     def artifacts(self) -> Path:

@@ -265,3 +265,12 @@ def test_a_list_may_name_files_that_are_not_utf8(folder: Path) -> None:
     (folder / "list.txt").write_bytes(b"caf\xe9.png\n")
     (place,) = open_source(folder / "list.txt").listing["path"].to_pylist()
     assert read_photo(os.fsdecode(place)) == (folder / "b.png").read_bytes()
+
+
+def test_a_pipe_and_a_dangling_link_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe.png", "link.png"):
+        with pytest.raises(UserError) as refused:
+            open_source(tmp_path / name)
+        assert str(refused.value).startswith(f"{tmp_path / name}: no regular file or folder")
