@@ -167,10 +167,21 @@ class CorpusRun:
             self.stop_reason = "some outputs were not made"
         if self.stop_reason:
             self.stop_reason = (
-                f"stopped: {self.stop_reason}; {folder.count(DONE)} of {total} are there"
+                f"stopped: {self.stop_reason}; {self._images_there()} of {total} are there"
                 + ("" if self.lost else "; run the same command again to continue")
             )
         return models
+
+    def _images_there(self) -> int:
+        """Outputs that exist. Those of a lost job have no records any more, only their files."""
+        if not self.lost or self.spec.options.format == "parquet":
+            return self.folder.count(DONE)
+        names, targets = (self.folder.manifest[n].to_pylist() for n in ("name", "targets"))
+        return sum(
+            self.spec.output_path(name, target).is_file()
+            for name, of_photo in zip(names, targets, strict=True)
+            for target in of_photo
+        )
 
     def _record_row_errors(self) -> None:
         """Record an error for each row whose own columns name an invalid style or mix."""
