@@ -1,4 +1,4 @@
-"""Arithmetic of the forward passes: float32, or bfloat16 by autocast.
+"""Arithmetic of the forward passes: float32, or bfloat16 or float16 by autocast.
 
 ``Precision`` is a setting, ``Arithmetic`` the result of resolving it for a device. Only ``auto``
 depends on the device, so stored results record their arithmetic.
@@ -48,4 +48,5 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, arithmetic: Arithmetic) -> torch.autocast:
     """Context manager in which forward passes compute in the given arithmetic."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=arithmetic == "bfloat16")
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(arithmetic)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

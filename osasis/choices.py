@@ -16,8 +16,12 @@ OutputFormat = Literal[ImageFormat, "parquet"]
 # What happens to the photo's EXIF.
 Metadata = Literal["strip", "keep"]
 # ``auto`` depends on the device.
-Arithmetic = Literal["float32", "bfloat16"]
+Arithmetic = Literal["float32", "bfloat16", "float16"]
 Precision = Literal["auto", Arithmetic]
+# Timesteps and solvers of inversion and denoising; see osasis.sampling.
+Spacing = Literal["leading", "trailing", "quadratic"]
+DecodeSolver = Literal["ddim", "dpmpp_2m"]
+EncodeSolver = Literal["ddim", "dpmpp_2m", "fixed_point"]
 # What happens to the photo's transparency.
 Alpha = Literal["keep", "drop"]
 # What an output stores: how it was made and the photo's path, the same with the photo's name only,

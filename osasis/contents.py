@@ -14,9 +14,10 @@ from torch import Tensor
 
 from osasis.arithmetic import Arithmetic, autocast
 from osasis.bundles.base import Base, read_base_info
-from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
+from osasis.diffusion import ddim_sample, latent_schedule
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
+from osasis.sampling import INVERTERS, denoising_walk, sample
 from osasis.seeds import derived_generator
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, to_float16, write_json
@@ -71,10 +72,16 @@ def encode_contents(
     """Encode photos (B, 3, H, W) as contents; x_t0 by inversion to t0 (Eq. 7)."""
     with autocast(base.device, arithmetic):
         z = base.encode_z(photos).float()
-        schedule = image_schedule(settings.encode_steps)
-        x_t0 = ddim_invert(base.eps_a(z), photos, schedule, steps_to(schedule, settings.t0))
+        x_t0 = invert_photos(base, photos, z, settings)
         guide = base.guide.embed(photos, published_input=settings.guide_input == "nearest224")
-    return Contents(photos, z, x_t0.float(), guide.float())
+    return Contents(photos, z, x_t0, guide.float())
+
+
+def invert_photos(base: Base, photos: Tensor, z: Tensor, settings: TrainSettings) -> Tensor:
+    """Invert photos (B, 3, H, W) with codes z (B, D) to t0 with epsilon_A (Eq. 7)."""
+    s = settings
+    invert = INVERTERS[s.encode_solver]
+    return invert(base.eps_a(z), photos, s.spacing, s.encode_steps, s.t0, None).float()
 
 
 @torch.no_grad()
@@ -85,7 +92,7 @@ def sample_photos(
     latent_noise: Tensor,
     arithmetic: Arithmetic = BANK_ARITHMETIC,
 ) -> Tensor:
-    """Sample photos from the base: latent DDIM to z, then DDIM with epsilon_A.
+    """Sample photos from the base: latent DDIM to z, then denoising with epsilon_A.
 
     noise: (B, 3, H, W). latent_noise: (B, D). Returns (B, 3, H, W).
     """
@@ -95,8 +102,8 @@ def sample_photos(
         )
         z = z.float() * base.z_std + base.z_mean
         # The published code samples contents with the schedule of the denoising steps.
-        schedule = image_schedule(settings.decode_steps)
-        return ddim_sample(base.eps_a(z), noise, schedule).float()
+        walk = denoising_walk(settings.spacing, settings.decode_steps, t0=1.0)
+        return sample(base.eps_a(z), noise, settings.decode_solver, walk).float()
 
 
 class SampledContents:

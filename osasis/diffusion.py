@@ -1,4 +1,4 @@
-"""Diffusion as pure functions: schedules, DDIM step and inversion, ancestral step.
+"""Diffusion as pure functions: schedules, DDIM step, ancestral step.
 
 Indices count the steps of a respaced schedule (0 is the cleanest); ``timesteps[i]`` is the
 original timestep, 0..999, that the networks take. An ``EpsFn`` maps (x_t, t) to the predicted
@@ -31,8 +31,8 @@ def stride_timesteps(steps: int, spacing: str = "leading") -> np.ndarray:
     """DDIM timesteps (steps,) int64 with a uniform stride over the 1000 timesteps.
 
     ``leading`` takes the first timestep of each stride, as published: 20 steps are 0, 50, ..., 950.
-    ``trailing`` takes the last: 50, 100, ..., 999, so that index T/2 - 1 is t = 500, where
-    inversion ends. Raises UserError where no integer stride gives ``steps`` steps.
+    ``trailing`` takes the last: 50, 100, ..., 999.
+    Raises UserError where no integer stride gives ``steps`` steps.
     """
     stride = -(-TRAIN_STEPS // steps) if 0 < steps <= TRAIN_STEPS else 0
     if stride == 0 or len(range(0, TRAIN_STEPS, stride)) != steps:
@@ -112,7 +112,7 @@ def predict_x0(s: Schedule, i: int, x_t: Tensor, eps: Tensor, clip: bool = True)
     return x0.clamp(-1, 1) if clip else x0
 
 
-def _move_to(s: Schedule, i: int, target: int, x_t: Tensor, x0: Tensor) -> Tensor:
+def move_to(s: Schedule, i: int, target: int, x_t: Tensor, x0: Tensor) -> Tensor:
     """x at index ``target`` with the x_0 and the noise of x_t at index i (DDIM, Eq. 12)."""
     a, b = s.alpha_bar(i), s.alpha_bar(target)
     eps = ((1.0 / a) ** 0.5 * x_t - x0) / (1.0 / a - 1.0) ** 0.5
@@ -124,16 +124,7 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """One deterministic DDIM step, index i to i - 1 (OSASIS, Eq. 8). Returns (x_prev, x_0)."""
     x0 = predict_x0(s, i, x_t, eps, clip)
-    return _move_to(s, i, i - 1, x_t, x0), x0
-
-
-def inversion_step(s: Schedule, i: int, x_t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of deterministic inversion, index i to i + 1 (OSASIS, Eq. 7 and 11).
-
-    Returns (x_next, x_0). eps is evaluated at index i, as in the published code.
-    """
-    x0 = predict_x0(s, i, x_t, eps)
-    return _move_to(s, i, i + 1, x_t, x0), x0
+    return move_to(s, i, i - 1, x_t, x0), x0
 
 
 def q_sample(s: Schedule, i: int, x0: Tensor, noise: Tensor) -> Tensor:
@@ -176,15 +167,6 @@ def ddim_sample(
     """DDIM sampling from index ``start`` (default: the last) to x_0."""
     for i in _with_progress(range(s.steps - 1 if start is None else start, -1, -1), progress):
         x, _ = ddim_step(s, i, x, eps_fn(x, s.timestep(i, x)), clip)
-    return x
-
-
-def ddim_invert(
-    eps_fn: EpsFn, x: Tensor, s: Schedule, steps: int, progress: Progress | None = None
-) -> Tensor:
-    """DDIM inversion of a clean image x by ``steps`` steps (OSASIS, Eq. 7)."""
-    for i in _with_progress(range(steps), progress):
-        x, _ = inversion_step(s, i, x, eps_fn(x, s.timestep(i, x)))
     return x
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
+from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.networks.sizes import DiffAEConfig
 from osasis.settings import T0, Cutoff, Seed, Steps
 from osasis.validation import InputModel, InvalidInputError, Problem
@@ -72,6 +73,9 @@ class Mix(InputModel):
     )
     encode_steps: Steps | None = Field(None, description="inversion steps of a full schedule")
     decode_steps: Steps | None = Field(None, description="denoising steps of a full schedule")
+    spacing: Spacing | None = Field(None, description="timesteps between the photo and t0")
+    encode_solver: EncodeSolver | None = Field(None, description="solver of the inversion")
+    decode_solver: DecodeSolver | None = Field(None, description="solver of the denoising")
     text_edit: Annotated[str, Field(max_length=100)] | None = Field(
         None, description="name of a saved direction of z_in; null: no edit"
     )

@@ -7,7 +7,7 @@ float32, so that the previews and metrics of a style are the same on every machi
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.stylize import EncodePlan, Encodings, encode
+from osasis.stylize import EncodePlan, Encodings, encode, encode_plan
 
 FILE = "previews.safetensors"
 PARTS = ("photo", "z", "x_t0")
@@ -40,7 +40,7 @@ def ship_previews(folder: Path, settings: TrainSettings) -> Path:
 
 def preview_plan(settings: TrainSettings) -> EncodePlan:
     """The plan that encodes the preview photos of a style with these settings."""
-    return EncodePlan(settings.t0, settings.stylize_encode_steps, "float32")
+    return replace(encode_plan(None, settings, torch.device("cpu")), arithmetic="float32")
 
 
 def save_previews(folder: Path, base: Base, encodings: Encodings) -> Path:

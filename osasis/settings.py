@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from osasis.arithmetic import Precision
+from osasis.choices import DecodeSolver, EncodeSolver, Precision, Spacing
 from osasis.diffusion import TRAIN_STEPS, stride_timesteps
 from osasis.errors import UserError, did_you_mean
 from osasis.validation import InputModel, InvalidInputError, Problem
@@ -17,17 +17,25 @@ BATCH_SIZES = {"cpu": 1, "cuda": 16}
 # Schedules that start or end at t0.
 STEP_FIELDS = ("encode_steps", "decode_steps", "stylize_encode_steps", "stylize_decode_steps")
 
+# Number of steps of a full schedule.
+Steps = Annotated[int, Field(ge=1, le=TRAIN_STEPS)]
+
 
 def _possible_steps(steps: int) -> int:
-    try:
-        stride_timesteps(steps)
-    except UserError as e:
-        raise ValueError(str(e)) from None
+    if problem := stride_problem(steps):
+        raise ValueError(problem)
     return steps
 
 
-# Number of steps of a full schedule.
-Steps = Annotated[int, Field(ge=1, le=TRAIN_STEPS), AfterValidator(_possible_steps)]
+def stride_problem(steps: int) -> str:
+    """Why a schedule with a uniform stride cannot have this number of steps; "" where it can."""
+    try:
+        stride_timesteps(steps)
+    except UserError as e:
+        return str(e)
+    return ""
+
+
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 LossWeight = Annotated[float, Field(ge=0, le=1e4)]
 LearningRate = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +71,9 @@ class TrainSettings(InputModel):
     )
     encode_steps: Steps = Field(50, description="inversion steps of a full schedule")
     decode_steps: Steps = Field(20, description="denoising steps of a full schedule")
-    latent_steps: Steps = Field(200, description="steps of the latent DDIM")
+    latent_steps: Annotated[Steps, AfterValidator(_possible_steps)] = Field(
+        200, description="steps of the latent DDIM"
+    )
     t0: T0 = Field(0.5, description="fraction of the schedule to which photos are noised")
     spn_weight: Annotated[float, Field(ge=0, le=10)] = Field(
         0.1, description="lambda_SPN, the weight of the structure-preserving network's output"
@@ -93,10 +103,20 @@ class TrainSettings(InputModel):
         description="weight of the loss that keeps the photo's edges in place (cosine of lightness "
         "gradients); not in the paper",
     )
-    spacing: Literal["leading", "trailing"] = Field(
+    spacing: Spacing = Field(
         "trailing",
-        description="timesteps of a respaced schedule: `leading` as in the published code; with "
-        "`trailing`, denoising starts at the timestep where inversion ends",
+        description="timesteps between the photo and t0: `leading` as in the published code, where "
+        "denoising starts below the timestep where inversion ends; `trailing` evenly to t0; "
+        "`quadratic` to t0 with shorter steps near the photo (DDIM, Sec. D.3)",
+    )
+    encode_solver: EncodeSolver = Field(
+        "ddim",
+        description="inversion: `ddim` as published; `dpmpp_2m`, second order; `fixed_point`, "
+        "exact for denoising by `ddim` in as many steps, at three network calls a step",
+    )
+    decode_solver: DecodeSolver = Field(
+        "ddim",
+        description="denoising: `ddim` as published; `dpmpp_2m`, second order",
     )
     spn_style_branch: Literal["scaled", "unscaled"] = Field(
         "scaled",
@@ -176,17 +196,11 @@ class TrainSettings(InputModel):
 
     def cross_problems(self) -> list[Problem]:
         found = []
-        if self.spacing == "trailing":
-            # Otherwise denoising would not start at the timestep where inversion ends.
+        if self.spacing == "leading":
             found += [
-                Problem(
-                    "t0",
-                    self.t0,
-                    f"t0 is {self.t0}, which is not a whole number of steps ({name} {steps})",
-                    f"a multiple of {1 / steps:g}",
-                )
+                Problem(name, getattr(self, name), problem)
                 for name in STEP_FIELDS
-                if not whole_steps(steps := getattr(self, name), self.t0)
+                if (problem := stride_problem(getattr(self, name)))
             ]
         if self.compact_rank is not None and self.compact_energy is not None:
             message = "compact_rank and compact_energy exclude each other; give one"
@@ -237,8 +251,3 @@ def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
         problem = Problem("preset", preset, message, f"one of {', '.join(PRESETS)}")
         raise InvalidInputError("settings", [problem])
     return TrainSettings.parse({**PRESETS[preset], **overrides})
-
-
-def whole_steps(steps: int, t0: float) -> bool:
-    """Whether t0 is a whole number of a schedule's steps and at least one step."""
-    return steps * t0 > 1 - 1e-6 and abs(steps * t0 - round(steps * t0)) < 1e-6

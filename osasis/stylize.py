@@ -12,19 +12,12 @@ from torch.func import functional_call
 from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
-from osasis.diffusion import (
-    ROUNDING,
-    Progress,
-    Schedule,
-    ddim_invert,
-    ddim_step,
-    image_schedule,
-    steps_from,
-    steps_to,
-)
+from osasis.choices import EncodeSolver, Spacing
+from osasis.diffusion import ROUNDING, Progress, Schedule, predict_x0
 from osasis.mix import Mix, cutoff_weights
 from osasis.networks.spn import StructurePreservingNetwork
-from osasis.settings import BATCH_SIZES, TrainSettings, whole_steps
+from osasis.sampling import INVERTERS, SOLVERS, Walk, denoising_walk, inversion_calls
+from osasis.settings import BATCH_SIZES, TrainSettings, stride_problem
 from osasis.train import spn_step
 from osasis.validation import InvalidInputError, Problem
 
@@ -36,6 +29,8 @@ class EncodePlan:
     t0: float
     steps: int
     arithmetic: Arithmetic = "float32"
+    spacing: Spacing = "trailing"
+    solver: EncodeSolver = "ddim"
 
 
 def encode_plan(
@@ -49,9 +44,16 @@ def encode_plan(
     settings: of the mix's first style, the defaults of fields that the mix does not set.
     precision: overrides the settings' precision.
     """
-    t0 = settings.t0 if mix is None or mix.t0 is None else mix.t0
-    steps = (None if mix is None else mix.encode_steps) or settings.stylize_encode_steps
-    return EncodePlan(t0, steps, resolve(precision or settings.precision, device))
+    t0, steps, spacing, solver = (
+        (mix.t0, mix.encode_steps, mix.spacing, mix.encode_solver) if mix else (None,) * 4
+    )
+    return EncodePlan(
+        t0 or settings.t0,
+        steps or settings.stylize_encode_steps,
+        resolve(precision or settings.precision, device),
+        spacing or settings.spacing,
+        solver or settings.encode_solver,
+    )
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,15 @@ def encode(
     progress: Progress | None = None,
 ) -> Encodings:
     """Encode photos (B, 3, H, W) in [-1, 1]: z, and inversion with epsilon_A to t0 (Eq. 7)."""
-    schedule = image_schedule(plan.steps)
-    count = steps_to(schedule, plan.t0)
+    invert = INVERTERS[plan.solver]
+    calls = inversion_calls(plan.solver, plan.spacing, plan.steps, plan.t0)
     codes, inverted = [], []
     with autocast(base.device, plan.arithmetic):
-        for rows, report in _chunks(len(photos), base.device, count, progress):
+        for rows, report in _chunks(len(photos), base.device, calls, progress):
             x = photos[rows]
             z = base.encode_z(x).float()
             codes.append(z)
-            x_t0 = ddim_invert(base.eps_a(z), x, schedule, count, report)
+            x_t0 = invert(base.eps_a(z), x, plan.spacing, plan.steps, plan.t0, report)
             inverted.append(x_t0.float())
     z, x_t0 = (torch.cat(parts)[: len(photos)] for parts in (codes, inverted))
     return Encodings(photos, z, x_t0, plan)
@@ -114,31 +116,32 @@ def decode(
     """
     _validate(base, encodings, mix, styles, masks or {}, text_edits or {})
     chosen = [styles[s.style] for s in mix.styles]
-    schedule = image_schedule(
-        mix.decode_steps or chosen[0].settings.stylize_decode_steps, chosen[0].settings.spacing
-    )
-    t0 = encodings.plan.t0
-    count = steps_from(schedule, t0)
+    settings, plan = chosen[0].settings, encodings.plan
+    walk = denoising_walk(plan.spacing, mix.decode_steps or settings.stylize_decode_steps, plan.t0)
+    schedule = walk.schedule
+    solve = SOLVERS[mix.decode_solver or settings.decode_solver]
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
     networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
-    terms = _structure_terms(base, mix, chosen, networks, schedule, t0)
+    terms = _structure_terms(base, mix, chosen, networks, walk)
     out = []
-    with autocast(base.device, encodings.plan.arithmetic):
-        for rows, report in _chunks(len(encodings.photo), base.device, count, progress):
+    with autocast(base.device, plan.arithmetic):
+        for rows, report in _chunks(len(encodings.photo), base.device, walk.count, progress):
             photo, x = encodings.photo[rows], encodings.x_t0[rows]
             z_in = encodings.z[rows]
             if edit is not None:
                 z_in = z_in + mix.text_amount * edit.to(z_in)
             features = [term.spn.features(photo) for term in terms]
             predictors = [n.predictor(base, z_in, photo, schedule) for n in networks]
-            for done, i in enumerate(range(count - 1, -1, -1), start=1):
+            before = None
+            for done, i in enumerate(range(walk.count - 1, -1, -1), start=1):
                 for term, known in zip(terms, features, strict=True):
                     x = x + term.at(known, schedule, i)
                 eps = torch.zeros_like(x)
                 for network, predict in zip(networks, predictors, strict=True):
                     eps = eps + network.share * predict(x, i).float()
-                x, _ = ddim_step(schedule, i, x, eps)
-                report(done, count)
+                x0 = predict_x0(schedule, i, x, eps)
+                x, before = solve(schedule, i, i - 1, x, x0, before), x0
+                report(done, walk.count)
             out.append(x)
     return torch.cat(out)[: len(encodings.photo)].clamp(-1, 1)
 
@@ -303,8 +306,7 @@ def _structure_terms(
     mix: Mix,
     styles: list[Style],
     networks: list[_Network],
-    schedule: Schedule,
-    t0: float,
+    walk: Walk,
 ) -> list[_StructureTerm]:
     """The structure terms of the styles.
 
@@ -319,8 +321,7 @@ def _structure_terms(
         s = style.settings
         scale = mix.structure if mix.structure is not None else s.spn_weight
         if s.spn_time == "timestep":
-            trained = steps_from(image_schedule(s.decode_steps, s.spacing), s.t0)
-            scale *= trained / steps_from(schedule, t0)
+            scale *= denoising_walk(s.spacing, s.decode_steps, s.t0).count / walk.count
         if s.spn_weight > 0 and scale * mix.strength > 0:
             spn = style.spn_module(base.device)
             terms.append(_StructureTerm(spn, s.spn_time, share * scale * mix.strength))
@@ -354,13 +355,7 @@ def _validate(
     if mix.t0 is not None and abs(mix.t0 - encodings.plan.t0) > ROUNDING:
         message = f"t0 is {mix.t0}, but the photos were encoded to t0 = {encodings.plan.t0}"
         problems.append(Problem("t0", mix.t0, message))
-    for share in mix.styles:
-        settings = styles[share.style].settings if share.style in styles else None
-        if settings is None or settings.spacing == "leading":
-            continue
-        if wrong := _step_problems(mix, encodings, settings):
-            problems += wrong
-            break
+    problems += _plan_problems(mix, encodings.plan)
     if mix.text_edit is not None and mix.text_edit not in text_edits:
         message = f"text_edit {mix.text_edit!r} is not given"
         problems.append(Problem("text_edit", mix.text_edit, message))
@@ -368,21 +363,20 @@ def _validate(
         raise InvalidInputError("mix", problems)
 
 
-def _step_problems(mix: Mix, encodings: Encodings, settings: TrainSettings) -> list[Problem]:
-    """Step counts that t0 does not divide into whole steps, by the field that the mix sets."""
-    t0 = encodings.plan.t0
-    counts = {
-        "encode_steps": encodings.plan.steps,
-        "decode_steps": mix.decode_steps or settings.stylize_decode_steps,
-    }
-    found = []
-    for name, steps in counts.items():
-        if whole_steps(steps, t0):
-            continue
-        if mix.t0 is not None and getattr(mix, name) is None:
-            message = f"t0 is {t0:g}, which is not a whole number of steps ({name} {steps})"
-            found.append(Problem("t0", t0, message))
-        else:
-            message = f"{name} is {steps}; t0 {t0:g} is not a whole number of steps"
-            found.append(Problem(name, steps, message))
+def _plan_problems(mix: Mix, plan: EncodePlan) -> list[Problem]:
+    """Fields of a mix that contradict the encoding or its spacing."""
+    found = [
+        Problem(name, wanted, f"{name} is {wanted}, but the photos were encoded with {used}")
+        for name, wanted, used in (
+            ("spacing", mix.spacing, plan.spacing),
+            ("encode_solver", mix.encode_solver, plan.solver),
+        )
+        if wanted not in (None, used)
+    ]
+    if plan.spacing == "leading":
+        found += [
+            Problem(name, steps, problem)
+            for name, steps in (("encode_steps", plan.steps), ("decode_steps", mix.decode_steps))
+            if steps is not None and (problem := stride_problem(steps))
+        ]
     return found

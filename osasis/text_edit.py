@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.bundles.base import Base
-from osasis.diffusion import Schedule, ddim_step, image_schedule, predict_x0, steps_from
+from osasis.diffusion import predict_x0
 from osasis.errors import DivergedError, UserError
 from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
+from osasis.sampling import SOLVERS, Walk, denoising_walk
 from osasis.seeds import derived_generator
 from osasis.storage import save_tensors, write_json
 from osasis.stylize import Encodings
@@ -84,25 +86,27 @@ def optimise_text_edit(
     where the loss is not finite.
     """
     guide = text_guide(base.guide)
-    texts = guide.embed_text([source, target]).detach()
+    # Embeddings are normalised before differences are taken (StyleGAN-NADA, Eq. 2).
+    texts = F.normalize(guide.embed_text([source, target]).detach(), dim=-1)
     text_direction = (texts[1] - texts[0])[None]
     if float(text_direction.norm()) < 1e-6:
         raise UserError(f"the guide's embeddings of {source!r} and {target!r} are the same")
-    schedule = image_schedule(steps)
+    walk = denoising_walk(encodings.plan.spacing, steps, encodings.plan.t0)
     generator = derived_generator(seed, "text edit")
     # Zero is no starting point: the directional loss has no gradient direction there, and Adam's
     # first update would outweigh the following ones.
     start = lr * torch.randn(base.z_std.shape[-1], generator=generator)
     offset = start.to(base.device).requires_grad_(True)
     optimiser = torch.optim.Adam([offset], lr=lr)
-    trajectory = _denoising_trajectory(base, encodings, schedule)
+    trajectory = _denoising_trajectory(base, encodings, walk)
     history = []
     for n in range(iterations):
         i = int(torch.randint(len(trajectory), (1,), generator=generator))
         x_t, embedding = trajectory[i]
         z = encodings.z + offset * base.z_std
-        x0 = predict_x0(schedule, i, x_t, base.eps_a(z)(x_t, schedule.timestep(i, x_t)))
-        image_direction = guide.embed(x0) - embedding
+        eps = base.eps_a(z)(x_t, walk.schedule.timestep(i, x_t))
+        x0 = predict_x0(walk.schedule, i, x_t, eps)
+        image_direction = F.normalize(guide.embed(x0), dim=-1) - embedding
         loss = directional_loss(image_direction, text_direction) + keep * offset.pow(2).mean()
         if not torch.isfinite(loss):
             raise DivergedError(f"the text edit diverged at iteration {n + 1}; lower lr")
@@ -117,13 +121,13 @@ def optimise_text_edit(
 
 @torch.no_grad()
 def _denoising_trajectory(
-    base: Base, encodings: Encodings, schedule: Schedule
+    base: Base, encodings: Encodings, walk: Walk
 ) -> list[tuple[Tensor, Tensor]]:
-    """x_t and the guide's embedding of the predicted x_0 for each index below t0, without edit."""
+    """x_t and the normalised guide embedding of the predicted x_0 at each index, without edit."""
     guide, eps_a, x = text_guide(base.guide), base.eps_a(encodings.z), encodings.x_t0
-    trajectory = []
-    for i in range(steps_from(schedule, encodings.plan.t0) - 1, -1, -1):
-        x_next, x0 = ddim_step(schedule, i, x, eps_a(x, schedule.timestep(i, x)))
-        trajectory.append((x, guide.embed(x0)))
-        x = x_next
+    s, before, trajectory = walk.schedule, None, []
+    for i in range(walk.count - 1, -1, -1):
+        x0 = predict_x0(s, i, x, eps_a(x, s.timestep(i, x)))
+        trajectory.append((x, F.normalize(guide.embed(x0), dim=-1)))
+        x, before = SOLVERS["dpmpp_2m"](s, i, i - 1, x, x0, before), x0
     return trajectory[::-1]

@@ -12,12 +12,13 @@ from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.checkpoints import adam_tensors, load_adam_tensors
-from osasis.contents import Contents, ContentSource
-from osasis.diffusion import Schedule, ddim_invert, ddim_step, image_schedule, steps_from, steps_to
+from osasis.contents import Contents, ContentSource, invert_photos
+from osasis.diffusion import Schedule, predict_x0
 from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
+from osasis.sampling import SOLVERS, denoising_walk
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
 
@@ -58,16 +59,14 @@ class StyleTrainer:
             ),
             "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
         }
-        self.schedule = image_schedule(settings.decode_steps, settings.spacing)
-        self.denoising_steps = steps_from(self.schedule, settings.t0)
+        walk = denoising_walk(settings.spacing, settings.decode_steps, settings.t0)
+        self.schedule, self.denoising_steps = walk.schedule, walk.count
+        self.solve = SOLVERS[settings.decode_solver]
         with torch.no_grad(), autocast(base.device, self.arithmetic):
             source = counterpart if settings.style_condition == "counterpart" else style_image
             self.z_style = base.encode_z(source).float()
             z_counterpart = base.encode_z(counterpart).float()
-            forward = image_schedule(settings.encode_steps)
-            self.style_x_t0 = ddim_invert(
-                base.eps_a(z_counterpart), counterpart, forward, steps_to(forward, settings.t0)
-            ).float()
+            self.style_x_t0 = invert_photos(base, counterpart, z_counterpart, settings)
 
     def step(self) -> list[dict[str, float]]:
         """One iteration: draw contents, then train at every denoising step.
@@ -87,13 +86,12 @@ class StyleTrainer:
     def _train_on(self, contents: Contents) -> list[dict[str, float]]:
         """Denoise contents and style image from t0 to 0, with an optimiser step at every step."""
         photo_guide = self.loss.prepare_embeddings(contents.guide)
-        x, x_style = contents.x_t0, self.style_x_t0
-        rows = []
+        x_t = torch.cat([contents.x_t0, self.style_x_t0])
+        n, before, rows = len(contents), None, []
         for i in range(self.denoising_steps - 1, -1, -1):
             self._set_learning_rates(i)
             with autocast(self.base.device, self.arithmetic):
-                x_next, x0 = self._predict(i, x, x_style, contents)
-                n = len(contents)
+                x_t, x0 = self._predict(i, x_t, contents)
                 total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
             row = {k: float(parts.get(k, 0.0)) for k in LOSS_NAMES}
             if not torch.isfinite(total):
@@ -107,8 +105,8 @@ class StyleTrainer:
             for optimiser in self.optimisers.values():
                 optimiser.step()
             rows.append(row)
-            x_next = x_next.detach()
-            x, x_style = x_next[:n], x_next[n:]
+            with torch.no_grad():
+                x_t, before = self.solve(self.schedule, i, i - 1, x_t, x0, before), x0.detach()
         return rows
 
     def _set_learning_rates(self, i: int) -> None:
@@ -121,17 +119,17 @@ class StyleTrainer:
             for group in self.optimisers[name].param_groups:
                 group["lr"] = rate * share
 
-    def _predict(
-        self, i: int, x: Tensor, x_style: Tensor, contents: Contents
-    ) -> tuple[Tensor, Tensor]:
-        """One denoising step for contents and style image in one batch. Returns (x_next, x_0)."""
+    def _predict(self, i: int, x_t: Tensor, contents: Contents) -> tuple[Tensor, Tensor]:
+        """Predict x_0 of contents and style image in one batch at index i.
+
+        x_t: the contents' rows, then the style image's. Returns (x_t with the SPN's term, x_0).
+        """
         s = self.settings
-        x_t = torch.cat([x, x_style])
         if s.spn_weight > 0:
             x_t = x_t + self._structure(torch.cat([contents.photo, self.counterpart]), i)
         z = torch.cat([contents.z, self.z_style])
         eps = self.unet(x_t, self.schedule.timestep(i, x_t), z)
-        return ddim_step(self.schedule, i, x_t.float(), eps.float())
+        return x_t.float(), predict_x0(self.schedule, i, x_t.float(), eps.float())
 
     def _structure(self, photos: Tensor, i: int) -> Tensor:
         """The SPN's term of x_t at index i (Eq. 12-14); the last row is the style branch."""

@@ -36,8 +36,8 @@ from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 
 # Settings in a bank's fingerprint, and further ones for a bank of sampled contents.
-KEY_FIELDS = ("encode_steps", "t0", "bank_size", "guide_input")
-SAMPLED_KEY_FIELDS = ("decode_steps", "latent_steps", "seed")
+KEY_FIELDS = ("encode_steps", "encode_solver", "spacing", "t0", "bank_size", "guide_input")
+SAMPLED_KEY_FIELDS = ("decode_steps", "decode_solver", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0
 

@@ -9,6 +9,7 @@ from typing import Any
 from factory import __version__
 
 FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
+SOLVERS = ("encode_solver", "decode_solver")
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 
@@ -31,6 +32,8 @@ def fingerprint(
     # stay valid.
     if (precision := relevant.get("precision")) in FORMER_PRECISION:
         relevant["precision"] = FORMER_PRECISION[precision]
+    # DDIM was the only solver.
+    relevant = {k: v for k, v in relevant.items() if k not in SOLVERS or v != "ddim"}
     if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
         relevant = {k: v for k, v in relevant.items() if k not in EARLY_STOPPING}
     identity = [base, relevant, __version__] + ([contents] if contents else [])

@@ -162,4 +162,6 @@ def _read_settings(info: dict[str, Any], path: Path) -> TrainSettings:
     # Styles without a recorded arithmetic were trained when `bfloat16` meant today's `auto`.
     if "arithmetic" not in info and settings.get("precision") == "bfloat16":
         settings["precision"] = "auto"
+    # Styles from before the solvers were settings use DDIM.
+    settings = {"encode_solver": "ddim", "decode_solver": "ddim"} | settings
     return TrainSettings.parse(settings, str(path))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from osasis.bundles.base import Base
-from osasis.diffusion import ddim_invert, ddim_sample, image_schedule, latent_schedule, steps_to
+from osasis.diffusion import ddim_sample, image_schedule, latent_schedule
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
 from osasis.pretraining.photo_set import Report
+from osasis.sampling import INVERTERS, denoising_walk, sample
 from osasis.seeds import derived_generator
 
 CHUNK = 8
@@ -99,15 +100,13 @@ def reconstruct(base: Base, photos: Tensor, *, t0: float, steps: int) -> Tensor:
     photos: (N, 3, H, W) in [-1, 1]; returns the same shape. The generation starts at the timestep
     at which the inversion ends.
     """
-    back = image_schedule(steps, "trailing")
-    forth = image_schedule(steps)
-    count = steps_to(forth, t0)
+    back = denoising_walk("trailing", steps, t0)
     out = []
     for x in photos.split(CHUNK):
         z = base.encode_z(x)
         eps = base.eps_a(z)
-        x_t = ddim_invert(eps, x, forth, count)
-        out.append(ddim_sample(eps, x_t, back, start=steps_to(back, t0) - 1))
+        x_t = INVERTERS["ddim"](eps, x, "trailing", steps, t0, None)
+        out.append(sample(eps, x_t, "ddim", back))
     return torch.cat(out)
 
 

@@ -22,8 +22,8 @@ from osasis.contents import (
     save_contents,
     ship_bank,
 )
-from osasis.diffusion import ddim_invert, image_schedule
 from osasis.images.tensors import from_uint8
+from osasis.sampling import INVERTERS
 from osasis.settings import TrainSettings
 from tests.tiny import build_bank
 
@@ -54,7 +54,7 @@ def test_encode_contents(
     c = encode_contents(tiny_base, photos, settings)
     with torch.no_grad():
         z = tiny_base.encode_z(photos)
-        x = ddim_invert(tiny_base.eps_a(z), photos, image_schedule(10), 3)
+        x = INVERTERS["ddim"](tiny_base.eps_a(z), photos, "trailing", 10, 0.3, None)
     assert torch.equal(c.photo, photos)
     torch.testing.assert_close(c.z, z)
     torch.testing.assert_close(c.x_t0, x)

@@ -14,12 +14,12 @@ from osasis.bundles.base import Base
 from osasis.diffusion import (
     EpsFn,
     Schedule,
-    ddim_invert,
     ddim_sample,
     image_schedule,
     steps_from,
     steps_to,
 )
+from osasis.sampling import INVERTERS
 
 ALPHA_BAR = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
 
@@ -34,31 +34,15 @@ def consistent_eps(x0: Tensor) -> EpsFn:
     return eps
 
 
-@pytest.mark.parametrize("steps", [4, 20, 50])
-@pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_inversion_and_sampling_return_the_image(
-    images: Callable[..., Tensor], steps: int, spacing: str
-) -> None:
-    x0 = images(2).double()
-    eps, s = consistent_eps(x0), image_schedule(steps, spacing)
-    count = steps // 2
-    x_t = ddim_invert(eps, x0, s, count)
-    assert (x_t - x0).abs().mean() > 0.05
-    assert (ddim_sample(eps, x_t, s, start=count) - x0).abs().max() < 1e-9
-
-
-def test_a_step_undoes_an_inversion_step(images: Callable[..., Tensor]) -> None:
-    x0, noise = 0.9 * images(2), images(2, seed=1)
+def test_a_step_of_known_noise() -> None:
+    """A DDIM step keeps x_0 and the noise, and moves to the noise level of the next index."""
+    x0, noise = torch.full((1, 3, 4, 4), 0.3), torch.linspace(-2, 2, 48).view(1, 3, 4, 4)
     s = image_schedule(20)
-    for i in (0, 5, 12):
-        x = diffusion.q_sample(s, i, x0, noise)
-        up, predicted = diffusion.inversion_step(s, i, x, noise)
+    for i in (1, 5, 12):
+        down, predicted = diffusion.ddim_step(s, i, diffusion.q_sample(s, i, x0, noise), noise)
         torch.testing.assert_close(predicted, x0, atol=1e-5, rtol=0)
-        expected = diffusion.q_sample(s, i + 1, x0, noise)
-        torch.testing.assert_close(up, expected, atol=1e-5, rtol=0)
-        down, predicted = diffusion.ddim_step(s, i + 1, up, noise)
-        torch.testing.assert_close(down, x, atol=1e-5, rtol=0)
-        torch.testing.assert_close(predicted, x0, atol=1e-5, rtol=0)
+        expected = diffusion.q_sample(s, i - 1, x0, noise)
+        torch.testing.assert_close(down, expected, atol=1e-5, rtol=0)
 
 
 def test_x0_is_clamped_on_request() -> None:
@@ -89,9 +73,6 @@ def test_denoising_takes_as_many_steps_as_inversion(steps: int, t0: float) -> No
 def test_progress_counts_every_step(images: Callable[..., Tensor]) -> None:
     eps, s, x = consistent_eps(images(1)), image_schedule(10), images(1)
     seen: list[tuple[int, int]] = []
-    ddim_invert(eps, x, s, 4, lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 4) for i in range(1, 5)]
-    seen.clear()
     ddim_sample(eps, x, s, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 10) for i in range(1, 11)]
 
@@ -124,8 +105,7 @@ def test_numbers_of_a_full_loop(tiny_base: Base, images: Callable[..., Tensor]) 
     """Regression test against stored sums."""
     photos = images(2, seed=1)
     z = tiny_base.encode_z(photos)
-    s = image_schedule(10)
-    x_t = ddim_invert(tiny_base.eps_a(z), photos, s, 5)
+    x_t = INVERTERS["ddim"](tiny_base.eps_a(z), photos, "leading", 10, 0.5, None)
     back = ddim_sample(tiny_base.eps_a(z), x_t, image_schedule(10, "trailing"), start=4)
     noise = torch.linspace(-2, 2, 2 * tiny_base.config.z_channels).view(2, -1)
     s = diffusion.latent_schedule(10)

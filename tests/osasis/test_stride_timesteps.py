@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from osasis.diffusion import _allowed_steps, image_schedule, steps_to, stride_timesteps
+from osasis.diffusion import _allowed_steps, stride_timesteps
 from osasis.errors import UserError
 
 
@@ -16,11 +16,9 @@ def test_leading_spacing() -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 4, 10, 20, 50, 100, 200])
-def test_trailing_spacing_meets_the_inversion(steps: int) -> None:
+def test_trailing_spacing(steps: int) -> None:
     t = stride_timesteps(steps, "trailing")
     assert (len(t), t[-1], t[steps // 2 - 1]) == (steps, 999, 500)
-    # Half of a leading schedule of any length ends at the same timestep.
-    assert stride_timesteps(100)[steps_to(image_schedule(100), 0.5)] == 500
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])

@@ -13,9 +13,10 @@ from torch import Tensor
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
-from osasis.diffusion import ddim_invert, ddim_sample, image_schedule
+from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
+from osasis.sampling import INVERTERS
 from osasis.stylize import (
     EncodePlan,
     Encodings,
@@ -45,7 +46,7 @@ def test_encode_is_inversion_with_epsilon_a(tiny_base: Base, images: Images) -> 
     e = encode(tiny_base, photos, EncodePlan(0.5, STEPS))
     with torch.no_grad():
         z = tiny_base.encode_z(photos)
-        x = ddim_invert(tiny_base.eps_a(z), photos, image_schedule(STEPS), STEPS // 2)
+        x = INVERTERS["ddim"](tiny_base.eps_a(z), photos, "trailing", STEPS, 0.5, None)
     assert e.plan == EncodePlan(0.5, STEPS, "float32")
     assert max_difference(e.z, z) < 1e-4 and max_difference(e.x_t0, x) < 1e-4
     assert max_difference(e.x_t0, photos) > 0.1

@@ -157,7 +157,10 @@ TRAIN_PROBLEMS = [
 # Options, and a part of the error message.
 TRAIN_MISTAKES = [
     (["--base", "tinny"], "unknown base 'tinny': there are tiny, portraits64 (nearest: tiny)"),
-    (["--set", "decode_steps=600"], "a schedule of 600 steps is not possible"),
+    (
+        ["--set", "spacing=leading", "--set", "decode_steps=600"],
+        "a schedule of 600 steps is not possible",
+    ),
     (["--set", "iterations"], "--set 'iterations': write NAME=VALUE"),
     (["--set", "preset=fast"], "'preset' is not a setting; choose a preset for the run (--preset)"),
     (["--previews", "nowhere"], "nowhere: no such folder"),
