@@ -166,7 +166,7 @@ class TrainSettings(InputModel):
     content_cutoff: Cutoff | None = Field(
         None,
         description="default of the mix's `content_cutoff`: resolution levels of this size and "
-        "above take z_style; null: an eighth of the base's size, as published",
+        "above take z_style; null: all but the two coarsest levels, as published at 256 px",
     )
     stylize_encode_steps: Steps = Field(
         100, description="inversion steps of a full schedule, for stylization"
@@ -232,7 +232,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recon_lpips": 1.2,
         "style_match": 3.0,
         "structure": 3.0,
-        "content_cutoff": 32,
         "bank_size": 48,
         "counterpart_candidates": 8,
         "counterpart_steps": 20,

@@ -255,14 +255,9 @@ def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
     """z_style's share at each level, scaled by the strength, so that strength 0 gives the photo."""
     weights = mix.level_weights
     if weights is None:
-        cutoff = mix.content_cutoff or suggested_cutoff(base, style.settings)
+        cutoff = mix.content_cutoff or style.settings.content_cutoff or base.config.suggested_cutoff
         weights = cutoff_weights(cutoff, base.config)
     return [w * min(1.0, mix.strength) for w in weights]
-
-
-def suggested_cutoff(base: Base, settings: TrainSettings) -> int:
-    """The content cutoff of the settings; by default an eighth of the base's size, as published."""
-    return settings.content_cutoff or max(1, base.config.image_size // 8)
 
 
 def _pixel_shares(

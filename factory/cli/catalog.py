@@ -23,7 +23,7 @@ app = typer.Typer(cls=Group, help="Check catalogs, and print their JSON Schema."
 @app.command(cls=Command)
 def check(
     catalog: CatalogArgument,
-    preset: PresetOption = "fast",
+    preset: PresetOption = None,
     set_: SettingsOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -31,7 +31,9 @@ def check(
     """Check a catalog and print all problems."""
     from factory.catalog import check_catalog
 
-    found = check_catalog(Path(catalog), preset, assignments(set_, "--set"), report=print_progress)
+    found = check_catalog(
+        Path(catalog), preset or "default", assignments(set_, "--set"), report=print_progress
+    )
     styles, problems = len(found.entries), [p.to_dict() for p in found.problems]
     lines = [*map(str, found.problems), f"{styles} style(s), {len(problems)} problem(s)"]
     document = {"catalog": found.path, "styles": styles, "problems": problems}

@@ -48,7 +48,10 @@ CatalogArgument = Annotated[
         help="YAML, JSON or CSV file, folder of style images, or one style image.",
     ),
 ]
-PresetOption = Annotated[Preset, option(TRAINING, "Preset of the training settings.")]
+PresetOption = Annotated[
+    Preset | None,
+    option(TRAINING, "Preset of the training settings (default: the base's own)."),
+]
 SettingsOption = Annotated[
     list[str] | None,
     option(

@@ -40,7 +40,7 @@ def train(
             INPUTS, "Folder of photos for the gallery (default: the base's own).", metavar="DIR"
         ),
     ] = None,
-    preset: PresetOption = "fast",
+    preset: PresetOption = None,
     set_: SettingsOption = None,
     gate: Annotated[
         list[str] | None,

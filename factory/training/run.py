@@ -50,7 +50,7 @@ POLL_SECONDS = 2.0
 class TrainOptions:
     """Options of a run; see ``train``."""
 
-    preset: str = "fast"
+    preset: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     slots: int | None = None
     gpus_per_slot: float | None = None
@@ -64,7 +64,7 @@ def train(
     *,
     home: Home | str | Path | None = None,
     base: str | None = None,
-    preset: str = "fast",
+    preset: str | None = None,
     overrides: dict[str, Any] | None = None,
     slots: int | None = None,
     gpus_per_slot: float | None = None,
@@ -78,13 +78,14 @@ def train(
 ) -> TrainResult:
     """Train a catalog's styles on Ray, register them, and write the gallery.
 
-    base: name of a base; None takes the only one. overrides: training settings of the whole run.
-    slots: styles trained at once; None is one per GPU, or per CPU without GPUs. gpus_per_slot:
-    such as 0.5. retries: retries of a style after failures of the kinds ``retry_on``. gate:
-    conditions such as ``style_distance<=0.8``, added to the catalog's; a style that misses one is
-    registered as candidate. contents: folder of photos to train on instead of the base's own.
-    previews: photos to show every style on; None takes the base's own. progress: auto, table,
-    lines, json or none. report: receives the lines instead of standard error.
+    base: name of a base; None takes the only one. preset: None takes the base's own. overrides:
+    training settings of the whole run. slots: styles trained at once; None is one per GPU, or per
+    CPU without GPUs. gpus_per_slot: such as 0.5. retries: retries of a style after failures of the
+    kinds ``retry_on``. gate: conditions such as ``style_distance<=0.8``, added to the catalog's; a
+    style that misses one is registered as candidate. contents: folder of photos to train on instead
+    of the base's own. previews: photos to show every style on; None takes the base's own.
+    progress: auto, table, lines, json or none. report: receives the lines instead of standard
+    error.
 
     Styles whose fingerprint is registered are skipped. If another job is training a style, the run
     waits for it. Raises UserError for errors of the whole run, and DiskFullError, after which the
@@ -132,12 +133,11 @@ class TrainingRun:
         previews: str | Path | None,
     ) -> TrainResult:
         options = self.options
-        loaded = load_catalog(
-            catalog, options.preset, options.overrides, self.images.read, self.report
-        )
-        gate = (*options.gate, *loaded.gate)
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
+        preset = options.preset or self.base.preset
+        loaded = load_catalog(catalog, preset, options.overrides, self.images.read, self.report)
+        gate = (*options.gate, *loaded.gate)
         photos = _preview_photos(self.base, previews, self.report)
         size = self.base.config.image_size
         self.photos = None
@@ -145,7 +145,7 @@ class TrainingRun:
             self.photos = ContentPhotos(example_photos(Path(contents), size, 4096, self.report))
         plan = make_plan(
             loaded.entries,
-            options.preset,
+            preset,
             options.overrides,
             self.base,
             self.photos.fingerprint if self.photos is not None else None,

@@ -112,6 +112,11 @@ class Base:
         return self.info.get("fingerprint", "")
 
     @property
+    def preset(self) -> str:
+        """Preset with which styles of this base train by default."""
+        return self.info.get("preset") or suggested_preset(self.config)
+
+    @property
     def device(self) -> torch.device:
         return self.z_mean.device
 
@@ -130,6 +135,11 @@ class Base:
     def eps_a(self, z: Tensor) -> EpsFn:
         """epsilon_A conditioned on z (B, D), as a function of (x_t, t)."""
         return lambda x, t: self.diffae.unet(x, t, z)
+
+
+def suggested_preset(config: DiffAEConfig) -> str:
+    """``fast`` for the small bases on which it was tuned, else ``default``."""
+    return "fast" if config.image_size <= 64 else "default"
 
 
 def frozen(module: M) -> M:
@@ -187,6 +197,7 @@ def save_base(
     info = {
         "format": FORMAT,
         "name": name,
+        "preset": suggested_preset(config),
         "config": config.to_dict() | ({} if prior is not None else {"prior": None}),
         "guide": guide,
         "perceptual": {"net": perceptual.net},

@@ -120,6 +120,14 @@ class DiffAEConfig(InputModel):
         return len(self.channel_mult)
 
     @property
+    def suggested_cutoff(self) -> int:
+        """Content cutoff at which the two coarsest levels and the middle block take z_in.
+
+        It is the published default of the official 256 px base, 32 (OSASIS, Sec. 3.4).
+        """
+        return self.image_size >> max(0, self.levels - 3)
+
+    @property
     def unet(self) -> UNetConfig:
         return UNetConfig(
             image_size=self.image_size,

@@ -25,7 +25,6 @@ from osasis.stylize import (
     encode,
     level_conditions,
     relative_weights,
-    suggested_cutoff,
 )
 from osasis.validation import InvalidInputError
 from tests.osasis.conftest import max_difference
@@ -116,7 +115,7 @@ def test_strength_0_alone_reconstructs(
     )
 
 
-@pytest.mark.parametrize("option", [{"structure": 1.0}, {"t0": 0.25}, {"content_cutoff": 32}])
+@pytest.mark.parametrize("option", [{"structure": 1.0}, {"t0": 0.25}, {"content_cutoff": 8}])
 @pytest.mark.parametrize("other", [{"strength": 0.5}, {"level_weights": (0.0, 0.5, 0.0)}])
 def test_every_parameter_matters(
     tiny_base: Base, tiny_style: Styles, images: Images, option: dict, other: dict
@@ -183,12 +182,6 @@ def test_level_conditions() -> None:
     assert z[0, :, 0].tolist() == [1.0, 0.25, 0.0]
 
 
-def test_suggested_cutoff(tiny_base: Base, tiny_style: Styles) -> None:
-    # 32 at 256 px is an eighth.
-    assert suggested_cutoff(tiny_base, tiny_style().settings) == 4
-    assert suggested_cutoff(tiny_base, tiny_style(content_cutoff=16).settings) == 16
-
-
 def test_cutoff_and_level_weights_agree(
     tiny_base: Base, tiny_style: Styles, encodings: Encodings
 ) -> None:
@@ -200,7 +193,7 @@ def test_cutoff_and_level_weights_agree(
 
     # Levels of the tiny base: 32, 16 and 8 pixels.
     assert torch.equal(run(content_cutoff=16), run(level_weights=(1.0, 1.0, 0.0)))
-    assert torch.equal(run(), run(level_weights=(1.0, 1.0, 1.0)))
+    assert torch.equal(run(), run(level_weights=(1.0, 0.0, 0.0)))
     assert torch.equal(run(content_cutoff=16, level_weights=ALL_PHOTO), run(content_cutoff=64))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from osasis.bundles.base import Deferred, load_base, save_base
+from osasis.bundles.base import Deferred, load_base, save_base, suggested_preset
 from osasis.errors import UserError
-from osasis.networks.sizes import DiffAEConfig
+from osasis.networks.sizes import DiffAEConfig, load_config
 
 
 @pytest.fixture
@@ -25,6 +25,16 @@ def test_a_base_loads_as_it_was_saved(tiny_folder: Path) -> None:
     assert base.fingerprint == json.loads((tiny_folder / "base.json").read_text())["fingerprint"]
     torch.testing.assert_close(base.z_mean[0], torch.linspace(-0.5, 0.5, 16))
     assert not any(p.requires_grad for p in base.diffae.parameters())
+
+
+def test_the_preset_is_a_property_of_the_base(tiny_folder: Path) -> None:
+    """Presets tuned on small bases are not the default of a base of the official size."""
+    base = load_base(tiny_folder)
+    assert base.preset == base.info["preset"] == "fast"
+    assert suggested_preset(load_config("ffhq256")) == "default"
+    assert base.replace(info={"preset": "reference"}).preset == "reference"
+    # Bases from before the field.
+    assert base.replace(config=load_config("ffhq256"), info={}).preset == "default"
 
 
 def test_parts_unused_by_stylization_are_loaded_on_first_use(tiny_folder: Path) -> None:

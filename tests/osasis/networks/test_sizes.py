@@ -135,3 +135,16 @@ def test_json_of_any_editor(tmp_path: Path, encoding: str) -> None:
     path.write_bytes(b'{"name": "\xff"}')
     with pytest.raises(UserError, match="not UTF-8 at byte 10; save it as UTF-8"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "cutoff"), [("ffhq256", 32), ("horse128", 32), ("portraits64", 32)]
+)
+def test_the_two_coarsest_levels_keep_the_content(name: str, cutoff: int) -> None:
+    config = load_config(name)
+    assert config.suggested_cutoff == cutoff
+    assert sum(size < cutoff for size in sizes_of_levels(config)) == 2
+
+
+def sizes_of_levels(config: DiffAEConfig) -> list[int]:
+    return [config.image_size >> level for level in range(config.levels)]
