@@ -11,6 +11,7 @@ from factory.cli import INTERRUPTED
 
 # Signals during the clean-up are ignored for this long; ending Ray takes up to 10 s.
 CLEAN_UP_SECONDS = 10.0
+REPEAT_SECONDS = 0.5
 IMPORT_POLL_SECONDS = 0.01
 _IMPORT = "<frozen importlib._bootstrap>"
 
@@ -50,6 +51,9 @@ class SignalHandler:
 
     @staticmethod
     def _heed_late(seconds: float) -> None:
+        # `timeout` and some terminals send the same signal twice at once.
+        if seconds < REPEAT_SECONDS:
+            return
         if seconds >= CLEAN_UP_SECONDS:
             os._exit(INTERRUPTED)
         left = CLEAN_UP_SECONDS - seconds
