@@ -6,6 +6,7 @@ defaults in its field types are the source of error messages, JSON Schemas and r
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from osasis.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound="InputModel")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 # ``Problem.wants`` by pydantic's error type.
 _WANTED = {"string_type": "text", "float_type": "number"}
 
@@ -120,9 +122,17 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
             found.append(Problem(field, e["input"], f"{shown}: {e['ctx']['error']}"))
         else:
             wants = _WANTED.get(kind, "")
-            found.append(Problem(field, e["input"], shown, allowed(_resolve(model, loc)), wants))
+            nouns = allowed(_resolve(model, loc)) + _decimal_comma(e["input"], wants)
+            found.append(Problem(field, e["input"], shown, nouns, wants))
     # pydantic also reports a list with an invalid item as too short.
     return [p for p in found if not any(q.field.startswith(f"{p.field}[") for q in found)]
+
+
+def _decimal_comma(value: Any, wants: str) -> str:
+    """What to write in place of a number with a decimal comma, as many spreadsheets save it."""
+    if wants != "number" or not isinstance(value, str) or not _DECIMAL_COMMA.fullmatch(value):
+        return ""
+    return f": write {value.replace(',', '.')}, with a point"
 
 
 def allowed(kind: Any, limits: Iterable[Any] = ()) -> str:

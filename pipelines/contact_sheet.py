@@ -25,7 +25,7 @@ from pipelines.manifest import printable
 from pipelines.parquet_input import read_group
 from pipelines.parquet_output import read_parts
 from pipelines.result import StylizeResult
-from pipelines.source import read_photo
+from pipelines.source import read_photo, row_photo
 
 # Most rows, columns and error reasons of a sheet.
 MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20
@@ -129,8 +129,8 @@ def _read_photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
     try:
         if listing["row"] < 0:
             return read_photo(location)
-        for _, data in read_group(location, listing["group"], job.image_column, [listing["row"]]):
-            return data
+        for _, found in read_group(location, listing["group"], job.image_column, [listing["row"]]):
+            return row_photo(found)
     except (UserError, OSError):
         pass
     return None

@@ -102,6 +102,15 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(plain_type(kind)))
 
 
+def _has_paths(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and any(f.name == "path" and _holds_text(f.type) for f in kind)
+
+
+def _name(path: str) -> str:
+    """The name of outputs of a photo at a path or URI."""
+    return re.sub(URI, "", path).lstrip("/")
+
+
 def _holds_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(plain_type(kind)))
 
@@ -146,9 +155,7 @@ def _list_rows(
     if not is_bytes:
         paths = [p or "" for p in table.read([column]).column(0).to_pylist()]
         locations = [absolute(_resolve(file, p)) for p in paths]
-        keys = [
-            prefix + (re.sub(URI, "", p).lstrip("/") or f"{i:06d}") for i, p in enumerate(paths)
-        ]
+        keys = [prefix + (_name(p) or f"{i:06d}") for i, p in enumerate(paths)]
         return listing_table(keys, locations, [size_and_mtime(p) for p in locations])
     usable = {
         f.name
@@ -158,6 +165,9 @@ def _list_rows(
     values: list[Any] = [None] * len(positions)
     if key_columns := [name for name in KEY_COLUMNS if name in usable]:
         values = table.read(key_columns[:1]).column(0).to_pylist()
+    elif _has_paths(table.schema_arrow.field(column).type):
+        images = table.read([f"{column}.path"]).column(0).to_pylist()
+        values = [_name((image or {}).get("path") or "") for image in images]
     keys = [prefix + (f"{i:06d}" if v in (None, "") else str(v)) for i, v in enumerate(values)]
     stats = [size_and_mtime(file)] * len(keys)
     return listing_table(keys, [absolute(file)] * len(keys), stats, positions)
@@ -165,10 +175,11 @@ def _list_rows(
 
 def read_group(
     location: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
-) -> Iterator[tuple[int, bytes | None]]:
+) -> Iterator[tuple[int, bytes | str | None]]:
     """(row, bytes) of the wanted rows of a row group, in order; ``batch`` rows in memory at a time.
 
-    Null rows yield None. Raises UserError.
+    A row with a path instead of bytes yields the location of its file, and a null row None. Raises
+    UserError.
     """
     rows, last = set(wanted), max(wanted)
     start = 0
@@ -178,6 +189,13 @@ def read_group(
                 return
             for i in range(part.num_rows):
                 if start + i in rows:
-                    value = part.column(0)[i].as_py()
-                    yield start + i, value.get("bytes") if isinstance(value, dict) else value
+                    yield start + i, _photo(part.column(0)[i].as_py(), location)
             start += part.num_rows
+
+
+def _photo(value: Any, file: str) -> bytes | str | None:
+    """A row's bytes, or else the location of its file."""
+    if not isinstance(value, dict):
+        return value
+    data, path = value["bytes"], value.get("path")
+    return _resolve(file, path) if not data and isinstance(path, str) and path else data

@@ -23,7 +23,7 @@ from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
 from pipelines.parquet_input import read_group
-from pipelines.source import read_photo
+from pipelines.source import read_photo, row_photo
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 # A table is yielded at this size even if it has fewer rows than a model batch.
@@ -115,17 +115,11 @@ def _fetchers(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[s
         try:
             wanted = list(by_row)
             for number, data in read_group(os.fsdecode(path), group, job.image_column, wanted):
-                yield by_row.pop(number), partial(_bytes_or_error, data)
+                yield by_row.pop(number), partial(row_photo, data)
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             for row in by_row.values():
-                yield row, partial(_bytes_or_error, None, reason)
-
-
-def _bytes_or_error(data: bytes | None, reason: str = "the row holds no image (null)") -> bytes:
-    if data is None:
-        raise ImageError("image", reason)
-    return data
+                yield row, partial(row_photo, None, reason)
 
 
 def _read_with_timeout(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:

@@ -330,3 +330,17 @@ def read_photo(location: str) -> bytes:
     except (OSError, pa.ArrowException, UnicodeError) as error:
         reason = first_line(error)
     raise ImageError(location, reason)
+
+
+def row_photo(found: bytes | str | None, reason: str = "the row holds no image (null)") -> bytes:
+    """The bytes of a row that ``read_group`` has found. Raises ImageError."""
+    if found is None:
+        raise ImageError("image", reason)
+    if isinstance(found, bytes):
+        return found
+    try:
+        return read_photo(found)
+    except ImageError as e:
+        raise ImageError(
+            "image", f"the row has no bytes, only the path {found}: {e.reason}"
+        ) from None

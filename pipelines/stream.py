@@ -77,9 +77,9 @@ def plan_workers(
     base: folder of the base; without GPUs, as many actors run as fit into the memory. Raises
     UserError if the cluster has too few GPUs.
     """
-    import ray
+    from factory.core.ray_cluster import offered_resources
 
-    resources = ray.cluster_resources()
+    resources = offered_resources()
     gpus = float(resources.get("GPU", 0))
     if gpus_per_worker and not gpus:
         raise UserError("--gpus-per-worker: this cluster has no GPU")

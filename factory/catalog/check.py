@@ -19,6 +19,7 @@ from factory.catalog.entries import (
 )
 from factory.catalog.read import read_folder, read_image, read_yaml
 from factory.core.bases import NAME, NAME_RULE
+from factory.core.endpoints import EndpointError
 from factory.core.uris import read_bytes
 from factory.registry.gate import Condition
 from osasis.errors import ImageError, UserError
@@ -163,6 +164,8 @@ def _check_files(
             continue
         try:
             data = read(location)
+        except EndpointError:
+            raise  # once, and not for each image
         except UserError as e:
             remedy = "correct the path or URI, or remove the entry"
             problems.append(entry.problem(name, f"{name} {e}", remedy, location))

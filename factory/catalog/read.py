@@ -42,7 +42,9 @@ def read_yaml(path: Path) -> CatalogContent:
         CatalogOptions, {k: v for k, v in file.data.items() if k != "styles" and v is not None}
     )
     places = file.places(2)
-    problems += [CatalogProblem.of(p, str(path), places, _TOP_HELP, None) for p in wrong]
+    problems += [
+        CatalogProblem.of(p, str(path), places, _TOP_HELP.format(p.field), None) for p in wrong
+    ]
     entries = []
     written = [*file.item_places("styles", 2)] or [{}] * len(styles)
     for item, at in zip(styles, written, strict=True):
@@ -54,4 +56,7 @@ def read_yaml(path: Path) -> CatalogContent:
     return CatalogContent(entries, problems, gate)
 
 
-_TOP_HELP = "a catalog has styles and gate"
+_TOP_HELP = (
+    "a catalog has styles and gate; the name of a block that only holds an anchor begins with x-, "
+    "such as x-{}"
+)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from typing import NoReturn
 
@@ -25,12 +24,14 @@ UNUSABLE_PATH = (
 
 def run() -> NoReturn:
     """Run ``main``, shut Ray down, and exit with the command's code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from factory.cli.signals import SignalHandler
+
+    signals = SignalHandler()
+    signals.install()
     # A thread of a stopped job that still calls Ray must not start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = main()
-    # A second Ctrl-C while Ray shuts down ends the process at once.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signals.clean_up()
     if (cluster := sys.modules.get("factory.core.ray_cluster")) is not None:
         cluster.stop_ray()
     sys.exit(code)
@@ -38,16 +39,29 @@ def run() -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. User errors print no traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
+    try:
+        code = _run_command(arguments, as_json)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    # Typer, too, makes this code of a KeyboardInterrupt.
+    if code == INTERRUPTED:
+        from factory.cli.output import print_error
+
+        print_error("stopped; to continue, run the same command again", as_json)
+    return code
+
+
+def _run_command(arguments: list[str], as_json: bool) -> int:
     import typer
 
     from factory.cli.app import app
-    from factory.cli.calls import CommandInterruptedError, call_error
+    from factory.cli.calls import call_error
     from factory.cli.output import print_error
     from osasis.errors import UserError
     from osasis.storage import DiskFullError
 
-    arguments = sys.argv[1:] if argv is None else argv
-    as_json = "--json" in arguments
     app.rich_markup_mode = "rich" if sys.stdout.isatty() else None
     command = typer.main.get_command(app)
     try:
@@ -58,9 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print_error(e, as_json)
         return MISTAKE
-    except CommandInterruptedError as e:
-        print_error(e, as_json)
-        return INTERRUPTED
     except DiskFullError as e:
         print_error(f"{e}; make room and run the same command again", as_json)
         return FAILED

@@ -20,10 +20,6 @@ class CallError(UserError):
         super().__init__("; ".join(map(str, self.problems)))
 
 
-class CommandInterruptedError(Exception):
-    """Ctrl-C or SIGTERM stopped a command."""
-
-
 class Command(TyperCommand):
     """A command that reports all bad options at once and prints only its result to stdout."""
 
@@ -46,11 +42,7 @@ class Command(TyperCommand):
 
         # An error of sqlite names no folder; most commands write to the home.
         with results_only_on_stdout(), disk_named(lambda: Home.find(ctx.params.get("home")).path):
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt:
-                message = "stopped; to continue, run the same command again"
-                raise CommandInterruptedError(message) from None
+            return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_panels(formatter, _option_panels(self, ctx))

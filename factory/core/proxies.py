@@ -41,9 +41,13 @@ def used_proxy(url: str, *, past_loopback: bool = True) -> str | None:
         return None
     variable = f"{scheme.lower()}_proxy"
     names = [n for n, v in os.environ.items() if n.lower() == variable and v == proxy]
-    head, slashes, address = proxy.rpartition("//")
-    shown = head + slashes + address.rpartition("@")[2]
-    return f"{names[0] if names else variable} is {shown}"
+    return f"{names[0] if names else variable} is {without_password(proxy)}"
+
+
+def without_password(url: str) -> str:
+    """The address of a server without a user and password."""
+    head, slashes, address = url.rpartition("//")
+    return head + slashes + address.rpartition("@")[2]
 
 
 def _host(url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
+from factory.core.cgroups import memory_limit
 from factory.core.environment import default_environment
 from factory.core.local_ray import LocalRay, short_folder
 from factory.core.machine import usable_cpus
@@ -54,6 +56,7 @@ CORPUS_ENV = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+OBJECT_STORE_BYTES = 200_000_000
 # How often a local Ray is started before ``connect`` gives up; a busy machine can be too slow.
 STARTS = 3
 # Seconds for a cluster's port to accept a connection, and then for Ray to answer.
@@ -130,6 +133,15 @@ def connect(
             _start_local(cpus, options)
 
 
+def offered_resources() -> dict[str, float]:
+    """The cluster's CPUs, GPUs and bytes of memory; of a local Ray, those this process may use."""
+    found: dict[str, float] = ray.cluster_resources()
+    if _local is not None:
+        free = memory_limit() - OBJECT_STORE_BYTES
+        found["memory"] = min(found.get("memory", math.inf), max(free, 0))
+    return found
+
+
 def stop_ray() -> None:
     """Disconnect from Ray; a local Ray ends, and with it its processes and files."""
     global _connection, _local
@@ -155,7 +167,7 @@ def _start_local(cpus: int | None, options: dict[str, Any]) -> None:
     # Ray Train starts several processes for a slot; with Ray's default, one per CPU at a time,
     # Ray prints a warning on two cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * count))
-    options = {"object_store_memory": 200_000_000, "include_dashboard": False, **options}
+    options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False, **options}
     root = short_folder()
     for attempt in range(1, STARTS + 1):
         _local = LocalRay.prepare(root)

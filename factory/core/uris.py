@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 import pyarrow as pa
 import pyarrow.fs
 
+from factory.core.endpoints import check_endpoint
 from osasis.errors import UserError
 from osasis.images.kinds import HEAD_BYTES
 
@@ -167,6 +168,8 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     head, query = _split(uri)
     scheme, _, rest = head.partition("://")
     authority, _, path = rest.partition("/")
+    if "endpoint_override=" not in query:
+        check_endpoint(scheme)
     try:
         native = _native(f"{scheme}://{authority}/{query}")
     except OSError as error:
@@ -245,4 +248,4 @@ def redact(location: str) -> str:
 
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return lines[0] if lines else type(error).__name__

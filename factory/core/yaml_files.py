@@ -28,6 +28,9 @@ READINGS = {
     "null": "no value",
 }
 NOTE_PREFIX = "x-"
+# A file may have more values than MAX_VALUES, but not by way of aliases within aliases: a short
+# file of them can stand for billions of values.
+MAX_VALUES, MAX_EXPANSION = 1_000_000, 100
 
 
 class YamlFileError(UserError):
@@ -170,7 +173,8 @@ def _yaml_file(path: Path, text: str) -> YamlFile:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        # Before construct_document, which moves the keys of `<<` into their mappings.
+        # Both before construct_document, which moves the keys of `<<` into their mappings.
+        _check_aliases(path, root)
         repeated = tuple(_repeated_keys(root))
         data = loader.construct_document(root) if root is not None else None
     except yaml.reader.ReaderError as e:
@@ -185,6 +189,25 @@ def _yaml_file(path: Path, text: str) -> YamlFile:
             str(path), None, "not valid YAML (nested too deeply)", "write it flatter"
         ) from None
     return YamlFile(path, data, repeated, root=root)
+
+
+def _check_aliases(path: Path, root: yaml.Node | None) -> None:
+    """Raise YamlFileError where aliases multiply the file's values."""
+    values: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if id(node) not in values:
+            values[id(node)] = 0  # an alias within its own node
+            children = node.value if isinstance(node, yaml.CollectionNode) else ()
+            if isinstance(node, yaml.MappingNode):
+                children = [part for pair in children for part in pair]
+            values[id(node)] = 1 + sum(map(count, children))
+        return values[id(node)]
+
+    total = count(root) if root is not None else 0
+    if total > max(MAX_VALUES, MAX_EXPANSION * len(values)):
+        reason = f"its aliases stand for more than {MAX_VALUES:,} values"
+        raise YamlFileError(str(path), None, reason, "use no aliases within aliases")
 
 
 def _yaml_error(path: Path, text: str, error: yaml.YAMLError) -> YamlFileError:

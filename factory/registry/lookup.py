@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ KIND_TAG = "style_factory.kind"
 MODELS_PER_PAGE, VERSIONS_PER_PAGE = 1000, 10_000
 
 
+@functools.cache
 def load_mlflow() -> Any:
     """Import MLflow, which takes seconds, with telemetry and progress bars off."""
-    # MLflow reads both variables on import.
+    # MLflow reads both variables on import. Cached, so that a thread's later call leaves the
+    # environment alone while another thread starts Ray with its own variables.
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     with default_environment(settings):
         import mlflow

@@ -203,16 +203,22 @@ class TrainingRun:
             self.folder.rmdir()
 
     def _start(self) -> Registry:
-        """Start Ray and open the registry at the same time; each takes seconds."""
+        """Start Ray and open the registry."""
         from factory.core.ray_cluster import start_ray
 
-        # Imported before the thread starts: two threads that import the same package at once can
-        # see it half initialised. Ray and the registry import no further package in common.
-        load_mlflow()
-        with ThreadPoolExecutor(1) as pool:
-            opened = pool.submit(Registry, self.home)
+        if self.home.tracking_uri != self.home.own_tracking_uri:
+            # Waiting for a server in this thread, so that Ctrl-C ends the wait.
+            registry = Registry(self.home)
             start_ray(self.options.slots)
-            registry = opened.result()
+        else:
+            # Creating the home's database and starting Ray take seconds each. MLflow is imported
+            # before the thread starts: two threads that import the same package at once can see
+            # it half initialised. Ray and the registry import no further package in common.
+            load_mlflow()
+            with ThreadPoolExecutor(1) as pool:
+                opened = pool.submit(Registry, self.home)
+                start_ray(self.options.slots)
+                registry = opened.result()
         self.report(f"styles are registered in {redact(self.home.tracking_uri)}")
         return registry
 

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from factory.core.disk import find_disk_full
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
 from factory.core.machine import cpu_workers
+from factory.core.ray_cluster import offered_resources
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
 from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
@@ -81,7 +82,7 @@ def plan_slots(
     number of slots; None chooses it. gpus_per_slot: GPUs of each slot, such as 0.25; None shares
     the GPUs among the slots. Raises UserError if the cluster has too few GPUs.
     """
-    resources = ray.cluster_resources()
+    resources = offered_resources()
     gpus = int(resources.get("GPU", 0))
     if gpus_per_slot is not None:
         if gpus_per_slot <= 0 or (gpus_per_slot > 1 and gpus_per_slot % 1):

@@ -28,7 +28,8 @@ def document(name: str) -> dict[str, Any]:
 def pinned(package: str) -> str:
     """The version of a package in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    (version,) = [x.partition("==")[2] for x in lines if x.partition("==")[0] == package]
+    pins = (x.replace("_", "-").partition("==") for x in lines)
+    (version,) = [version for name, _, version in pins if name == package]
     return version
 
 

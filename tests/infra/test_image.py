@@ -64,16 +64,18 @@ def test_copied_files_exist_and_are_not_ignored() -> None:
     assert set(needed) | {"pyproject.toml", "constraints.txt"} <= set(sources)
 
 
-def test_packages_are_pinned_and_include_the_postgresql_driver() -> None:
+def test_packages_are_pinned_and_include_the_extras() -> None:
     installs = [r for r in arguments_of("RUN") if "pip install" in r]
     (with_packages,) = [r for r in installs if "--no-deps" not in r]
     assert "-c constraints.txt" in with_packages
-    extra = re.search(r"\.\[(\w+)\]", with_packages)
-    assert extra is not None
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (driver,) = project["optional-dependencies"][extra[1]]
-    name = re.split(r"[<>=]", driver)[0]
-    assert name == "psycopg2-binary" and pinned(name)
+    found = re.search(r"\.\[([\w,]+)\]", with_packages)
+    assert found is not None
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    packages = {re.split(r"[<>=]", p)[0] for e in found[1].split(",") for p in extras[e]}
+    assert packages == {"pillow-heif", "imagecodecs", "psycopg2-binary"}
+    assert all(pinned(p) for p in packages)
 
 
 def test_image_runs_as_unprivileged_user_and_serves() -> None:

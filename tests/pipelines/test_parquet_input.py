@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from osasis.errors import UserError
+from osasis.errors import ImageError, UserError
 from pipelines.parquet_input import read_group
 from pipelines.parquet_output import without_views
-from pipelines.source import open_source
+from pipelines.source import open_source, row_photo
 from tests.tiny import picture
 
 TEXTS = {
@@ -60,6 +60,37 @@ def test_bytes(layout: str, tmp_path: Path) -> None:
     assert (source.image_column, source.count) == ("image", 4)
     rows = list(read_group(str(tmp_path / "a.parquet"), 1, "image", [0, 1]))
     assert rows == [(0, b"1"), (1, None)]
+
+
+def test_rows_of_hugging_face_datasets(tmp_path: Path) -> None:
+    """Structs of bytes and path, of which either may be null; outputs are named from the path."""
+    picture(1).save(tmp_path / "b.png")
+    images = [
+        {"bytes": b"1", "path": "a.png"},
+        {"bytes": None, "path": "b.png"},
+        {"bytes": None, "path": "gone.png"},
+        {"bytes": b"2", "path": None},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, kind)}), tmp_path / "hf.parquet")
+    source = open_source(tmp_path / "hf.parquet")
+    names = [b"a.png", b"b.png", b"gone.png", b"000003", b"000004", b"000005"]
+    assert source.listing["key"].to_pylist() == names
+    found = [f for _, f in read_group(str(tmp_path / "hf.parquet"), 0, "image", range(6))]
+    assert found == [b"1", f"{tmp_path}/b.png", f"{tmp_path}/gone.png", b"2", None, None]
+    assert row_photo(found[0]) == b"1"
+    assert row_photo(found[1]) == (tmp_path / "b.png").read_bytes()
+    reasons = []
+    for missing in (found[2], found[4]):
+        with pytest.raises(ImageError) as refused:
+            row_photo(missing)
+        reasons.append(refused.value.reason)
+    assert reasons == [
+        f"the row has no bytes, only the path {tmp_path}/gone.png: no such file",
+        "the row holds no image (null)",
+    ]
 
 
 def test_rows_of_views_can_be_chosen_for_the_output() -> None:

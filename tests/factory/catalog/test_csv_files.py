@@ -53,6 +53,15 @@ def test_separators_of_tags(images: Callable[..., Path], tags: str) -> None:
     assert load(path)[0].tags == ("oil", "portrait")
 
 
+def test_decimal_commas_are_refused_with_the_number_to_write(images: Callable[..., Path]) -> None:
+    path = images("a.png", "b.png") / "c.csv"
+    path.write_text("image;t0\na.png;0,25\nb.png;0,x\n")
+    assert problems(path) == [
+        "2: overrides.t0 is '0,25'; it must be a number in [0.05, 1]: write 0.25, with a point",
+        "3: overrides.t0 is '0,x'; it must be a number in [0.05, 1]",
+    ]
+
+
 def test_quoted_separators_of_the_header_do_not_count(images: Callable[..., Path]) -> None:
     path = images("a.png") / "c.csv"
     path.write_text('id;image;"licence, note"\none;a.png;CC0\n')
@@ -154,4 +163,4 @@ def test_values_that_are_no_json_stay_text(images: Callable[..., Path]) -> None:
     path.write_text(f"image\tt0\tseed\na.png\t0,4\t{'9' * 5000}\n")
     found = problems(path)
     assert found[0].startswith("2: overrides.seed is '9999")
-    assert found[1] == "2: overrides.t0 is '0,4'; it must be a number in [0.05, 1]"
+    assert found[1].startswith("2: overrides.t0 is '0,4'; it must be a number in [0.05, 1]: ")

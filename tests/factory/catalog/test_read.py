@@ -32,6 +32,15 @@ styles:
     ]
 
 
+def test_a_block_for_an_anchor_is_told_its_name(images: Callable[..., Path]) -> None:
+    path = images("a.png") / "catalog.yaml"
+    path.write_text("defaults: &d {tags: [oil]}\nstyles:\n  - {<<: *d, image: a.png}\n")
+    assert problems(path) == [
+        "1: unknown field 'defaults'; a catalog has styles and gate; the name of a block that only "
+        "holds an anchor begins with x-, such as x-defaults"
+    ]
+
+
 def test_a_loop_of_aliases(images: Callable[..., Path]) -> None:
     path = images("a.png") / "catalog.yaml"
     path.write_text("styles: &loop\n  - *loop\n")

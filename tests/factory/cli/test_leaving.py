@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,62 @@ text_edits.make_text_edit = wait
 sys.argv = ["style-factory", "text-edit", "smile", "--source", "a", "--target", "b", "--json"]
 cli.run()
 """
+# A module that is interrupted while it is imported, and one that the command ends with.
+INTERRUPTED_IMPORT = """
+import os, signal, sys, time
+
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.2)
+print("imported", file=sys.stderr, flush=True)
+"""
+IMPORTING = """
+import sys, time
+from factory import cli, text_edits
+
+def wait(*args, **options):
+    import interrupted_import
+    time.sleep(30)
+
+text_edits.make_text_edit = wait
+sys.argv = ["style-factory", "text-edit", "smile", "--source", "a", "--target", "b"]
+cli.run()
+"""
+# Ctrl-C before a command has begun: Typer has not read the arguments yet.
+EARLY = """
+import os, signal, sys
+import typer.main
+from factory import cli
+
+typer.main.get_command = lambda app: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["style-factory", "styles", "list"]
+cli.run()
+"""
+# Ctrl-C twice while Ray shuts down; the second comes after the patience where LATE is true.
+CLEANING_UP = """
+import os, signal, time
+from factory import cli
+from factory.cli import signals
+from factory.core import ray_cluster
+
+stop_ray = ray_cluster.stop_ray
+
+def main():
+    ray_cluster.start_ray(1)
+    return 3
+
+def interrupted_stop():
+    if LATE:
+        signals.CLEAN_UP_SECONDS = 0
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
+    stop_ray()
+    print("cleaned up")
+
+cli.main, ray_cluster.stop_ray = main, interrupted_stop
+cli.run()
+"""
+STOPPED = "error: stopped; to continue, run the same command again"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONUNBUFFERED")}
 
 
@@ -75,3 +134,42 @@ def test_ctrl_c_and_sigterm(number: int) -> None:
     message = "stopped; to continue, run the same command again"
     assert json.loads(out) == {"error": message}
     assert err == f"error: {message}\n"
+
+
+def run_program(program: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=False, timeout=60, env={**ENVIRONMENT, **more},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def test_ctrl_c_before_the_command_begins() -> None:
+    ran = run_program(EARLY)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", f"{STOPPED}\n")
+
+
+def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    """numpy and torch that are half imported recurse without end or abort the process."""
+    (tmp_path / "interrupted_import.py").write_text(INTERRUPTED_IMPORT)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    started = time.monotonic()
+    ran = run_program(IMPORTING, PYTHONPATH=path)
+    assert (ran.returncode, ran.stderr) == (130, f"imported\n{STOPPED}\n")
+    assert time.monotonic() - started < 25
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_ctrl_c_during_the_clean_up(late: bool) -> None:
+    """Ignored at first, so that Ray's processes and files go; a late one ends the process."""
+    folder = tempfile.mkdtemp(dir="/tmp")  # short enough for Ray's sockets
+    try:
+        ran = run_program(f"LATE = {late}\n{CLEANING_UP}", RAY_TMPDIR=folder)
+        if late:
+            assert (ran.returncode, ran.stdout) == (130, "")
+        else:
+            assert (ran.returncode, ran.stdout) == (3, "cleaned up\n")
+            assert ran.stderr == "cleaning up; after 9 s, Ctrl-C ends this at once\n"
+            assert not any(Path(folder).iterdir())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

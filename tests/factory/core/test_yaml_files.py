@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -124,6 +125,36 @@ def test_files_that_cannot_be_parsed(tmp_path: Path, text: str, says: str) -> No
     with pytest.raises(YamlFileError) as refused:
         read_yaml_file(path)
     assert str(refused.value) == f"{path}{says}"
+
+
+LEVELS = range(1, 30)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "".join(f"l{i}: &l{i} [*l{i - 1}, *l{i - 1}]\n" for i in LEVELS),
+        "".join(f"l{i}: &l{i} {{<<: [*l{i - 1}, *l{i - 1}], k{i}: 1}}\n" for i in LEVELS),
+    ],
+    ids=["lists", "merges"],
+)
+def test_aliases_that_multiply_values_are_refused_at_once(tmp_path: Path, bomb: str) -> None:
+    path = written(tmp_path / "a.yaml", "l0: &l0 {a: 1}\n" + bomb)
+    started = time.monotonic()
+    with pytest.raises(YamlFileError) as refused:
+        read_yaml_file(path)
+    assert time.monotonic() - started < 5
+    says = "its aliases stand for more than 1,000,000 values; use no aliases within aliases"
+    assert str(refused.value) == f"{path}: {says}"
+
+
+def test_long_files_and_repeated_aliases_are_read(tmp_path: Path) -> None:
+    """One block that 3,000 entries merge, as a large catalog has it."""
+    head = "x-all: &all {" + ", ".join(f"k{i}: {i}" for i in range(200)) + "}\n"
+    entries = "".join(f"- {{<<: *all, own: {i}}}\n" for i in range(3000))
+    path = written(tmp_path / "a.yaml", f"{head}styles:\n{entries}")
+    styles = read_yaml_file(path).data["styles"]
+    assert (len(styles), len(styles[-1]), styles[-1]["own"]) == (3000, 201, 2999)
 
 
 def test_invalid_json_names_the_line(tmp_path: Path) -> None:

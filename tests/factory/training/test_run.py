@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,7 +28,78 @@ from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.settings import make_settings
 from osasis.storage import DiskFullError, write_json
+from tests.conftest import ROOT
 from tests.tiny import FEW, SIZE, picture
+
+# Requests with which a run lists the registered styles.
+LISTING = 3
+
+
+class StallingServer(ThreadingHTTPServer):
+    """An empty MLflow server that answers ``LISTING`` requests, and no later one."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), StallingHandler)
+        self.requests, self.stalled, self.closed = 0, threading.Event(), threading.Event()
+
+
+class StallingHandler(BaseHTTPRequestHandler):
+    server: StallingServer
+
+    def do_GET(self) -> None:
+        self.server.requests += 1
+        if self.server.requests > LISTING:
+            self.server.stalled.set()
+            self.server.closed.wait()
+            return
+        is_experiment = "experiments" in self.path
+        body = b'{"experiment": {"experiment_id": "1"}}' if is_experiment else b"{}"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stalling() -> Iterator[StallingServer]:
+    with StallingServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.closed.set()
+        server.shutdown()
+
+
+def test_sigterm_ends_the_wait_for_an_mlflow_server(
+    fresh_home: Callable[[], Path], tmp_path: Path, stalling: StallingServer
+) -> None:
+    picture(100, (SIZE, SIZE)).save(tmp_path / "oil.png")
+    uri = f"http://127.0.0.1:{stalling.server_port}"
+    command = ["train", tmp_path / "oil.png", "--home", fresh_home(), "--progress", "none"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "factory.cli", *map(str, command)],
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    try:
+        assert stalling.stalled.wait(120)
+        # Ray, which may be starting beside the wait, is up after this.
+        time.sleep(3)
+        started = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    # MLflow's own attempt lasts 10 s.
+    assert time.monotonic() - started < 5
+    assert (run.returncode, errors) == (
+        130,
+        "error: stopped; to continue, run the same command again\n",
+    )
 
 
 def test_training_uses_the_checked_bytes_if_the_file_changes(
