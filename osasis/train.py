@@ -92,7 +92,8 @@ class StyleTrainer:
             self._set_learning_rates(i)
             with autocast(self.base.device, self.arithmetic):
                 x_t, x0 = self._predict(i, x_t, contents)
-                total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
+            # In float32: directions between nearby embeddings are lost in bfloat16.
+            total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
             row = {k: float(parts.get(k, 0.0)) for k in LOSS_NAMES}
             if not torch.isfinite(total):
                 raise DivergedError(
