@@ -23,9 +23,10 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16")
 def resolve(precision: Precision, device: torch.device) -> Arithmetic:
     """The arithmetic of a precision on a device.
 
-    ``float32`` and ``bfloat16`` are taken as they are; a CPU without bfloat16 instructions emulates
-    bfloat16, which takes many times as long. ``auto`` is the value of STYLE_FACTORY_ARITHMETIC if
-    set, else bfloat16 where the device has instructions for it, else float32.
+    Every precision but ``auto`` is taken as it is; a CPU emulates float16, and bfloat16 where it
+    lacks instructions for it, which takes many times as long. ``auto`` is the value of
+    STYLE_FACTORY_ARITHMETIC if set, else bfloat16 where the device has instructions for it, else
+    float32.
     Raises UserError where STYLE_FACTORY_ARITHMETIC has another value.
     """
     if precision != "auto":
@@ -34,7 +35,8 @@ def resolve(precision: Precision, device: torch.device) -> Arithmetic:
         for arithmetic in get_args(Arithmetic):
             if asked == arithmetic:
                 return arithmetic
-        raise UserError(f"{ENVIRONMENT} is {asked!r}; set it to float32 or bfloat16, or unset it")
+        allowed = ", ".join(get_args(Arithmetic))
+        raise UserError(f"{ENVIRONMENT} is {asked!r}; set it to one of {allowed}, or unset it")
     return "bfloat16" if has_bfloat16(device) else "float32"
 
 

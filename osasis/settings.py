@@ -161,7 +161,8 @@ class TrainSettings(InputModel):
     precision: Precision = Field(
         "float32",
         description="arithmetic of the forward passes; `auto`: bfloat16 where the device has "
-        "instructions for it, else float32; a CPU without them emulates `bfloat16`, which is slow",
+        "instructions for it, else float32; `float16` is for GPUs; a CPU emulates it, and `bfloat16` "
+        "where it lacks instructions, which is slow",
     )
     content_cutoff: Cutoff | None = Field(
         None,

@@ -11,7 +11,7 @@ from osasis.errors import UserError
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16", "float16"])
 def test_forward_passes_compute_in_the_given_arithmetic(arithmetic: Arithmetic) -> None:
     """Also on a CPU that has to emulate bfloat16."""
     with autocast(CPU, arithmetic):
@@ -36,7 +36,7 @@ def test_the_environment_variable_sets_auto(
 
 
 def test_an_invalid_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENVIRONMENT, "float16")
-    with pytest.raises(UserError, match=f"{ENVIRONMENT} is 'float16'; set it to float32"):
+    monkeypatch.setenv(ENVIRONMENT, "float8")
+    with pytest.raises(UserError, match=f"{ENVIRONMENT} is 'float8'; set it to one of float32"):
         resolve("auto", CPU)
     assert resolve("float32", CPU) == "float32"
