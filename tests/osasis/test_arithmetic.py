@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from osasis.arithmetic import ENVIRONMENT, Arithmetic, autocast, has_bfloat16, resolve
+from osasis.bundles.base import Base
 from osasis.errors import UserError
 
 CPU = torch.device("cpu")
@@ -40,3 +41,16 @@ def test_an_invalid_environment_variable_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=f"{ENVIRONMENT} is 'float8'; set it to one of float32"):
         resolve("auto", CPU)
     assert resolve("float32", CPU) == "float32"
+
+
+@torch.no_grad()
+def test_float16_is_closer_to_float32_than_bfloat16(tiny_base: Base) -> None:
+    x = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+
+    def noise(arithmetic: Arithmetic) -> torch.Tensor:
+        with autocast(CPU, arithmetic):
+            return tiny_base.eps_a(torch.zeros(1, 16))(x, torch.tensor([500])).float()
+
+    exact = noise("float32")
+    half, brain = ((noise(a) - exact).abs().mean() for a in ("float16", "bfloat16"))
+    assert 0 < half < 0.5 * brain
