@@ -10,7 +10,7 @@ from pydantic_core import PydanticKnownError
 
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.networks.sizes import DiffAEConfig
-from osasis.settings import T0, Cutoff, Seed, Steps
+from osasis.settings import T0, Cutoff, Seed, Steps, Strength
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
@@ -67,8 +67,8 @@ class Mix(InputModel):
         None, description="lambda_SPN, how strongly the photo's structure is preserved"
     )
     t0: T0 | None = Field(None, description="fraction of the schedule to which the photo is noised")
-    strength: Annotated[float, Field(ge=0, le=4)] = Field(
-        1.0,
+    strength: Strength | None = Field(
+        None,
         description="factor of epsilon_B's difference from epsilon_A; 0 reconstructs the photo",
     )
     encode_steps: Steps | None = Field(None, description="inversion steps of a full schedule")

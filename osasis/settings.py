@@ -43,6 +43,7 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 # Fraction of the schedule to which a photo is noised.
 T0 = Annotated[float, Field(ge=0.05, le=1)]
 Cutoff = Annotated[int, Field(ge=1, le=4096)]
+Strength = Annotated[float, Field(ge=0, le=4)]
 
 
 class TrainSettings(InputModel):
@@ -161,13 +162,18 @@ class TrainSettings(InputModel):
     precision: Precision = Field(
         "float32",
         description="arithmetic of the forward passes; `auto`: bfloat16 where the device has "
-        "instructions for it, else float32; `float16` is for GPUs; a CPU emulates it, and `bfloat16` "
-        "where it lacks instructions, which is slow",
+        "instructions for it, else float32; `float16` is for GPUs; a CPU emulates it, and "
+        "`bfloat16` where it lacks instructions, which is slow",
     )
     content_cutoff: Cutoff | None = Field(
         None,
         description="default of the mix's `content_cutoff`: resolution levels of this size and "
         "above take z_style; null: all but the two coarsest levels, as published at 256 px",
+    )
+    strength: Strength = Field(
+        1.0,
+        description="default of the mix's `strength`; below 1 a style that is trained past its "
+        "look keeps more of the photo",
     )
     stylize_encode_steps: Steps = Field(
         100, description="inversion steps of a full schedule, for stylization"

@@ -121,8 +121,9 @@ def decode(
     schedule = walk.schedule
     solve = SOLVERS[mix.decode_solver or settings.decode_solver]
     edit = None if mix.text_edit is None else (text_edits or {})[mix.text_edit]
-    networks = _networks(base, mix, chosen, masks or {}, encodings.photo)
-    terms = _structure_terms(base, mix, chosen, networks, walk)
+    strength = settings.strength if mix.strength is None else mix.strength
+    networks = _networks(base, mix, chosen, strength, masks or {}, encodings.photo)
+    terms = _structure_terms(base, mix, chosen, strength, networks, walk)
     out = []
     with autocast(base.device, plan.arithmetic):
         for rows, report in _chunks(len(encodings.photo), base.device, walk.count, progress):
@@ -225,18 +226,26 @@ def _noise_towards(photo: Tensor, x: Tensor, alpha_bar: float) -> Tensor:
 
 
 def _networks(
-    base: Base, mix: Mix, styles: list[Style], masks: Mapping[str, Tensor], like: Tensor
+    base: Base,
+    mix: Mix,
+    styles: list[Style],
+    strength: float,
+    masks: Mapping[str, Tensor],
+    like: Tensor,
 ) -> list[_Network]:
     relative = relative_weights(mix)
     if mix.blend == "weights" and not any(s.mask for s in mix.styles):
         z_style = torch.stack([r * s.z_style for r, s in zip(relative, styles, strict=True)]).sum(0)
-        weights = blended_weights(base, styles, relative, mix.strength)
-        levels = _levels(base, mix, styles[0])
+        weights = blended_weights(base, styles, relative, strength)
+        levels = _levels(base, mix, styles[0], strength)
         return [_Network(weights, z_style, levels, like.new_ones(()))]
     shares, uncovered = _pixel_shares(mix, masks, like)
     networks = [
         _Network(
-            blended_weights(base, [s], [1.0], mix.strength), s.z_style, _levels(base, mix, s), share
+            blended_weights(base, [s], [1.0], strength),
+            s.z_style,
+            _levels(base, mix, s, strength),
+            share,
         )
         for s, share in zip(styles, shares, strict=True)
     ]
@@ -251,13 +260,13 @@ def relative_weights(mix: Mix) -> list[float]:
     return [s.weight / total for s in mix.styles]
 
 
-def _levels(base: Base, mix: Mix, style: Style) -> Sequence[float]:
+def _levels(base: Base, mix: Mix, style: Style, strength: float) -> Sequence[float]:
     """z_style's share at each level, scaled by the strength, so that strength 0 gives the photo."""
     weights = mix.level_weights
     if weights is None:
         cutoff = mix.content_cutoff or style.settings.content_cutoff or base.config.suggested_cutoff
         weights = cutoff_weights(cutoff, base.config)
-    return [w * min(1.0, mix.strength) for w in weights]
+    return [w * min(1.0, strength) for w in weights]
 
 
 def _pixel_shares(
@@ -300,6 +309,7 @@ def _structure_terms(
     base: Base,
     mix: Mix,
     styles: list[Style],
+    strength: float,
     networks: list[_Network],
     walk: Walk,
 ) -> list[_StructureTerm]:
@@ -317,9 +327,9 @@ def _structure_terms(
         scale = mix.structure if mix.structure is not None else s.spn_weight
         if s.spn_time == "timestep":
             scale *= denoising_walk(s.spacing, s.decode_steps, s.t0).count / walk.count
-        if s.spn_weight > 0 and scale * mix.strength > 0:
+        if s.spn_weight > 0 and scale * strength > 0:
             spn = style.spn_module(base.device)
-            terms.append(_StructureTerm(spn, s.spn_time, share * scale * mix.strength))
+            terms.append(_StructureTerm(spn, s.spn_time, share * scale * strength))
     return terms
 
 

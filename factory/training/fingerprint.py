@@ -9,7 +9,9 @@ from typing import Any
 from factory import __version__
 
 FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
-SOLVERS = ("encode_solver", "decode_solver")
+# Settings that did not exist, with the values that training took: not hashed, so that fingerprints
+# in older homes stay valid.
+ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0}
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 
@@ -32,8 +34,7 @@ def fingerprint(
     # stay valid.
     if (precision := relevant.get("precision")) in FORMER_PRECISION:
         relevant["precision"] = FORMER_PRECISION[precision]
-    # DDIM was the only solver.
-    relevant = {k: v for k, v in relevant.items() if k not in SOLVERS or v != "ddim"}
+    relevant = {k: v for k, v in relevant.items() if k not in ADDED or v != ADDED[k]}
     if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
         relevant = {k: v for k, v in relevant.items() if k not in EARLY_STOPPING}
     identity = [base, relevant, __version__] + ([contents] if contents else [])

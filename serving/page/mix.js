@@ -4,7 +4,7 @@ import { $, element, request, state } from "./core.js";
 // name, label, low, high, step, default, setting. A default of null stands for the style's training
 // setting of that name.
 const SLIDERS = [
-  ["strength", "Strength", 0, 2, 0.05, 1],
+  ["strength", "Strength", 0, 2, 0.05, null, "strength"],
   ["structure", "Structure of the photo", 0, 1, 0.02, null, "spn_weight"],
   ["content_cutoff", "Content cutoff", 0, 0, 1, null, "content_cutoff"],
   ["text_amount", "Text amount", -3, 3, 0.1, 1],

@@ -63,7 +63,7 @@ def test_every_problem_is_named_at_once() -> None:
         "blend": "one of weights, noise",
         "structure": "a number in [0, 10] or null",
         "t0": "a number in [0.05, 1] or null",
-        "strength": "a number in [0, 4]",
+        "strength": "a number in [0, 4] or null",
         "text_amount": "a number in [-10, 10]",
         "content_cutoff": "a whole number in [1, 4096] or null",
         "encode_steps": "a whole number in [1, 1000] or null",
@@ -106,7 +106,6 @@ def test_a_mix_needs_a_style(data: dict[str, Any]) -> None:
         ("text_edit", 3),
         ("seed", "x"),
         ("seed", None),
-        ("strength", None),
         ("decode_steps", True),
     ],
 )

@@ -150,7 +150,7 @@ def test_another_job_in_the_same_folder_is_refused_with_the_differences(
     shutil.copytree(photos, other)
     picture(9, (50, 50)).save(other / "3.png")
     for change, difference in (
-        ({"mix": {"strength": 0.5}}, "targets[0].strength: 1.0 before, 0.5 now"),
+        ({"mix": {"strength": 0.5}}, "targets[0].strength: none before, 0.5 now"),
         ({"fit": "pad"}, 'options.fit: "crop" before, "pad" now'),
         ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" before, none now'),
         ({"source": other}, "before"),
@@ -304,7 +304,7 @@ def test_parquet_input_and_output_with_mix_columns(
         ("y", 2, data[1]),
     ]
     assert [r["stylized_style"] for r in rows] == ["oil:1", "ink:1"]
-    assert [json.loads(r["stylized_mix"])["strength"] for r in rows] == [1.0, 0.5]
+    assert [json.loads(r["stylized_mix"])["strength"] for r in rows] == [None, 0.5]
     for row in rows:
         provenance = read_provenance(row["stylized"])
         assert provenance is not None
