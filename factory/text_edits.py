@@ -13,7 +13,7 @@ from osasis.errors import UserError
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
 from osasis.stylize import EncodePlan, encode
-from osasis.text_edit import TextEdit, optimise_text_edit, save_text_edit
+from osasis.text_edit import EditOptions, TextEdit, optimise_text_edit, save_text_edit
 
 MAX_PHOTOS = 8
 
@@ -43,7 +43,8 @@ def make_text_edit(
         batch = from_uint8(loaded.photos[:MAX_PHOTOS])
     else:
         raise UserError(f"base {loaded.name!r} has no photos of its own: give a folder (--photos)")
-    encodings = encode(loaded, batch, EncodePlan(t0=0.5, steps=20))
-    edit = optimise_text_edit(loaded, encodings, source, target, iterations=iterations, seed=seed)
+    encodings = encode(loaded, batch, EncodePlan(0.5, 20, spacing="quadratic", solver="dpmpp_2m"))
+    options = EditOptions(iterations=iterations, seed=seed)
+    edit = optimise_text_edit(loaded, encodings, source, target, options)
     save_text_edit(home.text_edits / name, edit)
     return edit

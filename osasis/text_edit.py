@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from osasis.stylize import Encodings
 class TextEdit:
     """A direction of z_in from text ``source`` to text ``target``.
 
-    direction: (D,). base: fingerprint of the base. settings: arguments of ``optimise_text_edit``.
+    direction: (D,). base: fingerprint of the base. settings: the options of ``optimise_text_edit``.
     history: the loss of each iteration.
     """
 
@@ -62,28 +62,56 @@ def load_text_edit(folder: Path, base: str) -> TextEdit:
     return TextEdit(info["source"], info["target"], direction, base, info["settings"], history)
 
 
+@dataclass(frozen=True)
+class EditOptions:
+    """Options of optimising z_in.
+
+    lr: Adam's learning rate in normalised z. keep: weight of the mean square of the change in
+    normalised z; both suit every base. steps: denoising steps of a full schedule.
+    """
+
+    iterations: int = 100
+    lr: float = 0.02
+    keep: float = 0.1
+    steps: int = 20
+    seed: int = 0
+
+
 def optimise_text_edit(
-    base: Base,
-    encodings: Encodings,
-    source: str,
-    target: str,
-    *,
-    iterations: int = 100,
-    lr: float = 0.02,
-    keep: float = 0.1,
-    steps: int = 20,
-    seed: int = 0,
+    base: Base, encodings: Encodings, source: str, target: str, options: EditOptions | None = None
 ) -> TextEdit:
-    """Optimise a direction of z_in that moves photos from text ``source`` to text ``target``.
+    """Optimise one direction of z_in that moves photos from text ``source`` to text ``target``.
 
-    Each iteration takes a random denoising step, at which epsilon_A predicts x_0 from z and from
-    z + direction. The loss is the directional loss between the difference of the two embeddings
-    and the difference of the texts, plus ``keep`` times the mean square of the direction.
-    The direction is optimised in normalised z, so ``lr`` and ``keep`` suit every base.
-
-    encodings: of a few photos, (B, ...). steps: of a full schedule.
+    The direction is shared by the photos, and applies to others. encodings: of a few photos.
     Raises UserError where the guide has no text encoder or embeds both texts alike, DivergedError
     where the loss is not finite.
+    """
+    options = options or EditOptions()
+    offset, history = _optimise_offset(base, encodings, source, target, options, rows=1)
+    direction = (offset[0] * base.z_std[0]).cpu()
+    return TextEdit(source, target, direction, base.fingerprint, asdict(options), history)
+
+
+def edit_photos(
+    base: Base, encodings: Encodings, source: str, target: str, options: EditOptions | None = None
+) -> Encodings:
+    """The encodings with z_in of each photo optimised by itself, as in the paper (Sec. 4.4).
+
+    A photo's result does not depend on the other photos. Raises as ``optimise_text_edit``.
+    """
+    options, rows = options or EditOptions(), len(encodings.z)
+    offset, _ = _optimise_offset(base, encodings, source, target, options, rows)
+    return replace(encodings, z=encodings.z + offset * base.z_std)
+
+
+def _optimise_offset(
+    base: Base, encodings: Encodings, source: str, target: str, options: EditOptions, rows: int
+) -> tuple[Tensor, tuple[float, ...]]:
+    """The change of normalised z, (rows, D) with one row or one a photo, and the loss history.
+
+    Each iteration takes a random denoising step, at which epsilon_A predicts x_0 from z and from
+    the changed z. The loss is the directional loss between the difference of the two embeddings
+    and the difference of the texts, plus ``keep`` times the mean square of the change.
     """
     guide = text_guide(base.guide)
     # Embeddings are normalised before differences are taken (StyleGAN-NADA, Eq. 2).
@@ -91,32 +119,31 @@ def optimise_text_edit(
     text_direction = (texts[1] - texts[0])[None]
     if float(text_direction.norm()) < 1e-6:
         raise UserError(f"the guide's embeddings of {source!r} and {target!r} are the same")
-    walk = denoising_walk(encodings.plan.spacing, steps, encodings.plan.t0)
-    generator = derived_generator(seed, "text edit")
+    walk = denoising_walk(encodings.plan.spacing, options.steps, encodings.plan.t0)
+    generator = derived_generator(options.seed, "text edit")
     # Zero is no starting point: the directional loss has no gradient direction there, and Adam's
     # first update would outweigh the following ones.
-    start = lr * torch.randn(base.z_std.shape[-1], generator=generator)
-    offset = start.to(base.device).requires_grad_(True)
-    optimiser = torch.optim.Adam([offset], lr=lr)
+    start = options.lr * torch.randn(base.z_std.shape[-1], generator=generator)
+    offset = start.to(base.device).repeat(rows, 1).requires_grad_(True)
+    optimiser = torch.optim.Adam([offset], lr=options.lr)
     trajectory = _denoising_trajectory(base, encodings, walk)
     history = []
-    for n in range(iterations):
+    for n in range(options.iterations):
         i = int(torch.randint(len(trajectory), (1,), generator=generator))
         x_t, embedding = trajectory[i]
         z = encodings.z + offset * base.z_std
         eps = base.eps_a(z)(x_t, walk.schedule.timestep(i, x_t))
         x0 = predict_x0(walk.schedule, i, x_t, eps)
         image_direction = F.normalize(guide.embed(x0), dim=-1) - embedding
-        loss = directional_loss(image_direction, text_direction) + keep * offset.pow(2).mean()
+        loss = directional_loss(image_direction, text_direction)
+        loss = loss + options.keep * offset.pow(2).mean()
         if not torch.isfinite(loss):
             raise DivergedError(f"the text edit diverged at iteration {n + 1}; lower lr")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         history.append(float(loss.detach()))
-    settings = {"iterations": iterations, "lr": lr, "keep": keep, "steps": steps, "seed": seed}
-    direction = (offset.detach() * base.z_std[0]).cpu()
-    return TextEdit(source, target, direction, base.fingerprint, settings, tuple(history))
+    return offset.detach(), tuple(history)
 
 
 @torch.no_grad()
