@@ -47,12 +47,16 @@ def encode_plan(
     t0, steps, spacing, solver = (
         (mix.t0, mix.encode_steps, mix.spacing, mix.encode_solver) if mix else (None,) * 4
     )
+    solver = solver or settings.encode_solver
+    if solver == "fixed_point" and mix is not None and steps is None:
+        # It is exact for as many denoising steps.
+        steps = mix.decode_steps
     return EncodePlan(
         t0 or settings.t0,
         steps or settings.stylize_encode_steps,
         resolve(precision or settings.precision, device),
         spacing or settings.spacing,
-        solver or settings.encode_solver,
+        solver,
     )
 
 

@@ -17,12 +17,14 @@ from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
 from osasis.sampling import INVERTERS
+from osasis.settings import make_settings
 from osasis.stylize import (
     EncodePlan,
     Encodings,
     blended_weights,
     decode,
     encode,
+    encode_plan,
     level_conditions,
     relative_weights,
 )
@@ -248,6 +250,21 @@ def test_every_problem_of_a_mix_is_named(
         "styles[2].mask",
         "text_edit",
     ]
+
+
+def test_exact_inversion_takes_as_many_steps_as_the_denoising() -> None:
+    cpu = torch.device("cpu")
+    settings = make_settings(encode_solver="fixed_point", stylize_encode_steps=10)
+    assert encode_plan(None, settings, cpu) == EncodePlan(
+        0.5, 10, "float32", "trailing", "fixed_point"
+    )
+
+    def steps(**fields: Any) -> int:
+        return encode_plan(Mix.of("a", **fields), settings, cpu).steps
+
+    assert steps(decode_steps=16) == 16
+    assert steps(decode_steps=16, encode_steps=4) == 4
+    assert steps(decode_steps=16, encode_solver="ddim") == 10
 
 
 def test_encodings_of_another_t0_are_refused(
