@@ -254,13 +254,13 @@ def test_unknown_presets_and_fields_name_the_nearest() -> None:
 
 def test_every_value_out_of_range_is_named_at_once() -> None:
     low = {n: -1 for n, s in settings_schema().items() if "minimum" in json.dumps(s)}
-    wrong: dict[str, Any] = low | {"t0": float("nan"), "decode_steps": 300}
+    wrong: dict[str, Any] = low | {"t0": float("nan"), "latent_steps": 300}
     found = problems(**wrong)
     assert set(found) == set(wrong) and len(found) > 20
     for name in wrong:
         assert repr(wrong[name]) in found[name].message
     assert found["lr_unet"].allowed == "a number in [0, 1]"
-    assert "a schedule of 300 steps is not possible" in found["decode_steps"].message
+    assert "a schedule of 300 steps is not possible" in found["latent_steps"].message
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_every_value_out_of_range_is_named_at_once() -> None:
     [
         ("iterations", 2.5, "a whole number in [1, 100000]"),
         ("lr_unet", "1e-4", "a number in [0, 1]"),
-        ("spacing", "middle", "one of leading, trailing"),
+        ("spacing", "middle", "one of leading, trailing, quadratic"),
         ("normalise_embeddings", 1, "true or false"),
         ("batch_size", True, "a whole number in [1, 1024]"),
         ("content_cutoff", "32", "a whole number in [1, 4096] or null"),
@@ -292,9 +292,9 @@ def test_settings_round_trip() -> None:
     assert TrainSettings.parse(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_a_t0_between_steps_is_refused_with_trailing_spacing() -> None:
-    """Denoising would start at a timestep other than the one where inversion ended."""
-    with pytest.raises(UserError, match=r"t0 is 0\.33, which is not a whole number of steps"):
-        make_settings("fast", t0=0.33)
-    assert make_settings("reference", t0=0.33).t0 == 0.33
-    assert make_settings("default", t0=0.6).t0 == 0.6
+def test_step_counts_are_free_where_the_spacing_is_no_stride() -> None:
+    """A published schedule has a uniform stride; the others end at t0 for any number of steps."""
+    found = problems(spacing="leading", decode_steps=300, stylize_encode_steps=700)
+    assert set(found) == {"decode_steps", "stylize_encode_steps"}
+    assert "a schedule of 300 steps is not possible" in found["decode_steps"].message
+    assert make_settings("fast", t0=0.33, decode_steps=300).decode_steps == 300
