@@ -44,6 +44,7 @@ FEW: dict[str, Any] = {
     "iterations": 2,
     "batch_size": 2,
     "lr_unet": 1e-3,
+    "encode_solver": "ddim",
     "encode_steps": 10,
     "decode_steps": 4,
     "latent_steps": 10,

@@ -109,6 +109,7 @@ def tiny_settings() -> Callable[..., TrainSettings]:
             "iterations": 4,
             "batch_size": 2,
             "lr_unet": 1e-3,
+            "encode_solver": "ddim",
             "encode_steps": 10,
             "decode_steps": 4,
             "latent_steps": 10,
