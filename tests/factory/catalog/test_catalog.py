@@ -280,6 +280,6 @@ def test_the_shipped_schema_matches_the_models() -> None:
     settings = entry["overrides"]["properties"]
     assert all(field["description"] for field in settings.values())
     assert set(settings) == set(TrainSettings.model_fields)
-    assert settings["spacing"]["enum"] == ["leading", "trailing"]
+    assert settings["spacing"]["enum"] == ["leading", "trailing", "quadratic"]
     assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (1, 1024)
     assert settings["keep_best"]["type"] == "boolean"
