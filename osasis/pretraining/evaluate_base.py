@@ -12,6 +12,7 @@ from torch import Tensor
 
 from osasis.bundles.base import Base
 from osasis.diffusion import ddim_sample, image_schedule, latent_schedule
+from osasis.evaluation.frechet import frechet
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
 from osasis.pretraining.photo_set import Report
@@ -160,18 +161,3 @@ def pooled_features(net: PerceptualNet, images: Tensor) -> Tensor:
         for x in images.split(32)
     ]
     return torch.cat(rows).double()
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to two sets of features (N, D) (Heusel et al., 2017)."""
-    mean_gap = (a.mean(dim=0) - b.mean(dim=0)).pow(2).sum()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # The trace of the square root of cov_a cov_b, from the symmetric root_a cov_b root_a.
-    root = _root(cov_a)
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
-    return float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross)
-
-
-def _root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T

@@ -1,0 +1,1 @@
+"""Evaluation of stylizations: metrics of pairs and sets, confidence intervals, baselines."""
