@@ -1,13 +1,14 @@
-"""Batch stylization of corpora on Ray Data.
+"""Batch stylization of corpora on Ray Data, and evaluation of styles on them.
 
-``pipelines.stylize(styles, source, output, ...)`` does what ``style-factory stylize`` does.
+``pipelines.stylize(styles, source, output, ...)`` does what ``style-factory stylize`` does, and
+``pipelines.evaluate(styles, photos, output, ...)`` what ``style-factory evaluate`` does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["OutputOptions", "StylizeResult", "stylize"]
+__all__ = ["OutputOptions", "StylizeResult", "evaluate", "stylize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module("pipelines.corpus").stylize
+    if name == "evaluate":
+        import importlib
+
+        return importlib.import_module("pipelines.evaluation").evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

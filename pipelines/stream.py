@@ -154,7 +154,7 @@ def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     small = sum(map(len, tasks)) <= SMALL_CORPUS_BATCHES * workers.models * workers.batch
     model_cpus, task_cpus = CPUS[workers.device]
     return (
-        _from_tasks(tasks)
+        from_tasks(tasks)
         .map_batches(
             read_squares,
             batch_size=None,
@@ -187,7 +187,7 @@ def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
     )
 
 
-def _from_tasks(tasks: list[pa.Table]) -> Any:
+def from_tasks(tasks: list[pa.Table]) -> Any:
     """A dataset of the tasks, one block each; the process's Ray Data settings are restored."""
     import ray.data
 

@@ -54,8 +54,11 @@ class Targets:
             self._references[reference] = version.style
         return self._references[reference]
 
-    def add(self, shares: list[StyleShare], fields: dict[str, Any]) -> int:
-        """The index of the target with this mix, added if it is new. Raises UserError."""
+    def add(self, shares: list[StyleShare], fields: dict[str, Any], label: str = "") -> int:
+        """The index of the target with this mix, added if it is new. Raises UserError.
+
+        label: folder of a new target's outputs; default: the names of its styles.
+        """
         named = [s.replace(style=self.style(s.style)) for s in shares]
         styles = [s.to_dict() for s in named]
         mix = Mix.parse({"styles": styles, **fields})
@@ -67,7 +70,8 @@ class Targets:
         key = json.dumps(mix.to_dict())
         if key not in self._index:
             self._index[key] = len(self.targets)
-            label = shortened("+".join(s.style for s in named).encode(), LONGEST_NAME).decode()
+            names = "+".join(s.style for s in named)
+            label = label or shortened(names.encode(), LONGEST_NAME).decode()
             self.targets.append(TargetSpec(label=label, mix=mix))
         return self._index[key]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli import base, catalog, inspect, serve, slots, styles, stylize, train
+from factory.cli import base, catalog, evaluate, inspect, serve, slots, styles, stylize, train
 from factory.cli.calls import Command, Group
 from factory.cli.output import print_result
 
@@ -39,6 +39,7 @@ app.command(cls=Command, rich_help_panel=TRAINING)(train.train)
 app.add_typer(catalog.app, name="catalog", rich_help_panel=TRAINING)
 app.add_typer(slots.app, name="slots", rich_help_panel=TRAINING)
 app.command(cls=Command, rich_help_panel=STYLIZING)(stylize.stylize)
+app.command(cls=Command, rich_help_panel=STYLIZING)(evaluate.evaluate)
 app.command(cls=Command, rich_help_panel=STYLIZING)(inspect.inspect)
 app.command(cls=Command, rich_help_panel=STYLIZING)(serve.serve)
 app.add_typer(styles.app, name="styles", rich_help_panel=REGISTRY)

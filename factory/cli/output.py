@@ -72,6 +72,11 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def print_raw(text: str) -> None:
+    """Print progress text that contains its own line ends and cursor movements."""
+    print(text, end="", file=sys.stderr, flush=True)
+
+
 def print_error(error: Exception | str, as_json: bool) -> None:
     """Print an error, one line per problem; with --json also as a JSON document."""
     subject = getattr(error, "subject", "")

@@ -21,7 +21,7 @@ from factory.cli.options import (
     names,
     option,
 )
-from factory.cli.output import print_document, print_progress
+from factory.cli.output import print_document, print_progress, print_raw
 from osasis import choices
 from osasis.errors import UserError
 
@@ -194,7 +194,7 @@ def stylize(
         timeout_per_image=timeout_per_image,
         retry_errors=retry_errors,
         contact_sheet=not no_contact_sheet,
-        report=_print_to_terminal if terminal else print_progress,
+        report=print_raw if terminal else print_progress,
         terminal=terminal,
     )
     print_document(result.to_dict(), _summary(result), as_json)
@@ -222,8 +222,3 @@ def _summary(result: StylizeResult) -> str:
     if (more := len(reasons) - SHOWN_ERRORS) > 0:
         lines.append(f"... and {more} more; all are in {result.output / 'errors.parquet'}")
     return "\n".join([*lines, f"{result.images} image(s) in {result.output}"])
-
-
-def _print_to_terminal(text: str) -> None:
-    """Print progress text that contains its own cursor movements."""
-    print(text, end="", file=sys.stderr, flush=True)

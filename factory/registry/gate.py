@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from osasis.evaluation.names import METRIC_NAMES, PREFIX
 from osasis.metrics import METRICS
 from osasis.validation import InputModel, InvalidInputError, Problem
 
@@ -21,7 +22,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-CONDITION = r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*"
+CONDITION = r"\s*([\w.]+)\s*(<=|>=|<|>)\s*(\S+)\s*"
+# Metrics of the preview photos, and those of `style-factory evaluate`.
+GATE_METRICS = (*METRICS, *(PREFIX + name for name in METRIC_NAMES))
 
 
 class Condition(InputModel):
@@ -29,7 +32,9 @@ class Condition(InputModel):
 
     subject: ClassVar[str] = "gate"
 
-    metric: Literal[METRICS] = Field(description="metric of the preview photos")  # type: ignore[valid-type]
+    metric: Literal[GATE_METRICS] = Field(  # type: ignore[valid-type]
+        description="metric of the preview photos, or of an evaluation"
+    )
     sign: Literal["<=", ">=", "<", ">"] = Field(description="relation of the metric to the limit")
     limit: float = Field(description="finite bound of the metric")
 
@@ -40,7 +45,8 @@ class Condition(InputModel):
         """Why metrics fail the condition; None where they meet it."""
         value = metrics.get(self.metric)
         if value is None:
-            return f"{self.metric} was not measured"
+            evaluated = " (`style-factory evaluate` does)" * self.metric.startswith(PREFIX)
+            return f"{self.metric} was not measured{evaluated}"
         if math.isfinite(value) and OPERATORS[self.sign](value, self.limit):
             return None
         return f"{self.metric} is {value:.3g}, not {self.sign} {self.limit:g}"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from factory.registry.lookup import KIND_TAG, RegistryReader, is_style
 from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,
+    GATE_TAG,
     StyleVersion,
     bundle_folder,
     discard_stdout,
@@ -21,6 +23,8 @@ from factory.registry.versions import (
 from osasis.errors import UserError
 from osasis.storage import sha256_file
 
+# Artifact of a run: the newest evaluation of its style.
+EVALUATION_FILE = "evaluation.json"
 # Tag of a registered model: all champions in order, for rollback.
 CHAMPIONS_TAG = "style_factory.champions"
 
@@ -166,6 +170,32 @@ class Registry(RegistryReader):
                     f"style {style!r}: a registered model of another project has this name; "
                     "choose another id"
                 ) from None
+
+    def log_evaluation(
+        self, version: StyleVersion, metrics: dict[str, float], document: dict[str, Any]
+    ) -> None:
+        """Log metrics and evaluation.json in a version's run; a later evaluation replaces them."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        with discard_stdout():
+            self.client.log_batch(version.run_id, metrics=logged)
+            self.client.log_dict(version.run_id, document, EVALUATION_FILE)
+
+    def apply_gate(self, version: StyleVersion, missed: Sequence[str]) -> None:
+        """Store why a version misses a gate; a candidate that misses nothing becomes champion.
+
+        A champion stays champion: ``rollback`` is the user's decision.
+        """
+        name, number = version.style, str(version.version)
+        if missed:
+            self.client.set_model_version_tag(name, number, GATE_TAG, "; ".join(missed))
+            return
+        if GATE_TAG in version.tags:
+            self.client.delete_model_version_tag(name, number, GATE_TAG)
+        if CANDIDATE in version.aliases and CHAMPION not in version.aliases:
+            self.promote(version.reference)
 
     def promote(self, reference: str) -> StyleVersion:
         """Make the version ``a:3`` or ``a@alias``, or the candidate of ``a``, champion."""

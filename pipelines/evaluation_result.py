@@ -1,0 +1,144 @@
+"""The result of an evaluation: estimates per style, variant and metric; JSON and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from osasis.evaluation.intervals import Estimate
+    from osasis.evaluation.metric import Metric
+
+ALL = "all styles"
+DOCUMENT, GRID = "evaluation.json", "evaluation.png"
+# style or ALL -> variant -> metric -> estimate
+Results = dict[str, dict[str, dict[str, "Estimate"]]]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The result of an evaluation.
+
+    styles: references by name. metrics: name, lower_better, backbone and source of each.
+    unavailable: reasons by name of metrics that were not measured. failed: measurements that
+    failed, by reason. errors: pictures that the corpus job could not make. gate: by style, why it
+    misses the gate's conditions. registered: versions in whose run the results are logged.
+    stopped: why some pictures are missing, or "".
+    """
+
+    photos: int
+    styles: dict[str, str]
+    variants: tuple[str, ...]
+    metrics: tuple[dict[str, Any], ...]
+    results: Results
+    output: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    failed: dict[str, int] = field(default_factory=dict)
+    errors: tuple[dict[str, str], ...] = ()
+    gate: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    registered: tuple[str, ...] = ()
+    stopped: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was measured and every style meets the gate."""
+        return not (self.errors or self.failed or self.stopped or any(self.gate.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of evaluation.json."""
+        return {
+            **self.facts,
+            "photos": self.photos,
+            "styles": self.styles,
+            "variants": list(self.variants),
+            "metrics": list(self.metrics),
+            "results": {
+                style: {
+                    variant: {name: e.to_dict() for name, e in estimates.items()}
+                    for variant, estimates in variants.items()
+                }
+                for style, variants in self.results.items()
+            },
+            "unavailable": self.unavailable,
+            "warnings": list(self.warnings),
+            "failed": self.failed,
+            "errors": list(self.errors),
+            "gate": {style: list(reasons) for style, reasons in self.gate.items()},
+            "registered": list(self.registered),
+            "stopped": self.stopped,
+            "output": str(self.output),
+        }
+
+    def of_style(self, style: str) -> dict[str, Any]:
+        """The part of ``to_dict`` that concerns one style, for its version in the registry."""
+        document = self.to_dict()
+        kept = (*self.facts, "photos", "variants", "metrics", "warnings")
+        found = {k: document[k] for k in kept}
+        return {"style": self.styles[style], **found, "results": document["results"][style]}
+
+    def table(self) -> str:
+        """The estimates as text: a block per style, a row per metric, a column per variant."""
+        lines: list[list[str]] = []
+        for style, variants in self.results.items():
+            lines += [[], [self.styles.get(style, style), "better", *self.variants]]
+            for metric in self.metrics:
+                name = metric["name"]
+                cells = [cell(variants[v].get(name)) for v in self.variants]
+                if any(c != "-" for c in cells):
+                    better = "lower" if metric["lower_better"] else "higher"
+                    lines.append([f"  {name}", better, *cells])
+        widths = [max(len(row[k]) for row in lines if row) for k in range(len(lines[1]))]
+        shown = (
+            "  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)).rstrip()
+            for row in lines[1:]
+        )
+        return "\n".join(shown)
+
+
+def cell(estimate: Estimate | None) -> str:
+    """``value [low, high]``; ``-`` without a value."""
+    if estimate is None or estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def number(value: float) -> str:
+    """Three decimals; small and large values with three digits."""
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100 else f"{value:.3g}"
+
+
+def estimate_all(
+    rows: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
+    styles: Sequence[str],
+    variants: Sequence[str],
+    seed: int,
+) -> Results:
+    """Estimates of the rows of measurements without a reason, per style and over all styles."""
+    from osasis.evaluation.intervals import estimate
+
+    kept: dict[tuple[str, str, str], list[tuple[int, list[float] | None]]] = {}
+    for row in rows:
+        if not row["reason"]:
+            key = (row["style"], row["variant"], row["metric"])
+            kept.setdefault(key, []).append((row["photo"], row["values"]))
+
+    def of(names: Sequence[str], variant: str) -> dict[str, Estimate]:
+        found = {}
+        for metric in metrics:
+            known = [r for n in names for r in kept.get((n, variant, metric.name), [])]
+            if known:
+                photos, values = zip(*known, strict=True)
+                found[metric.name] = estimate(metric, photos, values, seed=seed)
+        return found
+
+    results = {s: {v: of([s], v) for v in variants} for s in styles}
+    if len(styles) > 1:
+        results[ALL] = {v: of(styles, v) for v in variants}
+    return results

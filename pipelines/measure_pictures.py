@@ -1,0 +1,174 @@
+"""The operator of an evaluation: makes missing baselines and measures pictures, in actors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from factory.core.failures import describe_failure
+from osasis.choices import SquareFit
+from osasis.seeds import derived_seed
+from osasis.validation import InputModel
+from pipelines.manifest import manifest_rows
+from pipelines.measurements import Picture, write_part
+from pipelines.source import read_photo
+
+if TYPE_CHECKING:
+    from osasis.evaluation.metric import Pair
+    from osasis.evaluation.metric import Picture as Image
+
+# Pictures of a batch; a killed run loses at most the measurements of one batch per actor.
+BATCH = 16
+# A batch: pictures, and the metrics that each lacks.
+TODO = pa.schema(
+    [
+        ("photo", pa.int64()),
+        ("style", pa.string()),
+        ("variant", pa.string()),
+        ("path", pa.string()),
+        ("metrics", pa.list_(pa.string())),
+    ]
+)
+
+
+class MeasureSpec(InputModel):
+    """What the workers of an evaluation receive.
+
+    folder: of the evaluation. manifest: the corpus job's. base: the base's bundle. styles: bundles
+    by name. baselines: variants that the workers make. weights: folder of weights, or "".
+    """
+
+    subject: ClassVar[str] = "evaluation"
+
+    folder: str
+    manifest: str
+    base: str
+    styles: dict[str, str]
+    metrics: tuple[str, ...]
+    baselines: tuple[str, ...]
+    weights: str
+    fit: SquareFit
+    square: int
+    seed: int
+
+
+def batches(todo: Sequence[tuple[Picture, list[str]]]) -> list[pa.Table]:
+    """Tables (schema TODO) of about BATCH pictures; those of a photo stay together.
+
+    A worker then computes the features of a photo once.
+    """
+    out: list[list[dict[str, Any]]] = []
+    last = None
+    for picture, metrics in sorted(todo, key=lambda item: item[0].photo):
+        if not out or (len(out[-1]) >= BATCH and picture.photo != last):
+            out.append([])
+        out[-1].append({**vars(picture), "metrics": metrics})
+        last = picture.photo
+    return [pa.Table.from_pylist(rows, schema=TODO) for rows in out]
+
+
+class MeasurePictures:
+    """Measures batches and writes their rows. Returns the number of pictures."""
+
+    def __init__(self, spec: MeasureSpec, device: str) -> None:
+        import torch
+
+        from osasis.bundles.base import load_base
+        from osasis.evaluation.baselines import Baselines
+        from osasis.evaluation.choose import choose_metrics
+
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.spec = spec
+        base = load_base(Path(spec.base), device)
+        weights = Path(spec.weights) if spec.weights else None
+        metrics = choose_metrics(base, spec.metrics, weights).metrics
+        self.metrics = {m.name: m for m in metrics}
+        self.baselines = Baselines(base, spec.baselines, weights)
+        self.device = base.device
+        self.styles: dict[str, tuple[Image, Image]] = {}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        photos: dict[int, tuple[str, Image]] = {}
+        rows: list[dict[str, Any]] = []
+        for item in batch.to_pylist():
+            names = item.pop("metrics")
+            picture = Picture(**item)
+            try:
+                key, photo = photos[picture.photo] if picture.photo in photos else self._photo(
+                    picture.photo
+                )  # fmt: skip
+                photos[picture.photo] = key, photo
+                pair = self._pair(picture, key, photo)
+            except Exception as e:  # one picture must not stop the evaluation
+                rows += [self._row(picture, name, reason=describe_failure(e)) for name in names]
+                continue
+            rows += [self._measure(picture, pair, name) for name in names]
+        write_part(Path(self.spec.folder), rows)
+        return pa.table({"pictures": [batch.num_rows]})
+
+    def _measure(self, picture: Picture, pair: Pair, name: str) -> dict[str, Any]:
+        try:
+            values = self.metrics[name].measure(pair)
+        except Exception as e:
+            return self._row(picture, name, reason=describe_failure(e))
+        return self._row(picture, name, None if values is None else list(values))
+
+    def _row(
+        self, picture: Picture, name: str, values: list[float] | None = None, reason: str = ""
+    ) -> dict[str, Any]:
+        return {
+            "photo": picture.photo,
+            "style": picture.style,
+            "variant": picture.variant,
+            "metric": name,
+            "backbone": self.metrics[name].backbone,
+            "values": values,
+            "reason": reason,
+        }
+
+    def _photo(self, index: int) -> tuple[str, Image]:
+        """Key and square of a photo, read as the corpus job reads it."""
+        from osasis.evaluation.metric import Picture as Image
+        from osasis.images.decoding import load_sized
+        from osasis.images.geometry import fit_square
+        from osasis.images.tensors import image_to_tensor
+
+        (row,) = manifest_rows(self.spec.manifest, [index])
+        data = read_photo(os.fsdecode(row["path"]))
+        image, _ = load_sized(data, target=self.spec.square)
+        square = fit_square(image, self.spec.square, self.spec.fit)
+        key = row["key"].decode("utf-8", "replace")
+        return key, Image(image_to_tensor(square).to(self.device))
+
+    def _style(self, name: str) -> tuple[Image, Image]:
+        """Style image and photo counterpart."""
+        if name not in self.styles:
+            folder = Path(self.spec.styles[name])
+            images = [self._load(folder / f"{n}.png") for n in ("style", "counterpart")]
+            self.styles[name] = images[0], images[1]
+        return self.styles[name]
+
+    def _load(self, path: Path) -> Image:
+        from osasis.evaluation.metric import Picture as Image
+        from osasis.images.tensors import load_square
+
+        return Image(load_square(path, self.spec.square).to(self.device))
+
+    def _pair(self, picture: Picture, key: str, photo: Image) -> Pair:
+        from osasis.evaluation.metric import Pair
+        from osasis.images.decoding import png_bytes
+        from osasis.images.tensors import tensor_to_image
+        from osasis.storage import write_atomic
+
+        style, counterpart = self._style(picture.style)
+        path = Path(picture.path)
+        if picture.variant in self.spec.baselines and not path.is_file():
+            seed = derived_seed(self.spec.seed, key)
+            made = self.baselines.make(picture.variant, photo.pixels, style.pixels, seed)
+            write_atomic(path, png_bytes(tensor_to_image(made)))
+        return Pair(photo, self._load(path), style, counterpart)
