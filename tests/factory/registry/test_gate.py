@@ -39,6 +39,16 @@ def test_failures_name_metric_and_limit() -> None:
     )
 
 
+def test_metrics_of_an_evaluation_are_conditions_too() -> None:
+    gate = parse_gate(["evaluate.identity<=0.35, style_distance<=0.8"])
+    assert gate_failures(gate, {"evaluate.identity": 0.3, "style_distance": 0.5}) == ()
+    assert gate_failures(gate, {"style_distance": 0.5}) == (
+        "evaluate.identity was not measured (`style-factory evaluate` does)",
+    )
+    with pytest.raises(InvalidInputError):
+        parse_gate(["evaluate.identiti<=0.35"])
+
+
 def test_non_finite_metrics_meet_no_condition() -> None:
     for sign in ("<=", ">=", "<", ">"):
         for value in (math.nan, math.inf, -math.inf):

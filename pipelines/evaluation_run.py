@@ -1,0 +1,182 @@
+"""The measuring part of an evaluation, on Ray Data: which pictures there are, what they lack."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from osasis.bundles.provenance import FORMATS
+from pipelines.corpus_run import CorpusRun
+from pipelines.evaluation_grid import chosen_photos, write_grid
+from pipelines.evaluation_result import EvaluationResult, estimate_all
+from pipelines.job_folder import JobFolder
+from pipelines.measure_pictures import MeasurePictures, MeasureSpec, batches
+from pipelines.measurements import Picture, key_of, merge, read_rows
+from pipelines.progress import Progress
+from pipelines.stream import CPUS, Workers, connect, from_tasks
+from pipelines.variants import Variant
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from osasis.evaluation.choose import Chosen
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """The measuring part of an evaluation, after its corpus job.
+
+    chosen: target of each (style, variant).
+    """
+
+    place: Path
+    corpus: CorpusRun
+    folder: JobFolder
+    styles: tuple[str, ...]
+    variants: Sequence[Variant]
+    chosen: dict[tuple[str, str], int]
+    measured: Chosen
+    spec: MeasureSpec
+
+    def path(self, photo: int, style: str, variant: Variant) -> Path:
+        """The picture of a photo in a style and variant."""
+        name = self.folder.manifest["name"][photo].as_py()
+        if variant.fields is not None:
+            return self.corpus.spec.output_path(name, self.chosen[style, variant.name])
+        suffix = FORMATS[self.corpus.spec.options.encoding]
+        return self.folder.output / style / variant.name / (os.fsdecode(name) + suffix)
+
+    def pictures(self) -> list[Picture]:
+        """All pictures that exist or that the workers make."""
+        found = []
+        for photo in range(self.folder.manifest.num_rows):
+            for style in self.styles:
+                for v in self.variants:
+                    if v.fields is None or self.folder.done(photo, self.chosen[style, v.name]):
+                        path = str(self.path(photo, style, v))
+                        found.append(Picture(photo, style, v.name, path))
+        return found
+
+    def measure(self, progress: Progress, plan: Callable[[int], Workers]) -> None:
+        """Measure what has no row yet, or whose measurement failed."""
+        known = {key_of(row) for row in read_rows(self.place) if not row["reason"]}
+        todo: list[tuple[Picture, list[str]]] = []
+        pictures = self.pictures()
+        for picture in pictures:
+            lacking = [
+                m.name
+                for m in self.measured.metrics
+                if picture.key(m.name, m.backbone) not in known
+            ]
+            if lacking:
+                todo.append((picture, lacking))
+        before = len(pictures) - len(todo)
+        progress.start(
+            f"{before} of {len(pictures)} picture(s) are measured", len(pictures), before
+        )
+        if todo:
+            connect()
+            workers = plan(len(todo))
+            started, done = time.time(), 0
+            for batch in self._dataset(batches(todo), workers).iter_batches(
+                batch_size=None, batch_format="pyarrow"
+            ):
+                done += sum(batch["pictures"].to_pylist())
+                progress.update(before + done, 0, done, started)
+        merge(self.place, read_rows(self.place))
+
+    def _dataset(self, tasks: list[pa.Table], workers: Workers) -> Any:
+        import ray.data
+
+        # After the import of ray.data, which sets the levels of its loggers. Errors are raised.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        count = min(workers.models, len(tasks))
+        return from_tasks(tasks).map_batches(
+            MeasurePictures,
+            fn_constructor_kwargs={"spec": self.spec, "device": workers.device},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                min_size=count, max_size=count, max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=CPUS[workers.device][0],
+            num_gpus=workers.gpus,
+        )
+
+    def result(self) -> EvaluationResult:
+        """The estimates of all rows of this call's styles, variants and metrics."""
+        names = {m.name: m.backbone for m in self.measured.metrics}
+        variants = [v.name for v in self.variants]
+        rows = [
+            r
+            for r in read_rows(self.place)
+            if r["style"] in self.styles and r["variant"] in variants
+            and names.get(r["metric"]) == r["backbone"]
+        ]  # fmt: skip
+        metrics = self.measured.metrics
+        results = estimate_all(rows, metrics, self.styles, variants, self.spec.seed)
+        return EvaluationResult(
+            photos=self.folder.manifest.num_rows,
+            styles={n: s.reference for n, s in self.corpus.spec.styles.items()},
+            variants=tuple(variants),
+            metrics=tuple(
+                {
+                    "name": m.name, "lower_better": m.lower_better, "backbone": m.backbone,
+                    "source": m.source,
+                }
+                for m in metrics
+            ),
+            results=results,
+            output=self.place,
+            unavailable=self.measured.unavailable,
+            warnings=_warnings(names, self.folder.manifest.num_rows * len(self.styles)),
+            failed=dict(
+                Counter(f"{r['metric']}: {r['reason']}" for r in rows if r["reason"]).most_common()
+            ),
+        )  # fmt: skip
+
+    def write_grid(self, path: Path, result: EvaluationResult) -> None:
+        """Write the grid of pictures of a few photos in each style."""
+        from PIL import Image
+
+        def picture(file: Path) -> Image.Image | None:
+            return Image.open(file) if file.is_file() else None
+
+        rows: list[list[Image.Image | None]] = []
+        captions = {}
+        for style in self.styles:
+            captions[len(rows)] = result.styles[style]
+            style_image = picture(Path(self.spec.styles[style]) / "style.png")
+            for photo in chosen_photos(result.photos):
+                files = [self.path(photo, style, v) for v in self.variants]
+                rows.append([self._square(photo), style_image, *map(picture, files)])
+        if any(p is not None for row in rows for p in row):
+            write_grid(path, ["photo", "style", *result.variants], rows, captions)
+
+    def _square(self, photo: int) -> Any:
+        """The photo as the model sees it; None where it cannot be read."""
+        from osasis.errors import ImageError
+        from osasis.images.decoding import load_sized
+        from osasis.images.geometry import fit_square
+        from pipelines.source import read_photo
+
+        path = os.fsdecode(self.folder.manifest["path"][photo].as_py())
+        try:
+            image, _ = load_sized(read_photo(path), target=self.spec.square)
+        except ImageError:
+            return None
+        return fit_square(image, self.spec.square, self.spec.fit)
+
+
+def _warnings(metrics: Mapping[str, str], pairs: int) -> tuple[str, ...]:
+    from osasis.evaluation.artfid import MIN_PAIRS
+
+    if ("fid" not in metrics and "artfid" not in metrics) or pairs >= MIN_PAIRS:
+        return ()
+    return (f"fid and artfid of {pairs} pairs are biased; use at least {MIN_PAIRS:,}",)

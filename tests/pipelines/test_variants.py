@@ -1,0 +1,41 @@
+"""Variants of an evaluation and their mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from osasis.errors import UserError
+from pipelines.variants import make_variants, parse_sweep
+
+
+def test_columns_are_the_mix_or_the_values_of_sweeps_then_baselines() -> None:
+    (ours,) = make_variants({}, [], [])
+    assert (ours.name, ours.fields, ours.as_registered) == ("ours", {}, True)
+    found = make_variants(
+        {"seed": 3}, [("strength", [0.4, 1]), ("t0", [0.5])], ["no-spn", "sdedit"]
+    )
+    assert [(v.name, v.fields) for v in found] == [
+        ("strength=0.4", {"seed": 3, "strength": 0.4}),
+        ("strength=1", {"seed": 3, "strength": 1}),
+        ("t0=0.5", {"seed": 3, "t0": 0.5}),
+        ("no-spn", {"seed": 3, "structure": 0.0}),
+        ("sdedit", None),
+    ]
+    assert not any(v.as_registered for v in found)
+
+
+def test_sweeps_are_json_or_text() -> None:
+    assert parse_sweep("strength=0,0.5,1") == ("strength", [0, 0.5, 1])
+    assert parse_sweep("level_weights=[0,1],[1,0]") == ("level_weights", [[0, 1], [1, 0]])
+    assert parse_sweep("text_edit=smile,old") == ("text_edit", ["smile", "old"])
+
+
+@pytest.mark.parametrize("text", ["strength", "=1", "strength=", "iterations=8,16", "strenght=1"])
+def test_faulty_sweeps_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--sweep '"):
+        parse_sweep(text)
+
+
+def test_a_variant_named_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="strength=1 is named twice"):
+        make_variants({}, [("strength", [1, 1])], [])
