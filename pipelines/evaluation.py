@@ -151,7 +151,7 @@ def _targets_of(
         for variant in variants:
             if variant.fields is not None:
                 label = f"{style}/{variant.name}"
-                share = StyleShare(style=style)
+                share = StyleShare(style=reference)
                 found[style, variant.name] = targets.add([share], variant.fields, label)
     return found
 

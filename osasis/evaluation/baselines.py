@@ -44,8 +44,8 @@ def gatys(
     style: Tensor,
     net: PerceptualNet,
     *,
-    iterations: int = 40,
-    style_weight: float = 1e3,
+    iterations: int = 80,
+    style_weight: float = 1e6,
 ) -> Tensor:
     """Neural style transfer (Gatys et al., CVPR 2016, Eq. 1, 4, 5 and 7), by L-BFGS.
 

@@ -52,10 +52,13 @@ def style_metric(net: PerceptualNet, backbone: str) -> Metric:
 
 @torch.no_grad()
 def feature_statistics(net: PerceptualNet, images: Tensor) -> list[Tensor]:
-    """Mean and standard deviation of each channel of the first stages; per stage (B, 2 C)."""
+    """Mean and standard deviation of each channel of the first stages; per stage (B, 2 C).
+
+    Stages of one position, of very small images, have no deviation and are left out.
+    """
     count = min(STATISTICS_STAGES, net.stage_count)
     maps = [f.float().flatten(2) for f in net.stages(images, count)]
-    return [torch.cat([f.mean(dim=2), f.std(dim=2)], dim=1) for f in maps]
+    return [torch.cat([f.mean(dim=2), f.std(dim=2)], dim=1) for f in maps if f.shape[2] > 1]
 
 
 def structure_metric(net: PerceptualNet, backbone: str) -> Metric:
