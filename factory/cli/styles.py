@@ -85,6 +85,7 @@ def compare(
 ) -> None:
     """Show metrics and differing settings of versions side by side."""
     from factory.registry import Registry
+    from osasis.evaluation.names import METRIC_NAMES, PREFIX
     from osasis.metrics import METRICS
 
     registry = Registry(find_home(home))
@@ -102,7 +103,9 @@ def compare(
 
     keys = list(dict.fromkeys(k for r in runs for k in r.params))
     differing = [k for k in keys if len({r.params.get(k) for r in runs}) > 1]
-    measured = [k for k in (*METRICS, "total") if any(k in r.metrics for r in runs)]
+    evaluated = [PREFIX + name for name in METRIC_NAMES]
+    known = (*METRICS, "total", *evaluated)
+    measured = [k for k in known if any(k in r.metrics for r in runs)]
     metrics = table([r.metrics for r in runs], measured)
     settings = table([r.params for r in runs], differing)
     if as_json:
