@@ -33,7 +33,7 @@ def register_results(
     for style, version in versions.items():
         estimates = result.results[style][own]
         metrics = {PREFIX + n: e.value for n, e in estimates.items() if e.value is not None}
-        registry.log_evaluation(version, metrics, result.of_style(style))
+        registry.log_evaluation(version, metrics, result.of_style(style, own))
         if gate:
             known = registry.client.get_run(version.run_id).data.metrics
             missed[style] = gate_failures(gate, {**known, **metrics})

@@ -73,12 +73,20 @@ class EvaluationResult:
             "output": str(self.output),
         }
 
-    def of_style(self, style: str) -> dict[str, Any]:
-        """The part of ``to_dict`` that concerns one style, for its version in the registry."""
+    def of_style(self, style: str, own: str) -> dict[str, Any]:
+        """The part of ``to_dict`` that concerns one style, for its version in the registry.
+
+        own: the variant with the style's own settings.
+        """
         document = self.to_dict()
         kept = (*self.facts, "photos", "variants", "metrics", "warnings")
         found = {k: document[k] for k in kept}
-        return {"style": self.styles[style], **found, "results": document["results"][style]}
+        return {
+            "style": self.styles[style],
+            "own": own,
+            **found,
+            "results": document["results"][style],
+        }
 
     def table(self) -> str:
         """The estimates as text: a block per style, a row per metric, a column per variant."""

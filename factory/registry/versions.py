@@ -14,10 +14,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from factory.core.home import Home
+from osasis.evaluation.names import PREFIX
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 # File of a bundle with the losses and metrics of the training.
 TRAINING_FILE = "training.json"
+# Artifact of a run: the newest evaluation of its style.
+EVALUATION_FILE = "evaluation.json"
 # Tag: hash of the photos in a version's previews.
 PREVIEWS_TAG = "previews"
 # Tag: why the quality gate rejected a version as champion.
@@ -67,6 +70,20 @@ class StyleVersion:
         except OSError:  # imported styles can lack previews
             return []
         return sorted(folder.glob("*.png"))
+
+
+def read_evaluation(version: StyleVersion) -> dict[str, float]:
+    """The metrics of a version's newest evaluation, by their names in the registry.
+
+    Empty without an evaluation, and for artifacts of a server, which are not downloaded for it.
+    """
+    local = local_path(version.source)
+    path = None if local is None else local.parent / EVALUATION_FILE
+    if path is None or not path.is_file():
+        return {}
+    document = json.loads(path.read_text())
+    estimates = document["results"][document["own"]]
+    return {PREFIX + n: e["value"] for n, e in estimates.items() if e["value"] is not None}
 
 
 def bundle_folder(source: str, tracking_uri: str, cache: Path) -> Path:

@@ -14,6 +14,7 @@ from factory.registry.lookup import KIND_TAG, RegistryReader, is_style
 from factory.registry.versions import (
     CANDIDATE,
     CHAMPION,
+    EVALUATION_FILE,
     GATE_TAG,
     StyleVersion,
     bundle_folder,
@@ -23,8 +24,6 @@ from factory.registry.versions import (
 from osasis.errors import UserError
 from osasis.storage import sha256_file
 
-# Artifact of a run: the newest evaluation of its style.
-EVALUATION_FILE = "evaluation.json"
 # Tag of a registered model: all champions in order, for rollback.
 CHAMPIONS_TAG = "style_factory.champions"
 

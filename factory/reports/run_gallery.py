@@ -13,7 +13,7 @@ from PIL import Image
 from factory.catalog import CatalogEntry
 from factory.core.uris import base_name
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
-from factory.registry.versions import read_training
+from factory.registry.versions import read_evaluation, read_training
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
 from factory.reports.results import STATES, StyleResult, TrainResult
 from osasis.bundles.base import Base
@@ -113,7 +113,7 @@ def _style(
         counterpart_png=(folder / "counterpart.png").read_bytes(),
         stylized=tuple(previews + [None] * (photos - len(previews))),
         losses={k: v for k, v in losses.items() if any(v)},
-        metrics=trained.get("metrics") or {},
+        metrics={**(trained.get("metrics") or {}), **read_evaluation(version)},
         settings=info["settings"],
         provenance={
             "image": base_name(entry.image),

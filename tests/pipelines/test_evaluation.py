@@ -15,6 +15,7 @@ from PIL import Image
 import pipelines
 from factory.core.home import Home
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, Registry
+from factory.registry.versions import read_evaluation
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.evaluation.choose import choose_metrics
@@ -168,6 +169,7 @@ def test_results_are_logged_and_a_gate_refuses_a_spoilt_style(
     ).results["good"]["ours"]["lpips"].value  # fmt: skip
     logged = registry.client.get_run(registry.get("good", CANDIDATE).run_id).data.metrics
     assert logged["evaluate.lpips"] == pytest.approx(value)
+    assert read_evaluation(registry.get("good", CANDIDATE)) == {"evaluate.lpips": value}
     met = run(
         shop, faces, tmp_path / "a", styles=["good@candidate"], metrics=["lpips"],
         gate=[f"evaluate.lpips<={value + 0.01}"],
