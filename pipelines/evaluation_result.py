@@ -80,13 +80,8 @@ class EvaluationResult:
         """
         document = self.to_dict()
         kept = (*self.facts, "photos", "variants", "metrics", "warnings")
-        found = {k: document[k] for k in kept}
-        return {
-            "style": self.styles[style],
-            "own": own,
-            **found,
-            "results": document["results"][style],
-        }
+        found = {"style": self.styles[style], "own": own, **{k: document[k] for k in kept}}
+        return {**found, "results": document["results"][style]}
 
     def table(self) -> str:
         """The estimates as text: a block per style, a row per metric, a column per variant."""

@@ -76,10 +76,8 @@ def art_fid(rows: np.ndarray) -> float:
 def load_inception(path: Path, device: torch.device | str = "cpu") -> Any:
     """torch-fidelity's Inception with these weights. Raises UserError."""
     load_weights(path)  # refuses a file with pickled code, which torch-fidelity would run
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        raise UserError(f"fid and artfid need torch-fidelity: {INSTALL}") from None
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             network = FeatureExtractorInceptionV3("inception-v3-compat", [str(FEATURES)], str(path))

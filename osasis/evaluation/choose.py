@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def _makers(
     def sets() -> Sequence[Metric]:
         if (path := find_weights(weights, "inception")) is None:
             raise UnavailableError(f"needs {FILES['inception'][0]} in --weights")
-        from osasis.evaluation.artfid import artfid_metrics
+        from osasis.evaluation.artfid import INSTALL, artfid_metrics
+
+        if importlib.util.find_spec("torch_fidelity") is None:
+            raise UnavailableError(f"needs torch-fidelity: {INSTALL}")
 
         return artfid_metrics(path, *net("alex"), device)
 
