@@ -25,6 +25,8 @@ from osasis.evaluation.names import BASELINE_NAMES
 from osasis.mix import StyleShare
 from osasis.storage import sha256_text, write_json
 from pipelines.corpus_run import CorpusRun
+from pipelines.density import FOLDER as DENSITY
+from pipelines.density import RankSpec, by_density
 from pipelines.evaluation_registry import register_results
 from pipelines.evaluation_result import DOCUMENT, GRID, EvaluationResult
 from pipelines.evaluation_run import EvaluationRun
@@ -54,6 +56,7 @@ def evaluate(
     weights: str | os.PathLike[str] | None = None,
     gate: Sequence[str] = (),
     limit: int | None = None,
+    density: int | None = None,
     fit: str = "crop",
     seed: int = 0,
     workers: int | None = None,
@@ -69,7 +72,8 @@ def evaluate(
     a variant. baselines: see ``pipelines.variants``. metrics: of ``osasis.evaluation``; default:
     all that are available. weights: a folder of ``osasis.evaluation.weights.FILES``. gate:
     conditions such as ``evaluate.identity<=0.35``; a candidate that meets them becomes champion.
-    limit: use the first photos only. seed: of baselines and confidence intervals.
+    limit: use the first photos only. density: use as many photos of the lowest and of the highest
+    density, see ``pipelines.density``. seed: of baselines and confidence intervals.
 
     Results of a style's own settings are logged in its version's run. Raises UserError.
     """
@@ -90,7 +94,7 @@ def evaluate(
     conditions = _parse_gate(gate, variants)
     base = load_base(targets.base)
     measured = choose_metrics(base, metrics, folder_of_weights)
-    place = _output_folder(output, home, targets, source, fit)
+    place = _output_folder(output, home, targets, source, {"fit": fit, "density": density})
     progress = Progress(report, terminal)
     for name, reason in measured.unavailable.items():
         if not metrics or name in metrics:
@@ -100,7 +104,16 @@ def evaluate(
         plan_workers, base=targets.base, workers=workers, readers=None,
         gpus_per_worker=gpus_per_worker,
     )  # fmt: skip
+    weights_given = str(folder_of_weights or "")
     with folder.locked(progress.wait):
+        groups: dict[str, set[int]] = {}
+        if density is not None:
+            ranks = RankSpec(
+                folder=str(place.resolve() / DENSITY), base=str(targets.base),
+                weights=weights_given, fit=options.fit,  # type: ignore[arg-type]
+                square=base.config.image_size, seed=seed,
+            )  # fmt: skip
+            source, groups = by_density(source, density, ranks, plan, progress)
         corpus = CorpusRun(home, options, source, targets, {}, folder, None)
         rows = [sorted(set(chosen.values()))] * source.count
         manifest = build_manifest(source, rows, {}, corpus.output_names())
@@ -116,11 +129,12 @@ def evaluate(
                 styles={n: s.folder for n, s in corpus.spec.styles.items()},
                 metrics=tuple(m.name for m in measured.metrics),
                 baselines=made_here,
-                weights=str(folder_of_weights or ""),
+                weights=weights_given,
                 fit=options.fit,  # type: ignore[arg-type]
                 square=corpus.spec.square,
                 seed=seed,
             ),
+            groups,
         )  # fmt: skip
         if not made.stopped:
             run.measure(progress, plan)
@@ -176,7 +190,11 @@ def _parse_gate(gate: Sequence[str], variants: Sequence[Variant]) -> tuple[Any, 
 
 
 def _output_folder(
-    given: str | os.PathLike[str] | None, home: Home, targets: Targets, source: Source, fit: str
+    given: str | os.PathLike[str] | None,
+    home: Home,
+    targets: Targets,
+    source: Source,
+    options: Mapping[str, Any],
 ) -> Path:
     if given is not None:
         place = Path(given).expanduser().absolute()
@@ -189,7 +207,7 @@ def _output_folder(
         "code": __version__,
         "styles": {n: v.fingerprint for n, v in targets.versions.items()},
         "targets": [t.mix.to_dict() for t in targets.targets],
-        "fit": fit,
+        "options": dict(options),
         "photos": sha256_text("\n".join(keys)),
     }
     return home.jobs / f"evaluate-{sha256_text(json.dumps(parts, sort_keys=True))[:12]}"

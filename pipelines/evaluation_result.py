@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +122,12 @@ def estimate_all(
     styles: Sequence[str],
     variants: Sequence[str],
     seed: int,
+    groups: Mapping[str, Collection[int]] | None = None,
 ) -> Results:
-    """Estimates of the rows of measurements without a reason, per style and over all styles."""
+    """Estimates of the rows of measurements without a reason, per style and over all styles.
+
+    groups: sets of photos whose estimates over all styles are added, by name.
+    """
     from osasis.evaluation.intervals import estimate
 
     kept: dict[tuple[str, str, str], list[tuple[int, list[float] | None]]] = {}
@@ -132,10 +136,17 @@ def estimate_all(
             key = (row["style"], row["variant"], row["metric"])
             kept.setdefault(key, []).append((row["photo"], row["values"]))
 
-    def of(names: Sequence[str], variant: str) -> dict[str, Estimate]:
+    def of(
+        names: Sequence[str], variant: str, group: Collection[int] | None = None
+    ) -> dict[str, Estimate]:
         found = {}
         for metric in metrics:
-            known = [r for n in names for r in kept.get((n, variant, metric.name), [])]
+            known = [
+                row
+                for n in names
+                for row in kept.get((n, variant, metric.name), [])
+                if group is None or row[0] in group
+            ]
             if known:
                 photos, values = zip(*known, strict=True)
                 found[metric.name] = estimate(metric, photos, values, seed=seed)
@@ -144,4 +155,6 @@ def estimate_all(
     results = {s: {v: of([s], v) for v in variants} for s in styles}
     if len(styles) > 1:
         results[ALL] = {v: of(styles, v) for v in variants}
+    for name, group in (groups or {}).items():
+        results[name] = {v: of(styles, v, group) for v in variants}
     return results

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class EvaluationRun:
     """The measuring part of an evaluation, after its corpus job.
 
-    chosen: target of each (style, variant).
+    chosen: target of each (style, variant). groups: rows of the manifest by name.
     """
 
     place: Path
@@ -43,6 +43,7 @@ class EvaluationRun:
     chosen: dict[tuple[str, str], int]
     measured: Chosen
     spec: MeasureSpec
+    groups: dict[str, set[int]]
 
     def path(self, photo: int, style: str, variant: Variant) -> Path:
         """The picture of a photo in a style and variant."""
@@ -120,7 +121,7 @@ class EvaluationRun:
             and names.get(r["metric"]) == r["backbone"]
         ]  # fmt: skip
         metrics = self.measured.metrics
-        results = estimate_all(rows, metrics, self.styles, variants, self.spec.seed)
+        results = estimate_all(rows, metrics, self.styles, variants, self.spec.seed, self.groups)
         return EvaluationResult(
             photos=self.folder.manifest.num_rows,
             styles={n: s.reference for n, s in self.corpus.spec.styles.items()},

@@ -40,6 +40,15 @@ def evaluate(
     limit: Annotated[
         int | None, option(INPUTS, "Use only the first photos, up to this number.", min=1)
     ] = None,
+    density: Annotated[
+        int | None,
+        option(
+            INPUTS,
+            "Use only this many photos of the lowest and of the highest density of the base's "
+            "training data.",
+            min=1,
+        ),
+    ] = None,
     fit: Annotated[
         choices.SquareFit, option(INPUTS, "How a photo is fitted to the base's square.")
     ] = "crop",
@@ -127,6 +136,7 @@ def evaluate(
         weights=weights,
         gate=gate or (),
         limit=limit,
+        density=density,
         fit=fit,
         seed=seed,
         workers=workers,
