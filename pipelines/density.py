@@ -26,6 +26,7 @@ from osasis.seeds import derived_seed
 from osasis.storage import sha256_text
 from osasis.validation import InputModel
 from pipelines.manifest import write_parquet
+from pipelines.measure_pictures import MeasureSpec
 from pipelines.progress import Progress
 from pipelines.source import Source, read_photo
 from pipelines.stream import CPUS, Workers, connect, from_tasks
@@ -47,6 +48,14 @@ class RankSpec(InputModel):
     fit: SquareFit
     square: int
     seed: int
+
+    @classmethod
+    def for_evaluation(cls, spec: MeasureSpec) -> RankSpec:
+        """The part of an evaluation's specification that ranking needs."""
+        shared = {
+            name: getattr(spec, name) for name in ("base", "weights", "fit", "square", "seed")
+        }
+        return cls(folder=str(Path(spec.folder) / FOLDER), **shared)
 
 
 class RankPhotos:

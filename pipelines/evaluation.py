@@ -25,7 +25,6 @@ from osasis.evaluation.names import BASELINE_NAMES
 from osasis.mix import StyleShare
 from osasis.storage import sha256_text, write_json
 from pipelines.corpus_run import CorpusRun
-from pipelines.density import FOLDER as DENSITY
 from pipelines.density import RankSpec, by_density
 from pipelines.evaluation_registry import register_results
 from pipelines.evaluation_result import DOCUMENT, GRID, EvaluationResult
@@ -104,15 +103,22 @@ def evaluate(
         plan_workers, base=targets.base, workers=workers, readers=None,
         gpus_per_worker=gpus_per_worker,
     )  # fmt: skip
-    weights_given = str(folder_of_weights or "")
+    worker_spec = MeasureSpec(
+        folder=str(place.resolve()),
+        manifest=str(folder.path.resolve() / "manifest.parquet"),
+        base=str(targets.base),
+        styles={name: str(v.folder()) for name, v in targets.versions.items()},
+        metrics=tuple(m.name for m in measured.metrics),
+        baselines=made_here,
+        weights=str(folder_of_weights or ""),
+        fit=options.fit,  # type: ignore[arg-type]
+        square=base.config.image_size,
+        seed=seed,
+    )
     with folder.locked(progress.wait):
         groups: dict[str, set[int]] = {}
         if density is not None:
-            ranks = RankSpec(
-                folder=str(place.resolve() / DENSITY), base=str(targets.base),
-                weights=weights_given, fit=options.fit,  # type: ignore[arg-type]
-                square=base.config.image_size, seed=seed,
-            )  # fmt: skip
+            ranks = RankSpec.for_evaluation(worker_spec)
             source, groups = by_density(source, density, ranks, plan, progress)
         corpus = CorpusRun(home, options, source, targets, {}, folder, None)
         rows = [sorted(set(chosen.values()))] * source.count
@@ -122,32 +128,21 @@ def evaluate(
         )
         run = EvaluationRun(
             place, corpus, folder, tuple(targets.versions), variants, chosen, measured,
-            MeasureSpec(
-                folder=str(place.resolve()),
-                manifest=str(folder.path.resolve() / "manifest.parquet"),
-                base=str(targets.base),
-                styles={n: s.folder for n, s in corpus.spec.styles.items()},
-                metrics=tuple(m.name for m in measured.metrics),
-                baselines=made_here,
-                weights=weights_given,
-                fit=options.fit,  # type: ignore[arg-type]
-                square=corpus.spec.square,
-                seed=seed,
-            ),
-            groups,
+            worker_spec, groups,
         )  # fmt: skip
         if not made.stopped:
             run.measure(progress, plan)
-        result = replace(
-            run.result(),
-            facts={
-                "code": __version__, "base": base.fingerprint, "size": corpus.spec.square,
-                "fit": fit, "mix": dict(mix or {}), "seed": seed,
-                "photos_digest": listing_digest(manifest),
-            },
-            errors=made.errors,
-            stopped=made.stopped,
-        )  # fmt: skip
+        facts = {
+            "code": __version__,
+            "base": base.fingerprint,
+            "size": base.config.image_size,
+            "fit": fit,
+            "mix": dict(mix or {}),
+            "density": density,
+            "seed": seed,
+            "photos_digest": listing_digest(manifest),
+        }
+        result = replace(run.result(), facts=facts, errors=made.errors, stopped=made.stopped)
         if not made.stopped:
             result = register_results(home, result, targets.versions, variants, conditions)
         write_json(place / DOCUMENT, result.to_dict())
