@@ -22,8 +22,8 @@ from osasis.evaluation.weights import FILES, find_weights
 from osasis.guides.perceptual import PerceptualNet
 from osasis.seeds import derived_generator
 
-# Stage of VGG16 whose features keep the content: relu3_3. The paper takes conv4_2 of VGG19, which at
-# 64 px has 8 x 8 positions: too few to keep a face.
+# Stage of VGG16 whose features keep the content: relu3_3. The paper takes conv4_2 of VGG19; at
+# 64 px it has 8 x 8 positions, too few to keep a face.
 CONTENT_STAGE = 2
 SDEDIT_T0, SDEDIT_STEPS = 0.5, 50
 
