@@ -35,12 +35,15 @@ def write_grid(
     side = first.width * max(1, -(-SIDE // first.width))
     font = ImageFont.load_default(TEXT)
     line = TEXT + 2 * GAP
-    height = line + sum(side + GAP + (line if i in captions else 0) for i in range(len(rows)))
+    # NAME=VALUE takes two lines, so that neighbours do not overlap.
+    titles = [name.replace("=", "=\n") for name in columns]
+    header = line + TEXT * any("\n" in title for title in titles)
+    height = header + sum(side + GAP + (line if i in captions else 0) for i in range(len(rows)))
     sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for k, name in enumerate(columns):
-        draw.text((GAP + k * (side + GAP), GAP), name, "black", font)
-    y = line
+    for k, title in enumerate(titles):
+        draw.text((GAP + k * (side + GAP), GAP), title, "black", font, spacing=0)
+    y = header
     for i, row in enumerate(rows):
         if i in captions:
             draw.text((GAP, y + GAP), captions[i], "black", font)

@@ -13,12 +13,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from osasis.evaluation.choose import choose_metrics
-from osasis.evaluation.metric import Pair, Picture
 from torch import Tensor
 
 from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
+from osasis.evaluation.choose import choose_metrics
+from osasis.evaluation.metric import Pair, Picture
 from osasis.images.listing import find_images
 from osasis.images.tensors import load_square
 from osasis.sampling import INVERTERS, denoising_walk, inversion_calls, sample
