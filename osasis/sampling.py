@@ -180,12 +180,13 @@ def fixed_point(
     2023, Sec. 4.1), where plain inversion takes eps(x_i).
     """
     walk = denoising_walk(spacing, steps, t0)
-    s, x = walk.schedule, photo
+    s, x, eps = walk.schedule, photo, torch.zeros_like(photo)
     for i in range(-1, walk.count - 1):
         a, b = s.alpha_bar(i), s.alpha_bar(i + 1)
         scale = (b / a) ** 0.5
         noise = (1 - b) ** 0.5 - scale * (1 - a) ** 0.5
-        y = scale * x
+        # The noise of the step before is the first guess.
+        y = scale * x + noise * eps
         for n in range(FIXED_POINT_ITERATIONS):
             eps = eps_fn(y, s.timestep(i + 1, y))
             y = scale * x + noise * eps
