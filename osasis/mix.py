@@ -10,7 +10,7 @@ from pydantic_core import PydanticKnownError
 
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.networks.sizes import DiffAEConfig
-from osasis.settings import T0, Cutoff, Seed, Steps, Strength
+from osasis.settings import T0, Cutoff, PaletteShare, Seed, Steps, Strength
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
@@ -70,6 +70,11 @@ class Mix(InputModel):
     strength: Strength | None = Field(
         None,
         description="factor of epsilon_B's difference from epsilon_A; 0 reconstructs the photo",
+    )
+    palette: PaletteShare | None = Field(
+        None,
+        description="share of the style image's colours that the image gets by colour transfer; "
+        "scaled by the strength",
     )
     encode_steps: Steps | None = Field(None, description="inversion steps of a full schedule")
     decode_steps: Steps | None = Field(None, description="denoising steps of a full schedule")

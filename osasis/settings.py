@@ -43,6 +43,7 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 # Fraction of the schedule to which a photo is noised.
 T0 = Annotated[float, Field(ge=0.05, le=1)]
 Cutoff = Annotated[int, Field(ge=1, le=4096)]
+PaletteShare = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=4)]
 
 
@@ -176,6 +177,11 @@ class TrainSettings(InputModel):
         description="default of the mix's `strength`; below 1 a style that is trained past its "
         "look keeps more of the photo",
     )
+    palette: PaletteShare = Field(
+        0.0,
+        description="default of the mix's `palette`: share of the style image's colours that an "
+        "image gets by colour transfer; not in the paper",
+    )
     stylize_encode_steps: Steps = Field(
         100, description="inversion steps of a full schedule, for stylization"
     )
@@ -251,7 +257,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "counterpart_candidates": 8,
         "counterpart_steps": 20,
         "checkpoint_every": 4,
-        "strength": 0.5,
+        "strength": 0.45,
+        "palette": 0.8,
         "stylize_encode_steps": 10,
         "stylize_decode_steps": 10,
         "precision": "auto",

@@ -16,6 +16,7 @@ from osasis.choices import EncodeSolver, Spacing
 from osasis.diffusion import ROUNDING, Progress, Schedule, predict_x0
 from osasis.mix import Mix, cutoff_weights
 from osasis.networks.spn import StructurePreservingNetwork
+from osasis.palette import Palette, transfer_palette
 from osasis.sampling import INVERTERS, SOLVERS, Walk, denoising_walk, inversion_calls
 from osasis.settings import BATCH_SIZES, TrainSettings, stride_problem
 from osasis.train import spn_step
@@ -128,6 +129,7 @@ def decode(
     strength = settings.strength if mix.strength is None else mix.strength
     networks = _networks(base, mix, chosen, strength, masks or {}, encodings.photo)
     terms = _structure_terms(base, mix, chosen, strength, networks, walk)
+    palettes = _palettes(mix, chosen, strength, networks)
     out = []
     with autocast(base.device, plan.arithmetic):
         for rows, report in _chunks(len(encodings.photo), base.device, walk.count, progress):
@@ -147,8 +149,8 @@ def decode(
                 x0 = predict_x0(schedule, i, x, eps)
                 x, before = solve(schedule, i, i - 1, x, x0, before), x0
                 report(done, walk.count)
-            out.append(x)
-    return torch.cat(out)[: len(encodings.photo)].clamp(-1, 1)
+            out.append(_with_palettes(x.clamp(-1, 1), palettes))
+    return torch.cat(out)[: len(encodings.photo)]
 
 
 def chunk_size(device: torch.device) -> int:
@@ -322,11 +324,8 @@ def _structure_terms(
     With ``spn_time`` "timestep", terms are scaled so that their sum over all steps does not depend
     on the number of steps; the published code adds them in full at every step.
     """
-    shares = [n.share for n in networks if n.z_style is not None]
-    if len(shares) < len(styles):  # blended into one network
-        shares = [shares[0] * r for r in relative_weights(mix)]
     terms = []
-    for style, share in zip(styles, shares, strict=True):
+    for style, share in zip(styles, _style_shares(mix, networks), strict=True):
         s = style.settings
         scale = mix.structure if mix.structure is not None else s.spn_weight
         if s.spn_time == "timestep":
@@ -335,6 +334,34 @@ def _structure_terms(
             spn = style.spn_module(base.device)
             terms.append(_StructureTerm(spn, s.spn_time, share * scale * strength))
     return terms
+
+
+def _style_shares(mix: Mix, networks: list[_Network]) -> list[Tensor]:
+    """Each style's share, a scalar or per pixel, also where one network blends several."""
+    shares = [n.share for n in networks if n.z_style is not None]
+    if len(shares) < len(mix.styles):
+        return [shares[0] * r for r in relative_weights(mix)]
+    return shares
+
+
+def _palettes(
+    mix: Mix, styles: list[Style], strength: float, networks: list[_Network]
+) -> list[tuple[Palette, Tensor]]:
+    """Palettes to transfer and their shares, scaled by the strength like z_style's."""
+    found = []
+    for style, share in zip(styles, _style_shares(mix, networks), strict=True):
+        amount = style.settings.palette if mix.palette is None else mix.palette
+        if style.palette is not None and amount * strength > 0:
+            found.append((style.palette, share * amount * min(1.0, strength)))
+    return found
+
+
+def _with_palettes(images: Tensor, palettes: list[tuple[Palette, Tensor]]) -> Tensor:
+    """Images in [-1, 1] with their colours moved towards the palettes."""
+    change = torch.zeros_like(images)
+    for palette, share in palettes:
+        change = change + share * (transfer_palette(images, palette, share) - images)
+    return images + change
 
 
 def _validate(

@@ -18,6 +18,7 @@ from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
+from osasis.palette import Palette
 from osasis.sampling import SOLVERS, denoising_walk
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
@@ -150,7 +151,8 @@ class StyleTrainer:
             z_style = self.base.encode_z(self.style_image)
             z_counterpart = self.base.encode_z(self.counterpart)
         info = {"base": self.base.fingerprint, "arithmetic": self.arithmetic}
-        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info)
+        palette = Palette.of(self.style_image[0])
+        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info, palette)
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights of epsilon_B and the SPN, without the optimisers' state."""

@@ -11,7 +11,7 @@ from factory import __version__
 FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
 # Settings that did not exist, with the values that training took: not hashed, so that fingerprints
 # in older homes stay valid.
-ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0}
+ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0, "palette": 0.0}
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.bundles.base import Base, read_bundle_json
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
-from osasis.images.tensors import tensor_to_image
+from osasis.images.tensors import image_to_tensor, tensor_to_image
 from osasis.networks.spn import StructurePreservingNetwork
+from osasis.palette import Palette
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_file, write_atomic, write_json
 
@@ -32,7 +34,8 @@ class Style:
 
     delta: epsilon_B minus epsilon_A by UNet key; absent keys are unchanged. spn: state dict of the
     SPN. z_style, z_counterpart: (1, D), semantic codes of the style image and of its photo
-    counterpart. info: content of style.json.
+    counterpart. palette: of the style image; None where the image is unknown. info: content of
+    style.json.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Style:
     z_counterpart: Tensor
     settings: TrainSettings
     info: dict[str, Any] = field(default_factory=dict)
+    palette: Palette | None = None
 
     def spn_module(self, device: torch.device | str = "cpu") -> StructurePreservingNetwork:
         net = StructurePreservingNetwork()
@@ -54,6 +58,7 @@ class Style:
             delta={k: v.to(device) for k, v in self.delta.items()},
             z_style=self.z_style.to(device),
             z_counterpart=self.z_counterpart.to(device),
+            palette=self.palette and self.palette.to(device),
         )
 
     def compact(self, rank: int | None = None, energy: float = 0.99) -> Style:
@@ -153,8 +158,23 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
         info["ranks"] = ranks
     settings = _read_settings(info, path)
     return Style(
-        info["id"], delta, spn, tensors["z_style"], tensors["z_counterpart"], settings, info
+        info["id"],
+        delta,
+        spn,
+        tensors["z_style"],
+        tensors["z_counterpart"],
+        settings,
+        info,
+        _read_palette(folder / "style.png"),
     )
+
+
+def _read_palette(path: Path) -> Palette | None:
+    """The palette of a bundle's style image; None where the bundle lacks the image."""
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return Palette.of(image_to_tensor(image))
 
 
 def _read_settings(info: dict[str, Any], path: Path) -> TrainSettings:

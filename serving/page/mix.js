@@ -5,6 +5,7 @@ import { $, element, request, state } from "./core.js";
 // setting of that name.
 const SLIDERS = [
   ["strength", "Strength", 0, 2, 0.05, null, "strength"],
+  ["palette", "Palette of the style", 0, 1, 0.05, null, "palette"],
   ["structure", "Structure of the photo", 0, 1, 0.02, null, "spn_weight"],
   ["content_cutoff", "Content cutoff", 0, 0, 1, null, "content_cutoff"],
   ["text_amount", "Text amount", -3, 3, 0.1, 1],

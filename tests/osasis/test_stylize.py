@@ -16,6 +16,7 @@ from osasis.bundles.style import Style
 from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
+from osasis.palette import Palette
 from osasis.sampling import INVERTERS
 from osasis.settings import make_settings
 from osasis.stylize import (
@@ -250,6 +251,40 @@ def test_every_problem_of_a_mix_is_named(
         "styles[2].mask",
         "text_edit",
     ]
+
+
+def test_the_palette_moves_the_colours_to_the_style_image(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings, images: Images
+) -> None:
+    image = 0.3 * images(1, 70)[0]
+    styles = {"a": replace(tiny_style(), palette=Palette.of(image))}
+
+    def run(palette: float, **fields: Any) -> Tensor:
+        mix = Mix.of("a", palette=palette, decode_steps=STEPS, **fields)
+        return decode(tiny_base, encodings, mix, styles)
+
+    full = run(1.0)
+    for made in full:
+        torch.testing.assert_close(made.mean(dim=(1, 2)), image.mean(dim=(1, 2)), atol=0.01, rtol=0)
+    torch.testing.assert_close(run(0.5), (run(0.0) + full) / 2)
+    # Scaled by the strength, so that strength 0 reconstructs the photo.
+    assert torch.equal(run(1.0, strength=0.0), run(0.0, strength=0.0))
+
+
+def test_the_palette_follows_the_mask(
+    tiny_base: Base, tiny_style: Styles, encodings: Encodings, images: Images
+) -> None:
+    styles = {"a": replace(tiny_style(), palette=Palette.of(images(1, 70)[0]))}
+    mask = torch.zeros(32, 32)
+    mask[:, :16] = 1
+
+    def run(palette: float) -> Tensor:
+        mix = Mix(styles=(StyleShare(style="a", mask="left"),), palette=palette, decode_steps=STEPS)
+        return decode(tiny_base, encodings, mix, styles, masks={"left": mask})
+
+    plain, moved = run(0.0), run(1.0)
+    assert torch.equal(plain[..., 16:], moved[..., 16:])
+    assert max_difference(plain[..., :16], moved[..., :16]) > 0.1
 
 
 def test_exact_inversion_takes_as_many_steps_as_the_denoising() -> None:

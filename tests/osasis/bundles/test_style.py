@@ -15,6 +15,7 @@ from osasis.bundles.base import Base
 from osasis.bundles.style import Style, load_style, save_style
 from osasis.errors import UserError
 from osasis.images.tensors import load_square
+from osasis.palette import Palette
 
 Images = Callable[..., Tensor]
 Styles = Callable[..., Style]
@@ -48,6 +49,10 @@ def test_round_trip_is_exact(
         assert all(torch.equal(after[k], before[k]) for k in before)
     assert torch.equal(again.z_style, style.z_style)
     assert torch.equal(again.z_counterpart, style.z_counterpart)
+    assert again.palette is not None and style.palette is None
+    own = Palette.of(images(1, 40)[0])
+    assert torch.equal(again.palette.mean, own.mean)
+    assert torch.equal(again.palette.covariance, own.covariance)
     assert again.info == info == json.loads((tmp_path / "ink" / "style.json").read_text())
     assert info["base"] == tiny_base.fingerprint and len(info["weights_sha256"]) == 64
 
