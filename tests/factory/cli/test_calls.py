@@ -44,7 +44,7 @@ def choices(command: str, option: str) -> set[str]:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("train", "text-edit", "stylize", "inspect", "serve"),
+        *("train", "text-edit", "stylize", "evaluate", "inspect", "serve"),
         *("catalog check", "catalog schema", "slots add", "slots show"),
         *(f"styles {name}" for name in ("list", "show", "compare", "promote", "rollback")),
         *(f"styles {name}" for name in ("delete", "export", "import")),
