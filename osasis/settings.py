@@ -258,7 +258,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "counterpart_steps": 20,
         "checkpoint_every": 4,
         "strength": 0.45,
-        "palette": 0.8,
+        "palette": 0.5,
         "stylize_encode_steps": 10,
         "stylize_decode_steps": 10,
         "precision": "auto",
