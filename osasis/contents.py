@@ -73,8 +73,9 @@ def encode_contents(
     with autocast(base.device, arithmetic):
         z = base.encode_z(photos).float()
         x_t0 = invert_photos(base, photos, z, settings)
-        guide = base.guide.embed(photos, published_input=settings.guide_input == "nearest224")
-    return Contents(photos, z, x_t0, guide.float())
+    # In float32, like the losses that compare it.
+    guide = base.guide.embed(photos, published_input=settings.guide_input == "nearest224")
+    return Contents(photos, z, x_t0, guide)
 
 
 def invert_photos(base: Base, photos: Tensor, z: Tensor, settings: TrainSettings) -> Tensor:

@@ -1,7 +1,7 @@
 """Sampling between a photo and its noised form: timesteps, inversion and denoising solvers.
 
-A style's settings and a mix choose the spacing of the timesteps and the solvers; training,
-stylization and text edits take the same ones.
+A style's settings and a mix choose the spacing of the timesteps and the solvers. Training and
+stylization take the same ones.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., 2022, Algorithm 2): second order in the log-SNR.
 
-    It extrapolates x_0 from the last two predictions. The first step of a walk, and the last one to
-    the photo, where the log-SNR is infinite, are of first order and equal DDIM.
+    It extrapolates x_0 from the last two predictions. The first step of a walk, and a step to the
+    photo or to pure noise, where the log-SNR is infinite, are of first order and equal DDIM.
     """
-    if before is None or target < 0:
+    if before is None or not 0 < s.alpha_bar(target) < 1:
         return move_to(s, i, target, x_t, x0)
     now = _log_snr(s, i)
     ratio = (now - _log_snr(s, 2 * i - target)) / (_log_snr(s, target) - now)

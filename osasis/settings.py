@@ -50,7 +50,7 @@ Strength = Annotated[float, Field(ge=0, le=4)]
 class TrainSettings(InputModel):
     """Settings of training one style.
 
-    The fields' defaults are the published sampling; ``PRESETS`` changes them.
+    The fields' defaults are the published solvers and numbers of steps; ``PRESETS`` changes them.
     ``spacing`` to ``dropout`` choose between the published code and the paper where the two differ;
     preset ``reference`` follows the code.
     """
@@ -174,8 +174,8 @@ class TrainSettings(InputModel):
     )
     strength: Strength = Field(
         1.0,
-        description="default of the mix's `strength`; below 1 a style that is trained past its "
-        "look keeps more of the photo",
+        description="default of the mix's `strength`: factor of epsilon_B's difference from "
+        "epsilon_A",
     )
     palette: PaletteShare = Field(
         0.0,
@@ -183,7 +183,9 @@ class TrainSettings(InputModel):
         "image gets by colour transfer; not in the paper",
     )
     stylize_encode_steps: Steps = Field(
-        100, description="inversion steps of a full schedule, for stylization"
+        100,
+        description="inversion steps of a full schedule, for stylization; `fixed_point` takes "
+        "stylize_decode_steps instead",
     )
     stylize_decode_steps: Steps = Field(
         50, description="denoising steps of a full schedule, for stylization"

@@ -49,9 +49,9 @@ def encode_plan(
         (mix.t0, mix.encode_steps, mix.spacing, mix.encode_solver) if mix else (None,) * 4
     )
     solver = solver or settings.encode_solver
-    if solver == "fixed_point" and mix is not None and steps is None:
+    if solver == "fixed_point" and steps is None:
         # It is exact for as many denoising steps.
-        steps = mix.decode_steps
+        steps = (mix and mix.decode_steps) or settings.stylize_decode_steps
     return EncodePlan(
         t0 or settings.t0,
         steps or settings.stylize_encode_steps,

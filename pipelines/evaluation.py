@@ -93,11 +93,14 @@ def evaluate(
     conditions = _parse_gate(gate, variants)
     base = load_base(targets.base)
     measured = choose_metrics(base, metrics, folder_of_weights)
-    place = _output_folder(output, home, targets, source, {"fit": fit, "density": density})
+    place = _output_folder(
+        output, home, targets, source, {"fit": fit, "density": density, "seed": seed}
+    )
     progress = Progress(report, terminal)
+    if asked := [f"{n}: {measured.unavailable[n]}" for n in metrics if n in measured.unavailable]:
+        raise UserError(f"these metrics cannot be measured: {'; '.join(asked)}")
     for name, reason in measured.unavailable.items():
-        if not metrics or name in metrics:
-            progress.emit(f"{name} is not measured: {reason}", "unavailable", metric=name)
+        progress.emit(f"{name} is not measured: {reason}", "unavailable", metric=name)
     folder = JobFolder(place / IMAGES)
     plan = partial(
         plan_workers, base=targets.base, workers=workers, readers=None,
@@ -143,10 +146,11 @@ def evaluate(
             "photos_digest": listing_digest(manifest),
         }
         result = replace(run.result(), facts=facts, errors=made.errors, stopped=made.stopped)
-        if not made.stopped:
-            result = register_results(home, result, targets.versions, variants, conditions)
         write_json(place / DOCUMENT, result.to_dict())
         run.write_grid(place / GRID, result)
+        if result.measured:
+            result = register_results(home, result, targets.versions, variants, conditions)
+            write_json(place / DOCUMENT, result.to_dict())
     return result
 
 

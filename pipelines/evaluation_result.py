@@ -44,9 +44,14 @@ class EvaluationResult:
     stopped: str = ""
 
     @property
+    def measured(self) -> bool:
+        """Whether every picture was made and measured."""
+        return not (self.errors or self.failed or self.stopped)
+
+    @property
     def complete(self) -> bool:
         """Whether everything was measured and every style meets the gate."""
-        return not (self.errors or self.failed or self.stopped or any(self.gate.values()))
+        return self.measured and not any(self.gate.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The content of evaluation.json."""

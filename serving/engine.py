@@ -96,8 +96,7 @@ class _QueuedTask:
 
     @property
     def encoding_key(self) -> str:
-        plan = self.plan
-        return f"{self.photo}/{plan.t0:g}/{plan.steps}/{plan.arithmetic}"
+        return "/".join([self.photo, *(str(value) for value in asdict(self.plan).values())])
 
     @property
     def decode_key(self) -> str:

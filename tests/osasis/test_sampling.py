@@ -167,6 +167,13 @@ def test_progress_counts_every_network_call(solver: EncodeSolver, images: Images
     assert seen == [(n, total) for n in range(1, total + 1)]
 
 
+def test_inversion_to_pure_noise() -> None:
+    """A published schedule ends at alpha_bar 0 for t0 = 1, where the log-SNR is infinite."""
+    photo = torch.full((1, 3, 2, 2), 0.4)
+    x = INVERTERS["dpmpp_2m"](gaussian_eps(1.0), photo, "leading", 10, 1.0, None)
+    assert torch.isfinite(x).all()
+
+
 def test_a_solver_for_every_choice() -> None:
     assert set(SOLVERS) == set(get_args(DecodeSolver))
     assert set(INVERTERS) == set(get_args(EncodeSolver))

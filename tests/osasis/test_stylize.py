@@ -289,7 +289,9 @@ def test_the_palette_follows_the_mask(
 
 def test_exact_inversion_takes_as_many_steps_as_the_denoising() -> None:
     cpu = torch.device("cpu")
-    settings = make_settings(encode_solver="fixed_point", stylize_encode_steps=10)
+    settings = make_settings(
+        encode_solver="fixed_point", stylize_encode_steps=30, stylize_decode_steps=10
+    )
     assert encode_plan(None, settings, cpu) == EncodePlan(
         0.5, 10, "float32", "trailing", "fixed_point"
     )
@@ -299,7 +301,8 @@ def test_exact_inversion_takes_as_many_steps_as_the_denoising() -> None:
 
     assert steps(decode_steps=16) == 16
     assert steps(decode_steps=16, encode_steps=4) == 4
-    assert steps(decode_steps=16, encode_solver="ddim") == 10
+    assert steps(decode_steps=16, encode_solver="ddim") == 30
+    assert steps() == 10
 
 
 def test_encodings_of_another_t0_are_refused(

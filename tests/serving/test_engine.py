@@ -64,6 +64,24 @@ def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]
     assert engine.encoded == 4 and engine.styles.loads == 2
 
 
+def test_an_encoding_is_shared_by_equal_inversions_only(
+    base: Base, folders: dict[str, Path]
+) -> None:
+    engine = Engine(base, batch_wait=0.01)
+
+    def run(**mix: object) -> tuple[bool, np.ndarray]:
+        result = engine.submit(make_task(folders, "a", encode_steps=8, **mix)).result(120)
+        assert result.pixels is not None
+        return result.cached, result.pixels
+
+    first = run(encode_solver="ddim")
+    for changed in ({"encode_solver": "fixed_point"}, {"spacing": "quadratic"}):
+        cached, pixels = run(**changed)
+        assert not cached and not np.array_equal(pixels, first[1])
+    cached, pixels = run(encode_solver="ddim")
+    assert cached and np.array_equal(pixels, first[1])
+
+
 def test_a_failing_style_does_not_affect_others(base: Base, folders: dict[str, Path],
                                                 tmp_path: Path) -> None:  # fmt: skip
     engine = Engine(base)
