@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -201,16 +202,22 @@ def test_mistakes_are_refused_before_anything_runs(shop: Home, faces: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_metric_that_is_asked_for_and_cannot_be_measured_is_an_error(
+    shop: Home, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "dlib" else real(n))
+    with pytest.raises(UserError, match=r"identity: .*pip install 'style-factory\[faces\]'"):
+        run(shop, faces, tmp_path, styles=["oil"], metrics=["identity", "lpips"])
+
+
 def test_without_the_extra_identity_is_left_out_with_the_reason(
     shop: Home, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "dlib" else real(n))
     lines: list[str] = []
-    found = run(shop, faces, tmp_path, styles=["oil"], metrics=["identity", "lpips"],
-                report=lines.append)  # fmt: skip
+    found = run(shop, faces, tmp_path, styles=["oil"], metrics=(), report=lines.append)
     assert "pip install 'style-factory[faces]'" in found.unavailable["identity"]
     texts = [json.loads(line)["text"] for line in lines]
     assert sum(t.startswith("identity is not measured") for t in texts) == 1
