@@ -21,6 +21,8 @@ from tests.pipelines.conftest import register
 from tests.tiny import SIZE, picture
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_photos_of_lowest_and_highest_density_are_evaluated(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
 ) -> None:

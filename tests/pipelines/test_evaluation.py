@@ -155,6 +155,8 @@ def test_unreadable_photos_are_reported_and_the_others_measured(
     assert found.results["oil"]["ours"]["lpips"].count == 1
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_results_are_logged_and_a_gate_refuses_a_spoilt_style(
     shop: Home, faces: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_metric_that_is_asked_for_and_cannot_be_measured_is_an_error(
         run(shop, faces, tmp_path, styles=["oil"], metrics=["identity", "lpips"])
 
 
+@pytest.mark.slow
 def test_without_the_extra_identity_is_left_out_with_the_reason(
     shop: Home, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
