@@ -7,8 +7,6 @@ import signal
 import time
 from types import FrameType
 
-from factory.cli import INTERRUPTED
-
 # Signals during the clean-up are ignored for this long; ending Ray takes up to 10 s.
 CLEAN_UP_SECONDS = 10.0
 REPEAT_SECONDS = 0.5
@@ -42,7 +40,7 @@ class SignalHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.cleaning_since is not None:
-            self._heed_late(time.monotonic() - self.cleaning_since)
+            self._heed_late(number, time.monotonic() - self.cleaning_since)
         elif _is_importing(frame):
             signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_SECONDS)
         else:
@@ -50,12 +48,15 @@ class SignalHandler:
             raise KeyboardInterrupt
 
     @staticmethod
-    def _heed_late(seconds: float) -> None:
+    def _heed_late(number: int, seconds: float) -> None:
         # `timeout` and some terminals send the same signal twice at once.
         if seconds < REPEAT_SECONDS:
             return
         if seconds >= CLEAN_UP_SECONDS:
-            os._exit(INTERRUPTED)
+            # The signal's own effect: the process ends, and a shell shows 130 or 143.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
         left = CLEAN_UP_SECONDS - seconds
         # Not print, which a signal may have interrupted.
         os.write(2, f"cleaning up; after {left:.0f} s, Ctrl-C ends this at once\n".encode())
