@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from osasis.bundles.style import Style
-    from osasis.stylize import EncodePlan, Encodings
+    from osasis.encode import EncodePlan, Encodings
 
 # Size of an actor's LRU cache of styles.
 MAX_LOADED_STYLES = 16
@@ -131,7 +131,7 @@ class StylizeSquares:
 
     def plan(self, target: int) -> EncodePlan:
         """How squares are encoded for a target."""
-        from osasis.stylize import encode_plan
+        from osasis.encode import encode_plan
 
         mix, device = self.targets[target], self.base.device
         settings = self.style(mix.styles[0].style).settings
@@ -201,7 +201,8 @@ class _Batch:
     def _decode(self, target: int, squares: list[int]) -> Tensor:
         import torch
 
-        from osasis.stylize import chunk_size, decode
+        from osasis.encode import largest_pass
+        from osasis.stylize import decode
 
         actor, mix = self.actor, self.actor.targets[target]
         styles = {s.style: actor.style(s.style) for s in mix.styles}
@@ -217,12 +218,12 @@ class _Batch:
             text_edits=actor.text_edits,
         )
         self.images += len(squares)
-        self.passes += -(-len(squares) // chunk_size(device))
+        self.passes += -(-len(squares) // largest_pass(device))
         return images.cpu()
 
     def _encode(self, plan: EncodePlan) -> tuple[Encodings, dict[int, int]]:
         """Encodings of all squares whose targets use this plan, and the row of each square."""
-        from osasis.stylize import encode
+        from osasis.encode import encode
 
         if plan not in self.encodings:
             squares = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from osasis.bundles.style import Style
-from osasis.stylize import Encodings
+from osasis.encode import Encodings
 
 V = TypeVar("V")
 
@@ -78,7 +78,7 @@ class StyleCache:
 
 
 def style_bytes(style: Style) -> int:
-    return _bytes([*style.delta.values(), *style.spn.values(), style.z_style])
+    return _bytes(style.tensors())
 
 
 def encoding_bytes(e: Encodings) -> int:

@@ -24,9 +24,10 @@ from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.choices import Alpha
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
+from osasis.stylize import decode
 from serving.caches import ByteLru, StyleCache, encoding_bytes
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
