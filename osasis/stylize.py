@@ -62,7 +62,7 @@ def decode_rows(
     x_t0 = torch.cat([e.x_t0 for e, _ in rows])
     recipes = [r for e, r in rows for _ in range(len(e.photo))]
     images = torch.empty_like(photo)
-    groups = [(group, passes(len(group), size)) for group in _groups(recipes, mixed=size > 1)]
+    groups = [(g, passes(len(g), size)) for g in rows_that_share_passes(recipes, size)]
     total = sum(len(chunks) * recipes[group[0]].walk.count for group, chunks in groups)
     done = 0
     for group, chunks in groups:
@@ -80,14 +80,15 @@ def decode_rows(
     return images
 
 
-def _groups(recipes: Sequence[Recipe], *, mixed: bool) -> list[list[int]]:
-    """Indices of the rows that can share passes.
+def rows_that_share_passes(recipes: Sequence[Recipe], pass_size: int) -> list[list[int]]:
+    """Indices of the rows that ``decode_rows`` computes together, group by group.
 
-    mixed: whether passes may hold rows of different recipes; those of full-rank styles cannot.
+    With a pass size of 1, and with full-rank styles, a group has one recipe, whose merged weights
+    serve all its rows.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, r in enumerate(recipes):
-        own = None if mixed and r.low_rank else id(r)
+        own = None if pass_size > 1 and r.low_rank else id(r)
         walk = (r.walk.schedule.timesteps.tobytes(), r.walk.count)
         groups.setdefault((own, r.plan.arithmetic, r.solver, walk), []).append(i)
     return list(groups.values())

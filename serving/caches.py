@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from osasis.bundles.style import Style
 from osasis.encode import Encodings
@@ -78,12 +77,8 @@ class StyleCache:
 
 
 def style_bytes(style: Style) -> int:
-    return _bytes(style.tensors())
+    return style.nbytes
 
 
 def encoding_bytes(e: Encodings) -> int:
-    return _bytes((e.photo, e.z, e.x_t0))
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in (e.photo, e.z, e.x_t0))

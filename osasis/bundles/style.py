@@ -65,6 +65,10 @@ class Style:
         own = [self.z_style, self.z_counterpart]
         return [*tensors_of(self.delta.values()), *self.spn.values(), *own]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors())
+
     def spn_module(self, device: torch.device | str = "cpu") -> StructurePreservingNetwork:
         net = StructurePreservingNetwork()
         net.load_state_dict(self.spn)
