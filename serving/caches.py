@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class ByteLru(Generic[V]):
-    """Thread-safe LRU cache with a byte budget. Pinned keys are never evicted.
+    """Thread-safe LRU cache with a byte budget. Pinned keys are evicted last.
 
     A value larger than the budget is evicted at once. size: bytes of a value.
     """
@@ -44,7 +44,7 @@ class ByteLru(Generic[V]):
                 self.bytes -= self._size(old)
             self._values[key] = value
             self.bytes += self._size(value)
-            for other in [k for k in self._values if k not in self.pinned]:
+            for other in sorted(self._values, key=lambda k: k in self.pinned):
                 if self.bytes <= self.budget:
                     break
                 self.bytes -= self._size(self._values.pop(other))
@@ -71,7 +71,7 @@ class StyleCache:
         if self.device.type == "cpu":
             return style
         if (copy := self.on_device.get(key)) is None:
-            copy = style.to(self.device)
+            copy = style.to(self.device, non_blocking=True)
             self.on_device.put(key, copy)
         return copy
 

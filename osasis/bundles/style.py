@@ -7,6 +7,7 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,20 @@ class Style:
         net.load_state_dict(self.spn)
         return net.to(device).requires_grad_(False).eval()
 
-    def to(self, device: torch.device | str) -> Style:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Style:
+        """A copy with ``change`` applied to the weights and codes."""
         return replace(
             self,
-            delta={k: map_change(c, lambda t: t.to(device)) for k, c in self.delta.items()},
-            spn={k: v.to(device) for k, v in self.spn.items()},
-            z_style=self.z_style.to(device),
-            z_counterpart=self.z_counterpart.to(device),
-            palette=self.palette and self.palette.to(device),
+            delta={k: map_change(c, change) for k, c in self.delta.items()},
+            spn={k: change(v) for k, v in self.spn.items()},
+            z_style=change(self.z_style),
+            z_counterpart=change(self.z_counterpart),
         )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Style:
+        """A copy on a device. non_blocking: copy from pinned memory without waiting."""
+        copied = self.map(lambda t: t.to(device, non_blocking=non_blocking))
+        return replace(copied, palette=self.palette and self.palette.to(device))
 
     def compact(self, rank: int | None = None, energy: float = 0.99) -> Style:
         """A copy whose matrices' differences are low-rank factors, truncated by SVD.
@@ -107,11 +113,8 @@ class Style:
 
     def half(self) -> Style:
         """A copy with the weights in float16, as low-rank styles are held and stored."""
-        return replace(
-            self,
-            delta={k: map_change(c, Tensor.half) for k, c in self.delta.items()},
-            spn={k: v.half() for k, v in self.spn.items()},
-        )
+        halved = self.map(Tensor.half)
+        return replace(halved, z_style=self.z_style, z_counterpart=self.z_counterpart)
 
 
 def save_style(

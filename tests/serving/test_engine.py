@@ -181,6 +181,10 @@ def test_caches_stay_within_their_budget() -> None:
     assert [k for k in "pab" if lru.get(k)] == ["p", "b"] and lru.bytes == 8
     lru.put("huge", b"x" * 11)
     assert lru.get("p") and len(lru) == 1 and lru.bytes == 4
+    # Pinned values too: the one that was not used for the longest time goes.
+    lru.pinned = frozenset({"p", "q"})
+    lru.put("q", b"1234567")
+    assert lru.get("p") is None and lru.get("q") and lru.bytes == 7
 
 
 def test_500_styles_in_bounded_memory(
