@@ -198,6 +198,11 @@ class TrainSettings(InputModel):
     adapter_rank: Annotated[int, Field(ge=1, le=512)] = Field(
         16, description="rank of the factors of `lora`"
     )
+    adapter_alpha: Annotated[float, Field(gt=0, le=1e4)] | None = Field(
+        None,
+        description="alpha of `lora`: the factors' product is scaled by alpha / rank; null: the "
+        "rank",
+    )
     compact_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="store each matrix's difference at this rank; null: store it exactly"
     )

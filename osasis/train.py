@@ -55,13 +55,16 @@ class StyleTrainer:
             self.unet = trainable_copy(base.diffae.unet, settings)
         self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
+        # One kernel for all parameters.
+        fused = base.device.type == "cuda"
         self.optimisers = {
             "unet": torch.optim.Adam(
                 [p for p in self.unet.parameters() if p.requires_grad],
                 settings.lr_unet,
                 betas=(0.9, settings.adam_beta2),
+                fused=fused,
             ),
-            "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
+            "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn, fused=fused),
         }
         walk = denoising_walk(settings.spacing, settings.decode_steps, settings.t0)
         self.schedule, self.denoising_steps = walk.schedule, walk.count
@@ -201,7 +204,8 @@ def trainable_copy(unet: UNet, settings: TrainSettings) -> UNet:
         if isinstance(module, nn.Dropout):
             module.p = settings.dropout
     if settings.adapter == "lora":
-        train_low_rank(copied, settings.adapter_rank)
+        rank = settings.adapter_rank
+        train_low_rank(copied, rank, (settings.adapter_alpha or rank) / rank)
     return copied
 
 

@@ -82,7 +82,7 @@ def test_training_changes_factors_and_vectors_only(tiny_base: Base) -> None:
     unet = copy.deepcopy(base).requires_grad_(True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        train_low_rank(unet, rank=2)
+        train_low_rank(unet, rank=2, scale=3.0)
     x, t, z = inputs(unet, 1)
     # Training starts from the network itself.
     torch.testing.assert_close(unet(x, t, z), base(x, t, z))
