@@ -83,8 +83,9 @@ class StyleWorker:
 
     @classmethod
     def open(cls, base: Path, previews: Path, device: str) -> StyleWorker:
-        photos = load_file(previews)["photos"].to(device)
-        return cls(load_base(base, device), photos, torch.device(device), base)
+        loaded = load_base(base, device)
+        photos = load_file(previews)["photos"].to(loaded.device)
+        return cls(loaded, photos, loaded.device, base)
 
     def bank(self, path: Path | None) -> ContentBank | None:
         """The content bank at a path, cached."""
