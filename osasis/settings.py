@@ -167,6 +167,11 @@ class TrainSettings(InputModel):
         "instructions for it, else float32; `float16` is for GPUs; a CPU emulates it, and "
         "`bfloat16` where it lacks instructions, which is slow",
     )
+    recompute: bool = Field(
+        False,
+        description="compute activations again in the backward pass: a fraction of the memory, a "
+        "third more time, the same result; a style that runs out of memory is retried so",
+    )
     content_cutoff: Cutoff | None = Field(
         None,
         description="default of the mix's `content_cutoff`: resolution levels of this size and "
