@@ -1,4 +1,4 @@
-"""Arithmetic of the forward passes: float32, or bfloat16 or float16 by autocast.
+"""Arithmetic of the forward passes: float32, its products in TF32, or half precision by autocast.
 
 ``Precision`` is a setting, ``Arithmetic`` the result of resolving it for a device. Only ``auto``
 depends on the device, so stored results record their arithmetic.
@@ -23,18 +23,20 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16")
 def resolve(precision: Precision, device: torch.device) -> Arithmetic:
     """The arithmetic of a precision on a device.
 
-    Every precision but ``auto`` is taken as it is; a CPU emulates float16, and bfloat16 where it
-    lacks instructions for it, which takes many times as long. ``auto`` is the value of
-    STYLE_FACTORY_ARITHMETIC if set, else bfloat16 where the device has instructions for it, else
-    float32.
+    Every precision but ``auto`` and ``tf32`` is taken as it is; a CPU emulates float16, and
+    bfloat16 where it lacks instructions for it, which takes many times as long. ``tf32`` is float32
+    on a device without TF32. ``auto`` is the value of STYLE_FACTORY_ARITHMETIC if set, else
+    bfloat16 where the device has instructions for it, else float32.
     Raises UserError where STYLE_FACTORY_ARITHMETIC has another value.
     """
+    if precision == "tf32":
+        return "tf32" if has_tf32(device) else "float32"
     if precision != "auto":
         return precision
     if asked := os.environ.get(ENVIRONMENT):
         for arithmetic in get_args(Arithmetic):
             if asked == arithmetic:
-                return arithmetic
+                return resolve(arithmetic, device)
         allowed = ", ".join(get_args(Arithmetic))
         raise UserError(f"{ENVIRONMENT} is {asked!r}; set it to one of {allowed}, or unset it")
     return "bfloat16" if has_bfloat16(device) else "float32"
@@ -48,7 +50,22 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Whether a GPU computes float32 products in TF32: NVIDIA's since Ampere."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def autocast(device: torch.device, arithmetic: Arithmetic) -> torch.autocast:
-    """Context manager in which forward passes compute in the given arithmetic."""
+    """Context manager in which forward passes compute in the given arithmetic.
+
+    Also sets how this process computes float32 products on GPUs from now on, in the context and
+    outside it, where backward passes and losses are computed: exactly, or rounded to TF32 (10 bits
+    instead of 23). PyTorch's default rounds those of convolutions.
+    """
+    products = "tf32" if arithmetic == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = products
+    torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(arithmetic)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -16,7 +16,7 @@ OutputFormat = Literal[ImageFormat, "parquet"]
 # What happens to the photo's EXIF.
 Metadata = Literal["strip", "keep"]
 # ``auto`` depends on the device.
-Arithmetic = Literal["float32", "bfloat16", "float16"]
+Arithmetic = Literal["float32", "tf32", "bfloat16", "float16"]
 Precision = Literal["auto", Arithmetic]
 # Timesteps and solvers of inversion and denoising; see osasis.sampling.
 Spacing = Literal["leading", "trailing", "quadratic"]

@@ -164,8 +164,14 @@ class TrainSettings(InputModel):
     precision: Precision = Field(
         "float32",
         description="arithmetic of the forward passes; `auto`: bfloat16 where the device has "
-        "instructions for it, else float32; `float16` is for GPUs; a CPU emulates it, and "
-        "`bfloat16` where it lacks instructions, which is slow",
+        "instructions for it, else float32; `tf32`: float32 with products rounded to TF32, on GPUs "
+        "that have it; `float16` is for GPUs; a CPU emulates it, and `bfloat16` where it lacks "
+        "instructions, which is slow",
+    )
+    recompute: bool = Field(
+        False,
+        description="compute activations again in the backward pass: a fraction of the memory, a "
+        "third more time, the same result; a style that runs out of memory is retried so",
     )
     content_cutoff: Cutoff | None = Field(
         None,

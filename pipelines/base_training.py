@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from factory.core.failures import (
     describe_failure,
     failure_kind,
 )
+from factory.core.gpus import check_gpu, cluster_gpus
 from factory.core.home import Home
 from factory.core.ray_cluster import start_ray
 from factory.core.uris import copy_images, is_uri
@@ -140,12 +141,14 @@ def train_base(
             f"training base {name} on {len(photos)} photos, {workers} worker(s): "
             f"{settings.iterations} iterations of {settings.batch_size}"
         )
+        start_ray(workers)
         job = BaseTrainingJob(
             folder=folder.resolve(),
             config=sizes,
             settings=settings,
             start=start.resolve() if start else None,
             minutes=minutes,
+            gpu=_has_gpus(workers),
         )
         finished = _run_workers(job, workers, ProgressLog(home, name, folder, settings, report))
         info = None
@@ -208,13 +211,11 @@ def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
     A failure that may pass, such as the death of a worker, is retried from the last checkpoint.
     Raises the UserError of a worker, and DiskFullError.
     """
-    start_ray(workers)
-    gpu = ray.cluster_resources().get("GPU", 0) >= workers and torch.cuda.is_available()
     outcome = job.folder / OUTCOME
     error: Exception | None = None
     for retries_left in range(RETRIES, -1, -1):
         outcome.unlink(missing_ok=True)
-        error = _fit(_trainer(replace(job, gpu=gpu), workers), log)
+        error = _fit(_trainer(job, workers), log)
         ended = json.loads(outcome.read_text()) if outcome.is_file() else {}
         if error is None:
             log.close("FINISHED" if ended["finished"] else "KILLED")
@@ -231,6 +232,24 @@ def _run_workers(job: BaseTrainingJob, workers: int, log: ProgressLog) -> bool:
         raise UserError(ended["error"])
     assert error is not None
     raise error
+
+
+def _has_gpus(workers: int) -> bool:
+    """Whether the cluster has a GPU for each worker; False where it has none.
+
+    Raises UserError where it has too few, or where PyTorch finds none on a node with GPUs; NCCL
+    would end with an error of its own.
+    """
+    gpus = cluster_gpus()
+    if not gpus:
+        return False
+    if gpus < workers:
+        raise UserError(
+            f"{workers} workers need a GPU each, but the cluster has {gpus}; give at most {gpus} "
+            "worker(s)"
+        )
+    check_gpu()
+    return True
 
 
 def _trainer(job: BaseTrainingJob, workers: int) -> TorchTrainer:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, cast
 
+import ray
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -17,6 +18,7 @@ from ray.serve import Application
 from starlette.exceptions import HTTPException
 
 from factory import __version__
+from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
 from serving.api import health, jobs, styles, stylize
@@ -132,10 +134,9 @@ class EngineDeployment:
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.parse(settings)
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(config.threads or max(1, usable_cpus() // config.replicas))
         home = Home.find(config.home)
-        base = load_base(home.base_folder(config.base), device)
+        base = load_base(home.base_folder(config.base), config.device or "cpu")
         self.engine = Engine(
             base, batch=config.batch, batch_wait=config.batch_wait,
             styles_host=config.styles_host, styles_device=config.styles_device,
@@ -197,16 +198,36 @@ class Ingress:
         current()
 
 
+def engine_gpus(config: ServeConfig) -> float:
+    """GPUs that Ray reserves for each engine; by default, the engines share the cluster's.
+
+    Raises UserError where a GPU was asked for and the cluster has none.
+    """
+    if config.engine_gpus is not None or config.device == "cpu":
+        return config.engine_gpus or 0.0
+    gpus = cluster_gpus() if ray.is_initialized() else 0
+    if gpus:
+        return fair_share(gpus, config.replicas)
+    if config.device == "cuda":
+        raise UserError(
+            "device is cuda, but the cluster has no GPU; leave device out to serve "
+            "from CPUs, or set engine_gpus where nodes with GPUs are still to join"
+        )
+    return 0.0
+
+
 def build(args: dict[str, Any]) -> Application:
     """The application, for ``serve run serving.app:build`` and configuration files.
 
     args: fields of ``ServeConfig``. Raises UserError.
     """
     config = ServeConfig.parse(args)
-    settings = config.to_dict()
+    gpus = engine_gpus(config)
+    settings = config.to_dict() | {"device": config.device or ("cuda" if gpus else "cpu")}
+    settings["engine_gpus"] = gpus
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
-    if config.engine_gpus:
-        resources["num_gpus"] = config.engine_gpus
+    if gpus:
+        resources["num_gpus"] = gpus
     state = cast(Any, SharedStateDeployment).bind(config.photos, config.jobs, config.job_age)
     engine = (
         cast(Any, EngineDeployment)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from factory.core.yaml_files import read_yaml_file
 from osasis.errors import UserError
-from osasis.validation import InputModel
+from osasis.validation import InputModel, Problem
 
 MB = 1_000_000
 Count = Annotated[int, Field(ge=1, le=10**13)]
@@ -46,15 +46,19 @@ class ServeConfig(InputModel):
     ingresses: Annotated[int, Field(ge=1, le=100)] = Field(
         1, description="processes that receive HTTP requests"
     )
-    device: str | None = Field(None, description="`cpu` or `cuda`; null: a GPU if available")
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="device of the engines; null: `cuda` where an engine has a GPU"
+    )
     threads: Count | None = Field(
         None, description="CPU threads of an engine; null: the machine's cores divided by replicas"
     )
     engine_cpus: Annotated[float, Field(ge=0, le=1024)] = Field(
         1.0, description="CPUs that Ray reserves for an engine"
     )
-    engine_gpus: Annotated[float, Field(ge=0, le=16)] = Field(
-        0.0, description="GPUs that Ray reserves for an engine"
+    engine_gpus: Annotated[float, Field(ge=0, le=16)] | None = Field(
+        None,
+        description="GPUs that Ray reserves for an engine, such as 0.5; 0: engines compute on the "
+        "CPU; null: the engines share the cluster's GPUs",
     )
     queue: Count = Field(
         64, description="images in progress at an ingress, above which it answers 503"
@@ -95,6 +99,15 @@ class ServeConfig(InputModel):
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
     limits: Limits = Field(default_factory=Limits, description="limits of one request")
+
+    def cross_problems(self) -> list[Problem]:
+        if self.device == "cuda" and self.engine_gpus == 0:
+            message = "engine_gpus is 0, but device is cuda; give each engine a share of a GPU"
+        elif self.device == "cpu" and self.engine_gpus:
+            message = f"engine_gpus is {self.engine_gpus:g}, but device is cpu; leave one out"
+        else:
+            return []
+        return [Problem("engine_gpus", self.engine_gpus, message)]
 
 
 def load_config(path: Path) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         serve.start(http_options={"host": host, "port": port})
+        _check_gpus(config)
         serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
         if not stop.is_set():
             ready(facts)
@@ -86,6 +87,25 @@ def run(
     finally:
         serve.shutdown()
         stop_ray()
+
+
+def _check_gpus(config: ServeConfig) -> None:
+    """Raise UserError where engines ask for GPUs that a local Ray or PyTorch lacks.
+
+    Serve would wait for the GPUs without end. A cluster may add nodes.
+    """
+    from factory.core.gpus import check_gpu, cluster_gpus, workers_on
+    from factory.core.ray_cluster import cluster_address
+
+    gpus, share = cluster_gpus(), config.engine_gpus
+    if share and cluster_address() is None and workers_on(gpus, share) < config.replicas:
+        raise UserError(
+            f"engine_gpus is {share:g} for {config.replicas} engine(s), but this machine has "
+            f"{gpus} GPU(s); lower engine_gpus or replicas, or set engine_gpus to 0 to serve from "
+            "the CPU"
+        )
+    if gpus and share != 0 and config.device != "cpu":
+        check_gpu()
 
 
 def _drain(seconds: float) -> None:

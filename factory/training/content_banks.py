@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from factory.core.claims import Claims
+from factory.core.failures import describe_failure
+from factory.core.gpus import cluster_gpus, remote_task
 from osasis.bundles.base import Base, load_base
 from osasis.contents import (
     BANK_ARITHMETIC,
@@ -32,6 +34,7 @@ from osasis.contents import (
     bank_photos,
     save_contents,
 )
+from osasis.errors import UserError
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, sha256_text, write_json
 
@@ -154,15 +157,16 @@ def _build(
         save_tensors(path / PHOTOS, {"photos": photos})
     size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
     starts = [s for s in range(0, size, CHUNK) if not shard_path(path, s).is_file()]
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    # One thread per task: the number of threads changes the rounding of sums.
-    task = _compute_shards.options(
-        num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_retries=3
-    )
+    gpus, cpus = cluster_gpus(), max(1, int(ray.cluster_resources().get("CPU", 1)))
+    task = remote_task(_compute_shards, gpu=bool(gpus))
     count = max(1, min(gpus or cpus, len(starts)))
+    device = "cuda" if gpus else "cpu"
     arguments = (base_folder, path, settings, size, photos is not None)
-    ray.get([task.remote(*arguments, starts[i::count], bool(gpus)) for i in range(count)])
+    try:
+        ray.get([task.remote(*arguments, starts[i::count], device) for i in range(count)])
+    except UserError as e:
+        # Ray's error of a task is also a UserError, whose text is a traceback.
+        raise UserError(f"content bank: {describe_failure(e)}") from None
     seconds = time.perf_counter() - started
     names = KEY_FIELDS + (SAMPLED_KEY_FIELDS if photos is None else ())
     info = {
@@ -183,7 +187,6 @@ def shard_path(path: Path, start: int) -> Path:
     return path / f"shard-{start // CHUNK:05d}.safetensors"
 
 
-@ray.remote
 def _compute_shards(
     base_folder: Path,
     path: Path,
@@ -191,11 +194,11 @@ def _compute_shards(
     size: int,
     has_photos: bool,
     starts: list[int],
-    gpu: bool,
+    device: str,
 ) -> None:
     """Compute and write the shards whose first contents have the indices ``starts``."""
+    # The number of threads changes the rounding of sums.
     torch.set_num_threads(1)
-    device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     base = _cached_base(base_folder, device)
     photos = load_file(path / PHOTOS)["photos"] if has_photos else None
     for start in starts:

@@ -28,8 +28,8 @@ def fingerprint(
     """
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())
-    # The checkpoint interval, and the early-stopping settings while off, do not affect the result.
-    relevant = {k: v for k, v in settings.items() if k != "checkpoint_every"}
+    # These, and the early-stopping settings while off, do not affect the result.
+    relevant = {k: v for k, v in settings.items() if k not in ("checkpoint_every", "recompute")}
     # Precision auto was called bfloat16: hash the former names, so that fingerprints in older homes
     # stay valid.
     if (precision := relevant.get("precision")) in FORMER_PRECISION:

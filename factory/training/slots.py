@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import threading
 import time
@@ -19,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.core.disk import find_disk_full
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
+from factory.core.gpus import fair_share, workers_on
 from factory.core.machine import cpu_workers
 from factory.core.ray_cluster import offered_resources
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
@@ -94,14 +96,11 @@ def plan_slots(
                 f"--gpus-per-slot is {gpus_per_slot:g}, but the cluster has {gpus} GPU(s); "
                 "leave it out to train on CPUs"
             )
-        most = int(1 / gpus_per_slot) * gpus if gpus_per_slot <= 1 else int(gpus / gpus_per_slot)
+        most = workers_on(gpus, gpus_per_slot)
         return SlotPlan(max(1, min(requested or most, waiting)), gpus=gpus_per_slot)
     most = gpus or cpu_workers(resources, base, MODEL_COPIES)
     count = max(1, min(requested or most, waiting))
-    if gpus:
-        # A whole number of slots per GPU: 3 slots on 2 GPUs take half a GPU each, so all fit.
-        return SlotPlan(count, gpus=1 / -(-count // gpus))
-    return SlotPlan(count)
+    return SlotPlan(count, gpus=fair_share(gpus, count) if gpus else 0.0)
 
 
 def add_slots(job: Path, count: int) -> int:
@@ -247,9 +246,8 @@ def drain_queue(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> Non
     torch.set_num_threads(max(1, int(slots.cpus)))
     if not ray.get(queue.worker_started.remote(slot)):
         return
-    device = slots.device if torch.cuda.is_available() else "cpu"
     try:
-        worker = job.open_worker(job.base, job.previews, device)
+        worker = job.open_worker(job.base, job.previews, slots.device)
     except Exception as e:  # a restarted worker would fail in the same way
         ray.get(queue.worker_failed.remote(slot, describe_failure(e)))
         return
@@ -266,12 +264,35 @@ def drain_queue(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> Non
         ) -> None:
             queue.progress.remote(style, iteration, of, losses, slot)
 
-        try:
-            worker.train(tasks[style], on_iteration)
-        except Exception as e:  # an error of one style does not stop the others
-            kind = failure_kind(e)
-            ray.get(queue.failed.remote(style, describe_failure(e), kind, slot))
-            if kind == MEMORY and torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        else:
+        failure = try_train(worker, tasks[style], on_iteration)
+        if failure is None:
             ray.get(queue.done.remote(style, time.perf_counter() - started))
+            continue
+        reason, kind = failure
+        if kind == MEMORY:
+            free_memory()
+        ray.get(queue.failed.remote(style, reason, kind, slot))
+
+
+def try_train(
+    worker: SlotWorker, task: StyleTask, on_iteration: OnIteration
+) -> tuple[str, str] | None:
+    """Train one style; returns the reason and kind of a failure.
+
+    When this function has returned, nothing refers to the exception, whose traceback holds the
+    tensors of the training.
+    """
+    try:
+        worker.train(task, on_iteration)
+    except Exception as e:  # an error of one style does not stop the others
+        return describe_failure(e), failure_kind(e)
+    return None
+
+
+def free_memory() -> None:
+    """Return the memory of unused tensors to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -32,6 +32,7 @@ from osasis.images.tensors import image_to_tensor, tensor_to_image
 from osasis.metrics import style_metrics
 from osasis.mix import Mix
 from osasis.preview_encodings import preview_plan, shipped_previews
+from osasis.recompute import recompute_activations
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_atomic, write_json
 from osasis.stylize import decode
@@ -41,6 +42,8 @@ CHECKPOINT = "checkpoint.safetensors"
 COUNTERPART = "counterpart.safetensors"
 PREVIEWS = "previews"
 RESULT = "result.json"
+# Marks a style that ran out of memory.
+RECOMPUTE = "recompute"
 
 # Called after each iteration with (iteration, iterations, losses by name).
 OnIteration = Callable[[int, int, dict[str, float]], None]
@@ -84,8 +87,9 @@ class StyleWorker:
 
     @classmethod
     def open(cls, base: Path, previews: Path, device: str) -> StyleWorker:
-        photos = load_file(previews)["photos"].to(device)
-        return cls(load_base(base, device), photos, torch.device(device), base)
+        loaded = load_base(base, device)
+        photos = load_file(previews)["photos"].to(loaded.device)
+        return cls(loaded, photos, loaded.device, base)
 
     def bank(self, path: Path | None) -> ContentBank | None:
         """The content bank at a path, cached."""
@@ -98,12 +102,27 @@ class StyleWorker:
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         """Train one style, or resume it from its checkpoint, and write its bundle.
 
-        Raises ImageError for a bad image, DivergedError if training diverges, and SupersededError
-        if another job has taken over the style.
+        Raises ImageError for a bad image, DivergedError if training diverges, SupersededError if
+        another job has taken over the style, and MemoryError, after which further calls train with
+        the setting ``recompute``.
         """
-        folder, settings = task.folder, task.settings
-        if is_finished(folder):
+        if is_finished(task.folder):
             return
+        marker = task.folder / RECOMPUTE
+        recompute = task.settings.recompute or marker.is_file()
+        try:
+            self._train(task, on_iteration, recompute)
+            return
+        except torch.OutOfMemoryError as e:
+            reason = str(e).partition(". ")[0]
+        # Raised outside the handler: ``e`` would refer to the tensors of the training.
+        if not recompute:
+            write_atomic(marker, b"")
+            reason += "; a retry computes activations again in the backward pass"
+        raise MemoryError(reason)
+
+    def _train(self, task: StyleTask, on_iteration: OnIteration, recompute: bool) -> None:
+        folder, settings = task.folder, task.settings
         started = time.perf_counter()
         image = self._load_image(task.image, task.source)
         bank = self.bank(task.bank)
@@ -118,6 +137,8 @@ class StyleWorker:
             else SampledContents(self.base, settings, arithmetic)
         )
         trainer = StyleTrainer(self.base, image, counterpart, contents, settings, arithmetic)
+        if recompute:
+            recompute_activations(trainer.unet, trainer.spn)
         stopping = EarlyStopping(settings)
         seconds_before = restore(trainer, stopping, state)
         while trainer.iteration < settings.iterations and not stopping.should_stop:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from osasis.devices import required_device
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
 from osasis.guides.guide import (
@@ -259,10 +260,11 @@ def read_bundle_json(
 
 
 def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = True) -> Base:
-    """Load a base for inference. Raises UserError naming the missing or damaged file.
+    """Load a base for inference. Raises UserError naming the missing or damaged file, or the GPU.
 
     verify: compare the files' SHA-256 with base.json (a few milliseconds per megabyte).
     """
+    device = required_device(device)
     info = read_base_info(folder)
     config = DiffAEConfig.parse(info["config"], str(folder / JSON_NAME))
     if verify:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from osasis.bundles.importers import read_diffae
 from osasis.checkpoints import load_checkpoint, save_checkpoint
+from osasis.devices import required_device
 from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
@@ -310,7 +311,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = PretrainSettings.parse(_assignments(args.set))
         config = load_config(args.config)
         photos = read_photo_set(args.images, config.image_size, _log)
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        device = required_device(args.device or default)
         finished = BaseTraining(
             args.out,
             photos,

@@ -21,6 +21,16 @@ def test_forward_passes_compute_in_the_given_arithmetic(arithmetic: Arithmetic) 
     assert resolve(arithmetic, CPU) == arithmetic
 
 
+def test_float32_products_are_exact_unless_tf32_is_asked_for() -> None:
+    for arithmetic, products in (("tf32", "tf32"), ("bfloat16", "ieee"), ("float32", "ieee")):
+        with autocast(CPU, arithmetic):
+            pass
+        assert torch.backends.cuda.matmul.fp32_precision == products
+        assert torch.backends.cudnn.conv.fp32_precision == products
+    # A CPU has no TF32: what is recorded is what was computed.
+    assert resolve("tf32", CPU) == "float32"
+
+
 def test_auto_depends_on_the_instructions_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     assert resolve("auto", CPU) == ("bfloat16" if has_bfloat16(CPU) else "float32")

@@ -8,7 +8,8 @@ import pytest
 
 from osasis.errors import UserError
 from osasis.validation import InvalidInputError
-from serving.config import load_config
+from serving.app import engine_gpus
+from serving.config import ServeConfig, load_config
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -45,3 +46,21 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
         with pytest.raises(UserError) as refused:
             load_config(path)
         assert str(refused.value).startswith(f"{path}{says}")
+
+
+def test_gpus_and_device_that_contradict() -> None:
+    for settings, says in (
+        ({"device": "cuda", "engine_gpus": 0}, "engine_gpus is 0, but device is cuda"),
+        ({"device": "cpu", "engine_gpus": 0.5}, "engine_gpus is 0.5, but device is cpu"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be one of cpu, cuda"),
+    ):
+        with pytest.raises(InvalidInputError) as refused:
+            ServeConfig.parse(settings)
+        assert says in str(refused.value)
+    assert ServeConfig.parse({"device": "cuda"}).engine_gpus is None
+
+
+def test_a_gpu_of_a_cluster_without_any() -> None:
+    with pytest.raises(UserError, match="device is cuda, but the cluster has no GPU"):
+        engine_gpus(ServeConfig.parse({"device": "cuda"}))
+    assert engine_gpus(ServeConfig.parse({})) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims, SupersededError
 from factory.core.failures import describe_failure, failure_kind
+from factory.training.slots import try_train
 from factory.training.style_worker import (
     CHECKPOINT,
     COUNTERPART,
@@ -31,6 +33,8 @@ from osasis.encode import encode
 from osasis.errors import DivergedError, ImageError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.preview_encodings import preview_plan, save_previews
+from osasis.recompute import RecomputedSequence
+from osasis.train import StyleTrainer
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE, picture, truncated_jpeg
 
@@ -235,6 +239,43 @@ def test_a_resumed_training_keeps_the_best_iteration(
     assert (tmp_path / "killed" / CHECKPOINT).is_file()
     worker.train(killed, ignore)
     weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def is_alive(kind: type) -> bool:
+    """Whether an object of this type exists."""
+    gc.collect()
+    return any(isinstance(o, kind) for o in gc.get_objects())
+
+
+def test_a_style_out_of_memory_is_retried_with_recomputed_activations(
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
+) -> None:
+    whole, short = (shop.task("oil", image, tmp_path / n, **SETTINGS) for n in ("whole", "short"))
+    worker.train(whole, ignore)
+
+    def run_out(iteration: int, of: int, losses: dict[str, float]) -> None:
+        assert is_alive(StyleTrainer) and not is_alive(RecomputedSequence)
+        if iteration == KILLED_AT:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+
+    assert try_train(worker, short, run_out) == (
+        "MemoryError: CUDA out of memory; a retry computes activations again in the backward pass",
+        "memory",
+    )
+    # Nothing holds the tensors of the training.
+    assert not is_alive(StyleTrainer)
+
+    iterations: list[int] = []
+
+    def note(iteration: int, of: int, losses: dict[str, float]) -> None:
+        assert is_alive(RecomputedSequence)
+        iterations.append(iteration)
+
+    # From the checkpoint of iteration 2, to the same weights.
+    assert try_train(worker, short, note) is None
+    assert iterations == [3, 4, 5]
+    weights = [tmp_path / n / "style" / "style.safetensors" for n in ("whole", "short")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

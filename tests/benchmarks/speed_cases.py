@@ -1,0 +1,267 @@
+"""Cases of the speed benchmark. ``measure`` runs one of them in this process."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode
+
+from osasis.arithmetic import Arithmetic, autocast
+from osasis.bundles.base import Base, frozen, load_base, shipped_bases
+from osasis.bundles.style import Style
+from osasis.contents import ContentBank, Contents, SampledContents
+from osasis.devices import required_device
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan
+from osasis.guides.guide import OpenClipGuide, open_clip_guide
+from osasis.guides.perceptual import PerceptualNet
+from osasis.mix import Mix
+from osasis.networks.adapters import Change, LowRank
+from osasis.networks.diffae import DiffAE
+from osasis.networks.sizes import load_config
+from osasis.networks.spn import StructurePreservingNetwork
+from osasis.recipe import make_recipe
+from osasis.recompute import recompute_activations
+from osasis.settings import TrainSettings, make_settings
+from osasis.stylize import decode, decode_rows
+from osasis.train import StyleTrainer
+from tests.tiny import make_perceptual_file, random_state
+
+# Ten network calls each way.
+STEPS, T0 = 20, 0.5
+MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
+PRODUCTS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement. images: photos, contents of an iteration, or rows of a decode."""
+
+    name: str
+    size: str
+    device: str
+    arithmetic: Arithmetic
+    images: int
+
+
+@dataclass(frozen=True)
+class Context:
+    case: Case
+    base: Base
+
+    def noise(self, count: int) -> Tensor:
+        side = self.base.config.image_size
+        return torch.rand(count, 3, side, side).to(self.base.device) * 2 - 1
+
+    def trainer(self, settings: TrainSettings, batch: int) -> StyleTrainer:
+        """A trainer of a random style image; contents sampled, or random in place of a bank's."""
+        base, photos = self.base, self.noise(batch)
+        settings = settings.replace(batch_size=batch, precision=self.case.arithmetic)
+        if settings.contents == "bank":
+            z = torch.randn(batch, base.config.z_channels, device=base.device)
+            contents = Contents(photos, z, torch.randn_like(photos), base.guide.embed(photos))
+            source: Any = ContentBank(contents)
+        else:
+            source = SampledContents(base, settings, self.case.arithmetic)
+        return StyleTrainer(base, self.noise(1), self.noise(1), source, settings)
+
+
+Work = Callable[[], Any]
+
+
+def train(context: Context, **changes: Any) -> Work:
+    """An iteration of preset `reference`, the published work."""
+    settings = make_settings("reference", **changes)
+    return context.trainer(settings, context.case.images).step
+
+
+def train_recompute(context: Context) -> Work:
+    """An iteration with a content bank that computes activations again in the backward pass."""
+    trainer = context.trainer(make_settings("reference", contents="bank"), context.case.images)
+    recompute_activations(trainer.unet, trainer.spn)
+    return trainer.step
+
+
+def encode_photos(context: Context) -> Work:
+    photos = context.noise(context.case.images)
+    plan = EncodePlan(T0, STEPS, context.case.arithmetic)
+    return lambda: encode(context.base, photos, plan)
+
+
+def decode_mixes(context: Context) -> Work:
+    """One photo for each style, every row with a mix of its own."""
+    base, count = context.base, context.case.images
+    styles = {f"style-{i}": style for i, style in enumerate(random_styles(base, count))}
+    z = torch.randn(count, base.config.z_channels, device=base.device)
+    plan = EncodePlan(T0, STEPS, context.case.arithmetic)
+    photos = context.noise(count)
+    encodings = Encodings(photos, z, torch.randn_like(photos), plan)
+    rows = []
+    for i, name in enumerate(styles):
+        mix = Mix.of(name, decode_steps=STEPS)
+        recipe = make_recipe(base, mix, styles, plan)
+        rows.append((encodings.take(slice(i, i + 1)), recipe))
+    return lambda: decode_rows(base, rows)
+
+
+def stylize(context: Context) -> Work:
+    """Encode and decode as preset `default` does."""
+    base, (style,) = context.base, random_styles(context.base, 1)
+    photos = context.noise(context.case.images)
+    plan = encode_plan(None, style.settings, base.device, context.case.arithmetic)
+    mix = Mix.of(style.id)
+    return lambda: decode(base, encode(base, photos, plan), mix, {style.id: style})
+
+
+def matmul(context: Context) -> Work:
+    """A large square product, whose speed is the machine's peak."""
+    n, device = MATMUL_SIZE[context.base.device.type], context.base.device
+    with autocast(device, context.case.arithmetic):
+        a, b = (torch.randn(n, n, device=device) for _ in range(2))
+        # Cast once: the peak is that of the product.
+        kind = (a[:1] @ b).dtype
+    a, b = a.to(kind), b.to(kind)
+    return lambda: a @ b
+
+
+CASES: dict[str, Callable[[Context], Work]] = {
+    "train": train,
+    "train-bank": lambda context: train(context, contents="bank"),
+    "train-recompute": train_recompute,
+    "encode": encode_photos,
+    "decode": decode_mixes,
+    "stylize": stylize,
+}
+
+
+def measure(case: Case, repeat: int) -> dict[str, Any]:
+    """Shortest time of a call, its counted FLOPs and its peak memory, in this process.
+
+    The first call, which counts FLOPs, warms up and is not timed. The machine's peak is measured
+    before and after, because other work on the machine slows both.
+    """
+    device = required_device(case.device)
+    context = Context(case, random_base(case.size).to(device))
+    if case.name == "memory":
+        return {"counted_mib": counted_memory(context) / 2**20}
+    work = CASES[case.name](context)
+    product = matmul(context)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    peaks = [_timed(product, device) for _ in range(PRODUCTS)]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = [_timed(work, device) for _ in range(repeat)]
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks += [_timed(product, device) for _ in range(PRODUCTS)]
+    tflop = counter.get_total_flops() / 1e12
+    best = 2 * MATMUL_SIZE[device.type] ** 3 / min(peaks) / 1e12
+    rate = tflop / min(seconds)
+    return {
+        "ms": min(seconds) * 1e3,
+        "tflop": tflop,
+        "tflop_per_s": rate,
+        "peak_tflop_per_s": best,
+        "share": rate / best,
+        "peak_mib": peak / 2**20,
+    }
+
+
+def _timed(work: Work, device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def counted_memory(context: Context) -> float:
+    """Bytes that a training step holds: weights, gradients, optimiser and saved activations.
+
+    Activations are counted at batches of 1 and 2 and extrapolated to ``images``: they grow
+    linearly. What the backward pass itself allocates is not counted.
+    """
+    settings = make_settings("reference", contents="bank", decode_steps=2, encode_steps=2)
+    saved = []
+    for batch in (1, 2):
+        trainer = context.trainer(settings, batch)
+        assert trainer.denoising_steps == 1
+        networks = [trainer.networks, context.base.diffae, context.base.perceptual.model]
+        networks += [g for g in context.base.guide.modules() if isinstance(g, OpenClipGuide)]
+        known = {StorageWeakRef(p.untyped_storage()) for n in networks for p in n.parameters()}
+        total = 0
+
+        def pack(tensor: Tensor, known: set[StorageWeakRef] = known) -> tuple[Any, ...]:
+            nonlocal total
+            storage = tensor.untyped_storage()
+            if (seen := StorageWeakRef(storage)) not in known:
+                known.add(seen)
+                total += storage.nbytes()
+            return tensor.shape, tensor.dtype, tensor.device
+
+        def unpack(packed: tuple[Any, ...]) -> Tensor:
+            return torch.zeros(packed[0], dtype=packed[1], device=packed[2])
+
+        # Nothing is saved in fact, so that a small machine can count a large network. The
+        # gradients are wrong.
+        with saved_tensors_hooks(pack, unpack):
+            trainer.step()
+        saved.append(total)
+    sizes = [sum(p.nbytes for p in n.parameters()) for n in networks]
+    return (
+        4 * sizes[0] + sum(sizes[1:]) + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
+    )
+
+
+def random_base(size: str) -> Base:
+    """The shipped base of this name, or random weights in the layout of a packaged configuration.
+
+    The guide is then an open_clip ViT-B-32, and the perceptual net LPIPS with VGG.
+    """
+    if size in shipped_bases():
+        return load_base(shipped_bases()[size])
+    config = load_config(size)
+    diffae = DiffAE(config)
+    diffae.load_state_dict(random_state(diffae, seed=7, gain=0.5))
+    with tempfile.TemporaryDirectory() as folder:
+        file = make_perceptual_file(Path(folder) / "vgg.safetensors", "vgg")
+        perceptual = frozen(PerceptualNet("vgg", file))
+    guide = open_clip_guide("ViT-B-32", None)
+    z = torch.zeros(config.z_channels)
+    return Base(config, frozen(diffae), z, z + 1, guide, perceptual)
+
+
+def random_styles(base: Base, count: int, rank: int = 16) -> list[Style]:
+    """Different low-rank styles, as trained ones are held."""
+    settings = make_settings("default")
+    z = torch.randn(2, base.config.z_channels, device=base.device)
+
+    def change(weight: Tensor) -> Change:
+        if weight.dim() < 2:
+            return 1e-3 * torch.randn_like(weight)
+        up = 1e-2 * torch.randn(len(weight), rank, device=weight.device)
+        return LowRank(up, 1e-2 * torch.randn(rank, *weight.shape[1:], device=weight.device))
+
+    return [
+        Style(
+            f"style-{i}",
+            {k: change(p) for k, p in base.diffae.unet.named_parameters()},
+            StructurePreservingNetwork().to(base.device).state_dict(),
+            z[:1],
+            z[1:],
+            settings,
+        ).half()
+        for i in range(count)
+    ]
