@@ -71,12 +71,17 @@ def _makers(
         return PerceptualNet(kind, path).to(device), {"alex": "AlexNet", "vgg": "VGG16"}[kind]
 
     def identity() -> Metric:
-        from osasis.evaluation.identity import identity_metric
+        from osasis.evaluation.identity import identity_metric, model_folder
 
         try:
-            return identity_metric()
+            model_folder()  # dlib finds the faces for both networks
         except UserError as e:
             raise UnavailableError(str(e)) from None
+        if (path := find_weights(weights, "arcface")) is not None:
+            from osasis.evaluation.arcface import arcface_metric
+
+            return arcface_metric(path, device)
+        return identity_metric()
 
     def structure() -> Metric:
         if (path := find_weights(weights, "dino")) is not None:

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osasis.errors import UserError
 from osasis.evaluation.features import self_similarity
 from osasis.evaluation.metric import Metric, Pair
-from osasis.evaluation.weights import load_weights
+from osasis.evaluation.weights import load_into, load_weights
 
 MODEL = "vit_base_patch8_224"
 SIDE = 224
@@ -41,13 +40,7 @@ def load_dino(path: Path, model: str = MODEL) -> nn.Module:
     import timm
 
     vit: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
-    state = load_weights(path)
-    own = vit.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
-    if wrong:
-        raise UserError(f"{path}: not the weights of DINO {model} (first at {wrong[0]})")
-    vit.load_state_dict(state)
-    return vit.requires_grad_(False).eval()
+    return load_into(vit, load_weights(path), path, f"DINO {model}")
 
 
 @torch.no_grad()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from osasis.errors import UserError
+
+Net = TypeVar("Net", bound=nn.Module)
 
 # Names that a folder of weights may hold, by network.
 FILES = {
     "lpips_alex": ("lpips_alex.safetensors",),
     "lpips_vgg": ("lpips_vgg.safetensors",),
     "dino": ("dino_vitbase8_pretrain.safetensors", "dino_vitbase8_pretrain.pth"),
+    "arcface": tuple(
+        f"arcface_r{depth}.{kind}" for depth in (100, 50) for kind in ("safetensors", "pth")
+    ),
     "inception": ("weights-inception-2015-12-05-6726825d.pth",),
 }
 
@@ -35,3 +41,16 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     except Exception as e:  # both readers raise errors of many types
         raise UserError(f"{path}: cannot be read as weights ({e})") from None
+
+
+def load_into(net: Net, state: dict[str, Tensor], path: Path, name: str) -> Net:
+    """The network with these weights, for inference; every key and shape must match.
+
+    name: of the network. Raises UserError naming the first key that differs.
+    """
+    own = net.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        raise UserError(f"{path}: not the weights of {name} (first at {wrong[0]})")
+    net.load_state_dict(state)
+    return net.requires_grad_(False).eval()
