@@ -90,6 +90,13 @@ def _makers(
             return dino_metric(path, device)
         return structure_metric(*net("vgg"))
 
+    def csd() -> Sequence[Metric]:
+        if (path := find_weights(weights, "csd")) is None:
+            raise UnavailableError(f"needs {' or '.join(FILES['csd'])} in --weights")
+        from osasis.evaluation.csd import csd_metrics, load_csd
+
+        return csd_metrics(load_csd(path).to(device))
+
     def sets() -> Sequence[Metric]:
         if (path := find_weights(weights, "inception")) is None:
             raise UnavailableError(f"needs {FILES['inception'][0]} in --weights")
@@ -105,6 +112,7 @@ def _makers(
         ("identity",): lambda: [identity()],
         ("structure",): lambda: [structure()],
         ("style",): lambda: [style_metric(*net("alex"))],
+        ("csd", "csls"): csd,
         ("style_distance", "direction", "edges"): lambda: guide_metrics(base),
         ("fid", "artfid"): sets,
         ("tone_slope", "lightened_dark", "lightened_light"): tone_metrics,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 
 from osasis.errors import UserError
 from osasis.evaluation.metric import Metric, Pair, Picture
+from osasis.images.tensors import resized, to_uint8
 
 BACKBONE = "dlib ResNet"
 # Side to which images are resized; dlib finds faces from about 80 pixels.
@@ -82,7 +82,5 @@ def model_folder() -> Path:
 
 def pixels(picture: Picture) -> np.ndarray:
     """The image as (SIDE, SIDE, 3) uint8."""
-    image = F.interpolate(picture.batch.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True)[
-        0
-    ].clamp(-1, 1)
-    return np.ascontiguousarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+    image = to_uint8(resized(picture.batch, SIDE))[0]
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())

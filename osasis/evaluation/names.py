@@ -8,6 +8,8 @@ METRIC_NAMES = (
     "identity",
     "structure",
     "style",
+    "csd",
+    "csls",
     "style_distance",
     "direction",
     "edges",

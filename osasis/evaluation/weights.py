@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,6 +14,17 @@ from torch import Tensor, nn
 from osasis.errors import UserError
 
 Net = TypeVar("Net", bound=nn.Module)
+
+# What trainings store beside weights: their arguments, and numpy's numbers, under the names of
+# numpy 1 and 2. None of these runs code.
+SCALAR = np.float64(0).__reduce__()[0]
+PLAIN_VALUES: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    SCALAR,
+    (SCALAR, "numpy.core.multiarray.scalar"),
+]
 
 # Names that a folder of weights may hold, by network.
 FILES = {
@@ -21,6 +34,7 @@ FILES = {
     "arcface": tuple(
         f"arcface_r{depth}.{kind}" for depth in (100, 50) for kind in ("safetensors", "pth")
     ),
+    "csd": ("csd_vit-l.safetensors", "csd_vit-l.pth"),
     "inception": ("weights-inception-2015-12-05-6726825d.pth",),
 }
 
@@ -33,11 +47,16 @@ def find_weights(folder: Path | None, network: str) -> Path | None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict of a safetensors or PyTorch file; no pickled code is run. Raises UserError."""
+    """A state dict of a safetensors or PyTorch file; no pickled code is run. Raises UserError.
+
+    A PyTorch file may be a training's checkpoint that holds the state dict as model_state_dict.
+    """
     try:
         if path.suffix == ".safetensors":
             return {k: v.float() for k, v in load_file(path).items()}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN_VALUES):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model_state_dict", state)
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     except Exception as e:  # both readers raise errors of many types
         raise UserError(f"{path}: cannot be read as weights ({e})") from None
