@@ -124,7 +124,7 @@ class EvaluationRun:
         results = estimate_all(rows, metrics, self.styles, variants, self.spec.seed, self.groups)
         return EvaluationResult(
             photos=self.folder.manifest.num_rows,
-            styles={n: s.reference for n, s in self.corpus.spec.styles.items()},
+            styles={n: self.corpus.spec.styles[n].reference for n in self.styles},
             variants=tuple(variants),
             metrics=tuple(
                 {

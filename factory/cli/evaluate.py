@@ -56,7 +56,8 @@ def evaluate(
         str,
         option(
             MEASUREMENT,
-            "Other methods to compare with, comma-separated: reinhard, gatys, sdedit, no-spn.",
+            "Other methods to compare with, comma-separated: reinhard, gatys, sdedit, no-spn, "
+            "no-in-domain.",
             metavar="NAMES",
         ),
     ] = "",
@@ -94,7 +95,8 @@ def evaluate(
         list[str] | None,
         option(
             MIX,
-            "Values of a mix parameter to compare; may be given several times.",
+            "Values of a mix parameter or a training setting to compare; a setting trains the "
+            "styles again. May be given several times.",
             metavar="NAME=a,b,c",
         ),
     ] = None,
@@ -115,12 +117,13 @@ def evaluate(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure styles on photos, and compare them with other methods and mixes.
+    """Measure styles on photos, and compare them with other methods, mixes and training settings.
 
     The same command resumes a killed evaluation.
     """
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
     import pipelines
+    from factory.cli.retrain import retrain
     from pipelines.variants import parse_sweep
 
     terminal = sys.stderr.isatty()
@@ -135,6 +138,7 @@ def evaluate(
         metrics=names(metrics),
         weights=weights,
         gate=gate or (),
+        retrain=retrain,
         limit=limit,
         density=density,
         fit=fit,
