@@ -15,7 +15,7 @@ from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.mix import StyleShare
 from osasis.settings import TrainSettings
-from osasis.storage import sha256_text
+from osasis.storage import sha256_file, sha256_text
 from osasis.validation import InvalidInputError, Problem
 from pipelines.targets import Targets
 from pipelines.variants import Variant
@@ -29,8 +29,8 @@ LONGEST_ID = 50
 class Retraining:
     """A training of a registered style's image, for a variant.
 
-    id: unique to version, settings and code. given_counterpart: whether the version's photo
-    counterpart is used; otherwise the base makes one.
+    id: the same for the same images, settings and code. given_counterpart: whether the version's
+    photo counterpart is used; otherwise the base makes one.
     """
 
     id: str
@@ -40,8 +40,8 @@ class Retraining:
     given_counterpart: bool
 
 
-# Trains what the home does not hold yet, on the base with this name. Returns versions by id.
-# pipelines must not import training, so factory.cli gives the function.
+# Trains what the home does not hold yet, each id once, on the base with this name; returns versions
+# by id. pipelines must not import training, so factory.cli gives the function.
 Retrain = Callable[[Home, str, Sequence[Retraining]], Mapping[str, StyleVersion]]
 
 
@@ -60,6 +60,7 @@ def plan_retrainings(
         )
     found: list[Retraining] = []
     problems: list[Problem] = []
+    ids: dict[str, str] = {}
     for version in versions.values() if wanted else ():
         own = load_style(version.folder()).settings
         for v in wanted:
@@ -70,17 +71,22 @@ def plan_retrainings(
                 continue
             # The given counterpart would hide what its own settings change.
             given = not any(name.startswith("counterpart_") for name in v.training)
-            found.append(Retraining(_id(version, v, settings), version, v, settings, given))
+            digest = _digest(version, settings, given)
+            values = "-".join(f"{name}-{getattr(settings, name)}" for name in v.training)
+            readable = re.sub(r"[^a-z0-9._-]+", "-", f"{version.style}-{values}".lower())
+            id_ = ids.setdefault(digest, f"{readable[:LONGEST_ID]}-{digest}")
+            found.append(Retraining(id_, version, v, settings, given))
     if problems:
         raise InvalidInputError("sweep", problems)
     return found
 
 
-def _id(version: StyleVersion, variant: Variant, settings: TrainSettings) -> str:
-    readable = re.sub(r"[^a-z0-9._-]+", "-", f"{version.style}-{variant.name}".lower())
-    identity = [version.fingerprint, settings.to_dict(), __version__]
-    digest = sha256_text(json.dumps(identity, sort_keys=True))[:8]
-    return f"{readable[:LONGEST_ID]}-{digest}"
+def _digest(version: StyleVersion, settings: TrainSettings, given_counterpart: bool) -> str:
+    """Hash of what determines a training on a version's image."""
+    files = ["style.png", *(["counterpart.png"] if given_counterpart else [])]
+    images = [sha256_file(version.folder() / name) for name in files]
+    identity = [images, version.base, settings.to_dict(), __version__]
+    return sha256_text(json.dumps(identity, sort_keys=True))[:8]
 
 
 def add_retrained(

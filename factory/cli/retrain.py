@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from osasis.errors import UserError
@@ -23,13 +23,13 @@ def retrain(home: Home, base: str, planned: Sequence[Retraining]) -> dict[str, S
     from factory.registry import RegistrySnapshot
 
     known = RegistrySnapshot(home).styles()
-    if missing := [r for r in planned if r.id not in known]:
-        _train(home, base, missing)
+    if missing := {r.id: r for r in planned if r.id not in known}:
+        _train(home, base, missing.values())
     registry = RegistrySnapshot(home)
     return {r.id: registry.get(r.id) for r in planned}
 
 
-def _train(home: Home, base: str, missing: Sequence[Retraining]) -> None:
+def _train(home: Home, base: str, missing: Iterable[Retraining]) -> None:
     from factory.core.ray_cluster import start_ray
     from factory.training.run import train
 

@@ -60,24 +60,25 @@ def test_training_settings_are_swept_in_a_home_of_their_own(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", Home(trained_home).own_tracking_uri)
     before = {s: [v.reference for v in vs] for s, vs in list_versions(Home(trained_home)).items()}
-    options = ("--styles", "oil", "--sweep", "lr_unet=0.0,0.003", "--baselines", "no-in-domain")
+    options = ("--styles", "oil", "--sweep", "lr_unet=0.0,0.003", "--sweep", "in_domain=0",
+               "--baselines", "no-in-domain")  # fmt: skip
     ran = evaluate(trained_home, photos, tmp_path, *options, "--json")
     assert ran.code == 0, ran.err
     document = ran.document
-    variants = ["lr_unet=0.0", "lr_unet=0.003", "no-in-domain"]
+    variants = ["lr_unet=0.0", "lr_unet=0.003", "in_domain=0", "no-in-domain"]
     assert document["variants"] == variants
     assert document["styles"] == {"oil": "oil:2"} and not document["registered"]
-    none, much, _ = (document["results"]["oil"][v]["lpips"]["value"] for v in variants)
-    assert none < much
+    none, much, *same = (document["results"]["oil"][v]["lpips"]["value"] for v in variants)
+    assert none < much and same[0] == same[1]
     # The home's registry is as before; the others are in the evaluation's own.
     after = list_versions(Home(trained_home))
     assert before == {s: [v.reference for v in vs] for s, vs in after.items()}
     own = Home(tmp_path / FOLDER, own_registry=True)
     trained = list_versions(own)
-    assert sorted(document["retrained"].values()) == sorted(trained)
+    assert set(document["retrained"].values()) == set(trained) and len(trained) == 3
     settings = load_style(after["oil"][0].folder()).settings
-    for variant, change in zip(variants, ({"lr_unet": 0.0}, {"lr_unet": 0.003}, {"in_domain": 0}),
-                               strict=True):  # fmt: skip
+    changes = [{"lr_unet": 0.0}, {"lr_unet": 0.003}, {"in_domain": 0}, {"in_domain": 0}]
+    for variant, change in zip(variants, changes, strict=True):
         (version,) = trained[document["retrained"][f"oil/{variant}"]]
         style = load_style(version.folder())
         assert style.settings == settings.replace(**change)
@@ -85,7 +86,7 @@ def test_training_settings_are_swept_in_a_home_of_their_own(
         first, second = ((f / "style.png").read_bytes() for f in folders)
         assert first == second
     with Image.open(tmp_path / "evaluation.png") as grid:
-        assert grid.width > 5 * 128  # photo, style, three variants
+        assert grid.width > 6 * 128  # photo, style, four variants
     jobs = list(own.jobs.iterdir())
     again = evaluate(trained_home, photos, tmp_path, *options, "--json").document
     assert again["results"] == document["results"]
