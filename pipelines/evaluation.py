@@ -19,9 +19,10 @@ from factory import __version__
 from factory.core.home import Home
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
-from osasis.evaluation.baselines import check_baselines
+from osasis.evaluation.baselines import baseline_digest, check_baselines
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.names import BASELINE_NAMES
+from osasis.evaluation.weights import weights_digest
 from osasis.mix import StyleShare
 from osasis.storage import sha256_text, write_json
 from pipelines.corpus_run import CorpusRun
@@ -120,6 +121,8 @@ def evaluate(
         metrics=tuple(m.name for m in measured.metrics),
         baselines=made_here,
         weights=str(folder_of_weights or ""),
+        measured_by={m.name: weights_digest(folder_of_weights, m.name) for m in measured.metrics},
+        made_by={n: baseline_digest(n, folder_of_weights, seed) for n in made_here},
         fit=options.fit,  # type: ignore[arg-type]
         square=base.config.image_size,
         seed=seed,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from osasis.errors import UserError
+from osasis.storage import sha256_file, sha256_text
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -37,6 +38,26 @@ FILES = {
     "csd": ("csd_vit-l.safetensors", "csd_vit-l.pth"),
     "inception": ("weights-inception-2015-12-05-6726825d.pth",),
 }
+
+
+# Networks whose weights a metric or a baseline uses where they are given.
+NETWORKS = {
+    "lpips": ("lpips_alex",),
+    "identity": ("arcface",),
+    "structure": ("dino", "lpips_vgg"),
+    "style": ("lpips_alex",),
+    "csd": ("csd",),
+    "csls": ("csd",),
+    "fid": ("inception", "lpips_alex"),
+    "artfid": ("inception", "lpips_alex"),
+    "gatys": ("lpips_vgg",),
+}
+
+
+def weights_digest(folder: Path | None, name: str) -> str:
+    """Hash of the weights that a metric or baseline finds in a folder; "" where it finds none."""
+    paths = [path for n in NETWORKS.get(name, ()) if (path := find_weights(folder, n)) is not None]
+    return sha256_text(" ".join(sha256_file(path) for path in paths))[:12] if paths else ""
 
 
 def find_weights(folder: Path | None, network: str) -> Path | None:
