@@ -26,6 +26,7 @@ from osasis.evaluation.weights import weights_digest
 from osasis.seeds import derived_seed
 from osasis.storage import sha256_text
 from osasis.validation import InputModel
+from pipelines.evaluation_result import HIGH, LOW
 from pipelines.manifest import write_parquet
 from pipelines.measure_pictures import MeasureSpec
 from pipelines.progress import Progress
@@ -35,7 +36,6 @@ from pipelines.stream import CPUS, Workers, connect, from_tasks
 FOLDER = "density"
 STEPS = 50
 BATCH = 8
-LOW, HIGH = "low density", "high density"
 # distance: null for a photo that cannot be read.
 RANKS = pa.schema([("key", pa.large_binary()), ("distance", pa.float64()), ("reason", pa.string())])
 

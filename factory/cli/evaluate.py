@@ -49,6 +49,14 @@ def evaluate(
             min=1,
         ),
     ] = None,
+    paper: Annotated[
+        bool,
+        option(
+            INPUTS,
+            "The paper's protocol: --density 100 and --sweep structure=0,0.1,0.5,1, with the "
+            "published figures beside.",
+        ),
+    ] = False,
     fit: Annotated[
         choices.SquareFit, option(INPUTS, "How a photo is fitted to the base's square.")
     ] = "crop",
@@ -124,8 +132,13 @@ def evaluate(
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
     import pipelines
     from factory.cli.retrain import retrain
+    from pipelines.published import DENSITY, TABLE_2
     from pipelines.variants import parse_sweep
 
+    sweeps = [parse_sweep(s) for s in sweep or ()]
+    if paper:
+        density = density or DENSITY
+        sweeps.append(("structure", list(TABLE_2)))
     terminal = sys.stderr.isatty()
     result = pipelines.evaluate(
         names(styles),
@@ -133,7 +146,7 @@ def evaluate(
         output,
         home=find_home(home),
         mix=assignments(mix, "--mix"),
-        sweeps=[parse_sweep(s) for s in sweep or ()],
+        sweeps=sweeps,
         baselines=names(baselines),
         metrics=names(metrics),
         weights=weights,
@@ -157,7 +170,7 @@ def _summary(result: EvaluationResult) -> str:
     """The table, then warnings, failures, the gate's decisions and the files."""
     from pipelines.evaluation_result import DOCUMENT, GRID
 
-    lines = [result.table(), ""]
+    lines = [result.table(), "", *filter(None, [result.published_table()])]
     lines += [f"warning: {text}" for text in result.warnings]
     lines += [f"failed: {count} x {reason}" for reason, count in result.failed.items()]
     lines += [f"{e['path']}: {e['reason']}" for e in result.errors[:50]]
