@@ -170,7 +170,9 @@ def _summary(result: EvaluationResult) -> str:
     """The table, then warnings, failures, the gate's decisions and the files."""
     from pipelines.evaluation_result import DOCUMENT, GRID
 
-    lines = [result.table(), "", *filter(None, [result.published_table()])]
+    lines = [result.table(), ""]
+    if published := result.published_table():
+        lines += [published, ""]
     lines += [f"warning: {text}" for text in result.warnings]
     lines += [f"failed: {count} x {reason}" for reason, count in result.failed.items()]
     lines += [f"{e['path']}: {e['reason']}" for e in result.errors[:50]]
