@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 from factory.core.failures import describe_failure
 from osasis.choices import SquareFit
 from osasis.errors import UserError
+from osasis.evaluation.weights import weights_digest
 from osasis.seeds import derived_seed
 from osasis.storage import sha256_text
 from osasis.validation import InputModel
+from pipelines.evaluation_result import HIGH, LOW
 from pipelines.manifest import write_parquet
 from pipelines.measure_pictures import MeasureSpec
 from pipelines.progress import Progress
@@ -34,17 +36,20 @@ from pipelines.stream import CPUS, Workers, connect, from_tasks
 FOLDER = "density"
 STEPS = 50
 BATCH = 8
-LOW, HIGH = "low density", "high density"
 # distance: null for a photo that cannot be read.
 RANKS = pa.schema([("key", pa.large_binary()), ("distance", pa.float64()), ("reason", pa.string())])
 
 
 class RankSpec(InputModel):
-    """What the workers receive. folder: of the ranks. weights: folder of weights, or ""."""
+    """What the workers receive.
+
+    folder: of the ranks. weights: folder of weights, or "". digest: hash of LPIPS's weights there.
+    """
 
     folder: str
     base: str
     weights: str
+    digest: str
     fit: SquareFit
     square: int
     seed: int
@@ -55,7 +60,8 @@ class RankSpec(InputModel):
         shared = {
             name: getattr(spec, name) for name in ("base", "weights", "fit", "square", "seed")
         }
-        return cls(folder=str(Path(spec.folder) / FOLDER), **shared)
+        digest = weights_digest(Path(spec.weights) if spec.weights else None, "lpips")
+        return cls(folder=str(Path(spec.folder) / FOLDER), digest=digest, **shared)
 
 
 class RankPhotos:
@@ -127,8 +133,8 @@ def by_density(
     plan: workers for a number of photos. Raises UserError for too few photos.
     """
     # Ranks by other weights, seeds or fits are not comparable.
-    digest = sha256_text(json.dumps(spec.replace(folder="").to_dict(), sort_keys=True))[:12]
-    folder = Path(spec.folder) / digest
+    identity = spec.replace(folder="", weights="").to_dict()
+    folder = Path(spec.folder) / sha256_text(json.dumps(identity, sort_keys=True))[:12]
     spec = spec.replace(folder=str(folder))
     listing = source.listing
     known = read_ranks(folder)

@@ -19,9 +19,10 @@ from factory import __version__
 from factory.core.home import Home
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
-from osasis.evaluation.baselines import check_baselines
+from osasis.evaluation.baselines import baseline_digest, check_baselines
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.names import BASELINE_NAMES
+from osasis.evaluation.weights import weights_digest
 from osasis.mix import StyleShare
 from osasis.storage import sha256_text, write_json
 from pipelines.corpus_run import CorpusRun
@@ -34,6 +35,7 @@ from pipelines.manifest import build_manifest, listing_digest
 from pipelines.measure_pictures import MeasureSpec
 from pipelines.options import OutputOptions
 from pipelines.progress import Progress
+from pipelines.retraining import Retrain, add_retrained, plan_retrainings
 from pipelines.source import Source, open_source
 from pipelines.stream import plan_workers
 from pipelines.targets import Targets
@@ -54,6 +56,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     weights: str | os.PathLike[str] | None = None,
     gate: Sequence[str] = (),
+    retrain: Retrain | None = None,
     limit: int | None = None,
     density: int | None = None,
     fit: str = "crop",
@@ -67,12 +70,13 @@ def evaluate(
 
     styles: ``name``, ``name@alias`` or ``name:version``. photos: folder, glob, list (.txt), photo
     or a URI of one of these. output: folder; default: one below the home's jobs that the arguments
-    determine. mix: fields of ``osasis.mix.Mix``. sweeps: (field, values) of the mix; each value is
-    a variant. baselines: see ``pipelines.variants``. metrics: of ``osasis.evaluation``; default:
-    all that are available. weights: a folder of ``osasis.evaluation.weights.FILES``. gate:
-    conditions such as ``evaluate.identity<=0.35``; a candidate that meets them becomes champion.
-    limit: use the first photos only. density: use as many photos of the lowest and of the highest
-    density, see ``pipelines.density``. seed: of baselines and confidence intervals.
+    determine. mix: fields of ``osasis.mix.Mix``. sweeps: (field, values) of the mix or of the
+    training settings; each value is a variant. baselines: see ``pipelines.variants``. metrics: of
+    ``osasis.evaluation``; default: all that are available. weights: a folder of
+    ``osasis.evaluation.weights.FILES``. gate: conditions such as ``evaluate.identity<=0.35``; a
+    candidate that meets them becomes champion. retrain: trains styles for variants with training
+    settings. limit: use the first photos only. density: use as many photos of the lowest and of the
+    highest density, see ``pipelines.density``. seed: of baselines and confidence intervals.
 
     Results of a style's own settings are logged in its version's run. Raises UserError.
     """
@@ -88,14 +92,17 @@ def evaluate(
     targets = Targets(home)
     chosen = _targets_of(targets, styles, variants)
     assert targets.base is not None
+    versions = dict(targets.versions)
+    planned = plan_retrainings(versions, variants, retrain)
     source = _open_photos(photos, limit)
     options = OutputOptions.parse({"fit": fit, "size": "base"})
     conditions = _parse_gate(gate, variants)
     base = load_base(targets.base)
     measured = choose_metrics(base, metrics, folder_of_weights)
     place = _output_folder(
-        output, home, targets, source, {"fit": fit, "density": density, "seed": seed}
-    )
+        output, home, targets, source,
+        {"fit": fit, "density": density, "seed": seed, "retrained": [r.id for r in planned]},
+    )  # fmt: skip
     progress = Progress(report, terminal)
     if asked := [f"{n}: {measured.unavailable[n]}" for n in metrics if n in measured.unavailable]:
         raise UserError(f"these metrics cannot be measured: {'; '.join(asked)}")
@@ -110,10 +117,12 @@ def evaluate(
         folder=str(place.resolve()),
         manifest=str(folder.path.resolve() / "manifest.parquet"),
         base=str(targets.base),
-        styles={name: str(v.folder()) for name, v in targets.versions.items()},
+        styles={name: str(v.folder()) for name, v in versions.items()},
         metrics=tuple(m.name for m in measured.metrics),
         baselines=made_here,
         weights=str(folder_of_weights or ""),
+        measured_by={m.name: weights_digest(folder_of_weights, m.name) for m in measured.metrics},
+        made_by={n: baseline_digest(n, folder_of_weights, seed) for n in made_here},
         fit=options.fit,  # type: ignore[arg-type]
         square=base.config.image_size,
         seed=seed,
@@ -123,6 +132,8 @@ def evaluate(
         if density is not None:
             ranks = RankSpec.for_evaluation(worker_spec)
             source, groups = by_density(source, density, ranks, plan, progress)
+        if planned and retrain is not None:
+            chosen |= add_retrained(planned, retrain, place, targets)
         corpus = CorpusRun(home, options, source, targets, {}, folder, None)
         rows = [sorted(set(chosen.values()))] * source.count
         manifest = build_manifest(source, rows, {}, corpus.output_names())
@@ -130,8 +141,8 @@ def evaluate(
             manifest, progress, plan=plan, max_errors=None, retry_errors=False, contact_sheet=False
         )
         run = EvaluationRun(
-            place, corpus, folder, tuple(targets.versions), variants, chosen, measured,
-            worker_spec, groups,
+            place, corpus, folder, tuple(versions), variants, chosen, measured, worker_spec,
+            groups,
         )  # fmt: skip
         if not made.stopped:
             run.measure(progress, plan)
@@ -141,6 +152,7 @@ def evaluate(
             "size": base.config.image_size,
             "fit": fit,
             "mix": dict(mix or {}),
+            "retrained": {f"{r.version.style}/{r.variant.name}": r.id for r in planned},
             "density": density,
             "seed": seed,
             "photos_digest": listing_digest(manifest),
@@ -149,7 +161,7 @@ def evaluate(
         write_json(place / DOCUMENT, result.to_dict())
         run.write_grid(place / GRID, result)
         if result.measured:
-            result = register_results(home, result, targets.versions, variants, conditions)
+            result = register_results(home, result, versions, variants, conditions)
             write_json(place / DOCUMENT, result.to_dict())
     return result
 
@@ -157,14 +169,18 @@ def evaluate(
 def _targets_of(
     targets: Targets, styles: Sequence[str], variants: Sequence[Variant]
 ) -> dict[tuple[str, str], int]:
-    """The target of each style and variant of our method."""
+    """The target of each style and variant of our method, checked; none for one to train again."""
     found = {}
     for reference in styles:
         style = targets.style(reference)
         for variant in variants:
-            if variant.fields is not None:
+            if variant.fields is None:
+                continue
+            share = StyleShare(style=reference)
+            if variant.training:
+                targets.mix([share], variant.fields)
+            else:
                 label = f"{style}/{variant.name}"
-                share = StyleShare(style=reference)
                 found[style, variant.name] = targets.add([share], variant.fields, label)
     return found
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import published
+
 if TYPE_CHECKING:
     from osasis.evaluation.intervals import Estimate
     from osasis.evaluation.metric import Metric
 
 ALL = "all styles"
+# Groups of photos by density.
+LOW, HIGH = "low density", "high density"
 DOCUMENT, GRID = "evaluation.json", "evaluation.png"
 # style or ALL -> variant -> metric -> estimate
 Results = dict[str, dict[str, dict[str, "Estimate"]]]
@@ -68,6 +72,7 @@ class EvaluationResult:
                 }
                 for style, variants in self.results.items()
             },
+            "published": self.published(),
             "unavailable": self.unavailable,
             "warnings": list(self.warnings),
             "failed": self.failed,
@@ -76,6 +81,18 @@ class EvaluationResult:
             "registered": list(self.registered),
             "stopped": self.stopped,
             "output": str(self.output),
+        }
+
+    def published(self) -> dict[str, Any]:
+        """The paper's tables beside this result; {} without groups by density."""
+        if LOW not in self.results:
+            return {}
+        rows = published.compare(self.results, self.variants, (LOW, HIGH))
+        return {
+            "source": published.SOURCE,
+            "backbones": published.BACKBONES,
+            "differences": published.differences(self.metrics, self.facts["size"]),
+            "rows": [row.to_dict() for row in rows],
         }
 
     def of_style(self, style: str, own: str) -> dict[str, Any]:
@@ -99,12 +116,32 @@ class EvaluationResult:
                 if any(c != "-" for c in cells):
                     better = "lower" if metric["lower_better"] else "higher"
                     lines.append([f"  {name}", better, *cells])
-        widths = [max(len(row[k]) for row in lines if row) for k in range(len(lines[1]))]
-        shown = (
-            "  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)).rstrip()
-            for row in lines[1:]
-        )
-        return "\n".join(shown)
+        return aligned(lines[1:])
+
+    def published_table(self) -> str:
+        """``published`` as text; "" without groups by density."""
+        if not (document := self.published()):
+            return ""
+        lines = []
+        for row in document["rows"]:
+            head = [f"table {row['table']}, {row['row']}", "published", LOW, HIGH]
+            if row["metric"] == next(iter(published.BACKBONES)):
+                lines += [[], head]
+            ours = ["-" if row["ours"][g] is None else number(row["ours"][g]) for g in (LOW, HIGH)]
+            figures = " / ".join(f"{value:g}" for value in row["published"])
+            lines.append([f"  {row['metric']}", figures, *ours])
+        notes = [document["source"], "identity as 1 - similarity", *document["differences"]]
+        return "\n".join([*notes, aligned(lines)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as lines with aligned columns; an empty row is an empty line."""
+    count = max(map(len, rows))
+    widths = [max((len(row[k]) for row in rows if len(row) > k), default=0) for k in range(count)]
+    return "\n".join(
+        "  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
 
 
 def cell(estimate: Estimate | None) -> str:

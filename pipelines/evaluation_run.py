@@ -51,7 +51,9 @@ class EvaluationRun:
         if variant.fields is not None:
             return self.corpus.spec.output_path(name, self.chosen[style, variant.name])
         suffix = FORMATS[self.corpus.spec.options.encoding]
-        return self.folder.output / style / variant.name / (os.fsdecode(name) + suffix)
+        digest = self.spec.made_by.get(variant.name, "")
+        made = f"{variant.name}-{digest}" if digest else variant.name
+        return self.folder.output / style / made / (os.fsdecode(name) + suffix)
 
     def pictures(self) -> list[Picture]:
         """All pictures that exist or that the workers make."""
@@ -73,7 +75,8 @@ class EvaluationRun:
             lacking = [
                 m.name
                 for m in self.measured.metrics
-                if picture.key(m.name, m.backbone) not in known
+                if picture.key(m.name, m.backbone, self.spec.digest(picture.variant, m.name))
+                not in known
             ]
             if lacking:
                 todo.append((picture, lacking))
@@ -119,12 +122,13 @@ class EvaluationRun:
             for r in read_rows(self.place)
             if r["style"] in self.styles and r["variant"] in variants
             and names.get(r["metric"]) == r["backbone"]
+            and r["weights"] == self.spec.digest(r["variant"], r["metric"])
         ]  # fmt: skip
         metrics = self.measured.metrics
         results = estimate_all(rows, metrics, self.styles, variants, self.spec.seed, self.groups)
         return EvaluationResult(
             photos=self.folder.manifest.num_rows,
-            styles={n: s.reference for n, s in self.corpus.spec.styles.items()},
+            styles={n: self.corpus.spec.styles[n].reference for n in self.styles},
             variants=tuple(variants),
             metrics=tuple(
                 {

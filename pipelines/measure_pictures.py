@@ -40,6 +40,8 @@ class MeasureSpec(InputModel):
 
     folder: of the evaluation. manifest: the corpus job's. base: the base's bundle. styles: bundles
     by name. baselines: variants that the workers make. weights: folder of weights, or "".
+    measured_by, made_by: hashes of a metric's weights, and of what a baseline's pictures depend on,
+    by name.
     """
 
     subject: ClassVar[str] = "evaluation"
@@ -51,9 +53,15 @@ class MeasureSpec(InputModel):
     metrics: tuple[str, ...]
     baselines: tuple[str, ...]
     weights: str
+    measured_by: dict[str, str]
+    made_by: dict[str, str]
     fit: SquareFit
     square: int
     seed: int
+
+    def digest(self, variant: str, metric: str) -> str:
+        """Hash of what made and measured a picture beside base and style."""
+        return self.made_by.get(variant, "") + self.measured_by.get(metric, "")
 
 
 def batches(todo: Sequence[tuple[Picture, list[str]]]) -> list[pa.Table]:
@@ -127,6 +135,7 @@ class MeasurePictures:
             "variant": picture.variant,
             "metric": name,
             "backbone": self.metrics[name].backbone,
+            "weights": self.spec.digest(picture.variant, name),
             "values": values,
             "reason": reason,
         }

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from pipelines.manifest import write_parquet
 
 ROWS, MERGED = "rows", "measurements.parquet"
-# photo: row of the manifest. values: what the metric measured, null where the picture has no value
-# (such as a photo without a face). reason: of a failed measurement, which a resumed run repeats.
+# photo: row of the manifest. weights: hash of the weights that the metric used, and of what made a
+# baseline's picture; "" without either. values: what the metric measured, null where the picture
+# has no value (such as a photo without a face). reason: of a failed measurement, which a resumed
+# run repeats.
 MEASURED = pa.schema(
     [
         ("photo", pa.int64()),
@@ -29,12 +31,13 @@ MEASURED = pa.schema(
         ("variant", pa.string()),
         ("metric", pa.string()),
         ("backbone", pa.string()),
+        ("weights", pa.string()),
         ("values", pa.list_(pa.float64())),
         ("reason", pa.string()),
     ]
 )
-KEY = ("photo", "style", "variant", "metric", "backbone")
-Key = tuple[int, str, str, str, str]
+KEY = ("photo", "style", "variant", "metric", "backbone", "weights")
+Key = tuple[int, str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,14 @@ class Picture:
     variant: str
     path: str
 
-    def key(self, metric: str, backbone: str) -> Key:
-        return self.photo, self.style, self.variant, metric, backbone
+    def key(self, metric: str, backbone: str, weights: str) -> Key:
+        return self.photo, self.style, self.variant, metric, backbone, weights
 
 
 def key_of(row: dict[str, Any]) -> Key:
     """The key of a row of MEASURED."""
-    photo, style, variant, metric, backbone = (row[name] for name in KEY)
-    return photo, style, variant, metric, backbone
+    photo, style, variant, metric, backbone, weights = (row[name] for name in KEY)
+    return photo, style, variant, metric, backbone, weights
 
 
 def write_part(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -69,6 +72,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     for path in files:
         if path.is_file():
             for row in pq.read_table(path, schema=MEASURED).to_pylist():
+                row["weights"] = row["weights"] or ""  # null in files without the column
                 if not row["reason"] or key_of(row) not in found:
                     found[key_of(row)] = row
     return [found[key] for key in sorted(found)]

@@ -54,23 +54,32 @@ class Targets:
             self._references[reference] = version.style
         return self._references[reference]
 
-    def add(self, shares: list[StyleShare], fields: dict[str, Any], label: str = "") -> int:
-        """The index of the target with this mix, added if it is new. Raises UserError.
+    def adopt(self, version: StyleVersion) -> None:
+        """Know a version of another registry by its style's name."""
+        self.versions[version.style] = version
+        self._references[version.style] = version.style
 
-        label: folder of a new target's outputs; default: the names of its styles.
-        """
-        named = [s.replace(style=self.style(s.style)) for s in shares]
-        styles = [s.to_dict() for s in named]
+    def mix(self, shares: list[StyleShare], fields: dict[str, Any]) -> Mix:
+        """The checked mix of these styles. Raises UserError."""
+        styles = [s.replace(style=self.style(s.style)).to_dict() for s in shares]
         mix = Mix.parse({"styles": styles, **fields})
         mix.check_on(DiffAEConfig.parse(self._info["config"]))
         if mix.text_edit is not None:
             from factory.core.text_edits import find_text_edit  # imports torch
 
             find_text_edit(self.home, mix.text_edit, self._info["fingerprint"])
+        return mix
+
+    def add(self, shares: list[StyleShare], fields: dict[str, Any], label: str = "") -> int:
+        """The index of the target with this mix, added if it is new. Raises UserError.
+
+        label: folder of a new target's outputs; default: the names of its styles.
+        """
+        mix = self.mix(shares, fields)
         key = json.dumps(mix.to_dict())
         if key not in self._index:
             self._index[key] = len(self.targets)
-            names = "+".join(s.style for s in named)
+            names = "+".join(s.style for s in mix.styles)
             label = label or shortened(names.encode(), LONGEST_NAME).decode()
             self.targets.append(TargetSpec(label=label, mix=mix))
         return self._index[key]

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from osasis.errors import UserError, did_you_mean
 from osasis.evaluation.names import ABLATION_NAMES, BASELINE_NAMES
+from osasis.settings import TrainSettings
 from pipelines.targets import MIX_FIELDS
 
 OURS = "ours"
+TRAINING_FIELDS = tuple(name for name in TrainSettings.model_fields if name not in MIX_FIELDS)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of making a stylization. fields: the mix's; None: a baseline."""
+    """A way of making a stylization.
+
+    fields: the mix's; None: a baseline. training: settings with which the styles are trained again.
+    """
 
     name: str
     fields: dict[str, Any] | None
+    training: dict[str, Any] = field(default_factory=dict)
 
     @property
     def as_registered(self) -> bool:
         """Whether this is our method with the style's own settings."""
-        return self.fields == {}
+        return self.fields == {} and not self.training
 
 
 def make_variants(
@@ -32,12 +38,12 @@ def make_variants(
 ) -> list[Variant]:
     """The variants in the order of the table's columns.
 
-    mix: fields for all of our variants. sweeps: (field, values); each value is a variant. Without
-    a sweep there is one variant, ``ours``. baselines: of BASELINE_NAMES and ABLATION_NAMES.
-    Raises UserError.
+    mix: fields for all of our variants. sweeps: (field, values) of the mix, else of the training
+    settings; each value is a variant. Without a sweep there is one variant, ``ours``. baselines: of
+    BASELINE_NAMES and ABLATION_NAMES. Raises UserError.
     """
     found = [
-        Variant(f"{name}={shown(value)}", {**mix, name: value})
+        _swept(f"{name}={shown(value)}", mix, name, value)
         for name, values in sweeps
         for value in values
     ] or [Variant(OURS, dict(mix))]
@@ -48,11 +54,26 @@ def make_variants(
                 f"unknown baseline {name!r}{did_you_mean(name, known)}; choose from "
                 f"{', '.join(known)}"
             )
-        found.append(Variant(name, {**mix, "structure": 0.0} if name == "no-spn" else None))
+        found.append(_named(name, mix))
     names = [v.name for v in found]
     if twice := [n for n in names if names.count(n) > 1]:
         raise UserError(f"{twice[0]} is named twice; name each variant once")
     return found
+
+
+def _swept(label: str, mix: Mapping[str, Any], name: str, value: Any) -> Variant:
+    if name in MIX_FIELDS:
+        return Variant(label, {**mix, name: value})
+    return Variant(label, dict(mix), {name: value})
+
+
+def _named(name: str, mix: Mapping[str, Any]) -> Variant:
+    """The variant of a name of BASELINE_NAMES or ABLATION_NAMES."""
+    if name == "no-spn":
+        return _swept(name, mix, "structure", 0.0)
+    if name == "no-in-domain":
+        return _swept(name, mix, "in_domain", 0.0)
+    return Variant(name, None)
 
 
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
@@ -60,10 +81,11 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not equals or not name or not values.strip():
         raise UserError(f"--sweep {text!r}: write NAME=a,b,c")
-    if name not in MIX_FIELDS:
+    if name not in MIX_FIELDS + TRAINING_FIELDS:
         raise UserError(
-            f"--sweep {text!r}: {name!r} is no field of the mix{did_you_mean(name, MIX_FIELDS)}; "
-            "train a style with another training setting, and evaluate both styles"
+            f"--sweep {text!r}: {name!r} is no field of the mix and no training setting"
+            f"{did_you_mean(name, MIX_FIELDS + TRAINING_FIELDS)}; of the mix: "
+            f"{', '.join(MIX_FIELDS)}; of training: {', '.join(TRAINING_FIELDS)}"
         )
     try:
         return name, json.loads(f"[{values}]")

@@ -141,6 +141,7 @@ class EngineDeployment:
             base, batch=config.batch, batch_wait=config.batch_wait,
             styles_host=config.styles_host, styles_device=config.styles_device,
             encodings=config.encodings, stall=config.stall,
+            encode_calls=config.limits.encode_steps,
         )  # fmt: skip
         self.config, self.state, self.name = config, state, uuid.uuid4().hex[:12]
         self.catalog = StyleCatalog(home, base.fingerprint)

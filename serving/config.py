@@ -30,7 +30,9 @@ class Limits(InputModel):
     images: Count = Field(8, description="images of a request")
     job_images: Count = Field(64, description="images of a job")
     styles: Count = Field(4, description="styles of a mix")
-    encode_steps: Count = Field(200, description="inversion steps of a full schedule")
+    encode_steps: Count = Field(
+        200, description="inversion steps of a full schedule; a step of `fixed_point` counts three"
+    )
     decode_steps: Count = Field(200, description="decoding steps of a full schedule")
     seconds: Seconds = Field(120.0, description="seconds of a request")
 

@@ -28,7 +28,9 @@ from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pa
 from osasis.errors import UserError
 from osasis.mix import Mix
 from osasis.recipe import Recipe, make_recipe
+from osasis.sampling import FIXED_POINT_ITERATIONS
 from osasis.stylize import decode_rows, rows_that_share_passes
+from osasis.validation import InvalidInputError, Problem
 from serving.caches import ByteLru, StyleCache, encoding_bytes
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
@@ -121,6 +123,8 @@ class Engine:
     batch: most tasks per batch. batch_wait: seconds that the first task of a batch waits for
     others. pass_size: of ``decode_rows``. styles_host, styles_device, encodings: bytes of the
     caches. stall: seconds without progress after which ``problem`` reports the engine.
+    encode_calls: most network calls of an inversion of a full schedule that a mix may ask for,
+    beyond what its style takes by default.
     """
 
     def __init__(
@@ -134,8 +138,10 @@ class Engine:
         styles_device: int = 1_000_000_000,
         encodings: int = 256_000_000,
         stall: float = 120.0,
+        encode_calls: int = 200,
     ) -> None:
         self.base, self.batch, self.batch_wait, self.stall = base, batch, batch_wait, stall
+        self.encode_calls = encode_calls
         self.pass_size = pass_size or largest_pass(base.device)
         self.styles = StyleCache(styles_host, styles_device, base.device)
         self.loader = StyleLoader(base, self.styles)
@@ -179,6 +185,7 @@ class Engine:
             load_seconds = time.monotonic() - start
             first = next(iter(styles.values()))
             plan = encode_plan(task.mix, first.settings, self.base.device)
+            self._check_calls(task.mix, plan, encode_plan(None, first.settings, self.base.device))
             pixels = torch.from_numpy(to_pixels(task.photo)[..., :3]).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
@@ -192,6 +199,22 @@ class Engine:
         except BaseException as e:
             if not future.done():
                 future.set_exception(e)
+
+    def _check_calls(self, mix: Mix | None, plan: EncodePlan, own: EncodePlan) -> None:
+        """Raise InvalidInputError if a mix asks for too many network calls. own: the style's."""
+        calls, usual = (
+            p.steps * (FIXED_POINT_ITERATIONS if p.solver == "fixed_point" else 1)
+            for p in (plan, own)
+        )
+        if mix is None or calls <= max(self.encode_calls, usual):
+            return
+        name = "encode_steps" if mix.encode_steps is not None else "decode_steps"
+        message = (
+            f"{name} is {plan.steps}; inversion by {plan.solver} takes {calls} network calls for "
+            "so many steps"
+        )
+        allowed = f"at most {self.encode_calls} network calls"
+        raise InvalidInputError("mix", [Problem(name, plan.steps, message, allowed)])
 
     def _run(self) -> None:
         while True:

@@ -49,6 +49,14 @@ def evaluate(
             min=1,
         ),
     ] = None,
+    paper: Annotated[
+        bool,
+        option(
+            INPUTS,
+            "The paper's protocol: --density 100 and --sweep structure=0,0.1,0.5,1, with the "
+            "published figures beside.",
+        ),
+    ] = False,
     fit: Annotated[
         choices.SquareFit, option(INPUTS, "How a photo is fitted to the base's square.")
     ] = "crop",
@@ -56,7 +64,8 @@ def evaluate(
         str,
         option(
             MEASUREMENT,
-            "Other methods to compare with, comma-separated: reinhard, gatys, sdedit, no-spn.",
+            "Other methods to compare with, comma-separated: reinhard, gatys, sdedit, no-spn, "
+            "no-in-domain.",
             metavar="NAMES",
         ),
     ] = "",
@@ -94,7 +103,8 @@ def evaluate(
         list[str] | None,
         option(
             MIX,
-            "Values of a mix parameter to compare; may be given several times.",
+            "Values of a mix parameter or a training setting to compare; a setting trains the "
+            "styles again. May be given several times.",
             metavar="NAME=a,b,c",
         ),
     ] = None,
@@ -115,14 +125,20 @@ def evaluate(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure styles on photos, and compare them with other methods and mixes.
+    """Measure styles on photos, and compare them with other methods, mixes and training settings.
 
     The same command resumes a killed evaluation.
     """
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
     import pipelines
+    from factory.cli.retrain import retrain
+    from pipelines.published import DENSITY, TABLE_2
     from pipelines.variants import parse_sweep
 
+    sweeps = [parse_sweep(s) for s in sweep or ()]
+    if paper:
+        density = density or DENSITY
+        sweeps.append(("structure", list(TABLE_2)))
     terminal = sys.stderr.isatty()
     result = pipelines.evaluate(
         names(styles),
@@ -130,11 +146,12 @@ def evaluate(
         output,
         home=find_home(home),
         mix=assignments(mix, "--mix"),
-        sweeps=[parse_sweep(s) for s in sweep or ()],
+        sweeps=sweeps,
         baselines=names(baselines),
         metrics=names(metrics),
         weights=weights,
         gate=gate or (),
+        retrain=retrain,
         limit=limit,
         density=density,
         fit=fit,
@@ -154,6 +171,8 @@ def _summary(result: EvaluationResult) -> str:
     from pipelines.evaluation_result import DOCUMENT, GRID
 
     lines = [result.table(), ""]
+    if published := result.published_table():
+        lines += [published, ""]
     lines += [f"warning: {text}" for text in result.warnings]
     lines += [f"failed: {count} x {reason}" for reason, count in result.failed.items()]
     lines += [f"{e['path']}: {e['reason']}" for e in result.errors[:50]]

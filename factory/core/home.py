@@ -23,9 +23,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below the home folder."""
+    """Paths below the home folder. own_registry: ignore MLFLOW_TRACKING_URI."""
 
     path: Path
+    own_registry: bool = False
 
     @classmethod
     def find(cls, given: str | None = None) -> Home:
@@ -38,6 +39,19 @@ class Home:
         if path.exists() and not path.is_dir():
             raise UserError(f"home {path} is a file; give a folder with --home")
         return cls(path)
+
+    def experiment(self, path: Path) -> Home:
+        """A home at ``path`` with its own registry, for styles that are not to enter this one.
+
+        Bases, content banks and claims are this home's, through links.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        for shared in (self.bases, self.banks, self.claims):
+            shared.mkdir(parents=True, exist_ok=True)
+            link = path / shared.name
+            link.unlink(missing_ok=True)  # of a home that was moved
+            link.symlink_to(shared.resolve())
+        return Home(path, own_registry=True)
 
     @property
     def bases(self) -> Path:
@@ -85,8 +99,9 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else ``own_tracking_uri``."""
-        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or self.own_tracking_uri
+        """MLFLOW_TRACKING_URI where it is set and applies, else ``own_tracking_uri``."""
+        given = "" if self.own_registry else os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        return given or self.own_tracking_uri
 
     @property
     def artifacts(self) -> Path:

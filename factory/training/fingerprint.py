@@ -35,6 +35,9 @@ def fingerprint(
     if (precision := relevant.get("precision")) in FORMER_PRECISION:
         relevant["precision"] = FORMER_PRECISION[precision]
     relevant = {k: v for k, v in relevant.items() if k not in ADDED or v != ADDED[k]}
+    if relevant.get("precision", "float32") != "float32":
+        # Losses were once taken in the forward passes' precision, which trains other weights.
+        relevant["losses"] = "float32"
     if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
         relevant = {k: v for k, v in relevant.items() if k not in EARLY_STOPPING}
     identity = [base, relevant, __version__] + ([contents] if contents else [])

@@ -18,9 +18,10 @@ from osasis.diffusion import ddim_sample, image_schedule, q_sample, steps_to
 from osasis.errors import UserError
 from osasis.evaluation.lab import from_lab, to_lab
 from osasis.evaluation.names import BASELINE_NAMES
-from osasis.evaluation.weights import FILES, find_weights
+from osasis.evaluation.weights import FILES, find_weights, weights_digest
 from osasis.guides.perceptual import PerceptualNet
 from osasis.seeds import derived_generator
+from osasis.storage import sha256_text
 
 # Stage of VGG16 whose features keep the content: relu3_3. The paper takes conv4_2 of VGG19; at
 # 64 px it has 8 x 8 positions, too few to keep a face.
@@ -98,6 +99,11 @@ def sdedit(base: Base, photo: Tensor, style: Tensor, *, seed: int = 0) -> Tensor
     x = q_sample(schedule, start, photo[None], noise.to(photo))
     z = base.encode_z(style[None])
     return ddim_sample(base.eps_a(z), x, schedule, start=start)[0].clamp(-1, 1)
+
+
+def baseline_digest(name: str, weights: Path | None, seed: int) -> str:
+    """Hash of what a baseline's pictures depend on beside base, photo and style; "" for nothing."""
+    return sha256_text(str(seed))[:12] if name == "sdedit" else weights_digest(weights, name)
 
 
 class Baselines:

@@ -71,12 +71,17 @@ def _makers(
         return PerceptualNet(kind, path).to(device), {"alex": "AlexNet", "vgg": "VGG16"}[kind]
 
     def identity() -> Metric:
-        from osasis.evaluation.identity import identity_metric
+        from osasis.evaluation.identity import identity_metric, model_folder
 
         try:
-            return identity_metric()
+            model_folder()  # dlib finds the faces for both networks
         except UserError as e:
             raise UnavailableError(str(e)) from None
+        if (path := find_weights(weights, "arcface")) is not None:
+            from osasis.evaluation.arcface import arcface_metric
+
+            return arcface_metric(path, device)
+        return identity_metric()
 
     def structure() -> Metric:
         if (path := find_weights(weights, "dino")) is not None:
@@ -84,6 +89,13 @@ def _makers(
 
             return dino_metric(path, device)
         return structure_metric(*net("vgg"))
+
+    def csd() -> Sequence[Metric]:
+        if (path := find_weights(weights, "csd")) is None:
+            raise UnavailableError(f"needs {' or '.join(FILES['csd'])} in --weights")
+        from osasis.evaluation.csd import csd_metrics, load_csd
+
+        return csd_metrics(load_csd(path).to(device))
 
     def sets() -> Sequence[Metric]:
         if (path := find_weights(weights, "inception")) is None:
@@ -100,6 +112,7 @@ def _makers(
         ("identity",): lambda: [identity()],
         ("structure",): lambda: [structure()],
         ("style",): lambda: [style_metric(*net("alex"))],
+        ("csd", "csls"): csd,
         ("style_distance", "direction", "edges"): lambda: guide_metrics(base),
         ("fid", "artfid"): sets,
         ("tone_slope", "lightened_dark", "lightened_light"): tone_metrics,

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osasis.errors import UserError
 from osasis.evaluation.features import self_similarity
 from osasis.evaluation.metric import Metric, Pair
-from osasis.evaluation.weights import load_weights
+from osasis.evaluation.weights import load_into, load_weights
+from osasis.images.tensors import resized
 
 MODEL = "vit_base_patch8_224"
 SIDE = 224
@@ -41,28 +41,20 @@ def load_dino(path: Path, model: str = MODEL) -> nn.Module:
     import timm
 
     vit: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
-    state = load_weights(path)
-    own = vit.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
-    if wrong:
-        raise UserError(f"{path}: not the weights of DINO {model} (first at {wrong[0]})")
-    vit.load_state_dict(state)
-    return vit.requires_grad_(False).eval()
+    return load_into(vit, load_weights(path), path, f"DINO {model}")
 
 
 @torch.no_grad()
 def keys(vit: nn.Module, images: Tensor) -> Tensor:
     """Keys of the last block for one image (1, 3, H, W) in [-1, 1], heads joined; (tokens, D)."""
-    resized = F.interpolate(
-        images.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True
-    ).clamp(-1, 1)
-    mean, std = (resized.new_tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    x = (resized(images, SIDE) + 1) / 2
+    mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     found: list[Tensor] = []
     handle = vit.blocks[-1].attn.qkv.register_forward_hook(  # type: ignore[union-attr, index]
         lambda module, inputs, output: found.append(output)
     )
     try:
-        vit.forward_features(((resized + 1) / 2 - mean) / std)  # type: ignore[operator]
+        vit.forward_features((x - mean) / std)  # type: ignore[operator]
     finally:
         handle.remove()
     # The output is (1, tokens, 3 * D): queries, keys, values.

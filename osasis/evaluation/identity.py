@@ -1,4 +1,4 @@
-"""Identity: distance of face embeddings of photo and stylization."""
+"""Identity with dlib: distance of face embeddings of photo and stylization."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 
 from osasis.errors import UserError
 from osasis.evaluation.metric import Metric, Pair, Picture
+from osasis.images.tensors import resized, to_uint8
 
 BACKBONE = "dlib ResNet"
 # Side to which images are resized; dlib finds faces from about 80 pixels.
@@ -26,42 +26,48 @@ def identity_metric() -> Metric:
     The face is found on the photo, and cut out at the same place of the stylization. A photo
     without a face has no value. Raises UserError where the extra is not installed.
     """
-    model = FaceModel()
+    finder = FaceFinder(PREDICTOR)
+    import dlib
+
+    recogniser: Any = dlib.face_recognition_model_v1(str(model_folder() / RECOGNISER))
+
+    def describe(picture: Picture, landmarks: Any) -> np.ndarray:
+        return np.array(recogniser.compute_face_descriptor(pixels(picture), landmarks))
+
+    def find(picture: Picture) -> tuple[Any, np.ndarray] | None:
+        landmarks = finder.landmarks(picture)
+        return landmarks and (landmarks, describe(picture, landmarks))
 
     def measure(pair: Pair) -> tuple[float] | None:
-        found = pair.photo.once(BACKBONE, model.find)
-        if found is None:
+        if (found := pair.photo.once(BACKBONE, find)) is None:
             return None
         landmarks, own = found
-        return (float(np.linalg.norm(model.describe(pair.stylized, landmarks) - own)),)
+        return (float(np.linalg.norm(describe(pair.stylized, landmarks) - own)),)
 
     source = "King, dlib 19.7 (2017); He et al., CVPR 2016"
     return Metric("identity", True, BACKBONE, source, measure)
 
 
-class FaceModel:
-    """dlib's face detector, its five landmarks and its descriptor (128 numbers)."""
+class FaceFinder:
+    """dlib's face detector and a predictor of landmarks. Raises UserError without the extra."""
 
-    def __init__(self) -> None:
+    def __init__(self, predictor: str) -> None:
         folder = model_folder()
         import dlib
 
         self.detector: Any = dlib.get_frontal_face_detector()
-        self.predictor: Any = dlib.shape_predictor(str(folder / PREDICTOR))
-        self.recogniser: Any = dlib.face_recognition_model_v1(str(folder / RECOGNISER))
+        self.predictor: Any = dlib.shape_predictor(str(folder / predictor))
 
-    def find(self, picture: Picture) -> tuple[Any, np.ndarray] | None:
-        """Landmarks and descriptor of the most certain face; None without a face."""
-        pixels = _pixels(picture)
-        faces = self.detector(pixels, 1)
-        if not faces:
-            return None
-        landmarks = self.predictor(pixels, faces[0])
-        return landmarks, self.describe(picture, landmarks)
+    def landmarks(self, picture: Picture) -> Any:
+        """dlib's landmarks of the most certain face of ``pixels``; None without a face."""
+        image = pixels(picture)
+        faces = self.detector(image, 1)
+        return self.predictor(image, faces[0]) if faces else None
 
-    def describe(self, picture: Picture, landmarks: Any) -> np.ndarray:
-        """The descriptor of the face at these landmarks."""
-        return np.array(self.recogniser.compute_face_descriptor(_pixels(picture), landmarks))
+    def find(self, picture: Picture) -> np.ndarray | None:
+        """The landmarks as (N, 2) pixels x, y of ``pixels``; None without a face."""
+        found = self.landmarks(picture)
+        return None if found is None else np.array([(p.x, p.y) for p in found.parts()], np.float64)
 
 
 def model_folder() -> Path:
@@ -74,9 +80,7 @@ def model_folder() -> Path:
     return Path(places[0]) / "models"
 
 
-def _pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: Picture) -> np.ndarray:
     """The image as (SIDE, SIDE, 3) uint8."""
-    image = F.interpolate(picture.batch.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True)[
-        0
-    ].clamp(-1, 1)
-    return np.ascontiguousarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+    image = to_uint8(resized(picture.batch, SIDE))[0]
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())

@@ -8,6 +8,8 @@ METRIC_NAMES = (
     "identity",
     "structure",
     "style",
+    "csd",
+    "csls",
     "style_distance",
     "direction",
     "edges",
@@ -19,6 +21,6 @@ METRIC_NAMES = (
 )
 BASELINE_NAMES = ("reinhard", "gatys", "sdedit")
 # Our method without one of its parts.
-ABLATION_NAMES = ("no-spn",)
+ABLATION_NAMES = ("no-spn", "no-in-domain")
 # Prefix of the names in the registry and in gates.
 PREFIX = "evaluate."

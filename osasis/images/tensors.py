@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +41,12 @@ def to_uint8(images: Tensor) -> Tensor:
 def from_uint8(images: Tensor) -> Tensor:
     """uint8 images in 0..255 as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as float32 (B, 3, side, side), by antialiased bicubic."""
+    made = F.interpolate(images.float(), size=(side, side), mode="bicubic", antialias=True)
+    return made.clamp(-1, 1)
 
 
 def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> Tensor:

@@ -15,8 +15,8 @@ from osasis.errors import UserError
 from osasis.images.tensors import load_square
 from osasis.pretraining.evaluate_base import stochastic_reconstructions
 from osasis.seeds import derived_seed
-from pipelines.density import FOLDER, HIGH, LOW, STEPS, read_ranks
-from pipelines.evaluation_result import EvaluationResult
+from pipelines.density import FOLDER, STEPS, read_ranks
+from pipelines.evaluation_result import HIGH, LOW, EvaluationResult
 from tests.pipelines.conftest import register
 from tests.tiny import SIZE, picture
 
@@ -57,6 +57,9 @@ def test_photos_of_lowest_and_highest_density_are_evaluated(
     assert list(found.results) == ["oil", LOW, HIGH]
     low, high, both = (found.results[g]["ours"]["lpips"] for g in (LOW, HIGH, "oil"))
     assert (low.count, high.count, both.count) == (2, 2, 4)
+    figures = found.to_dict()["published"]
+    assert "published at 256 px, here at 32 px" in figures["differences"][0]
+    assert [r["metric"] for r in figures["rows"][:3]] == ["artfid", "identity", "structure"]
     assert both.value == pytest.approx((low.value + high.value) / 2)
     lines.clear()
     again = run(2)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 import pipelines
 from factory.core.home import Home
@@ -22,10 +23,11 @@ from osasis.errors import UserError
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.metric import Pair, Picture
 from osasis.images.tensors import load_square
+from osasis.storage import save_tensors
 from pipelines.evaluation_result import ALL
 from pipelines.measurements import MERGED, ROWS
 from tests.pipelines.conftest import register
-from tests.tiny import SIZE, picture, truncated_jpeg
+from tests.tiny import SIZE, make_perceptual_file, picture, truncated_jpeg
 
 QUICK = ("lpips", "style", "tone_slope")
 
@@ -114,7 +116,9 @@ def test_a_resumed_evaluation_measures_the_missing_rows_only(
     kept[0]["values"] = [7.0]
     (output / ROWS).mkdir(exist_ok=True)
     pq.write_table(type(table).from_pylist(kept[:9], table.schema), output / ROWS / "a.parquet")
-    pq.write_table(type(table).from_pylist(kept[9:], table.schema), output / ROWS / "b.parquet")
+    # Files of older versions lack the column of weights.
+    older = type(table).from_pylist(kept[9:], table.schema).drop_columns(["weights"])
+    pq.write_table(older, output / ROWS / "b.parquet")
     (output / MERGED).unlink()
     lines: list[str] = []
     again = run(shop, faces, output, baselines=["reinhard"], report=lines.append)
@@ -126,6 +130,30 @@ def test_a_resumed_evaluation_measures_the_missing_rows_only(
     assert [r for r in rows if r["values"] != [7.0]] == table.to_pylist()[1:]
     assert again.results["ink"]["ours"]["style"] == evaluated.results["ink"]["ours"]["style"]
     assert not list((output / ROWS).iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_other_weights_measure_and_make_again_what_depends_on_them(
+    shop: Home, faces: Path, tmp_path: Path
+) -> None:
+    weights, output = tmp_path / "weights", tmp_path / "out"
+    weights.mkdir()
+    path = make_perceptual_file(weights / "lpips_vgg.safetensors", "vgg")
+    options: dict[str, Any] = {
+        "styles": ["oil"], "metrics": ["structure", "lpips"], "baselines": ["gatys"],
+        "weights": weights, "limit": 1,
+    }  # fmt: skip
+    first = run(shop, faces, output, **options).results["oil"]
+    save_tensors(path, {k: 1.5 * v for k, v in load_file(path).items()})
+    second = run(shop, faces, output, **options).results["oil"]
+    assert first["ours"]["structure"] != second["ours"]["structure"]
+    assert first["ours"]["lpips"] == second["ours"]["lpips"]  # of the base's own net
+    assert first["gatys"]["lpips"] != second["gatys"]["lpips"]
+    made = sorted((output / "images" / "oil").glob("gatys-*/0.png"))
+    assert len(made) == 2 and made[0].read_bytes() != made[1].read_bytes()
+    # ours: one row of lpips, two of structure; gatys: two of each.
+    assert pq.read_table(output / MERGED).num_rows == 3 + 4
 
 
 def test_a_sweep_has_a_column_a_value_and_is_not_logged(

@@ -24,16 +24,36 @@ def test_columns_are_the_mix_or_the_values_of_sweeps_then_baselines() -> None:
     assert not any(v.as_registered for v in found)
 
 
+def test_a_training_setting_trains_again_and_the_mix_comes_first() -> None:
+    found = make_variants(
+        {"seed": 3}, [("in_domain", [0, 0.5]), ("structure", [0])], ["no-in-domain"]
+    )
+    assert [(v.name, v.fields, v.training) for v in found] == [
+        ("in_domain=0", {"seed": 3}, {"in_domain": 0}),
+        ("in_domain=0.5", {"seed": 3}, {"in_domain": 0.5}),
+        ("structure=0", {"seed": 3, "structure": 0}, {}),
+        ("no-in-domain", {"seed": 3}, {"in_domain": 0.0}),
+    ]
+    (alone,) = make_variants({}, [("iterations", [8])], [])
+    assert not alone.as_registered
+
+
 def test_sweeps_are_json_or_text() -> None:
     assert parse_sweep("strength=0,0.5,1") == ("strength", [0, 0.5, 1])
     assert parse_sweep("level_weights=[0,1],[1,0]") == ("level_weights", [[0, 1], [1, 0]])
+    assert parse_sweep("iterations=8,16") == ("iterations", [8, 16])
     assert parse_sweep("text_edit=smile,old") == ("text_edit", ["smile", "old"])
 
 
-@pytest.mark.parametrize("text", ["strength", "=1", "strength=", "iterations=8,16", "strenght=1"])
+@pytest.mark.parametrize("text", ["strength", "=1", "strength=", "strenght=1"])
 def test_faulty_sweeps_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^--sweep '"):
         parse_sweep(text)
+
+
+def test_an_unknown_name_lists_both_kinds() -> None:
+    with pytest.raises(UserError, match=r"of the mix: .*strength.*; of training: .*in_domain"):
+        parse_sweep("in_domian=0")
 
 
 def test_a_variant_named_twice_is_refused() -> None:

@@ -14,6 +14,7 @@ from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, load_style, save_style
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
+from osasis.validation import InvalidInputError
 from serving.caches import ByteLru, StyleCache, style_bytes
 from serving.config import Limits
 from serving.engine import Engine, ImageTask, abandon
@@ -75,6 +76,20 @@ def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]
     again = engine.submit(tasks[0]).result(120)
     assert again.cached and not alone[0].cached and np.array_equal(again.image, alone[0].image)
     assert engine.encoded == 4 and engine.styles.loads == 2
+
+
+def test_the_limit_counts_network_calls(base: Base, folders: dict[str, Path]) -> None:
+    engine = Engine(base, encode_calls=30)
+    exact = {"encode_solver": "fixed_point"}
+    message = "encode_steps is 11; inversion by fixed_point takes 33 network calls"
+    with pytest.raises(InvalidInputError, match=message) as error:
+        engine.submit(make_task(folders, "a", encode_steps=11, **exact)).result(9)
+    assert error.value.problems[0].allowed == "at most 30 network calls"
+    with pytest.raises(InvalidInputError, match="decode_steps is 20"):
+        engine.submit(make_task(folders, "a", decode_steps=20, **exact)).result(9)
+    assert engine.submit(make_task(folders, "a", encode_steps=11)).result(120).image is not None
+    # What a style does by itself is never too much.
+    assert Engine(base, encode_calls=1).submit(make_task(folders, "a")).result(120).batch == 1
 
 
 def test_different_mixes_share_passes(base: Base, low_rank: dict[str, Path]) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from factory.core.home import Home
+from factory.registry import list_versions
+from osasis.bundles.style import load_style
+from pipelines.retraining import FOLDER
 from tests.factory.cli.conftest import assert_problems
 from tests.factory.conftest import Ran, cli
 from tests.tiny import picture
@@ -50,10 +55,57 @@ def test_a_missed_gate_is_exit_code_1_and_named(
     assert cli("styles", "show", "ink@champion", "--home", trained_home).code == 0
 
 
+def test_training_settings_are_swept_in_a_home_of_their_own(
+    trained_home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", Home(trained_home).own_tracking_uri)
+    before = {s: [v.reference for v in vs] for s, vs in list_versions(Home(trained_home)).items()}
+    options = ("--styles", "oil", "--sweep", "lr_unet=0.0,0.003", "--sweep", "in_domain=0",
+               "--baselines", "no-in-domain")  # fmt: skip
+    ran = evaluate(trained_home, photos, tmp_path, *options, "--json")
+    assert ran.code == 0, ran.err
+    document = ran.document
+    variants = ["lr_unet=0.0", "lr_unet=0.003", "in_domain=0", "no-in-domain"]
+    assert document["variants"] == variants
+    assert document["styles"] == {"oil": "oil:2"} and not document["registered"]
+    none, much, *same = (document["results"]["oil"][v]["lpips"]["value"] for v in variants)
+    assert none < much and same[0] == same[1]
+    # The home's registry is as before; the others are in the evaluation's own.
+    after = list_versions(Home(trained_home))
+    assert before == {s: [v.reference for v in vs] for s, vs in after.items()}
+    own = Home(tmp_path / FOLDER, own_registry=True)
+    trained = list_versions(own)
+    assert set(document["retrained"].values()) == set(trained) and len(trained) == 3
+    settings = load_style(after["oil"][0].folder()).settings
+    changes = [{"lr_unet": 0.0}, {"lr_unet": 0.003}, {"in_domain": 0}, {"in_domain": 0}]
+    for variant, change in zip(variants, changes, strict=True):
+        (version,) = trained[document["retrained"][f"oil/{variant}"]]
+        style = load_style(version.folder())
+        assert style.settings == settings.replace(**change)
+        folders = version.folder(), after["oil"][0].folder()
+        first, second = ((f / "style.png").read_bytes() for f in folders)
+        assert first == second
+    with Image.open(tmp_path / "evaluation.png") as grid:
+        assert grid.width > 6 * 128  # photo, style, four variants
+    jobs = list(own.jobs.iterdir())
+    again = evaluate(trained_home, photos, tmp_path, *options, "--json").document
+    assert again["results"] == document["results"]
+    assert list(own.jobs.iterdir()) == jobs  # nothing was trained again
+
+
+def test_faulty_training_settings_are_named_before_anything_is_trained(
+    trained_home: Path, photos: Path, tmp_path: Path
+) -> None:
+    options = ("--sweep", "in_domain=-1", "--sweep", "iterations=many", "--json")
+    ran = evaluate(trained_home, photos, tmp_path, *options)
+    assert_problems(ran, ["in_domain", "iterations"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes(trained_home: Path, photos: Path, tmp_path: Path) -> None:
     ran = evaluate(trained_home, photos, tmp_path, "--sweep", "strenght=1")
     assert ran.code == 2
-    assert "'strenght' is no field of the mix (nearest: strength" in ran.error
+    assert "'strenght' is no field of the mix and no training setting (nearest" in ran.error
     ran = evaluate(trained_home, photos, tmp_path, "--gate", "evaluate.lpip<1", "--json")
     assert_problems(ran, ["gate[0].metric"])
     assert not list(tmp_path.iterdir())

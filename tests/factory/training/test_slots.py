@@ -135,5 +135,10 @@ def test_fingerprint_depends_on_images_base_and_settings() -> None:
     assert len(set(prints)) == 5
     assert all(len(p) == 16 for p in prints)
     assert fingerprint(*same[:3], {"seed": 0, "iterations": 2}) == prints[0]
+    # Styles of other precisions than float32 were once trained with losses in that precision.
+    for precision, hashed in (("float32", False), ("auto", True), ("bfloat16", True)):
+        settings = {**same[3], "precision": precision}
+        with_losses = fingerprint(*same[:3], {**settings, "losses": "float32"})
+        assert (fingerprint(*same[:3], settings) == with_losses) is hashed
     # The checkpoint interval does not affect the result.
     assert fingerprint(*same[:3], {**same[3], "checkpoint_every": 5}) == prints[0]
