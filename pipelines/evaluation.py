@@ -21,7 +21,6 @@ from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.evaluation.baselines import baseline_digest, check_baselines
 from osasis.evaluation.choose import choose_metrics
-from osasis.evaluation.names import BASELINE_NAMES
 from osasis.evaluation.weights import weights_digest
 from osasis.mix import StyleShare
 from osasis.storage import sha256_text, write_json
@@ -84,7 +83,7 @@ def evaluate(
     if not styles:
         raise UserError("no style is named; name at least one with --styles")
     variants = make_variants(mix or {}, sweeps, baselines)
-    made_here = tuple(v.name for v in variants if v.name in BASELINE_NAMES)
+    made_here = tuple(v.name for v in variants if v.fields is None)
     folder_of_weights = None if weights is None else Path(weights).absolute()
     if folder_of_weights is not None and not folder_of_weights.is_dir():
         raise UserError(f"--weights {weights}: no such folder")

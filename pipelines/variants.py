@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osasis.errors import UserError, did_you_mean
-from osasis.evaluation.names import ABLATION_NAMES, BASELINE_NAMES
+from osasis.evaluation.names import parse_baseline
 from osasis.settings import TrainSettings
 from pipelines.targets import MIX_FIELDS
 
@@ -39,8 +39,8 @@ def make_variants(
     """The variants in the order of the table's columns.
 
     mix: fields for all of our variants. sweeps: (field, values) of the mix, else of the training
-    settings; each value is a variant. Without a sweep there is one variant, ``ours``. baselines: of
-    BASELINE_NAMES and ABLATION_NAMES. Raises UserError.
+    settings; each value is a variant. Without a sweep there is one variant, ``ours``. baselines: as
+    ``parse_baseline`` reads them. Raises UserError.
     """
     found = [
         _swept(f"{name}={shown(value)}", mix, name, value)
@@ -48,12 +48,7 @@ def make_variants(
         for value in values
     ] or [Variant(OURS, dict(mix))]
     for name in dict.fromkeys(baselines):
-        if name not in BASELINE_NAMES + ABLATION_NAMES:
-            known = BASELINE_NAMES + ABLATION_NAMES
-            raise UserError(
-                f"unknown baseline {name!r}{did_you_mean(name, known)}; choose from "
-                f"{', '.join(known)}"
-            )
+        parse_baseline(name)
         found.append(_named(name, mix))
     names = [v.name for v in found]
     if twice := [n for n in names if names.count(n) > 1]:
@@ -68,7 +63,7 @@ def _swept(label: str, mix: Mapping[str, Any], name: str, value: Any) -> Variant
 
 
 def _named(name: str, mix: Mapping[str, Any]) -> Variant:
-    """The variant of a name of BASELINE_NAMES or ABLATION_NAMES."""
+    """The variant of a baseline or ablation."""
     if name == "no-spn":
         return _swept(name, mix, "structure", 0.0)
     if name == "no-in-domain":

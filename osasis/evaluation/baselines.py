@@ -17,7 +17,7 @@ from osasis.bundles.base import Base
 from osasis.diffusion import ddim_sample, image_schedule, q_sample, steps_to
 from osasis.errors import UserError
 from osasis.evaluation.lab import from_lab, to_lab
-from osasis.evaluation.names import BASELINE_NAMES
+from osasis.evaluation.names import GATYS_WEIGHT, parse_baseline
 from osasis.evaluation.weights import FILES, find_weights, weights_digest
 from osasis.guides.perceptual import PerceptualNet
 from osasis.seeds import derived_generator
@@ -47,7 +47,7 @@ def gatys(
     net: PerceptualNet,
     *,
     iterations: int = 80,
-    style_weight: float = 3e5,
+    style_weight: float = GATYS_WEIGHT,
 ) -> Tensor:
     """Neural style transfer (Gatys et al., CVPR 2016, Eq. 1, 4, 5 and 7), by L-BFGS.
 
@@ -103,32 +103,32 @@ def sdedit(base: Base, photo: Tensor, style: Tensor, *, seed: int = 0) -> Tensor
 
 def baseline_digest(name: str, weights: Path | None, seed: int) -> str:
     """Hash of what a baseline's pictures depend on beside base, photo and style; "" for nothing."""
-    return sha256_text(str(seed))[:12] if name == "sdedit" else weights_digest(weights, name)
+    method, _ = parse_baseline(name)
+    return sha256_text(str(seed))[:12] if method == "sdedit" else weights_digest(weights, method)
 
 
 class Baselines:
-    """Makes stylizations by the names of BASELINE_NAMES. Raises UserError without the weights."""
+    """Makes stylizations by name, see ``parse_baseline``. Raises UserError without weights."""
 
     def __init__(self, base: Base, names: tuple[str, ...], weights: Path | None) -> None:
         self.base = base
         self.vgg: PerceptualNet | None = None
         check_baselines(names, weights)
-        if "gatys" in names:
+        if any(parse_baseline(name)[0] == "gatys" for name in names):
             path = find_weights(weights, "lpips_vgg")
             self.vgg = PerceptualNet("vgg", path).to(base.device)
 
     def make(self, name: str, photo: Tensor, style: Tensor, seed: int) -> Tensor:
-        if name == "reinhard":
+        method, weight = parse_baseline(name)
+        if method == "reinhard":
             return reinhard(photo, style)
-        if name == "gatys":
-            return gatys(photo, style, cast(PerceptualNet, self.vgg))
+        if method == "gatys":
+            return gatys(photo, style, cast(PerceptualNet, self.vgg), style_weight=weight)
         return sdedit(self.base, photo, style, seed=seed)
 
 
 def check_baselines(names: tuple[str, ...], weights: Path | None) -> None:
     """Raise UserError for an unknown baseline, and for one whose weights are missing."""
-    for name in names:
-        if name not in BASELINE_NAMES:
-            raise UserError(f"unknown baseline {name!r}; choose from {', '.join(BASELINE_NAMES)}")
-    if "gatys" in names and find_weights(weights, "lpips_vgg") is None:
+    methods = [parse_baseline(name)[0] for name in names]
+    if "gatys" in methods and find_weights(weights, "lpips_vgg") is None:
         raise UserError(f"baseline gatys needs {FILES['lpips_vgg'][0]} in the folder of --weights")

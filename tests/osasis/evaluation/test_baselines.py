@@ -21,6 +21,7 @@ from osasis.evaluation.baselines import (
     style_error,
 )
 from osasis.evaluation.lab import to_lab
+from osasis.evaluation.names import GATYS_WEIGHT, parse_baseline
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.tensors import image_to_tensor
 from tests.tiny import SIZE, make_perceptual_file, picture
@@ -78,3 +79,8 @@ def test_unknown_baselines_and_missing_weights_are_named(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"lpips_vgg\.safetensors"):
         check_baselines(("gatys",), tmp_path)
     check_baselines(("reinhard", "sdedit"), None)
+    assert parse_baseline("gatys=1e6") == ("gatys", 1e6)
+    assert parse_baseline("gatys") == ("gatys", GATYS_WEIGHT)
+    for text in ("gatys=0", "gatys=much", "reinhard=2"):
+        with pytest.raises(UserError, match="only gatys takes a value"):
+            parse_baseline(text)
