@@ -120,8 +120,9 @@ def _checked(
     """The factors of one projection with (out, in) features, if their shapes fit."""
     if len(pair) < 2:
         ((side, (name, _)),) = pair.items()
+        other = "up" if side == "down" else "down"
         raise UserError(
-            f"{source}: {name} is there without its {'up' if side == 'down' else 'down'}"
+            f"{source}: {name} has no {other} factor; the file is incomplete; download it again"
         )
     (down_name, down), (up_name, up) = pair["down"], pair["up"]
     rank, (out, features) = down.shape[0], shape
