@@ -28,15 +28,16 @@ def tokenize(base: Base, prompt: str) -> Tensor:
     Raises UserError for a longer prompt, which the text encoder would cut silently.
     """
     limit = base.tokenizer.model_max_length
-    count = len(base.tokenizer(prompt).input_ids)
-    if count > limit:
+    # Padding would change the tokenizer's state, which threads share.
+    ids = base.tokenizer(prompt).input_ids
+    if len(ids) > limit:
         shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         raise UserError(
-            f"prompt {shown!r} has {count} tokens with its start and end; the text encoder reads "
-            f"at most {limit}; shorten it"
+            f"prompt {shown!r} has {len(ids)} tokens with its start and end; the text encoder "
+            f"reads at most {limit}; shorten it"
         )
-    ids = base.tokenizer(prompt, padding="max_length", max_length=limit).input_ids
-    return torch.tensor(ids, dtype=torch.int64)
+    padding = [base.tokenizer.pad_token_id] * (limit - len(ids))
+    return torch.tensor(ids + padding, dtype=torch.int64)
 
 
 @torch.no_grad()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from diffstyler.base import Base
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
@@ -23,3 +27,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(None, marks=skip, id="absent")
     ]
     metafunc.parametrize("run_json", params, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny pipeline."""
+    from tests.diffstyler.tiny_sd import write_pipeline
+
+    return write_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def base(pipeline: Path) -> Base:
+    from diffstyler.base import load_base
+
+    return load_base(pipeline)

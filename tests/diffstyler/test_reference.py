@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
-pytest.importorskip("transformers", reason="the extra `diffstyler` is not installed")
 
 from diffstyler.adapter import Adapter, Factors, adapter_layout
 from diffstyler.adapter_files import load_adapter, parse_adapter, published_tensors
@@ -389,7 +388,14 @@ def trainer_of(recorded: Recorded) -> AdapterTrainer:
         )
 
     image = style_tensor(Image.fromarray(g["input.style"].numpy()), settings)
-    return AdapterTrainer(base, image, "", settings, initial=dict(factors), draw=draw)
+    trainer = AdapterTrainer(base, image, "", settings, initial=dict(factors), draw=draw)
+    mean, std = trainer.views.posterior(0)
+    close(mean, g["train.posterior_mean"], ONE_CALL, "train.posterior_mean")
+    close(std, g["train.posterior_std"], ONE_CALL, "train.posterior_std")
+    # Adam's first step has the sign of each gradient: where one is nearly 0, rounding decides. The
+    # VAE's rounding is kept out of it.
+    trainer.views.whole = g["train.posterior_mean"], g["train.posterior_std"]
+    return trainer
 
 
 def norms(recorded: Recorded, tensors: dict[str, Tensor]) -> Tensor:
@@ -415,9 +421,6 @@ def relative(actual: Tensor, expected: Tensor, allowed: float, name: str) -> Non
 def test_training(recorded: Recorded) -> None:
     g = recorded.golden
     trainer = trainer_of(recorded)
-    mean, std = trainer.views.posterior(0)
-    close(mean, g["train.posterior_mean"], ONE_CALL, "train.posterior_mean")
-    close(std, g["train.posterior_std"], ONE_CALL, "train.posterior_std")
     before = {k: p.detach().clone() for k, p in trainer.parameters.items()}
     for i in range(recorded.json["training"]["steps"]):
         if f"train.pred.{i}" in g:
