@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -45,10 +45,15 @@ class Request:
         return [mask if mask is None else mask.to(device) for mask in found]
 
     @property
-    def prompts(self) -> list[str]:
+    def source_prompt(self) -> str:
         s = self.settings
+        return s.encode_prompt if s.source_prompt is None else s.source_prompt
+
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts that sampling reads."""
         own = [layer.settings.prompt for layer in self.layers]
-        return [s.encode_prompt, s.negative_prompt, s.prompt, *own]
+        return [self.source_prompt, self.settings.negative_prompt, self.settings.prompt, *own]
 
 
 @dataclass(frozen=True)
@@ -109,42 +114,40 @@ def passes_at(request: Request, masks: Sequence[Tensor | None], i: int, t: int) 
     return layers if hidden else [base_pass(request.settings, i, t), *layers]
 
 
-def rows_of(
-    request: Request,
-    passes: Sequence[Pass],
-    x: Tensor,
-    t: int,
-    contexts: Mapping[str, Tensor],
-    adapters: Mapping[int, int],
-    first: int = 0,
-) -> tuple[list[Row], list[tuple[int, int]]]:
-    """Rows of a request's passes, and the (negative, prompt) rows of each.
+class RowBatch:
+    """The rows of one forward pass at timestep t, for any number of requests.
 
-    A source's row is there only where a pass takes something from it: one for each pass where
-    settings.inject_from is ``own``, else one for all. x: (C, h, w). contexts: embeddings by prompt.
-    adapters: indices in the bank by the id of the adapter. first: index of the first row.
+    Sources are added where a pass takes something from them. Passes that read the same source share
+    its row: with settings.inject_from ``base``, all passes of one photo.
     """
-    s = request.settings
-    rows: list[Row] = []
-    spans: list[tuple[int, int]] = []
-    shared: int | None = None
 
-    def add(x: Tensor, prompt: str, settings: RowSettings) -> int:
-        rows.append(Row(x, contexts[prompt], settings))
-        return first + len(rows) - 1
+    def __init__(self, t: int, contexts: Mapping[str, Tensor], adapters: Mapping[int, int]) -> None:
+        """contexts: text embeddings by prompt. adapters: index in the bank by id of the adapter."""
+        self.t, self.contexts, self.adapters = t, contexts, adapters
+        self.rows: list[Row] = []
+        self._sources: dict[tuple[int, str, RowSettings], int] = {}
 
-    for p in passes:
-        adapter = None if p.layer is None else adapters[id(request.layers[p.layer].adapter)]
-        own = RowSettings(adapter, p.strength, s.adapter_scope == "everywhere")
+    def add_pass(self, request: Request, p: Pass, x: Tensor) -> tuple[int, int]:
+        """Add a pass at x (C, h, w). Returns its rows of the negative prompt and of the prompt."""
+        s = request.settings
+        own = RowSettings()
+        if p.layer is not None:
+            adapter = self.adapters[id(request.layers[p.layer].adapter)]
+            own = RowSettings(adapter, p.strength, s.adapter_scope == "everywhere")
         source = None
         if p.attention or p.features:
-            if s.inject_from == "own":
-                source = add(request.encoding.at(t), s.encode_prompt, own)
-            elif shared is None:
-                shared = add(request.encoding.at(t), s.encode_prompt, RowSettings())
-            source = shared if source is None else source
-        target = RowSettings(
-            own.adapter, own.scale, own.everywhere, source, p.attention, p.features
-        )
-        spans.append((add(x, s.negative_prompt, target), add(x, p.prompt, target)))
-    return rows, spans
+            source = self._source(request, own if s.inject_from == "own" else RowSettings())
+        target = replace(own, source=source, attention=p.attention, features=p.features)
+        return self._add(x, s.negative_prompt, target), self._add(x, p.prompt, target)
+
+    def _source(self, request: Request, settings: RowSettings) -> int:
+        """The row of a photo's inverted latent, computed by the network of ``settings``."""
+        prompt = request.source_prompt
+        key = (id(request.encoding), prompt, settings)
+        if key not in self._sources:
+            self._sources[key] = self._add(request.encoding.at(self.t), prompt, settings)
+        return self._sources[key]
+
+    def _add(self, x: Tensor, prompt: str, settings: RowSettings) -> int:
+        self.rows.append(Row(x, self.contexts[prompt], settings))
+        return len(self.rows) - 1

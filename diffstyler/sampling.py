@@ -1,6 +1,7 @@
 """Sampling: denoising with injection, guidance, and styles composed by masks.
 
-Requests of different styles, masks, windows and guidance share one forward pass a step.
+Requests of different styles, masks, windows and guidance share one forward pass a step, and those
+of one photo share its source.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor
 from diffstyler.adapter import Adapter, AdapterBank
 from diffstyler.base import Base
 from diffstyler.masks import over, union
-from diffstyler.passes import Pass, Request, passes_at, rows_of
-from diffstyler.prediction import Row, predict_eps
+from diffstyler.passes import Pass, Request, RowBatch, passes_at
+from diffstyler.prediction import predict_eps
 from diffstyler.prompts import embed_prompts
 from diffstyler.schedule import ddim_step
 
@@ -85,16 +86,12 @@ class _Walk:
     def step(self, on_step: Callable[[Step], None]) -> None:
         """Denoise all requests by one step, in one forward pass."""
         t = self.remaining.pop()
-        rows: list[Row] = []
+        batch = RowBatch(t, self.contexts, self.adapters)
         plans: dict[int, tuple[list[Pass], list[tuple[int, int]]]] = {}
         for n, request in self.requests.items():
             passes = passes_at(request, self.masks[n], self.index, t)
-            own, spans = rows_of(
-                request, passes, self.x[n], t, self.contexts, self.adapters, len(rows)
-            )
-            rows += own
-            plans[n] = passes, spans
-        eps = predict_eps(self.base, rows, t, self.bank)
+            plans[n] = passes, [batch.add_pass(request, p, self.x[n]) for p in passes]
+        eps = predict_eps(self.base, batch.rows, t, self.bank)
         for n, (passes, spans) in plans.items():
             pairs = [eps[list(span)] for span in spans]
             guided = compose(passes, pairs, self.masks[n])

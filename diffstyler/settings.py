@@ -95,8 +95,10 @@ class SampleSettings(InputModel):
     resolution: Resolution = Field(512, description=_RESOLUTION)
     multiple: Annotated[int, Field(ge=1, le=64)] = Field(8, description=_MULTIPLE)
     encode_steps: Steps = Field(999, description="inversion steps")
-    encode_prompt: Prompt = Field(
-        "", description="prompt of the inversion and of the source's rows, without guidance"
+    encode_prompt: Prompt = Field("", description="prompt of the inversion, without guidance")
+    source_prompt: Prompt | None = Field(
+        None,
+        description="prompt of the source while sampling; null: encode_prompt; published: empty",
     )
     decode_steps: Steps = Field(50, description="denoising steps")
     prompt: Prompt = Field("", description="prompt of the base, outside of the styles")
@@ -177,6 +179,7 @@ SAMPLE_PRESETS: dict[str, dict[str, Any]] = {
     # The published code, preprocess.py and diffstyler.py.
     "reference": {
         "multiple": 1,
+        "source_prompt": "",
         "window_unit": "steps",
         "attention_window": 25.0,
         "feature_window": 30.0,

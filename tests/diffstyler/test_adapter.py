@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
 
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from diffstyler.adapter import Adapter, adapter_layout, weighted_sum
 from diffstyler.adapter_files import load_adapter, parse_adapter, published_tensors, save_adapter
@@ -199,8 +199,6 @@ def test_keys_of_stable_diffusion_21(sd21: UNet2DConditionModel) -> None:
     assert {f.rank for f in adapter.factors.values()} == {16}
     own = {key: list(value.shape) for key, value in published_tensors(adapter).items()}
     assert own == keys
-    unet = json.loads((HERE / "reference" / "sd21_base.keys.json").read_text())["unet"]
-    assert {key: list(value.shape) for key, value in sd21.state_dict().items()} == unet
 
 
 def test_sites_of_stable_diffusion_21(sd21: UNet2DConditionModel) -> None:
@@ -210,3 +208,18 @@ def test_sites_of_stable_diffusion_21(sd21: UNet2DConditionModel) -> None:
         f"up_blocks.{block}.attentions.{i}"
         for block, i in ((1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2))
     ]
+
+
+def test_layouts_of_stable_diffusion_21(sd21: UNet2DConditionModel) -> None:
+    """What load_base builds for SD 2.1 base has the published keys and shapes."""
+    keys = json.loads((HERE / "reference" / "sd21_base.keys.json").read_text())
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+        )
+    for part, network in (("unet", sd21), ("vae", vae)):
+        assert {k: list(v.shape) for k, v in network.state_dict().items()} == keys[part]
+        assert sum(p.numel() for p in network.parameters()) == keys["params"][part]

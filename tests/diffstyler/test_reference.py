@@ -26,7 +26,7 @@ from diffstyler.base import Base, load_base
 from diffstyler.images import resize
 from diffstyler.inversion import Encoding, invert
 from diffstyler.masks import hard_mask
-from diffstyler.passes import Layer, Request, base_pass, layer_pass, rows_of
+from diffstyler.passes import Layer, Request, RowBatch, base_pass, layer_pass
 from diffstyler.prediction import Row, predict_eps
 from diffstyler.prompts import embed_prompts, tokenize
 from diffstyler.sampling import Step, bank_of, sample
@@ -80,6 +80,7 @@ class Recorded:
         assert list(timesteps) == c["timesteps"][::-1]
         latents = torch.stack([g[f"invert999.x.t{t}"] for t in timesteps])
         fields = {k: c[k] for k in ("guidance", "prompt", "negative_prompt")}
+        fields["encode_prompt"] = self.json["inversion"]["prompt"]
         settings = make_sample_settings("reference", decode_steps=c["steps"], **fields)
         layers = tuple(
             Layer(
@@ -247,12 +248,14 @@ def networks_of(recorded: Recorded, case: str, i: int, x: Tensor) -> dict[str, l
     passes += [layer_pass(request, n, i, t) for n in range(len(request.layers))]
     networks = {}
     for p in passes:
-        rows, _ = rows_of(request, [p], x, t, contexts, indices)
+        batch = RowBatch(t, contexts, indices)
+        batch.add_pass(request, p, x)
+        rows = batch.rows
         if len(rows) == 2:
             # Outside of its windows a pass computes no row of the source.
             target = rows[0].settings
             source = RowSettings(target.adapter, target.scale, target.everywhere)
-            context = contexts[request.settings.encode_prompt]
+            context = contexts[request.source_prompt]
             rows = [Row(request.encoding.at(t), context, source), *rows]
         networks["base" if p.layer is None else f"lora{p.layer}"] = rows
     return networks
@@ -383,9 +386,8 @@ def trainer_of(recorded: Recorded) -> AdapterTrainer:
     factors = parse_adapter(initial, adapter_layout(base.unet), {}, "train_init").factors
 
     def draw(i: int) -> Draws:
-        return Draws(
-            g["train.timesteps"][i : i + 1], g[f"train.posterior_noise.{i}"], g[f"train.noise.{i}"]
-        )
+        timesteps = g["train.timesteps"].view(t["steps"], t["batch"])[i]
+        return Draws(timesteps, g[f"train.posterior_noise.{i}"], g[f"train.noise.{i}"])
 
     image = style_tensor(Image.fromarray(g["input.style"].numpy()), settings)
     trainer = AdapterTrainer(base, image, "", settings, initial=dict(factors), draw=draw)

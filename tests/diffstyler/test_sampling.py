@@ -179,17 +179,39 @@ def test_styles_take_turns(base: Base, encodings: list[Encoding], adapters: list
     assert rows_of_steps(base, request) == [[0], [0], [1], [1], [None]]
 
 
+def rows_of_passes(base: Base, requests: list[Request]) -> list[int]:
+    """The rows of each forward pass."""
+    sizes: list[int] = []
+    handle = base.unet.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    sample(base, requests)
+    handle.remove()
+    return sizes
+
+
 def test_the_source_is_computed_once_for_all_styles(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
-    sizes: list[int] = []
-    handle = base.unet.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
     layers = (layer(adapters[0], half_mask("left")), layer(adapters[1], half_mask("right")))
-    for inject_from in ("base", "own"):
-        sample(base, [Request(encodings[0], layers, settings(inject_from=inject_from))])
-    handle.remove()
+
+    def rows(inject_from: str) -> list[int]:
+        return rows_of_passes(
+            base, [Request(encodings[0], layers, settings(inject_from=inject_from))]
+        )
+
     # Features are injected in the first 3 of 5 steps.
-    assert sizes == [5, 5, 5, 4, 4, 6, 6, 6, 4, 4]
+    assert rows("base") == [5, 5, 5, 4, 4]
+    assert rows("own") == [6, 6, 6, 4, 4]
+
+
+def test_requests_of_one_photo_share_its_source(
+    base: Base, encodings: list[Encoding], adapters: list[Adapter]
+) -> None:
+    requests = [
+        Request(encoding, (layer(adapter),), settings())
+        for encoding in encodings
+        for adapter in adapters
+    ]
+    assert rows_of_passes(base, requests) == [10, 10, 10, 8, 8]
 
 
 def test_later_layers_lie_over_earlier_ones(
