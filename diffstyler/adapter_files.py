@@ -60,24 +60,27 @@ def published_tensors(adapter: Adapter) -> dict[str, Tensor]:
 def load_adapter(path: Path, layout: Layout) -> Adapter:
     """Read an adapter as float32. layout: the base's, of ``adapter_layout``.
 
-    Raises UserError for a file that cannot be read, has keys of no known layout, or whose shapes do
-    not fit the base; the message names the first wrong key.
+    The scale is taken from alpha in the file, in its metadata, or in peft's adapter_config.json
+    beside it; without any it is 1. Raises UserError for a file that cannot be read, has keys of no
+    known layout, or whose shapes do not fit the base; the message names the first wrong key.
     """
     tensors, metadata = _read(path)
-    return parse_adapter(tensors, layout, metadata, str(path))
+    factors = parse_factors(tensors, layout, _peft_config(path, metadata), str(path))
+    return Adapter(factors, _object(metadata.get(INFO, "{}"), path))
 
 
-def parse_adapter(
-    tensors: Mapping[str, Tensor], layout: Layout, metadata: Mapping[str, str], source: str
-) -> Adapter:
-    """The adapter of a file's tensors. source: of the file, in errors. Raises UserError."""
+def parse_factors(
+    tensors: Mapping[str, Tensor], layout: Layout, config: Mapping[str, Any], source: str
+) -> dict[str, Factors]:
+    """The factors in a file's tensors. config: peft's, may be empty. source: of the file, in
+    errors. Raises UserError.
+    """
     sides: dict[str, dict[str, tuple[str, Tensor]]] = {}
     alphas: dict[str, float] = {}
     for name in sorted(tensors):
         if name.endswith(".alpha"):
-            alphas[_projection(name.removesuffix(".alpha") + ".lora.down.weight", source)[0]] = (
-                float(tensors[name])
-            )
+            key, _ = _projection(f"{name.removesuffix('.alpha')}.lora.down.weight", source)
+            alphas[key] = float(tensors[name])
             continue
         key, side = _projection(name, source)
         if key not in layout:
@@ -87,14 +90,14 @@ def parse_adapter(
         sides.setdefault(key, {})[side] = (name, tensors[name].float())
     if not sides:
         raise UserError(f"{source}: no adapter in it; {_EXPECTED}")
-    default = _metadata_alpha(metadata)
+    default = _config_alpha(config, source)
     factors = {}
     for key, pair in sides.items():
         found = _checked(pair, layout[key], source)
         alpha = alphas.get(key, default)
         scale = 1.0 if alpha is None else alpha / found.rank
         factors[key] = found if scale == 1.0 else Factors(found.down, found.up * scale)
-    return Adapter(factors, _info(metadata))
+    return factors
 
 
 def _projection(name: str, source: str) -> tuple[str, str]:
@@ -135,18 +138,36 @@ def _checked(
     return Factors(down, up)
 
 
-def _metadata_alpha(metadata: Mapping[str, str]) -> float | None:
-    """alpha of the configuration that diffusers stores beside peft's tensors; None without one."""
+def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """peft's configuration, which diffusers stores in the metadata and peft in a file beside."""
+    if text := metadata.get("lora_adapter_metadata"):
+        return {k.removeprefix("unet."): v for k, v in _object(text, path).items()}
+    beside = path.with_name("adapter_config.json")
+    if path.name == "adapter_model.safetensors" and beside.is_file():
+        return _object(beside.read_text(encoding="utf-8"), beside)
+    return {}
+
+
+def _config_alpha(config: Mapping[str, Any], source: str) -> float | None:
+    """lora_alpha of a configuration of peft; None without one. Raises UserError."""
+    for field in ("alpha_pattern", "use_dora", "use_rslora"):
+        if config.get(field):
+            raise UserError(
+                f"{source}: peft's {field} is {config[field]!r}; adapters with one lora_alpha and "
+                "the scale lora_alpha / r are read; train it so"
+            )
+    alpha = config.get("lora_alpha")
+    return None if alpha is None else float(alpha)
+
+
+def _object(text: str, path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(metadata["lora_adapter_metadata"])
-        return float(config.get("unet.lora_alpha", config.get("lora_alpha")))
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _info(metadata: Mapping[str, str]) -> dict[str, Any]:
-    found = json.loads(metadata.get(INFO, "{}"))
-    return found if isinstance(found, dict) else {}
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: its configuration is no JSON object; download it again")
+    return found
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

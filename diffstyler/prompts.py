@@ -44,5 +44,7 @@ def tokenize(base: Base, prompt: str) -> Tensor:
 def embed_prompts(base: Base, prompts: Iterable[str]) -> dict[str, Tensor]:
     """Text embeddings (N, D) of prompts: the text encoder's last hidden state."""
     distinct = list(dict.fromkeys(prompts))
+    if not distinct:
+        return {}
     ids = torch.stack([tokenize(base, prompt) for prompt in distinct]).to(base.device)
     return dict(zip(distinct, base.text_encoder(ids).last_hidden_state, strict=True))

@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from diffstyler.adapter import Adapter, adapter_layout, weighted_sum
-from diffstyler.adapter_files import load_adapter, parse_adapter, published_tensors, save_adapter
+from diffstyler.adapter_files import load_adapter, parse_factors, published_tensors, save_adapter
 from diffstyler.attention import RowSettings, find_sites
 from diffstyler.base import Base
 from diffstyler.prediction import Row, predict_eps
@@ -40,6 +40,10 @@ def eps_of(base: Base, adapter: Adapter, *others: Adapter) -> Tensor:
     bank, _ = bank_of(base, [adapter, *others])
     rows = [Row(x, context, RowSettings(i)) for i in range(1 + len(others))]
     return predict_eps(base, rows, 500, bank)[0]
+
+
+def parsed(base: Base, tensors: dict[str, Tensor], **config: Any) -> Adapter:
+    return Adapter(parse_factors(tensors, adapter_layout(base.unet), config, "file"))
 
 
 def same(a: Adapter, b: Adapter) -> bool:
@@ -94,24 +98,29 @@ def test_peft_computes_the_same_and_its_files_are_read(base: Base, pipeline: Pat
         expected = unet(x, 500, encoder_hidden_states=context).sample[0]
     torch.testing.assert_close(eps_of(base, adapter), expected, atol=1e-5, rtol=1e-5)
     saved = peft.get_peft_model_state_dict(unet)
-    assert same(parse_adapter(saved, adapter_layout(base.unet), {}, "file"), adapter)
+    assert same(parsed(base, saved), adapter)
 
 
 @pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
 def test_layouts_of_peft(base: Base, prefix: str) -> None:
     adapter = random_adapter(base, 0)
-    tensors = peft_tensors(adapter, prefix)
-    assert same(parse_adapter(tensors, adapter_layout(base.unet), {}, "file"), adapter)
+    assert same(parsed(base, peft_tensors(adapter, prefix)), adapter)
 
 
-def test_alpha_scales_the_change(base: Base) -> None:
+def test_alpha_scales_the_change(base: Base, tmp_path: Path) -> None:
     adapter = random_adapter(base, 0, rank=2)
-    layout = adapter_layout(base.unet)
-    half = weighted_sum([adapter], [0.5])
-    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 1})}
-    assert same(parse_adapter(peft_tensors(adapter, "unet."), layout, metadata, "file"), half)
+    half, tensors = weighted_sum([adapter], [0.5]), peft_tensors(adapter, "unet.")
     alphas = {f"unet.{key}.alpha": torch.tensor(1.0) for key in adapter.factors}
-    assert same(parse_adapter(peft_tensors(adapter, "unet.") | alphas, layout, {}, "file"), half)
+    assert same(parsed(base, tensors | alphas), half)
+    diffusers = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 1})}
+    save_file(tensors, tmp_path / "a.safetensors", diffusers)
+    assert same(load_adapter(tmp_path / "a.safetensors", adapter_layout(base.unet)), half)
+    save_file(peft_tensors(adapter, "base_model.model."), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1}))
+    path = tmp_path / "adapter_model.safetensors"
+    assert same(load_adapter(path, adapter_layout(base.unet)), half)
+    with pytest.raises(UserError, match="peft's use_rslora is True; adapters with one lora_alpha"):
+        parsed(base, tensors, lora_alpha=1, use_rslora=True)
 
 
 def test_diffusers_loads_the_written_file(base: Base, pipeline: Path, tmp_path: Path) -> None:
@@ -194,7 +203,7 @@ def test_keys_of_stable_diffusion_21(sd21: UNet2DConditionModel) -> None:
     """Keys and shapes of a published adapter fit the UNet of SD 2.1 base."""
     keys = json.loads((HERE / "reference" / "sd21_base.lora16.keys.json").read_text())
     tensors = {key: torch.zeros(shape) for key, shape in keys.items()}
-    adapter = parse_adapter(tensors, adapter_layout(sd21), {}, "sd21")
+    adapter = Adapter(parse_factors(tensors, adapter_layout(sd21), {}, "sd21"))
     assert len(adapter.factors) == len(adapter_layout(sd21)) == len(keys) // 2
     assert {f.rank for f in adapter.factors.values()} == {16}
     own = {key: list(value.shape) for key, value in published_tensors(adapter).items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
 
 from diffstyler.adapter import Adapter, Factors, adapter_layout
-from diffstyler.adapter_files import load_adapter, parse_adapter, published_tensors
+from diffstyler.adapter_files import load_adapter, parse_factors, published_tensors
 from diffstyler.attention import RowAttention, RowPlan, RowSettings
 from diffstyler.base import Base, load_base
 from diffstyler.images import resize
@@ -383,14 +383,14 @@ def trainer_of(recorded: Recorded) -> AdapterTrainer:
             )
             linear = module.to_out[0] if to == "to_out" else getattr(module, to)
             initial[key] = torch.zeros(linear.out_features, len(down))
-    factors = parse_adapter(initial, adapter_layout(base.unet), {}, "train_init").factors
+    factors = parse_factors(initial, adapter_layout(base.unet), {}, "train_init")
 
     def draw(i: int) -> Draws:
         timesteps = g["train.timesteps"].view(t["steps"], t["batch"])[i]
         return Draws(timesteps, g[f"train.posterior_noise.{i}"], g[f"train.noise.{i}"])
 
     image = style_tensor(Image.fromarray(g["input.style"].numpy()), settings)
-    trainer = AdapterTrainer(base, image, "", settings, initial=dict(factors), draw=draw)
+    trainer = AdapterTrainer(base, image, "", settings, initial=factors, draw=draw)
     mean, std = trainer.views.posterior(0)
     close(mean, g["train.posterior_mean"], ONE_CALL, "train.posterior_mean")
     close(std, g["train.posterior_std"], ONE_CALL, "train.posterior_std")

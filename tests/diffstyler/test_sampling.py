@@ -292,6 +292,10 @@ def test_a_weighted_sum_is_one_adapter(
     close(a, b)
 
 
+def test_no_requests(base: Base) -> None:
+    assert sample(base, []) == []
+
+
 def test_problems(base: Base, encodings: list[Encoding], adapters: list[Adapter]) -> None:
     black = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     with pytest.raises(UserError, match=r"mask 'mask' is black at 16x16 pixels"):
