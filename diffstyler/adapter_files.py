@@ -85,7 +85,8 @@ def parse_factors(
         key, side = _projection(name, source)
         if key not in layout:
             raise UserError(
-                f"{source}: {name} is of no attention of this base; the adapter is of another base"
+                f"{source}: {name} matches no attention of this base; it was trained on another "
+                "base"
             )
         sides.setdefault(key, {})[side] = (name, tensors[name].float())
     if not sides:
@@ -133,7 +134,7 @@ def _checked(
         if tuple(value.shape) != wanted:
             raise UserError(
                 f"{source}: {name} has the shape {tuple(value.shape)}, but with rank {rank} this "
-                f"base needs {wanted}; the adapter is of another base"
+                f"base needs {wanted}; it was trained on another base"
             )
     return Factors(down, up)
 

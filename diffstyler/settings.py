@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from diffstyler.prompts import TEMPLATE
 from diffstyler.schedule import TRAIN_STEPS, leading_timesteps
@@ -24,7 +24,16 @@ Steps = Annotated[int, Field(ge=1, le=TRAIN_STEPS - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Window = Annotated[float, Field(ge=0, le=TRAIN_STEPS)]
-Resolution = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
+
+
+def _multiple_of_8(value: int) -> int:
+    if value % 8:
+        raise ValueError(f"a multiple of 8 is needed, such as {-(-value // 8) * 8}")
+    return value
+
+
+# The VAE of Stable Diffusion makes one pixel of a latent of 8x8 of an image.
+Resolution = Annotated[int, Field(ge=32, le=4096), AfterValidator(_multiple_of_8)]
 _RESOLUTION = "pixels of an image's shorter side"
 _MULTIPLE = (
     "sides become the nearest multiple of this many pixels; 1: the longer side is cut to whole "
@@ -116,8 +125,13 @@ class SampleSettings(InputModel):
     feature_window: Window = Field(
         0.6, description="first part of the denoising, in which styles take the source's features"
     )
-    base_attention_window: Window = Field(1.0, description="the same of the base, for q and k")
-    base_feature_window: Window = Field(1.0, description="the same of the base, for features")
+    base_attention_window: Window = Field(
+        1.0, description="first part of the denoising, in which the base takes the source's q and k"
+    )
+    base_feature_window: Window = Field(
+        1.0,
+        description="first part of the denoising, in which the base takes the source's features",
+    )
     structure: Annotated[float, Field(ge=0, le=10)] = Field(
         1.0, description="factor of the styles' attention_window and feature_window"
     )

@@ -135,7 +135,7 @@ class AdapterTrainer:
         generator = derived_generator(self.settings.seed, f"step {iteration}")
         steps = len(self.base.schedule.alphas_cumprod)
         t = torch.randint(0, steps, (self.settings.batch_size,), generator=generator)
-        shape = self.views.posterior(iteration)[0].shape
+        shape = (self.settings.batch_size, *self.views.latent_shape)
         first, second = (torch.randn(shape, generator=generator) for _ in range(2))
         return Draws(t, first, second)
 
@@ -187,6 +187,14 @@ class _Views:
         if not settings.crop:
             images = [image, image.flip(-1)] if settings.flip else [image]
             self.whole = base.posterior(torch.stack(images))
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of a view's latent."""
+        if self.whole is not None:
+            return tuple(self.whole[0].shape[1:])
+        side = min(self.image.shape[-2:]) // self.base.latent_factor
+        return self.base.vae.config.latent_channels, side, side
 
     def posterior(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of a step's views."""

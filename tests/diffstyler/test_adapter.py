@@ -167,8 +167,8 @@ def test_refused_files(base: Base, tmp_path: Path) -> None:
     q = f"{AT}.processor.to_q_lora"
     wide = message(lambda t: t.update({f"{q}.down.weight": torch.zeros(2, 99)}))
     assert wide == (
-        f"{q}.down.weight has the shape (2, 99), but with rank 2 this base needs (2, 16); the "
-        "adapter is of another base"
+        f"{q}.down.weight has the shape (2, 99), but with rank 2 this base needs (2, 16); it "
+        "was trained on another base"
     )
     ranks = message(lambda t: t.update({f"{q}.up.weight": torch.zeros(16, 3)}))
     assert "has the shape (16, 3), but with rank 2 this base needs (16, 2)" in ranks
@@ -176,7 +176,7 @@ def test_refused_files(base: Base, tmp_path: Path) -> None:
     assert alone == f"{q}.down.weight has no up factor; the file is incomplete; download it again"
     deeper = q.replace("mid_block", "down_blocks.7")
     unknown = message(lambda t: t.update({f"{deeper}.up.weight": torch.zeros(16, 2)}))
-    assert unknown.startswith(f"{deeper}.up.weight is of no attention of this base")
+    assert unknown.startswith(f"{deeper}.up.weight matches no attention of this base")
     text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
     other = message(lambda t: t.update({text: torch.zeros(2, 16)}))
     assert other.startswith(f"{text} is no factor of an attention's q, k, v or output projection")

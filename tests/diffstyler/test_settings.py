@@ -36,6 +36,11 @@ def test_windows_count_steps_or_shares() -> None:
     assert [shares.window(w) for w in (0.5, 0.6, 1.0, 2.0)] == [10, 12, 20, 20]
 
 
+def test_resolutions_are_multiples_of_8() -> None:
+    with pytest.raises(InvalidInputError, match="resolution is 100: a multiple of 8 is needed"):
+        make_train_settings(resolution=100)
+
+
 def test_inversion_visits_the_timesteps_of_denoising() -> None:
     make_sample_settings(encode_steps=100, decode_steps=50)
     with pytest.raises(InvalidInputError) as error:
