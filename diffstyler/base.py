@@ -1,0 +1,246 @@
+"""The base: a Stable Diffusion 1.x or 2.x, read from a folder in the diffusers layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffstyler.attention import InjectionSites, find_sites, install
+from diffstyler.schedule import Schedule
+from osasis.errors import UserError
+
+try:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+except ImportError as e:
+    raise UserError(
+        f"DiffStyler needs the package {e.name}: pip install 'style-factory[diffstyler]'"
+    ) from e
+
+SUPPORTED = "Stable Diffusion 1.x and 2.x, and fine-tunes of their architecture"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+# Beginnings of pipeline classes that are often taken for a Stable Diffusion.
+OTHER_MODELS = {
+    "StableDiffusionXL": "SDXL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "StableDiffusionInpaint": "an inpainting Stable Diffusion",
+    "Flux": "FLUX",
+    "PixArt": "PixArt",
+    "Kandinsky": "Kandinsky",
+}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen Stable Diffusion, whose UNet takes rows of several adapters in one batch.
+
+    The UNet is shared: training and sampling of any number of styles read it and change nothing.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: Schedule
+    sites: InjectionSites
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels of an image's side per pixel of its latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def to(self, device: torch.device | str) -> Base:
+        """Move the networks in place."""
+        for network in (self.unet, self.vae, self.text_encoder):
+            network.to(device)
+        return self
+
+    @torch.no_grad()
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's posterior, float32, not scaled.
+
+        images: (B, 3, H, W) in [-1, 1]. Returns (B, C, H/8, W/8) each.
+        """
+        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    def photo_latents(self, images: Tensor) -> Tensor:
+        """Scaled latents (B, C, H/8, W/8) of images (B, 3, H, W) in [-1, 1]: posterior means."""
+        return self.posterior(images)[0] * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
+        unscaled = latents / self.vae.config.scaling_factor
+        images = self.vae.decode(unscaled.to(self.vae.device, self.vae.dtype)).sample
+        return images.float().clamp(-1, 1)
+
+
+def load_base(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Base:
+    """Load a base. dtype: of the weights, float32 or float16.
+
+    Raises UserError for a folder that is no Stable Diffusion, names another model, is incomplete,
+    or whose weights do not have the keys and shapes of their configuration.
+    """
+    _check_pipeline(folder)
+    for part in (*WEIGHTS, "tokenizer", "scheduler"):
+        if not (folder / part).is_dir():
+            raise UserError(
+                f"{folder}: no folder {part}; a base is a folder in the diffusers layout with "
+                f"{', '.join(WEIGHTS)}, tokenizer and scheduler"
+            )
+    _check_unet(folder / "unet" / "config.json")
+    unet = _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+    vae = _load(AutoencoderKL, folder, "vae", torch_dtype=dtype)
+    text_encoder = _load(CLIPTextModel, folder, "text_encoder", dtype=dtype)
+    _check_sizes(folder, unet, vae, text_encoder)
+    sites = find_sites(unet)
+    install(unet, sites)
+    base = Base(
+        unet,
+        vae,
+        text_encoder,
+        CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        _load_schedule(folder / "scheduler"),
+        sites,
+    )
+    return base.to(device)
+
+
+def _check_pipeline(folder: Path) -> None:
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not a model in the diffusers layout (model_index.json is missing); "
+            f"supported are {SUPPORTED}"
+        )
+    name = str(_read_json(path).get("_class_name", ""))
+    if name not in PIPELINES:
+        known = [label for start, label in OTHER_MODELS.items() if name.startswith(start)]
+        model = f"{known[0]} ({name})" if known else f"a {name or 'model without a class name'}"
+        raise UserError(f"{path}: the model is {model}; supported are {SUPPORTED}")
+
+
+def _check_unet(path: Path) -> None:
+    """Refuse UNets whose inputs are more than a latent, a timestep and a text."""
+    config = _read_json(path)
+    expected: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": 4,
+        "out_channels": 4,
+        "addition_embed_type": None,
+        "class_embed_type": None,
+        "num_class_embeds": None,
+    }
+    for field, value in expected.items():
+        if config.get(field, value) != value:
+            hint = " (SDXL)" if config[field] == "text_time" else ""
+            raise UserError(
+                f"{path}: {field} is {config[field]!r}{hint}, not {value!r}; "
+                f"supported are {SUPPORTED}"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read as JSON ({e}); download the model again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; download the model again")
+    return found
+
+
+def _load(network: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
+    """One frozen network, from the file without a variant or else from the float16 one."""
+    stem = WEIGHTS[part]
+    found = [v for v in (None, "fp16") if list((folder / part).glob(_pattern(stem, v)))]
+    if not found:
+        raise UserError(
+            f"{folder / part}: no {stem}.safetensors; weights are read from safetensors only, so "
+            "save the model with safe_serialization=True"
+        )
+    try:
+        loaded, report = network.from_pretrained(
+            folder / part,
+            variant=found[0],
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **dtype,
+        )
+    except (OSError, ValueError, RuntimeError) as e:
+        raise UserError(f"{folder / part}: {_first_line(e)}; download the model again") from None
+    # Older CLIP files store their position ids, which the network makes itself.
+    unexpected = [k for k in report["unexpected_keys"] if not k.endswith("position_ids")]
+    for kind, keys in (("missing", report["missing_keys"]), ("unknown", unexpected)):
+        if keys:
+            raise UserError(
+                f"{folder / part}: key {min(keys)} is {kind} ({len(keys)} {kind} in all); the "
+                f"weights do not belong to config.json; supported are {SUPPORTED}"
+            )
+    return loaded.requires_grad_(False).eval()
+
+
+def _pattern(stem: str, variant: str | None) -> str:
+    """Pattern of a weights file or of the index of its shards."""
+    return f"{stem}{'.' + variant if variant else ''}.safetensors*"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _check_sizes(folder: Path, unet: Any, vae: Any, text_encoder: Any) -> None:
+    """Whether the three networks belong together."""
+    context, text = unet.config.cross_attention_dim, text_encoder.config.hidden_size
+    if context != text:
+        raise UserError(
+            f"{folder}: the UNet's cross_attention_dim is {context}, the text encoder's "
+            f"hidden_size {text}; they must be equal: the parts are of different models"
+        )
+    channels, latent = unet.config.in_channels, vae.config.latent_channels
+    if channels != latent:
+        raise UserError(
+            f"{folder}: the UNet's in_channels is {channels}, the VAE's latent_channels {latent}; "
+            "they must be equal: the parts are of different models"
+        )
+
+
+def _load_schedule(folder: Path) -> Schedule:
+    """The schedule, from the configuration of any of diffusers' schedulers."""
+    config = _read_json(folder / "scheduler_config.json")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"{folder / 'scheduler_config.json'}: prediction_type is {prediction!r}; supported are "
+            "epsilon and v_prediction"
+        )
+    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    scheduler = DDIMScheduler(
+        **{name: config[name] for name in names if name in config},
+        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+        set_alpha_to_one=config.get("set_alpha_to_one", False),
+    )
+    return Schedule(
+        scheduler.alphas_cumprod,
+        float(scheduler.final_alpha_cumprod),
+        config.get("steps_offset", 1),
+        prediction,
+    )
