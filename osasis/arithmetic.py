@@ -64,8 +64,7 @@ def autocast(device: torch.device, arithmetic: Arithmetic) -> torch.autocast:
     outside it, where backward passes and losses are computed: exactly, or rounded to TF32 (10 bits
     instead of 23). PyTorch's default rounds those of convolutions.
     """
-    products = "tf32" if arithmetic == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = products
-    torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = arithmetic == "tf32"
+    torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(arithmetic)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -69,6 +69,14 @@ class Encodings:
     def take(self, index: slice | Tensor) -> Encodings:
         return replace(self, photo=self.photo[index], z=self.z[index], x_t0=self.x_t0[index])
 
+    def own(self) -> Encodings:
+        """A copy that does not keep a larger batch's tensors in memory."""
+        return replace(self, photo=self.photo.clone(), z=self.z.clone(), x_t0=self.x_t0.clone())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.photo, self.z, self.x_t0))
+
 
 @torch.no_grad()
 def encode(

@@ -204,13 +204,15 @@ class TrainSettings(InputModel):
     adapter_rank: Annotated[int, Field(ge=1, le=512)] = Field(
         16, description="rank of the factors of `lora`"
     )
-    adapter_alpha: Annotated[float, Field(gt=0, le=1e4)] | None = Field(
-        None,
-        description="alpha of `lora`: the factors' product is scaled by alpha / rank; null: the "
-        "rank",
+    adapter_alpha: Annotated[float, Field(gt=0, le=1e4)] = Field(
+        320.0,
+        description="alpha of `lora`: the factors' product is scaled by alpha / rank, so that the "
+        "learning rate of full weights suits the factors, too",
     )
     compact_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="store each matrix's difference at this rank; null: store it exactly"
+        None,
+        description="store each matrix's difference at this rank, truncated by SVD; null: store it "
+        "exactly",
     )
     compact_energy: Annotated[float, Field(ge=0.01, le=0.9999)] | None = Field(
         None,
@@ -240,6 +242,9 @@ class TrainSettings(InputModel):
         if self.compact_rank is not None and self.compact_energy is not None:
             message = "compact_rank and compact_energy exclude each other; give one"
             found.append(Problem("compact_energy", self.compact_energy, message))
+        if self.adapter == "lora" and (self.compact_rank or self.compact_energy):
+            message = "compact_rank and compact_energy are for adapter full; set adapter_rank"
+            found.append(Problem("adapter", self.adapter, message))
         return found
 
 
@@ -261,6 +266,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encode_steps": 20,
         "stylize_encode_steps": 20,
         "stylize_decode_steps": 20,
+        "compact_rank": 16,
     },
     "fast": {
         "iterations": 8,
@@ -278,7 +284,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "counterpart_candidates": 8,
         "counterpart_steps": 20,
         "checkpoint_every": 4,
-        "strength": 0.45,
+        "compact_rank": 4,
+        "strength": 0.5,
         "palette": 0.5,
         "stylize_encode_steps": 10,
         "stylize_decode_steps": 10,
@@ -293,4 +300,8 @@ def make_settings(preset: str = "default", **overrides: Any) -> TrainSettings:
         message = f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}"
         problem = Problem("preset", preset, message, f"one of {', '.join(PRESETS)}")
         raise InvalidInputError("settings", [problem])
-    return TrainSettings.parse({**PRESETS[preset], **overrides})
+    values = {**PRESETS[preset], **overrides}
+    if overrides.get("compact_energy") is not None or overrides.get("adapter") == "lora":
+        # Instead of the preset's.
+        values["compact_rank"] = overrides.get("compact_rank")
+    return TrainSettings.parse(values)

@@ -52,9 +52,10 @@ def decode_rows(
 ) -> Tensor:
     """Decode encodings, each with its own recipe; the images in order, (B, 3, H, W) in [-1, 1].
 
-    pass_size: most images of a forward pass; None: 1 on the CPU, more on a GPU. Larger passes hold
+    pass_size: most rows of a forward pass; None: 1 on the CPU, more on a GPU. Larger passes hold
     rows of different low-rank styles. With 1, an image is the same whatever else is decoded; with
-    more it is the same up to rounding. The encodings of a recipe have its plan.
+    more it is the same up to the rounding of another batch size. The encodings of a recipe have its
+    plan.
     """
     size = pass_size or largest_pass(base.device)
     photo = torch.cat([e.photo for e, _ in rows])
@@ -71,8 +72,8 @@ def decode_rows(
             index = [group[k] for k in chunk.tolist()]
             batch = _Pass(photo[index], z_in[index], x_t0[index], [recipes[k] for k in index])
             noise: RowNoise = merged
-            if size > 1 and can_batch(batch.predictors):
-                noise = BatchedNoise(base.diffae.unet, batch.predictors)
+            if size > 1 and recipes[index[0]].low_rank:
+                noise = BatchedNoise(base.diffae.unet, batch.predictors, size)
             report = progress_from(progress, done, total)
             with autocast(base.device, recipes[index[0]].plan.arithmetic):
                 images[index] = batch.denoised(noise, report)
@@ -103,24 +104,25 @@ class RowNoise(Protocol):
         """predictors: of each row."""
 
 
-def can_batch(predictors: Sequence[NoisePredictor]) -> bool:
-    """Whether rows of these predictors are to be computed by one pass with batched factors.
-
-    One predictor is cheaper with merged weights, and full-rank ones can only be merged.
-    """
-    return len({id(p) for p in predictors}) > 1 and all(p.low_rank for p in predictors)
-
-
 class BatchedNoise:
-    """Noise of rows of different low-rank predictors by one forward pass."""
+    """Noise of rows of different low-rank predictors, by forward passes of ``size`` rows.
 
-    def __init__(self, unet: UNet, predictors: Sequence[NoisePredictor]) -> None:
-        self.network = RowAdapters(unet, [p.adapters for p in predictors])
+    A row is computed with its factors whatever its neighbours are, since merged weights round
+    otherwise.
+    """
+
+    def __init__(self, unet: UNet, predictors: Sequence[NoisePredictor], size: int) -> None:
+        adapters = [p.adapters for p in predictors]
+        self.parts = [
+            (slice(k, k + size), RowAdapters(unet, adapters[k : k + size]))
+            for k in range(0, len(adapters), size)
+        ]
 
     def __call__(
         self, x: Tensor, t: Tensor, z: Tensor, predictors: Sequence[NoisePredictor]
     ) -> Tensor:
-        return self.network(x, t, z).float()
+        parts = [network(x[rows], t[rows], z[rows]) for rows, network in self.parts]
+        return torch.cat(parts).float()
 
 
 class MergedNoise:

@@ -205,7 +205,7 @@ def trainable_copy(unet: UNet, settings: TrainSettings) -> UNet:
             module.p = settings.dropout
     if settings.adapter == "lora":
         rank = settings.adapter_rank
-        train_low_rank(copied, rank, (settings.adapter_alpha or rank) / rank)
+        train_low_rank(copied, rank, settings.adapter_alpha / rank)
     return copied
 
 

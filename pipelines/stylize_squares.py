@@ -57,10 +57,12 @@ STYLIZED = pa.schema(
 class StylizeSquares:
     """Encodes each square once and decodes it for each target that its row lacks."""
 
-    def __init__(self, job: JobSpec, device: str) -> None:
+    def __init__(self, job: JobSpec, device: str, pass_size: int | None = None) -> None:
+        """pass_size: of ``decode_rows``."""
         import torch
 
         from osasis.bundles.base import load_base
+        from osasis.encode import largest_pass
         from osasis.text_edit import load_text_edit
 
         if device == "cpu":
@@ -71,6 +73,7 @@ class StylizeSquares:
         self.last_report = 0.0
         self.started: float | None = None
         self.base = load_base(Path(job.base), device)
+        self.pass_size = pass_size or largest_pass(self.base.device)
         self.targets = [t.mix for t in job.targets]
         self.styles: OrderedDict[str, Style] = OrderedDict()
         self.least_styles = max(len(m.styles) for m in self.targets)
@@ -188,9 +191,7 @@ class _Batch:
         Yields the number of outputs that were finished since the last one. A failure is recorded in
         ``failed``.
         """
-        from osasis.encode import largest_pass
-
-        size = largest_pass(self.actor.base.device)
+        size = self.actor.pass_size
         recipes: dict[int, Recipe] = {}
         targets = sorted({t for row in self.rows for t in row["todo"]})
         for target in targets:
@@ -253,6 +254,11 @@ class _Batch:
         try:
             images = self._decode(squares, recipes)
         except Exception as e:
+            by_target = [list(g) for _, g in groupby(squares, key=lambda square: square[0])]
+            if len(by_target) > 1:  # find the target that fails
+                for alone in by_target:
+                    self._stylize_group(alone, recipes)
+                return
             for target, k, _ in squares:
                 self.failed[k, target] = describe_failure(e)
             return
@@ -274,7 +280,7 @@ class _Batch:
             encodings, place = self._encode(recipes[target].plan)
             index = torch.tensor([place[i] for _, _, i in group], device=self.actor.base.device)
             rows.append((encodings.take(index), recipes[target]))
-        return decode_rows(self.actor.base, rows).cpu()
+        return decode_rows(self.actor.base, rows, pass_size=self.actor.pass_size).cpu()
 
     def _encode(self, plan: EncodePlan) -> tuple[Encodings, dict[int, int]]:
         """Encodings of all squares whose targets use this plan, and the row of each square."""

@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 import torch
 
 from osasis.bundles.style import Style
-from osasis.encode import Encodings
 
 V = TypeVar("V")
 
@@ -59,8 +58,8 @@ class StyleCache:
 
     def __init__(self, host_budget: int, device_budget: int, device: torch.device) -> None:
         self.device = device
-        self.host: ByteLru[Style] = ByteLru(host_budget, style_bytes)
-        self.on_device: ByteLru[Style] = ByteLru(device_budget, style_bytes)
+        self.host: ByteLru[Style] = ByteLru(host_budget, lambda style: style.nbytes)
+        self.on_device: ByteLru[Style] = ByteLru(device_budget, lambda style: style.nbytes)
         self.loads = 0
 
     def pin(self, keys: Iterable[str]) -> None:
@@ -74,11 +73,3 @@ class StyleCache:
             copy = style.to(self.device, non_blocking=True)
             self.on_device.put(key, copy)
         return copy
-
-
-def style_bytes(style: Style) -> int:
-    return style.nbytes
-
-
-def encoding_bytes(e: Encodings) -> int:
-    return sum(t.nbytes for t in (e.photo, e.z, e.x_t0))

@@ -31,7 +31,7 @@ from osasis.recipe import Recipe, make_recipe
 from osasis.sampling import FIXED_POINT_ITERATIONS
 from osasis.stylize import decode_rows, rows_that_share_passes
 from osasis.validation import InvalidInputError, Problem
-from serving.caches import ByteLru, StyleCache, encoding_bytes
+from serving.caches import ByteLru, StyleCache
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
 
@@ -145,7 +145,7 @@ class Engine:
         self.pass_size = pass_size or largest_pass(base.device)
         self.styles = StyleCache(styles_host, styles_device, base.device)
         self.loader = StyleLoader(base, self.styles)
-        self.encodings: ByteLru[Encodings] = ByteLru(encodings, encoding_bytes)
+        self.encodings: ByteLru[Encodings] = ByteLru(encodings, lambda e: e.nbytes)
         self.batches = self.images = self.encoded = self.abandoned = 0
         self._busy = False
         self._last_progress = time.monotonic()
@@ -243,18 +243,29 @@ class Engine:
     def _compute(self, items: list[_QueuedTask]) -> None:
         started = time.monotonic()
         encodings = self._encode(items)
-        waiting: list[_QueuedTask] = []
-        recipes: dict[str, Recipe] = {}
+        groups: dict[str, list[_QueuedTask]] = {}
         for item in items:
             if item.task.mix is None:
                 self._finish(item, None, item.encoded_together, started, 0.0)
             elif not item.future.done():
-                try:
-                    if item.decode_key not in recipes:
-                        recipes[item.decode_key] = self._recipe(item, item.task.mix)
-                    waiting.append(item)
-                except Exception as e:  # an error of one mix must not fail the others
-                    item.future.set_exception(e)
+                # Full-rank styles are large: their mixes are resolved one at a time.
+                mixed = self.pass_size > 1 and all(s.low_rank for s in item.styles.values())
+                groups.setdefault("" if mixed else item.decode_key, []).append(item)
+        for group in groups.values():
+            self._stylize(group, encodings, started)
+
+    def _stylize(
+        self, items: list[_QueuedTask], encodings: dict[str, Encodings], started: float
+    ) -> None:
+        """Resolve the tasks' mixes and decode them, by groups that share forward passes."""
+        recipes: dict[str, Recipe] = {}
+        for item in items:
+            try:
+                if item.decode_key not in recipes and item.task.mix is not None:
+                    recipes[item.decode_key] = self._recipe(item, item.task.mix)
+            except Exception as e:  # an error of one mix must not fail the others
+                item.future.set_exception(e)
+        waiting = [item for item in items if not item.future.done()]
         of_items = [recipes[item.decode_key] for item in waiting]
         for rows in rows_that_share_passes(of_items, self.pass_size):
             group = [waiting[i] for i in rows]
@@ -263,6 +274,10 @@ class Engine:
             except _AbandonedError:
                 self.abandoned += len(group)
             except Exception as e:
+                if len({item.decode_key for item in group}) > 1:  # find the mix that fails
+                    for item in group:
+                        self._stylize([item], encodings, started)
+                    continue
                 for item in group:
                     item.future.set_exception(e)
 
@@ -284,6 +299,8 @@ class Engine:
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)
             try:
                 done = encode(self.base, photos, plan, progress=self._progress(None))
+                if self.base.device.type == "cuda":  # for the time
+                    torch.cuda.synchronize(self.base.device)
             except Exception as e:
                 for item in members:
                     item.future.set_exception(e)
@@ -293,7 +310,7 @@ class Engine:
                 item.encode_seconds = elapsed
                 item.encoded_together = min(len(new), self.pass_size)
             for i, key in enumerate(new):
-                found[key] = _clone(done.take(slice(i, i + 1)))
+                found[key] = done.take(slice(i, i + 1)).own()
                 self.encodings.put(key, found[key])
             self.encoded += len(new)
         return found
@@ -325,11 +342,11 @@ class Engine:
             pass_size=self.pass_size,
             progress=self._progress(group),
         )
+        finite = images.isfinite().flatten(1).all(dim=1).tolist()
+        pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         elapsed = time.monotonic() - start
         self.batches += -(-len(group) // self.pass_size)
         self.images += len(group)
-        finite = images.isfinite().flatten(1).all(dim=1).tolist()
-        pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         together = min(len(group), self.pass_size)
         for item, image, is_finite in zip(group, pixels, finite, strict=True):
             if is_finite:
@@ -381,8 +398,3 @@ def abandon(future: Future[Result]) -> None:
     """Cancel a task. A running group stops at its next step once all its tasks are abandoned."""
     if not future.cancel():
         future.abandoned = True  # type: ignore[attr-defined]
-
-
-def _clone(e: Encodings) -> Encodings:
-    """A copy that does not keep the whole batch's tensors in memory."""
-    return Encodings(e.photo.clone(), e.z.clone(), e.x_t0.clone(), e.plan)

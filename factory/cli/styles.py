@@ -174,7 +174,7 @@ def compact(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a low-rank version of a full-rank style, as candidate.
+    """Register a low-rank version of a full-rank style, as candidate in place of any other.
 
     The error is the share of the weights' change that is lost (squared norm).
     """

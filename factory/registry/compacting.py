@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def compact_style(home: Home, reference: str, rank: int) -> tuple[StyleVersion, 
     if style.low_rank:
         raise UserError(f"{version.reference} is of low rank already; choose another version")
     small: Style = style.compact(rank=rank)
+    if not small.low_rank:
+        raise UserError(f"--rank {rank}: factors of this rank are larger than the weights of "
+                        f"{version.reference}; choose a lower rank")  # fmt: skip
+    small = replace(small, settings=style.settings.replace(compact_rank=rank))
+    fingerprint = sha256_text(f"{version.fingerprint}/{version.reference}/rank {rank}")[:16]
+    small.info["fingerprint"] = fingerprint
     images = [load_square(folder / f"{n}.png", base.config.image_size)
               for n in ("style", "counterpart")]  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
@@ -40,9 +47,9 @@ def compact_style(home: Home, reference: str, rank: int) -> tuple[StyleVersion, 
         made = registry.register(
             version.style,
             Path(place),
-            fingerprint=sha256_text(f"{version.fingerprint}/{version.reference}/rank {rank}")[:16],
+            fingerprint=fingerprint,
             base=version.base,
-            params={**style.settings.to_dict(), "compact_rank": rank},
+            params=small.settings.to_dict(),
             history=read_training(folder).get("history", []),
             metrics={},
             tags={**version.tags, "compact_of": version.reference},

@@ -12,6 +12,7 @@ FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
 # Settings that did not exist, with the values that training took: not hashed, so that fingerprints
 # in older homes stay valid.
 ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0, "palette": 0.0}
+ADAPTER = ("adapter", "adapter_rank", "adapter_alpha")
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
 
@@ -40,6 +41,8 @@ def fingerprint(
         relevant["losses"] = "float32"
     if not (relevant.get("keep_best") or relevant.get("early_stop_patience")):
         relevant = {k: v for k, v in relevant.items() if k not in EARLY_STOPPING}
+    if relevant.get("adapter") == "full":
+        relevant = {k: v for k, v in relevant.items() if k not in ADAPTER}
     identity = [base, relevant, __version__] + ([contents] if contents else [])
     digest.update(json.dumps(identity, sort_keys=True).encode())
     return digest.hexdigest()[:16]

@@ -94,8 +94,9 @@ class Style:
         """A copy whose matrices' differences are low-rank factors, truncated by SVD.
 
         rank: rank of every matrix; None chooses the lowest that keeps the fraction ``energy`` of a
-        matrix's squared norm. Vectors, and matrices that are smaller than their factors, stay
-        exact. ``info["compact"]["error"]`` is the share of the squared norm that is lost.
+        matrix's squared norm. Vectors, and matrices that are smaller than their factors, are
+        not truncated; all weights become float16. ``info["compact"]["error"]`` is the share of the
+        squared norm that is lost.
         """
         delta = {
             k: c if isinstance(c, LowRank) else truncated(c, rank, energy)

@@ -79,9 +79,15 @@ def truncated(value: Tensor, rank: int | None, energy: float = 1.0) -> Change:
     rank = min(rank, len(s))
     if rank * (u.shape[0] + vh.shape[1]) >= value.numel():
         return value
-    # Equal shares of the singular values, so that neither factor leaves the range of float16.
     root = s[:rank].sqrt()
     return LowRank(u[:, :rank] * root, (root[:, None] * vh[:rank]).view(rank, *value.shape[1:]))
+
+
+def balanced(up: Tensor, down: Tensor) -> LowRank:
+    """The factors with equal norms, so that neither leaves the range of float16."""
+    up_norm, down_norm = float(up.norm()), float(down.norm())
+    ratio = (down_norm / up_norm) ** 0.5 if up_norm > 0 and down_norm > 0 else 1.0
+    return LowRank(ratio * up, down / ratio)
 
 
 def merged_weights(network: nn.Module, adapters: WeightedAdapters) -> dict[str, Tensor]:
@@ -144,8 +150,8 @@ def trained_adapter(network: nn.Module, before: nn.Module) -> dict[str, Change]:
         layer = network.get_submodule(path)
         if parametrize.is_parametrized(layer, name):
             factors: Any = layer.parametrizations[name][0]  # type: ignore[index]
-            down = factors.down.detach().clone().view(-1, *own.shape[1:])
-            changes[key] = LowRank(factors.scale * factors.up.detach(), down)
+            up, down = factors.scale * factors.up.detach(), factors.down.detach()
+            changes[key] = balanced(up, down.view(-1, *own.shape[1:]))
         else:
             changes[key] = network.get_parameter(key).detach() - own
     return changes

@@ -22,11 +22,12 @@ def test_forward_passes_compute_in_the_given_arithmetic(arithmetic: Arithmetic) 
 
 
 def test_float32_products_are_exact_unless_tf32_is_asked_for() -> None:
-    for arithmetic, products in (("tf32", "tf32"), ("bfloat16", "ieee"), ("float32", "ieee")):
+    arithmetics: tuple[Arithmetic, ...] = ("tf32", "bfloat16", "float32")
+    for arithmetic in arithmetics:
         with autocast(CPU, arithmetic):
             pass
-        assert torch.backends.cuda.matmul.fp32_precision == products
-        assert torch.backends.cudnn.conv.fp32_precision == products
+        assert torch.backends.cuda.matmul.allow_tf32 is (arithmetic == "tf32")
+        assert torch.backends.cudnn.allow_tf32 is (arithmetic == "tf32")
     # A CPU has no TF32: what is recorded is what was computed.
     assert resolve("tf32", CPU) == "float32"
 

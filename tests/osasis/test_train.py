@@ -172,7 +172,7 @@ def test_the_trained_style(tiny_base: Base, tiny_trainer: Trainers) -> None:
 
 
 def test_low_rank_training_holds_factors_only(tiny_base: Base, tiny_trainer: Trainers) -> None:
-    trainer = run(tiny_trainer(adapter="lora", adapter_rank=2, lr_unet=2e-3), 2)
+    trainer = run(tiny_trainer(adapter="lora", adapter_rank=2), 2)
     matrices = {k for k, p in tiny_base.diffae.unet.named_parameters() if p.dim() > 1}
     held = {k.removeprefix("unet.") for k in trainer.state_tensors()}
     assert not matrices & held and not any("original" in k for k in held)

@@ -43,14 +43,16 @@ def run(home: Path, tmp_path: Path) -> Run:
 
     def go(source: Path, **options: Any) -> tuple[JobFolder, Path]:
         timeout, mask = options.pop("timeout", None), options.pop("mask", None)
+        pass_size = options.pop("pass_size", None)
         styles = {}
         for name in ("good", "bad"):
             style = write_style(tmp_path / name, tiny, name)
+            if pass_size:  # only low-rank styles share passes
+                style = style.compact(rank=2)
             if name == "bad":
-                key = next(iter(style.delta))
-                style.delta[key] = torch.full_like(style.delta[key], float("nan"))
-                empty = torch.zeros(3, SIZE, SIZE)
-                save_style(tmp_path / "bad", style, empty, empty)
+                style.delta["out.2.bias"] = torch.full((3,), float("nan"))
+            empty = torch.zeros(3, SIZE, SIZE)
+            save_style(tmp_path / name, style, empty, empty)
             styles[name] = StyleSpec(
                 reference=f"{name}:1", fingerprint=name, folder=str(tmp_path / name)
             )
@@ -81,7 +83,7 @@ def run(home: Path, tmp_path: Path) -> Run:
             masks=read_masks({"m": mask}, targets, chosen.fit, SIZE) if mask else {},
             input=corpus.folder,
         )
-        actor = StylizeSquares(job, "cpu")
+        actor = StylizeSquares(job, "cpu", pass_size)
         rows = [{"index": i, "todo": [0, 1]} for i in range(manifest.num_rows)]
         for squares in read_squares(pa.Table.from_pylist(rows, schema=READ_TASK), job):
             write_outputs(actor(squares), job)
@@ -91,14 +93,31 @@ def run(home: Path, tmp_path: Path) -> Run:
     return go
 
 
-def test_a_style_that_yields_nan_fails_only_its_own_outputs(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pass_size", [None, 16])
+def test_a_style_that_yields_nan_fails_only_its_own_outputs(
+    run: Run, tmp_path: Path, pass_size: int | None
+) -> None:
+    """Also where the styles share forward passes, as on a GPU."""
     (tmp_path / "in").mkdir()
-    picture(1).save(tmp_path / "in" / "photo.png")
-    folder, output = run(tmp_path / "in")
-    assert set(written(output)) == {"good/photo.png"}
-    (failure,) = folder.failures.values()
-    assert (failure.stage, failure.target) == ("model", 1)
-    assert failure.reason == "ValueError: the image tensor contains NaN"
+    for i in range(3):
+        picture(i).save(tmp_path / "in" / f"{i}.png")
+    folder, output = run(tmp_path / "in", pass_size=pass_size)
+    assert set(written(output)) == {f"good/{i}.png" for i in range(3)}
+    assert [(f.stage, f.target) for f in folder.failures.values()] == [("model", 1)] * 3
+    assert {f.reason for f in folder.failures.values()} == {
+        "ValueError: the image tensor contains NaN"
+    }
+
+
+def test_styles_that_share_passes_give_the_same_images(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "in" / f"{i}.png")
+    _, alone = run(tmp_path / "in", pass_size=1, output="alone")
+    _, shared = run(tmp_path / "in", pass_size=16, output="shared")
+    for i in range(3):
+        a, b = (np.asarray(Image.open(o / "good" / f"{i}.png"), np.int16) for o in (alone, shared))
+        assert np.abs(a - b).max() <= 1
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])

@@ -15,7 +15,7 @@ from osasis.bundles.style import Style, load_style, save_style
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.validation import InvalidInputError
-from serving.caches import ByteLru, StyleCache, style_bytes
+from serving.caches import ByteLru, StyleCache
 from serving.config import Limits
 from serving.engine import Engine, ImageTask, abandon
 from serving.request_images import square_photo
@@ -207,7 +207,7 @@ def test_500_styles_in_bounded_memory(
 ) -> None:
     style = load_style(folders["a"], base)
     monkeypatch.setattr("serving.style_loader.load_style", lambda *_: style)
-    cache = StyleCache(10 * style_bytes(style), 0, torch.device("cpu"))
+    cache = StyleCache(10 * style.nbytes, 0, torch.device("cpu"))
     loader = StyleLoader(base, cache)
     for i in range(500):
         assert loader.submit(make_version(f"s{i}", folders["a"])).result(60) is style
