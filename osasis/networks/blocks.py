@@ -29,7 +29,7 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm with min(32, channels) groups, computed in float32 for every input type."""
+    """Group norm with min(32, channels) groups, accumulated in float32 for every input type."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(min(32, channels), channels)
@@ -38,6 +38,11 @@ class GroupNorm32(nn.GroupNorm):
         if x.dtype == torch.float32:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cuda":
+                # A float32 copy of x would be kept for the backward pass. The CPU's kernel for half
+                # precision is the slower one there: its backward pass with channels last.
+                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                return F.group_norm(x, self.num_groups, weight, bias, self.eps)
             return super().forward(x.float()).to(x.dtype)
 
 
