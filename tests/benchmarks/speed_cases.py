@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from osasis.arithmetic import Arithmetic, autocast
-from osasis.bundles.base import Base, load_base, shipped_bases
+from osasis.bundles.base import Base, frozen, load_base, shipped_bases
 from osasis.bundles.style import Style
 from osasis.contents import ContentBank, Contents, SampledContents
 from osasis.devices import required_device
-from osasis.guides.guide import open_clip_guide
+from osasis.guides.guide import OpenClipGuide, open_clip_guide
 from osasis.guides.perceptual import PerceptualNet
 from osasis.mix import Mix
 from osasis.networks.diffae import DiffAE
@@ -200,23 +201,31 @@ def counted_memory(context: Context) -> float:
     for batch in (1, 2):
         trainer = context.trainer(settings, batch)
         assert trainer.denoising_steps == 1
-        storages: dict[int, int] = {}
+        networks = [trainer.networks, context.base.diffae, context.base.perceptual.model]
+        networks += [g for g in context.base.guide.modules() if isinstance(g, OpenClipGuide)]
+        known = {StorageWeakRef(p.untyped_storage()) for n in networks for p in n.parameters()}
+        total = 0
 
-        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+        def pack(tensor: Tensor, known: set[StorageWeakRef] = known) -> tuple[Any, ...]:
+            nonlocal total
             storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            if (seen := StorageWeakRef(storage)) not in known:
+                known.add(seen)
+                total += storage.nbytes()
+            return tensor.shape, tensor.dtype, tensor.device
 
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
+        def unpack(packed: tuple[Any, ...]) -> Tensor:
+            return torch.zeros(packed[0], dtype=packed[1], device=packed[2])
+
+        # Nothing is saved in fact, so that a small machine can count a large network. The
+        # gradients are wrong.
+        with saved_tensors_hooks(pack, unpack):
             trainer.step()
-        networks = (trainer.networks, context.base.diffae, context.base.perceptual)
-        for network in (*networks, getattr(context.base.guide, "model", trainer.spn)):
-            for parameter in network.parameters():
-                storages.pop(parameter.untyped_storage().data_ptr(), None)
-        saved.append(sum(storages.values()))
-    own = sum(p.nbytes for p in trainer.networks.parameters())
-    frozen = sum(p.nbytes for n in networks[1:] for p in n.parameters())
-    return 4 * own + frozen + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
+        saved.append(total)
+    sizes = [sum(p.nbytes for p in n.parameters()) for n in networks]
+    return (
+        4 * sizes[0] + sum(sizes[1:]) + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
+    )
 
 
 def random_base(size: str) -> Base:
@@ -231,10 +240,10 @@ def random_base(size: str) -> Base:
     diffae.load_state_dict(random_state(diffae, seed=7, gain=0.5))
     with tempfile.TemporaryDirectory() as folder:
         file = make_perceptual_file(Path(folder) / "vgg.safetensors", "vgg")
-        perceptual = PerceptualNet("vgg", file).requires_grad_(False).eval()
+        perceptual = frozen(PerceptualNet("vgg", file))
     guide = open_clip_guide("ViT-B-32", None)
     z = torch.zeros(config.z_channels)
-    return Base(config, diffae.requires_grad_(False).eval(), z, z + 1, guide, perceptual)
+    return Base(config, frozen(diffae), z, z + 1, guide, perceptual)
 
 
 def random_styles(base: Base, count: int) -> list[Style]:
