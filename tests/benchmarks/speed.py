@@ -3,8 +3,8 @@
     python -m tests.benchmarks.speed --size portraits64 --cases train,decode-1,decode-16
 
 Each case runs in a process of its own, whose peak memory it reports: of the whole process on a CPU,
-of PyTorch's allocations on a GPU. The time is the shortest of ``--repeat`` calls; on one CPU thread,
-of processor time. The share of peak compares with a large square product in the same arithmetic,
+of PyTorch's allocations on a GPU. The time is the shortest of ``--repeat`` calls; on one CPU thread
+it is processor time. The share of peak compares with a large square product in the same arithmetic,
 measured in the same process. Prints a Markdown table; ``--json`` writes a file. Cases:
 
 train            an iteration of preset `reference` with sampled contents, as published
