@@ -9,10 +9,10 @@ import torch
 from factory.core.bases import check_name
 from factory.core.home import Home
 from osasis.bundles.base import load_base
+from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
-from osasis.stylize import EncodePlan, encode
 from osasis.text_edit import EditOptions, TextEdit, optimise_text_edit, save_text_edit
 
 MAX_PHOTOS = 8

@@ -59,6 +59,11 @@ def load_adam_tensors(
         for slot in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"optim.{name}:{slot}")
             if value is not None:
-                # Adam keeps its step counter on the CPU and its moments in the parameter's layout.
-                own = value.clone() if slot == "step" else torch.empty_like(p).copy_(value)
+                # Adam keeps its moments in the parameter's layout, and its step counter on the
+                # CPU, or if fused on the parameter's device.
+                if slot != "step":
+                    own = torch.empty_like(p).copy_(value)
+                else:
+                    fused = adam.defaults.get("fused")
+                    own = value.to(p.device if fused else value.device, copy=True)
                 adam.state[p][slot] = own

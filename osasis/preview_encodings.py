@@ -16,11 +16,11 @@ from torch import Tensor
 
 from osasis.bundles.base import Base, load_base
 from osasis.contents import HELD_OUT
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.stylize import EncodePlan, Encodings, encode, encode_plan
 
 FILE = "previews.safetensors"
 PARTS = ("photo", "z", "x_t0")

@@ -196,6 +196,19 @@ class TrainSettings(InputModel):
     stylize_decode_steps: Steps = Field(
         50, description="denoising steps of a full schedule, for stylization"
     )
+    adapter: Literal["full", "lora"] = Field(
+        "full",
+        description="what is trained of epsilon_B: `full`, all weights, as published; `lora`, "
+        "low-rank factors of each matrix's difference from epsilon_A, biases and norms",
+    )
+    adapter_rank: Annotated[int, Field(ge=1, le=512)] = Field(
+        16, description="rank of the factors of `lora`"
+    )
+    adapter_alpha: Annotated[float, Field(gt=0, le=1e4)] | None = Field(
+        None,
+        description="alpha of `lora`: the factors' product is scaled by alpha / rank; null: the "
+        "rank",
+    )
     compact_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="store each matrix's difference at this rank; null: store it exactly"
     )

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from osasis.bundles.base import Base
 from osasis.diffusion import predict_x0
+from osasis.encode import Encodings
 from osasis.errors import DivergedError, UserError
 from osasis.guides.guide import text_guide
 from osasis.losses import directional_loss
 from osasis.sampling import SOLVERS, Walk, denoising_walk
 from osasis.seeds import derived_generator
 from osasis.storage import save_tensors, write_json
-from osasis.stylize import Encodings
 
 
 @dataclass(frozen=True)

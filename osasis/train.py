@@ -16,6 +16,7 @@ from osasis.contents import Contents, ContentSource, invert_photos
 from osasis.diffusion import Schedule, predict_x0
 from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
+from osasis.networks.adapters import train_low_rank, trained_adapter
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.palette import Palette
@@ -51,14 +52,19 @@ class StyleTrainer:
         self.history: list[dict[str, float]] = []
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
-        self.unet = trainable_copy(base.diffae.unet, settings.dropout)
+            self.unet = trainable_copy(base.diffae.unet, settings)
         self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
+        # One kernel for all parameters.
+        fused = base.device.type == "cuda"
         self.optimisers = {
             "unet": torch.optim.Adam(
-                self.unet.parameters(), settings.lr_unet, betas=(0.9, settings.adam_beta2)
+                [p for p in self.unet.parameters() if p.requires_grad],
+                settings.lr_unet,
+                betas=(0.9, settings.adam_beta2),
+                fused=fused,
             ),
-            "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn),
+            "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn, fused=fused),
         }
         walk = denoising_walk(settings.spacing, settings.decode_steps, settings.t0)
         self.schedule, self.denoising_steps = walk.schedule, walk.count
@@ -144,23 +150,28 @@ class StyleTrainer:
 
     def style(self, style_id: str) -> Style:
         """The current state of the training as a style."""
-        own = dict(self.base.diffae.unet.named_parameters())
-        delta = {k: p.detach() - own[k] for k, p in self.unet.named_parameters()}
+        delta = trained_adapter(self.unet, self.base.diffae.unet)
         spn = {k: v.detach().clone() for k, v in self.spn.state_dict().items()}
         with torch.no_grad():
             z_style = self.base.encode_z(self.style_image)
             z_counterpart = self.base.encode_z(self.counterpart)
         info = {"base": self.base.fingerprint, "arithmetic": self.arithmetic}
         palette = Palette.of(self.style_image[0])
-        return Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info, palette)
+        style = Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info, palette)
+        return style.half() if style.low_rank else style
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the weights of epsilon_B and the SPN, without the optimisers' state."""
-        return {key: p.detach().clone() for key, p in self.networks.named_parameters()}
+        """Copies of the trained weights of epsilon_B and the SPN, without the optimisers' state."""
+        return {key: p.detach().clone() for key, p in self._trained()}
 
+    @torch.no_grad()
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights that ``weights`` returned."""
-        self.networks.load_state_dict({k: weights[k] for k, _ in self.networks.named_parameters()})
+        for key, p in self._trained():
+            p.copy_(weights[key])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(key, p) for key, p in self.networks.named_parameters() if p.requires_grad]
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Copies of the weights and the optimisers' state, as flat names for safetensors."""
@@ -186,12 +197,15 @@ class StyleTrainer:
             load_adam_tensors(self.optimisers[name], network.named_parameters(name), tensors)
 
 
-def trainable_copy(unet: UNet, dropout: float) -> UNet:
-    """A copy of epsilon_A with gradients and dropout: epsilon_B before training."""
+def trainable_copy(unet: UNet, settings: TrainSettings) -> UNet:
+    """A copy of epsilon_A with gradients, dropout and adapter: epsilon_B before training."""
     copied = copy.deepcopy(unet).requires_grad_(True).train()
     for module in copied.modules():
         if isinstance(module, nn.Dropout):
-            module.p = dropout
+            module.p = settings.dropout
+    if settings.adapter == "lora":
+        rank = settings.adapter_rank
+        train_low_rank(copied, rank, (settings.adapter_alpha or rank) / rank)
     return copied
 
 

@@ -6,6 +6,8 @@ import io
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from osasis.bundles.style import Style
-    from osasis.stylize import EncodePlan, Encodings
+    from osasis.encode import EncodePlan, Encodings
+    from osasis.recipe import Recipe
 
-# Size of an actor's LRU cache of styles.
-MAX_LOADED_STYLES = 16
+# Size of an actor's LRU cache of styles: hundreds of low-rank styles, or three full-rank ones of a
+# 256 px base.
+MAX_STYLE_BYTES = 2_000_000_000
 # Least time between two progress reports of an actor.
 REPORT_SECONDS = 1.0
 
@@ -69,8 +73,7 @@ class StylizeSquares:
         self.base = load_base(Path(job.base), device)
         self.targets = [t.mix for t in job.targets]
         self.styles: OrderedDict[str, Style] = OrderedDict()
-        widest_blend = max(len(m.styles) for m in self.targets)
-        self.max_styles = max(MAX_LOADED_STYLES, widest_blend)
+        self.least_styles = max(len(m.styles) for m in self.targets)
         self.text_edits = {}
         for name in {m.text_edit for m in self.targets} - {None}:
             edit = load_text_edit(Path(job.text_edits) / str(name), self.base.fingerprint)
@@ -84,9 +87,8 @@ class StylizeSquares:
         results = _Batch(self, rows)
         started = time.perf_counter()
         self.started = self.started or time.time()
-        for target in sorted({t for row in rows for t in row["todo"]}):
-            results.decode(target)
-            self._report_progress(sum(target in row["todo"] for row in rows))
+        for outputs in results.stylize():
+            self._report_progress(outputs)
         first = {
             "busy": time.perf_counter() - started,
             "ended": time.time(),
@@ -109,7 +111,7 @@ class StylizeSquares:
         return pa.Table.from_pylist(out, schema=STYLIZED)
 
     def _report_progress(self, outputs: int) -> None:
-        """Publish the computed outputs; called per target, as a batch may take minutes."""
+        """Publish the computed outputs; called per group, as a batch may take minutes."""
         self.computed += outputs
         now = time.time()
         if now - self.last_report >= REPORT_SECONDS:
@@ -124,14 +126,21 @@ class StylizeSquares:
         if name not in self.styles:
             folder = Path(self.job.styles[name].folder)
             self.styles[name] = load_style(folder, self.base).to(self.device)
-            if len(self.styles) > self.max_styles:
-                self.styles.popitem(last=False)
+            self._limit_styles()
         self.styles.move_to_end(name)
         return self.styles[name]
 
+    def _limit_styles(self) -> None:
+        """Drop the styles that were not used for the longest time, beyond the limit."""
+        while (
+            len(self.styles) > self.least_styles
+            and sum(s.nbytes for s in self.styles.values()) > MAX_STYLE_BYTES
+        ):
+            self.styles.popitem(last=False)
+
     def plan(self, target: int) -> EncodePlan:
         """How squares are encoded for a target."""
-        from osasis.stylize import encode_plan
+        from osasis.encode import encode_plan
 
         mix, device = self.targets[target], self.base.device
         settings = self.style(mix.styles[0].style).settings
@@ -173,24 +182,81 @@ class _Batch:
         self.failed: dict[tuple[int, int], str] = {}
         self.images = self.passes = 0
 
-    def decode(self, target: int) -> None:
-        """Stylize every row that lacks this target; a failure is recorded in ``failed``."""
+    def stylize(self) -> Iterator[int]:
+        """Stylize what the rows lack, by groups that share forward passes.
+
+        Yields the number of outputs that were finished since the last one. A failure is recorded in
+        ``failed``.
+        """
+        from osasis.encode import largest_pass
+
+        size = largest_pass(self.actor.base.device)
+        recipes: dict[int, Recipe] = {}
+        targets = sorted({t for row in self.rows for t in row["todo"]})
+        for target in targets:
+            if (recipe := self._recipe(target)) is not None:
+                recipes[target] = recipe
+            # Full-rank styles are large: one at a time.
+            if target == targets[-1] or len(recipes) == size or not (recipe and recipe.low_rank):
+                yield from self._stylize_targets(recipes, size)
+                recipes = {}
+
+    def _stylize_targets(self, recipes: dict[int, Recipe], size: int) -> Iterator[int]:
+        from osasis.stylize import rows_that_share_passes
+
+        squares = [
+            (target, k, i)
+            for target in recipes
+            for k in self._lacking(target)
+            for i in self.spans[k]
+        ]
+        outputs = sum(len(self._lacking(target)) for target in recipes)
+        # Photos without a face have no squares, and are kept unchanged.
+        yield outputs - len({(target, k) for target, k, _ in squares})
+        for group in rows_that_share_passes([recipes[t] for t, _, _ in squares], size):
+            chosen = [squares[g] for g in group]
+            self._stylize_group(chosen, recipes)
+            self.images += len(chosen)
+            self.passes += -(-len(chosen) // size)
+            yield len({(target, k) for target, k, _ in chosen})
+
+    def _lacking(self, target: int) -> list[int]:
+        """The rows that lack a target."""
+        return [k for k, row in enumerate(self.rows) if target in row["todo"]]
+
+    def _recipe(self, target: int) -> Recipe | None:
+        """The recipe of a target; None where it fails, which must not fail the other targets."""
+        from osasis.recipe import make_recipe
+
+        actor = self.actor
+        for k in self._lacking(target):
+            self.stylized[k, target] = [None] * len(self.spans[k])
+        try:
+            mix = actor.targets[target]
+            styles = {s.style: actor.style(s.style) for s in mix.styles}
+            return make_recipe(
+                actor.base, mix, styles, actor.plan(target), masks=actor.masks,
+                text_edits=actor.text_edits,
+            )  # fmt: skip
+        except Exception as e:
+            for k in self._lacking(target):
+                self.failed[k, target] = describe_failure(e)
+            return None
+
+    def _stylize_group(
+        self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]
+    ) -> None:
+        """Decode and store squares of one group, as (target, row, square)."""
         from osasis.images.decoding import png_bytes
         from osasis.images.tensors import tensor_to_image
 
-        lacking = [k for k, row in enumerate(self.rows) if target in row["todo"]]
-        for k in lacking:
-            self.stylized[k, target] = [None] * len(self.spans[k])
-        squares = [(k, i) for k in lacking for i in self.spans[k]]
-        if not squares:  # only photos without a face, which are kept unchanged
-            return
         try:
-            images = self._decode(target, [i for _, i in squares])
-        except Exception as e:  # a failing style must not fail the batch's other styles
-            for k in lacking:
+            images = self._decode(squares, recipes)
+        except Exception as e:
+            for target, k, _ in squares:
                 self.failed[k, target] = describe_failure(e)
             return
-        for (k, i), image in zip(squares, images, strict=True):
+        for (target, k, i), image in zip(squares, images, strict=True):
             try:
                 png = png_bytes(tensor_to_image(image))
             except ValueError as e:  # the image holds NaN
@@ -198,31 +264,21 @@ class _Batch:
             else:
                 self.stylized[k, target][i - self.spans[k].start] = png
 
-    def _decode(self, target: int, squares: list[int]) -> Tensor:
+    def _decode(self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]) -> Tensor:
         import torch
 
-        from osasis.stylize import chunk_size, decode
+        from osasis.stylize import decode_rows
 
-        actor, mix = self.actor, self.actor.targets[target]
-        styles = {s.style: actor.style(s.style) for s in mix.styles}
-        encodings, rows = self._encode(actor.plan(target))
-        device = actor.base.device
-        index = torch.tensor([rows[i] for i in squares], device=device)
-        images = decode(
-            actor.base,
-            encodings.take(index),
-            mix,
-            styles,
-            masks=actor.masks,
-            text_edits=actor.text_edits,
-        )
-        self.images += len(squares)
-        self.passes += -(-len(squares) // chunk_size(device))
-        return images.cpu()
+        rows = []
+        for target, group in groupby(squares, key=lambda square: square[0]):
+            encodings, place = self._encode(recipes[target].plan)
+            index = torch.tensor([place[i] for _, _, i in group], device=self.actor.base.device)
+            rows.append((encodings.take(index), recipes[target]))
+        return decode_rows(self.actor.base, rows).cpu()
 
     def _encode(self, plan: EncodePlan) -> tuple[Encodings, dict[int, int]]:
         """Encodings of all squares whose targets use this plan, and the row of each square."""
-        from osasis.stylize import encode
+        from osasis.encode import encode
 
         if plan not in self.encodings:
             squares = [

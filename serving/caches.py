@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from osasis.bundles.style import Style
-from osasis.stylize import Encodings
+from osasis.encode import Encodings
 
 V = TypeVar("V")
 
 
 class ByteLru(Generic[V]):
-    """Thread-safe LRU cache with a byte budget. Pinned keys are never evicted.
+    """Thread-safe LRU cache with a byte budget. Pinned keys are evicted last.
 
     A value larger than the budget is evicted at once. size: bytes of a value.
     """
@@ -45,7 +44,7 @@ class ByteLru(Generic[V]):
                 self.bytes -= self._size(old)
             self._values[key] = value
             self.bytes += self._size(value)
-            for other in [k for k in self._values if k not in self.pinned]:
+            for other in sorted(self._values, key=lambda k: k in self.pinned):
                 if self.bytes <= self.budget:
                     break
                 self.bytes -= self._size(self._values.pop(other))
@@ -72,18 +71,14 @@ class StyleCache:
         if self.device.type == "cpu":
             return style
         if (copy := self.on_device.get(key)) is None:
-            copy = style.to(self.device)
+            copy = style.to(self.device, non_blocking=True)
             self.on_device.put(key, copy)
         return copy
 
 
 def style_bytes(style: Style) -> int:
-    return _bytes([*style.delta.values(), *style.spn.values(), style.z_style])
+    return style.nbytes
 
 
 def encoding_bytes(e: Encodings) -> int:
-    return _bytes((e.photo, e.z, e.x_t0))
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in (e.photo, e.z, e.x_t0))

@@ -80,7 +80,7 @@ class ServeConfig(InputModel):
     encodings: Budget = Field(256 * MB, description="bytes of encodings that an engine keeps")
     photos: Budget = Field(64 * MB, description="bytes of stored photos")
     pinned: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="styles that stay loaded"
+        (), description="styles that stay loaded, as far as the caches hold them"
     )
     prewarm: Annotated[int, Field(ge=0, le=10_000)] = Field(
         2, description="further styles that are loaded at startup"

@@ -1,8 +1,8 @@
 """The engine: one thread that encodes and decodes photos in batches. Independent of Ray.
 
-Requests of different styles share a batch. Photos without a cached encoding are encoded together;
-photos with equal mixes are decoded together, since a decode uses one set of weights. A result does
-not depend on the batch that computed it.
+Requests of different styles share a batch. Photos without a cached encoding are encoded together.
+On a GPU, photos with different mixes of low-rank styles are decoded together; on the CPU a forward
+pass takes one image, so that a result does not depend on the batch that computed it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.choices import Alpha
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pass
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
+from osasis.recipe import Recipe, make_recipe
+from osasis.stylize import decode_rows, rows_that_share_passes
 from serving.caches import ByteLru, StyleCache, encoding_bytes
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
 
 PREPARE_THREADS = 4
+NOT_FINITE = "the image has values that are not finite; the style may have diverged"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Result:
     """A finished task.
 
     pixels: uint8 (H, W, 3); None if the photo was only encoded. cached: whether the encoding came
-    from the cache. batch: tasks in the batch.
+    from the cache. batch: images that were decoded together, or encoded if it was only encoded.
     """
 
     pixels: np.ndarray | None
@@ -93,6 +96,7 @@ class _QueuedTask:
     queued: float
     cached: bool = False
     encode_seconds: float = 0.0
+    encoded_together: int = 1
 
     @property
     def encoding_key(self) -> str:
@@ -115,8 +119,8 @@ class Engine:
     """Runs tasks on one base in batches. ``submit`` is thread-safe; one worker thread computes.
 
     batch: most tasks per batch. batch_wait: seconds that the first task of a batch waits for
-    others. styles_host, styles_device, encodings: bytes of the caches. stall: seconds without
-    progress after which ``problem`` reports the engine.
+    others. pass_size: of ``decode_rows``. styles_host, styles_device, encodings: bytes of the
+    caches. stall: seconds without progress after which ``problem`` reports the engine.
     """
 
     def __init__(
@@ -125,12 +129,14 @@ class Engine:
         *,
         batch: int = 8,
         batch_wait: float = 0.01,
+        pass_size: int | None = None,
         styles_host: int = 2_000_000_000,
         styles_device: int = 1_000_000_000,
         encodings: int = 256_000_000,
         stall: float = 120.0,
     ) -> None:
         self.base, self.batch, self.batch_wait, self.stall = base, batch, batch_wait, stall
+        self.pass_size = pass_size or largest_pass(base.device)
         self.styles = StyleCache(styles_host, styles_device, base.device)
         self.loader = StyleLoader(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, encoding_bytes)
@@ -200,8 +206,6 @@ class Engine:
                     if not item.future.done():
                         item.future.set_exception(e)
             self._busy = False
-            self.batches += 1
-            self.images += len(items)
 
     def _collect(self) -> list[_QueuedTask]:
         """Wait for the first task, then up to ``batch_wait`` for a batch of ``batch`` tasks."""
@@ -216,18 +220,26 @@ class Engine:
     def _compute(self, items: list[_QueuedTask]) -> None:
         started = time.monotonic()
         encodings = self._encode(items)
-        groups: dict[str, list[_QueuedTask]] = {}
+        waiting: list[_QueuedTask] = []
+        recipes: dict[str, Recipe] = {}
         for item in items:
             if item.task.mix is None:
-                self._finish(item, None, len(items), started, 0.0)
+                self._finish(item, None, item.encoded_together, started, 0.0)
             elif not item.future.done():
-                groups.setdefault(item.decode_key, []).append(item)
-        for group in groups.values():
+                try:
+                    if item.decode_key not in recipes:
+                        recipes[item.decode_key] = self._recipe(item, item.task.mix)
+                    waiting.append(item)
+                except Exception as e:  # an error of one mix must not fail the others
+                    item.future.set_exception(e)
+        of_items = [recipes[item.decode_key] for item in waiting]
+        for rows in rows_that_share_passes(of_items, self.pass_size):
+            group = [waiting[i] for i in rows]
             try:
-                self._decode(group, encodings, len(items), started)
+                self._decode(group, [of_items[i] for i in rows], encodings, started)
             except _AbandonedError:
                 self.abandoned += len(group)
-            except Exception as e:  # an error of one mix must not fail the other groups
+            except Exception as e:
                 for item in group:
                     item.future.set_exception(e)
 
@@ -256,45 +268,51 @@ class Engine:
             elapsed = time.monotonic() - start
             for item in members:
                 item.encode_seconds = elapsed
+                item.encoded_together = min(len(new), self.pass_size)
             for i, key in enumerate(new):
                 found[key] = _clone(done.take(slice(i, i + 1)))
                 self.encodings.put(key, found[key])
             self.encoded += len(new)
         return found
 
-    def _decode(
-        self, group: list[_QueuedTask], encodings: dict[str, Encodings], batch: int, started: float
-    ) -> None:
-        """Decode tasks with equal ``decode_key`` in one call."""
-        start = time.monotonic()
-        first, mix = group[0], group[0].task.mix
-        assert mix is not None
-        parts = [encodings[i.encoding_key] for i in group]
-        batched = Encodings(
-            torch.cat([p.photo for p in parts]),
-            torch.cat([p.z for p in parts]),
-            torch.cat([p.x_t0 for p in parts]),
-            first.plan,
-        )
-        versions = first.task.versions
+    def _recipe(self, item: _QueuedTask, mix: Mix) -> Recipe:
+        device, versions = self.base.device, item.task.versions
         styles = {
-            n: self.styles.to_device(versions[n].reference, s) for n, s in first.styles.items()
+            n: self.styles.to_device(versions[n].reference, s) for n, s in item.styles.items()
         }
-        device = self.base.device
         edits = {}
-        if mix.text_edit is not None and first.task.text_edit is not None:
-            edits[mix.text_edit] = first.task.text_edit.to(device)
-        images = decode(
-            self.base, batched, mix, styles,
-            masks={k: v.to(device) for k, v in first.masks.items()},
-            text_edits=edits, progress=self._progress(group),
-        )  # fmt: skip
+        if mix.text_edit is not None and item.task.text_edit is not None:
+            edits[mix.text_edit] = item.task.text_edit.to(device)
+        masks = {k: v.to(device) for k, v in item.masks.items()}
+        return make_recipe(self.base, mix, styles, item.plan, masks=masks, text_edits=edits)
+
+    def _decode(
+        self,
+        group: list[_QueuedTask],
+        recipes: list[Recipe],
+        encodings: dict[str, Encodings],
+        started: float,
+    ) -> None:
+        """Decode tasks that share forward passes."""
+        start = time.monotonic()
+        parts = [encodings[item.encoding_key] for item in group]
+        images = decode_rows(
+            self.base,
+            list(zip(parts, recipes, strict=True)),
+            pass_size=self.pass_size,
+            progress=self._progress(group),
+        )
         elapsed = time.monotonic() - start
-        if not bool(torch.isfinite(images).all()):
-            raise UserError("the image has values that are not finite; the style may have diverged")
+        self.batches += -(-len(group) // self.pass_size)
+        self.images += len(group)
+        finite = images.isfinite().flatten(1).all(dim=1).tolist()
         pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        for item, image in zip(group, pixels, strict=True):
-            self._finish(item, image, batch, started, elapsed)
+        together = min(len(group), self.pass_size)
+        for item, image, is_finite in zip(group, pixels, finite, strict=True):
+            if is_finite:
+                self._finish(item, image, together, started, elapsed)
+            else:
+                item.future.set_exception(UserError(NOT_FINITE))
 
     def _finish(
         self, item: _QueuedTask, pixels: np.ndarray | None, batch: int, started: float,

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from torch import Tensor
+
 from factory.registry import StyleVersion
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style, load_style
@@ -48,6 +50,8 @@ class StyleLoader:
         """Read a style from its folder and cache it."""
         try:
             style = load_style(version.folder(), self.base)
+            if self.base.device.type == "cuda":
+                style = style.map(Tensor.pin_memory)  # copies to the GPU do not block
         except Exception as e:  # broken files or unreachable storage of any kind
             reason = " ".join(str(e).split()) or type(e).__name__
             raise StyleFailedError(

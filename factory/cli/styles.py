@@ -168,6 +168,23 @@ def delete(
 
 
 @app.command(cls=Command)
+def compact(
+    style: StyleArgument,
+    rank: Annotated[int, option(OUTPUTS, "Rank of the factors.", min=1, max=512)] = 16,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a low-rank version of a full-rank style, as candidate.
+
+    The error is the share of the weights' change that is lost (squared norm).
+    """
+    from factory.registry.compacting import compact_style
+
+    version, compacted = compact_style(find_home(home), style, rank)
+    print_fields({**version_fields(version), **compacted}, as_json)
+
+
+@app.command(cls=Command)
 def export(
     style: StyleArgument,
     target: Annotated[

@@ -171,9 +171,5 @@ def _check_base(home: Home, fingerprint: str, source: Path) -> None:
 def check_finite(folder: Path, base: Base | None = None) -> None:
     """Load a style and verify its hash. Raises UserError where a weight is not finite."""
     style = load_style(folder, base)
-    tensors = {f"delta.{k}": v for k, v in style.delta.items()}
-    tensors |= {f"spn.{k}": v for k, v in style.spn.items()}
-    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"its weights are not finite (first: {name})")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in style.tensors()):
+        raise UserError("its weights are not finite")

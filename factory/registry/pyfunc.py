@@ -113,8 +113,9 @@ class StylePredictor:
     def _stylize(self, photos: list[torch.Tensor], fields: dict[str, Any]) -> Iterable[Image.Image]:
         import torch
 
+        from osasis.encode import encode, encode_plan
         from osasis.mix import Mix
-        from osasis.stylize import decode, encode, encode_plan
+        from osasis.stylize import decode
 
         mix = Mix.parse({"styles": [{"style": self.style.id}], **fields})
         plan = encode_plan(mix, self.style.settings, self.base.device)

@@ -26,6 +26,7 @@ from osasis.checkpoints import load_checkpoint, save_checkpoint
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
 from osasis.early_stopping import EarlyStopping
+from osasis.encode import EncodePlan, Encodings, encode
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
 from osasis.images.tensors import image_to_tensor, tensor_to_image
@@ -35,7 +36,7 @@ from osasis.preview_encodings import preview_plan, shipped_previews
 from osasis.recompute import recompute_activations
 from osasis.settings import TrainSettings
 from osasis.storage import save_tensors, write_atomic, write_json
-from osasis.stylize import EncodePlan, Encodings, decode, encode
+from osasis.stylize import decode
 from osasis.train import StyleTrainer
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -1,12 +1,13 @@
 """The style: the result of training on one style image, and its bundle on disk.
 
 On disk a style is one folder: ``style.json`` (settings, provenance), ``style.safetensors``
-(epsilon_B as its difference from epsilon_A, the SPN, z_style), ``style.png`` and
-``counterpart.png``.
+(epsilon_B as its difference from epsilon_A, exact or as low-rank factors, the SPN, z_style),
+``style.png`` and ``counterpart.png``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from osasis.bundles.base import Base, read_bundle_json
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import image_to_tensor, tensor_to_image
+from osasis.networks.adapters import (
+    Change,
+    LowRank,
+    dense,
+    map_change,
+    tensors_of,
+    truncated,
+)
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.palette import Palette
 from osasis.settings import TrainSettings
@@ -32,14 +41,14 @@ FORMAT = 1
 class Style:
     """A trained style.
 
-    delta: epsilon_B minus epsilon_A by UNet key; absent keys are unchanged. spn: state dict of the
-    SPN. z_style, z_counterpart: (1, D), semantic codes of the style image and of its photo
-    counterpart. palette: of the style image; None where the image is unknown. info: content of
-    style.json.
+    delta: epsilon_B minus epsilon_A by UNet key, exact or low-rank; absent keys are unchanged. spn:
+    state dict of the SPN. z_style, z_counterpart: (1, D), semantic codes of the style image and of
+    its photo counterpart. palette: of the style image; None where the image is unknown. info:
+    content of style.json.
     """
 
     id: str
-    delta: dict[str, Tensor]
+    delta: dict[str, Change]
     spn: dict[str, Tensor]
     z_style: Tensor
     z_counterpart: Tensor
@@ -47,73 +56,87 @@ class Style:
     info: dict[str, Any] = field(default_factory=dict)
     palette: Palette | None = None
 
+    @property
+    def low_rank(self) -> bool:
+        """Whether matrices are low-rank factors."""
+        return any(isinstance(c, LowRank) for c in self.delta.values())
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the style."""
+        own = [self.z_style, self.z_counterpart]
+        return [*tensors_of(self.delta.values()), *self.spn.values(), *own]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors())
+
     def spn_module(self, device: torch.device | str = "cpu") -> StructurePreservingNetwork:
         net = StructurePreservingNetwork()
         net.load_state_dict(self.spn)
         return net.to(device).requires_grad_(False).eval()
 
-    def to(self, device: torch.device | str) -> Style:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Style:
+        """A copy with ``change`` applied to the weights and codes."""
         return replace(
             self,
-            delta={k: v.to(device) for k, v in self.delta.items()},
-            z_style=self.z_style.to(device),
-            z_counterpart=self.z_counterpart.to(device),
-            palette=self.palette and self.palette.to(device),
+            delta={k: map_change(c, change) for k, c in self.delta.items()},
+            spn={k: change(v) for k, v in self.spn.items()},
+            z_style=change(self.z_style),
+            z_counterpart=change(self.z_counterpart),
         )
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Style:
+        """A copy on a device. non_blocking: copy from pinned memory without waiting."""
+        copied = self.map(lambda t: t.to(device, non_blocking=non_blocking))
+        return replace(copied, palette=self.palette and self.palette.to(device))
+
     def compact(self, rank: int | None = None, energy: float = 0.99) -> Style:
-        """A copy whose weight differences are truncated to low rank by SVD.
+        """A copy whose matrices' differences are low-rank factors, truncated by SVD.
 
         rank: rank of every matrix; None chooses the lowest that keeps the fraction ``energy`` of a
         matrix's squared norm. Vectors, and matrices that are smaller than their factors, stay
-        exact. ``info["ranks"]`` lists the ranks, 0 for exact tensors.
+        exact. ``info["compact"]["error"]`` is the share of the squared norm that is lost.
         """
-        delta, ranks = {}, {}
-        for key, value in self.delta.items():
-            delta[key], ranks[key] = _low_rank(value, rank, energy)
-        info = {**self.info, "compact": {"rank": rank, "energy": None if rank else energy}}
-        return replace(self, delta=delta, info={**info, "ranks": ranks})
+        delta = {
+            k: c if isinstance(c, LowRank) else truncated(c, rank, energy)
+            for k, c in self.delta.items()
+        }
+        before = {k: dense(c) for k, c in self.delta.items()}
+        lost = sum(float((before[k] - dense(c)).pow(2).sum()) for k, c in delta.items())
+        total = sum(float(c.pow(2).sum()) for c in before.values())
+        compact = {
+            "rank": rank,
+            "energy": None if rank else energy,
+            "error": round(lost / max(total, 1e-30), 6),
+        }
+        return replace(self, delta=delta, info={**self.info, "compact": compact}).half()
 
-
-def _low_rank(value: Tensor, rank: int | None, energy: float) -> tuple[Tensor, int]:
-    """The truncated tensor and its rank, or the tensor itself and 0."""
-    if value.dim() < 2:
-        return value, 0
-    u, s, vh = torch.linalg.svd(value.flatten(1).float(), full_matrices=False)
-    if rank is None:
-        share = s.pow(2).cumsum(0) / s.pow(2).sum().clamp_min(1e-30)
-        rank = int((share < energy).sum()) + 1
-    rank = min(rank, len(s))
-    if rank * (u.shape[0] + vh.shape[1]) >= value.numel():
-        return value, 0  # the factors are larger than the matrix
-    return ((u[:, :rank] * s[:rank]) @ vh[:rank]).view_as(value), rank
+    def half(self) -> Style:
+        """A copy with the weights in float16, as low-rank styles are held and stored."""
+        halved = self.map(Tensor.half)
+        return replace(halved, z_style=self.z_style, z_counterpart=self.z_counterpart)
 
 
 def save_style(
-    folder: Path, style: Style, style_image: Tensor, counterpart: Tensor, *, dtype: str = "float32"
+    folder: Path, style: Style, style_image: Tensor, counterpart: Tensor
 ) -> dict[str, Any]:
     """Write a style's folder, style.json last, and return the content of style.json.
 
-    style_image, counterpart: (3, H, W) in [-1, 1]. dtype: type of the stored difference; float16
-    halves the file. A compact style is stored as low-rank factors.
+    style_image, counterpart: (3, H, W) in [-1, 1].
     """
     tensors = {f"spn.{k}": v for k, v in style.spn.items()}
-    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
-    ranks = style.info.get("ranks", {})
-    kind = getattr(torch, dtype)
-    for key, value in style.delta.items():
-        if rank := ranks.get(key, 0):
-            u, s, vh = torch.linalg.svd(value.flatten(1).float(), full_matrices=False)
-            tensors[f"left.{key}"] = (u[:, :rank] * s[:rank]).to(kind)
-            tensors[f"right.{key}"] = vh[:rank].to(kind)
+    for key, change in style.delta.items():
+        if isinstance(change, LowRank):
+            tensors |= {f"up.{key}": change.up, f"down.{key}": change.down}
         else:
-            tensors[f"delta.{key}"] = value.to(kind)
+            tensors[f"delta.{key}"] = change
+    tensors |= {"z_style": style.z_style, "z_counterpart": style.z_counterpart}
     for name, picture in (("style", style_image), ("counterpart", counterpart)):
         write_atomic(folder / f"{name}.png", png_bytes(tensor_to_image(picture)))
     save_tensors(folder / "style.safetensors", tensors)
     info = {
         "format": FORMAT,
-        **{k: v for k, v in style.info.items() if k != "ranks"},
+        **style.info,
         "id": style.id,
         "settings": style.settings.to_dict(),
         "weights_sha256": sha256_file(folder / "style.safetensors"),
@@ -125,7 +148,7 @@ def save_style(
 def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> Style:
     """Load a style. Raises UserError if it is damaged or was trained on another base.
 
-    base: gives low-rank differences their shapes. Without it they are (rows, columns).
+    base: that must fit; it gives the factors of older files their shapes.
     verify: compare the weights' SHA-256 with style.json (a few milliseconds per megabyte).
     """
     path, weights = folder / "style.json", folder / "style.safetensors"
@@ -141,28 +164,28 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             f"style {info['id']!r} was trained on base {info['base']}, not on {base.fingerprint} "
             f"({base.name}); choose that base, or train the style on this one"
         )
-    tensors = {k: v.float() for k, v in load_file(weights).items()}
-    shapes = dict(base.diffae.unet.named_parameters()) if base is not None else {}
-    delta, spn, ranks = {}, {}, {}
+    own = dict(base.diffae.unet.named_parameters()) if base is not None else {}
+    tensors = load_file(weights)
+    delta: dict[str, Change] = {}
+    spn = {}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         if kind == "delta":
             delta[name] = value
-        elif kind == "left":
-            product = value @ tensors[f"right.{name}"]
-            delta[name] = product.view_as(shapes[name]) if name in shapes else product
-            ranks[name] = value.shape[1]
+        elif kind == "up":
+            delta[name] = LowRank(value, tensors[f"down.{name}"])
+        elif kind == "left":  # an older file, whose factors are flattened
+            shape = own[name].shape[1:] if name in own else (-1,)
+            delta[name] = LowRank(value, tensors[f"right.{name}"].view(value.shape[1], *shape))
         elif kind == "spn":
             spn[name] = value
-    if ranks:
-        info["ranks"] = ranks
     settings = _read_settings(info, path)
     return Style(
         info["id"],
         delta,
         spn,
-        tensors["z_style"],
-        tensors["z_counterpart"],
+        tensors["z_style"].float(),
+        tensors["z_counterpart"].float(),
         settings,
         info,
         _read_palette(folder / "style.png"),

@@ -52,9 +52,10 @@ def bare(base_folder: Path, folders: list[Path], photos: list[Path], encodes: st
 
     from osasis.bundles.base import load_base
     from osasis.bundles.style import load_style
+    from osasis.encode import encode, encode_plan
     from osasis.images.tensors import load_square
     from osasis.mix import Mix
-    from osasis.stylize import decode, encode, encode_plan
+    from osasis.stylize import decode
 
     torch.set_num_threads(1)
     base = load_base(base_folder)

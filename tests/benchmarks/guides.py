@@ -31,6 +31,7 @@ from torch import Tensor
 from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import ContentBank
 from osasis.counterpart import photo_counterpart
+from osasis.encode import Encodings, encode, encode_plan
 from osasis.guides.guide import CombinedGuide, StatisticsGuide
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.decoding import png_bytes
@@ -40,7 +41,7 @@ from osasis.losses import edge_loss
 from osasis.mix import Mix
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, write_atomic, write_json
-from osasis.stylize import Encodings, decode, encode, encode_plan
+from osasis.stylize import decode
 from osasis.train import StyleTrainer
 from tests.tiny import build_bank
 

@@ -17,11 +17,12 @@ import torch
 
 from osasis.bundles.base import load_base
 from osasis.counterpart import photo_counterpart
+from osasis.encode import encode, encode_plan
 from osasis.images.listing import find_images
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.settings import make_settings
-from osasis.stylize import decode, encode, encode_plan
+from osasis.stylize import decode
 from osasis.train import StyleTrainer
 from tests.tiny import build_bank
 

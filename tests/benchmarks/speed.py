@@ -11,7 +11,8 @@ train            an iteration of preset `reference` with sampled contents, as pu
 train-bank       the same with a content bank
 train-recompute  the same as train-bank with recomputed activations
 encode-N         N photos, 10 network calls
-decode-N         N photos in N styles, 10 network calls
+decode-N         N photos in N full-rank styles, 10 network calls
+decode-lora-N    the same in styles of rank 16, in passes of up to 16 photos
 stylize          one photo from end to end with preset `default` (30 and 10 network calls)
 memory           counted memory of a training step with a bank
 """
@@ -31,7 +32,10 @@ import torch
 
 from tests.benchmarks.speed_cases import CASES, Case, measure
 
-DEFAULT = "train,train-bank,train-recompute,encode-1,decode-1,decode-4,decode-16,stylize"
+DEFAULT = (
+    "train,train-bank,train-recompute,encode-1,decode-1,decode-4,decode-16,decode-lora-4,"
+    "decode-lora-16,stylize"
+)
 COLUMNS = (
     *("case", "images", "arithmetic", "ms", "images/s"),
     *("TFLOP", "TFLOP/s", "share of peak", "MiB"),

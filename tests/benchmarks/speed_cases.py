@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,21 +15,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from osasis.arithmetic import Arithmetic, autocast
-from osasis.bundles.base import Base, frozen, load_base, shipped_bases
-from osasis.bundles.style import Style
+from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents, SampledContents
 from osasis.devices import required_device
-from osasis.guides.guide import OpenClipGuide, open_clip_guide
-from osasis.guides.perceptual import PerceptualNet
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan
+from osasis.guides.guide import OpenClipGuide
 from osasis.mix import Mix
-from osasis.networks.diffae import DiffAE
-from osasis.networks.sizes import load_config
-from osasis.networks.spn import StructurePreservingNetwork
+from osasis.recipe import make_recipe
 from osasis.recompute import recompute_activations
 from osasis.settings import TrainSettings, make_settings
-from osasis.stylize import EncodePlan, Encodings, decode, encode, encode_plan
+from osasis.stylize import decode, decode_rows
 from osasis.train import StyleTrainer
-from tests.tiny import make_perceptual_file, random_state
+from tests.benchmarks.speed_inputs import random_base, random_styles
 
 # Ten network calls each way.
 STEPS, T0 = 20, 0.5
@@ -94,26 +89,25 @@ def encode_photos(context: Context) -> Work:
     return lambda: encode(context.base, photos, plan)
 
 
-def decode_mixes(context: Context) -> Work:
-    """One photo for each style, every row with a mix of its own."""
+def decode_mixes(context: Context, rank: int | None = None) -> Work:
+    """One photo for each style, every row with a mix of its own.
+
+    rank: of the styles, whose rows are then decoded in common passes of up to 16; None: full rank.
+    """
     base, count = context.base, context.case.images
-    styles = {f"style-{i}": style for i, style in enumerate(random_styles(base, count))}
+    styles = {style.id: style for style in random_styles(base, count, rank)}
     z = torch.randn(count, base.config.z_channels, device=base.device)
     plan = EncodePlan(T0, STEPS, context.case.arithmetic)
     photos = context.noise(count)
     encodings = Encodings(photos, z, torch.randn_like(photos), plan)
     mixes = [Mix.of(name, decode_steps=STEPS) for name in styles]
-    return lambda: decode_rows(base, encodings, mixes, styles)
 
+    def work() -> Tensor:
+        recipes = [make_recipe(base, mix, styles, plan) for mix in mixes]
+        rows = [(encodings.take(slice(i, i + 1)), recipe) for i, recipe in enumerate(recipes)]
+        return decode_rows(base, rows, pass_size=min(count, 16) if rank else None)
 
-def decode_rows(
-    base: Base, encodings: Encodings, mixes: Sequence[Mix], styles: dict[str, Style]
-) -> Tensor:
-    """Decode each row of the encodings with its own mix: today, one row after another."""
-    rows = range(len(mixes))
-    return torch.cat(
-        [decode(base, encodings.take(slice(i, i + 1)), mixes[i], styles) for i in rows]
-    )
+    return work
 
 
 def stylize(context: Context) -> Work:
@@ -142,6 +136,7 @@ CASES: dict[str, Callable[[Context], Work]] = {
     "train-recompute": train_recompute,
     "encode": encode_photos,
     "decode": decode_mixes,
+    "decode-lora": lambda context: decode_mixes(context, rank=16),
     "stylize": stylize,
 }
 
@@ -229,30 +224,3 @@ def counted_memory(context: Context) -> float:
     return (
         4 * sizes[0] + sum(sizes[1:]) + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
     )
-
-
-def random_base(size: str) -> Base:
-    """The shipped base of this name, or random weights in the layout of a packaged configuration.
-
-    The guide is then an open_clip ViT-B-32, and the perceptual net LPIPS with VGG.
-    """
-    if size in shipped_bases():
-        return load_base(shipped_bases()[size])
-    config = load_config(size)
-    diffae = DiffAE(config)
-    diffae.load_state_dict(random_state(diffae, seed=7, gain=0.5))
-    with tempfile.TemporaryDirectory() as folder:
-        file = make_perceptual_file(Path(folder) / "vgg.safetensors", "vgg")
-        perceptual = frozen(PerceptualNet("vgg", file))
-    guide = open_clip_guide("ViT-B-32", None)
-    z = torch.zeros(config.z_channels)
-    return Base(config, frozen(diffae), z, z + 1, guide, perceptual)
-
-
-def random_styles(base: Base, count: int) -> list[Style]:
-    """Styles that share one random difference: ``peak_mib`` contains it once."""
-    settings = make_settings("default")
-    delta = {k: 1e-3 * torch.randn_like(p) for k, p in base.diffae.unet.named_parameters()}
-    spn = StructurePreservingNetwork().state_dict()
-    z = torch.randn(2, base.config.z_channels, device=base.device)
-    return [Style(f"style-{i}", delta, spn, z[:1], z[1:], settings) for i in range(count)]

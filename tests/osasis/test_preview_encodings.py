@@ -15,12 +15,12 @@ from torch import Tensor
 
 from osasis.bundles.base import Base, load_base, shipped_bases
 from osasis.contents import HELD_OUT
+from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8
 from osasis.preview_encodings import FILE, preview_plan, ship_previews, shipped_previews
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors, sha256_file
-from osasis.stylize import EncodePlan, encode
 from tests.tiny import SIZE
 
 Settings = Callable[..., TrainSettings]

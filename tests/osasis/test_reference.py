@@ -19,8 +19,8 @@ from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
+from osasis.recipe import level_conditions
 from osasis.settings import make_settings
-from osasis.stylize import level_conditions
 from osasis.train import StyleTrainer
 
 ATOL = 1e-4

@@ -14,21 +14,15 @@ from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.diffusion import ddim_sample, image_schedule
+from osasis.encode import EncodePlan, Encodings, encode, encode_plan, passes
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
+from osasis.networks.adapters import merged_weights
 from osasis.palette import Palette
+from osasis.recipe import Recipe, level_conditions, make_recipe, relative_weights
 from osasis.sampling import INVERTERS
 from osasis.settings import make_settings
-from osasis.stylize import (
-    EncodePlan,
-    Encodings,
-    blended_weights,
-    decode,
-    encode,
-    encode_plan,
-    level_conditions,
-    relative_weights,
-)
+from osasis.stylize import decode, decode_rows
 from osasis.validation import InvalidInputError
 from tests.osasis.conftest import max_difference
 
@@ -162,19 +156,9 @@ def test_a_faint_second_style_hardly_shows(
     assert max_difference(even, a) > 0.1 and max_difference(even, b) > 0.1
 
 
-def test_blended_weights_are_linear(tiny_base: Base, tiny_style: Styles) -> None:
-    a, b = tiny_style("a", 21), tiny_style("b", 61)
-    del b.delta["out.2.bias"]
-    own = dict(tiny_base.diffae.unet.named_parameters())
-    out = blended_weights(tiny_base, [a, b], [0.25, 0.75], strength=2.0)
-    for key in ("input_blocks.0.0.weight", "out.2.weight"):
-        expected = own[key] + 0.5 * a.delta[key] + 1.5 * b.delta[key]
-        torch.testing.assert_close(out[key], expected)
-    torch.testing.assert_close(out["out.2.bias"], own["out.2.bias"] + 0.5 * a.delta["out.2.bias"])
-    # Weights are scaled to sum to 1.
-    assert relative_weights(
-        Mix(styles=(StyleShare(style="a", weight=3.0), StyleShare(style="b", weight=9.0)))
-    ) == [0.25, 0.75]
+def test_weights_are_scaled_to_sum_to_1() -> None:
+    shares = (StyleShare(style="a", weight=3.0), StyleShare(style="b", weight=9.0))
+    assert relative_weights(Mix(styles=shares)) == [0.25, 0.75]
 
 
 def test_level_conditions() -> None:
@@ -211,12 +195,51 @@ def test_the_structure_network_is_added_at_each_step(
     with torch.no_grad():
         # The structure term is scaled by the strength.
         x = e.x_t0 + 0.3 * 0.5 * style.spn_module()(e.photo, torch.zeros(1))
-        weights = blended_weights(tiny_base, [style], [1.0], 0.5)
+        weights = merged_weights(tiny_base.diffae.unet, [(style.delta, 0.5)])
         t = torch.full((1,), 500)
         eps = torch.func.functional_call(tiny_base.diffae.unet, weights, (x, t, e.z))
         a = image_schedule(2, "trailing").alpha_bar(0)
         x0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
     assert max_difference(out, x0) < 1e-4
+
+
+def test_different_mixes_in_one_call(
+    tiny_base: Base, tiny_style: Styles, images: Images, encodings: Encodings
+) -> None:
+    """Blends, masks, edits and palettes: each image equals that of its own call."""
+    low = {n: tiny_style(n, seed).compact(rank=3) for n, seed in (("a", 21), ("b", 61))}
+    low["b"].palette = Palette.of(images(1, 44)[0])
+    masks = {"left": (torch.arange(32) < 16).float().expand(32, 32)}
+    edits = {"smile": torch.linspace(-1, 1, tiny_base.config.z_channels)}
+    left = {"style": "a", "mask": "left"}
+    mixes = [
+        Mix.of("a", decode_steps=STEPS),
+        Mix.of("b", decode_steps=STEPS, strength=0.5, palette=1.0, text_edit="smile"),
+        Mix.of("a", "b", decode_steps=STEPS, blend="noise", content_cutoff=16),
+        Mix.parse({"styles": [left], "decode_steps": STEPS}),
+        Mix.of("b", decode_steps=2),
+    ]
+
+    def recipe(mix: Mix) -> Recipe:
+        return make_recipe(tiny_base, mix, low, encodings.plan, masks=masks, text_edits=edits)
+
+    alone = [
+        decode(tiny_base, encodings, m, low, masks=masks, text_edits=edits) for m in mixes
+    ]  # fmt: skip
+    rows = [(encodings, recipe(m)) for m in mixes]
+    assert torch.equal(decode_rows(tiny_base, rows), torch.cat(alone))
+    steps: list[tuple[int, int]] = []
+    together = decode_rows(tiny_base, rows, pass_size=16, progress=lambda *s: steps.append(s))
+    assert max_difference(together, torch.cat(alone)) < 1e-4
+    # Two passes: four mixes of four steps in a full schedule, one of two.
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_passes_are_padded_to_powers_of_two() -> None:
+    sizes = [[len(rows) for rows in passes(n, 16)] for n in (1, 3, 8, 9, 16, 18)]
+    assert sizes == [[1], [4], [8], [16], [16], [16, 2]]
+    assert passes(3, 16)[0].tolist() == [0, 1, 2, 2]
+    assert [rows.tolist() for rows in passes(3, 1)] == [[0], [1], [2]]
 
 
 def test_text_edits_move_z_in(tiny_base: Base, tiny_style: Styles, encodings: Encodings) -> None:

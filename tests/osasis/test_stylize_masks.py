@@ -14,9 +14,10 @@ from torch import Tensor
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.diffusion import image_schedule
+from osasis.encode import EncodePlan, Encodings, encode
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
-from osasis.stylize import EncodePlan, Encodings, decode, encode
+from osasis.stylize import decode
 from tests.osasis.conftest import max_difference
 
 Images = Callable[..., Tensor]

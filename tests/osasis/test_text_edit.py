@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from osasis.bundles.base import Base
+from osasis.encode import EncodePlan, Encodings, encode
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide
-from osasis.stylize import EncodePlan, Encodings, encode
 from osasis.text_edit import (
     EditOptions,
     TextEdit,

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents
+from osasis.encode import EncodePlan, encode
 from osasis.errors import DivergedError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.mix import Mix
+from osasis.networks.adapters import LowRank, merged_weights
 from osasis.settings import PRESETS, TrainSettings, make_settings
 from osasis.storage import save_tensors
-from osasis.stylize import EncodePlan, decode, encode
+from osasis.stylize import decode
 from osasis.train import StyleTrainer
 from osasis.validation import InvalidInputError, Problem
 
@@ -51,11 +53,14 @@ def through_files(trainer: StyleTrainer, folder: Path) -> tuple[dict[str, Tensor
     return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
 
 
-@pytest.mark.parametrize(("spn_weight", "killed_after"), [(0.1, 0), (0.1, 1), (0.1, 2), (0.0, 1)])
+@pytest.mark.parametrize(
+    ("changed", "killed_after"),
+    [({}, 0), ({}, 1), ({}, 2), ({"spn_weight": 0.0}, 1), ({"adapter": "lora"}, 2)],
+)
 def test_a_resumed_run_equals_the_uninterrupted_one(
-    tiny_trainer: Trainers, tmp_path: Path, spn_weight: float, killed_after: int
+    tiny_trainer: Trainers, tmp_path: Path, changed: dict[str, Any], killed_after: int
 ) -> None:
-    settings = {"dropout": 0.1, "spn_weight": spn_weight, "iterations": 3, "lr_decay": 0.8}
+    settings = {"dropout": 0.1, "iterations": 3, "lr_decay": 0.8, **changed}
     whole = run(tiny_trainer(**settings), 3)
     state = through_files(run(tiny_trainer(**settings), killed_after), tmp_path)
     torch.rand(7)  # another process has another state of the global generator
@@ -164,6 +169,21 @@ def test_the_trained_style(tiny_base: Base, tiny_trainer: Trainers) -> None:
     e = encode(tiny_base, trainer.style_image, EncodePlan(0.5, 4))
     out = decode(tiny_base, e, Mix.of("mine", decode_steps=4), {"mine": style})
     assert out.isfinite().all()
+
+
+def test_low_rank_training_holds_factors_only(tiny_base: Base, tiny_trainer: Trainers) -> None:
+    trainer = run(tiny_trainer(adapter="lora", adapter_rank=2, lr_unet=2e-3), 2)
+    matrices = {k for k, p in tiny_base.diffae.unet.named_parameters() if p.dim() > 1}
+    held = {k.removeprefix("unet.") for k in trainer.state_tensors()}
+    assert not matrices & held and not any("original" in k for k in held)
+    style = trainer.style("mine")
+    assert {k for k, c in style.delta.items() if isinstance(c, LowRank)} == matrices
+    # The style decodes as the trained network predicts.
+    weights = merged_weights(tiny_base.diffae.unet, [(style.delta, 1.0)])
+    for key in sorted(matrices)[::9]:
+        path, _, name = key.rpartition(".")
+        trained = getattr(trainer.unet.get_submodule(path), name).detach()
+        torch.testing.assert_close(weights[key], trained, atol=1e-4, rtol=1e-3)
 
 
 class NanContents:

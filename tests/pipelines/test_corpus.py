@@ -21,10 +21,11 @@ from factory.registry import Registry
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.bundles.style import load_style
+from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError
 from osasis.images.tensors import load_square, tensor_to_image
 from osasis.mix import Mix, StyleShare
-from osasis.stylize import EncodePlan, decode, encode
+from osasis.stylize import decode
 from pipelines import StylizeResult, stylize
 from pipelines.targets import Targets
 from tests.factory.conftest import cli

@@ -11,7 +11,8 @@ import torch
 
 from factory.registry import StyleVersion
 from osasis.bundles.base import Base, load_base
-from osasis.bundles.style import Style, load_style
+from osasis.bundles.style import Style, load_style, save_style
+from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from serving.caches import ByteLru, StyleCache, style_bytes
 from serving.config import Limits
@@ -36,6 +37,17 @@ def folders(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return out
 
 
+@pytest.fixture(scope="module")
+def low_rank(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same styles as low-rank factors."""
+    out = {}
+    for name, folder in folders.items():
+        out[name] = tmp_path_factory.mktemp(f"{name}-low")
+        image = load_square(folder / "style.png", 32)
+        save_style(out[name], load_style(folder).compact(rank=2), image, -image)
+    return out
+
+
 def make_version(style: str, folder: Path) -> StyleVersion:
     """Version 1 of a style whose bundle is in a local folder."""
     return StyleVersion(style, 1, style, "", "", str(folder), (), 0, {}, "", folder)
@@ -47,21 +59,34 @@ def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: obje
     return ImageTask(photo, Mix.of(*styles, **mix), versions)
 
 
+MIXES = [("a",), ("b",), ("a", "b"), ("a",)]
+
+
 def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]) -> None:
     engine = Engine(base, batch_wait=0.5)
-    mixes = [("a",), ("b",), ("a", "b"), ("a",)]
-    tasks = [make_task(folders, *styles, seed=i) for i, styles in enumerate(mixes)]
+    tasks = [make_task(folders, *styles, seed=i) for i, styles in enumerate(MIXES)]
     alone = [engine.submit(task).result(120) for task in tasks]
-    assert all(r.batch == 1 for r in alone)
     fresh = Engine(base, batch_wait=0.5)
     batched = [f.result(120) for f in [fresh.submit(task) for task in tasks]]
-    assert max(r.batch for r in batched) > 1
+    # A pass on the CPU takes one image.
+    assert all(r.batch == 1 for r in alone + batched) and fresh.batches == fresh.images == 4
     for one, other in zip(alone, batched, strict=True):
-        assert one.pixels is not None and other.pixels is not None
-        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 0
+        assert np.array_equal(one.image, other.image)
     again = engine.submit(tasks[0]).result(120)
-    assert again.cached and not alone[0].cached and np.array_equal(again.pixels, alone[0].pixels)
+    assert again.cached and not alone[0].cached and np.array_equal(again.image, alone[0].image)
     assert engine.encoded == 4 and engine.styles.loads == 2
+
+
+def test_different_mixes_share_passes(base: Base, low_rank: dict[str, Path]) -> None:
+    """As on a GPU, where a pass takes several images."""
+    tasks = [make_task(low_rank, *styles, seed=i) for i, styles in enumerate(MIXES)]
+    engine = Engine(base, batch_wait=0.5)
+    alone = [engine.submit(task).result(120) for task in tasks]
+    mixed = Engine(base, batch_wait=0.5, pass_size=16)
+    together = [f.result(120) for f in [mixed.submit(task) for task in tasks]]
+    assert [r.batch for r in together] == [4] * 4 and (mixed.batches, mixed.images) == (1, 4)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.image.astype(int) - other.image.astype(int)).max() <= 1
 
 
 def test_an_encoding_is_shared_by_equal_inversions_only(
@@ -121,14 +146,14 @@ def test_abandoned_tasks_are_cancelled_and_a_stall_is_reported(
 ) -> None:
     import serving.engine
 
-    real, gate, entered = serving.engine.decode, threading.Event(), threading.Event()
+    real, gate, entered = serving.engine.decode_rows, threading.Event(), threading.Event()
 
     def slow(*args: object, **options: object) -> torch.Tensor:
         entered.set()
         gate.wait(120)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(serving.engine, "decode", slow)
+    monkeypatch.setattr(serving.engine, "decode_rows", slow)
     engine = Engine(base, stall=0.2, batch_wait=0.0)
     running = engine.submit(make_task(folders, "a"))
     assert entered.wait(120)
@@ -156,6 +181,10 @@ def test_caches_stay_within_their_budget() -> None:
     assert [k for k in "pab" if lru.get(k)] == ["p", "b"] and lru.bytes == 8
     lru.put("huge", b"x" * 11)
     assert lru.get("p") and len(lru) == 1 and lru.bytes == 4
+    # Pinned values too: the one that was not used for the longest time goes.
+    lru.pinned = frozenset({"p", "q"})
+    lru.put("q", b"1234567")
+    assert lru.get("p") is None and lru.get("q") and lru.bytes == 7
 
 
 def test_500_styles_in_bounded_memory(

@@ -47,7 +47,7 @@ def test_commands() -> None:
         *("train", "text-edit", "stylize", "evaluate", "inspect", "serve"),
         *("catalog check", "catalog schema", "slots add", "slots show"),
         *(f"styles {name}" for name in ("list", "show", "compare", "promote", "rollback")),
-        *(f"styles {name}" for name in ("delete", "export", "import")),
+        *(f"styles {name}" for name in ("delete", "compact", "export", "import")),
         *(f"base {name}" for name in ("import", "train", "evaluate", "train-guide")),
         *(f"base {name}" for name in ("list", "info")),
     }

@@ -29,11 +29,11 @@ from factory.training.style_worker import (
 )
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
+from osasis.encode import encode
 from osasis.errors import DivergedError, ImageError, UserError
 from osasis.losses import LOSS_NAMES
 from osasis.preview_encodings import preview_plan, save_previews
 from osasis.recompute import RecomputedSequence
-from osasis.stylize import encode
 from osasis.train import StyleTrainer
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE, picture, truncated_jpeg
