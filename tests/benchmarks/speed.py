@@ -10,6 +10,7 @@ measured in the same process. Prints a Markdown table; ``--json`` writes a file.
 train            an iteration of preset `reference` with sampled contents, as published
 train-bank       the same with a content bank
 train-recompute  the same as train-bank with recomputed activations
+step             one of the 10 optimiser steps of train-bank; step-recompute: recomputed
 encode-N         N photos, 10 network calls
 decode-N         N photos in N full-rank styles, 10 network calls
 decode-lora-N    the same in styles of rank 16, in passes of up to 16 photos
@@ -79,7 +80,7 @@ def parse_case(text: str, size: str, device: str, arithmetic: Any, batch: int) -
     """The case of a name such as ``decode-16``."""
     name, _, count = text.rpartition("-")
     if not count.isdecimal():
-        name, count = text, str(batch if text.startswith(("train", "memory")) else 1)
+        name, count = text, str(batch if text.startswith(("train", "step", "memory")) else 1)
     if name not in (*CASES, "memory"):
         raise SystemExit(f"unknown case {text!r}; the cases are {DEFAULT},memory")
     return Case(name, size, device, arithmetic, int(count))
