@@ -76,8 +76,8 @@ def run(
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        serve.start(http_options={"host": host, "port": port})
         _check_gpus(config)
+        serve.start(http_options={"host": host, "port": port})
         serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
         if not stop.is_set():
             ready(facts)

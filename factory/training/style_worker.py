@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from factory.core import claims
+from factory.core.failures import MEMORY, failure_kind
 from factory.core.uris import base_name
 from factory.registry.versions import TRAINING_FILE
 from osasis.arithmetic import resolve
@@ -113,7 +114,9 @@ class StyleWorker:
         try:
             self._train(task, on_iteration, recompute)
             return
-        except torch.OutOfMemoryError as e:
+        except Exception as e:
+            if failure_kind(e) != MEMORY:
+                raise
             reason = str(e).partition(". ")[0]
         # Raised outside the handler: ``e`` would refer to the tensors of the training.
         if not recompute:

@@ -25,7 +25,7 @@ from osasis.images.decoding import png_bytes
 from osasis.mix import Mix
 from osasis.networks.adapters import RowAdapters, merged_weights
 from serving.engine import Engine, ImageTask
-from tests.benchmarks.speed_cases import random_base, random_styles
+from tests.benchmarks.speed_inputs import random_base, random_styles
 from tests.tiny import picture
 
 

@@ -3,15 +3,17 @@
     python -m tests.benchmarks.speed --size portraits64 --cases train,decode-1,decode-16
 
 Each case runs in a process of its own, whose peak memory it reports: of the whole process on a CPU,
-of PyTorch's allocations on a GPU. The time is the shortest of ``--repeat`` calls. The share of peak
-compares with a large square product in the same arithmetic, measured in the same process. Prints a
-Markdown table; ``--json`` writes a file. Cases:
+of PyTorch's allocations on a GPU. The time is the shortest of ``--repeat`` calls; on one CPU thread
+it is processor time. The share of peak compares with a large square product in the same arithmetic,
+measured in the same process. Prints a Markdown table; ``--json`` writes a file. Cases:
 
 train            an iteration of preset `reference` with sampled contents, as published
 train-bank       the same with a content bank
 train-recompute  the same as train-bank with recomputed activations
+step             one of the 10 optimiser steps of train-bank; step-recompute: recomputed
 encode-N         N photos, 10 network calls
-decode-N         N photos in N styles, 10 network calls
+decode-N         N photos in N full-rank styles, 10 network calls
+decode-lora-N    the same in styles of rank 16, in passes of up to 16 photos
 stylize          one photo from end to end with preset `default` (30 and 10 network calls)
 memory           counted memory of a training step with a bank
 """
@@ -31,7 +33,10 @@ import torch
 
 from tests.benchmarks.speed_cases import CASES, Case, measure
 
-DEFAULT = "train,train-bank,train-recompute,encode-1,decode-1,decode-4,decode-16,stylize"
+DEFAULT = (
+    "train,train-bank,train-recompute,encode-1,decode-1,decode-4,decode-16,decode-lora-4,"
+    "decode-lora-16,stylize"
+)
 COLUMNS = (
     *("case", "images", "arithmetic", "ms", "images/s"),
     *("TFLOP", "TFLOP/s", "share of peak", "MiB"),
@@ -75,7 +80,7 @@ def parse_case(text: str, size: str, device: str, arithmetic: Any, batch: int) -
     """The case of a name such as ``decode-16``."""
     name, _, count = text.rpartition("-")
     if not count.isdecimal():
-        name, count = text, str(batch if text.startswith(("train", "memory")) else 1)
+        name, count = text, str(batch if text.startswith(("train", "step", "memory")) else 1)
     if name not in (*CASES, "memory"):
         raise SystemExit(f"unknown case {text!r}; the cases are {DEFAULT},memory")
     return Case(name, size, device, arithmetic, int(count))

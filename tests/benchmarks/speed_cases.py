@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,27 +15,23 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from osasis.arithmetic import Arithmetic, autocast
-from osasis.bundles.base import Base, frozen, load_base, shipped_bases
-from osasis.bundles.style import Style
+from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents, SampledContents
 from osasis.devices import required_device
 from osasis.encode import EncodePlan, Encodings, encode, encode_plan
-from osasis.guides.guide import OpenClipGuide, open_clip_guide
-from osasis.guides.perceptual import PerceptualNet
+from osasis.guides.guide import OpenClipGuide
 from osasis.mix import Mix
-from osasis.networks.adapters import Change, LowRank
-from osasis.networks.diffae import DiffAE
-from osasis.networks.sizes import load_config
-from osasis.networks.spn import StructurePreservingNetwork
 from osasis.recipe import make_recipe
 from osasis.recompute import recompute_activations
 from osasis.settings import TrainSettings, make_settings
 from osasis.stylize import decode, decode_rows
 from osasis.train import StyleTrainer
-from tests.tiny import make_perceptual_file, random_state
+from tests.benchmarks.speed_inputs import random_base, random_styles
 
 # Ten network calls each way.
 STEPS, T0 = 20, 0.5
+# Changes of preset `reference` with which an iteration has one optimiser step.
+ONE_STEP: dict[str, Any] = {"contents": "bank", "decode_steps": 2, "encode_steps": 2}
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = 4
 
@@ -81,13 +75,9 @@ Work = Callable[[], Any]
 def train(context: Context, **changes: Any) -> Work:
     """An iteration of preset `reference`, the published work."""
     settings = make_settings("reference", **changes)
-    return context.trainer(settings, context.case.images).step
-
-
-def train_recompute(context: Context) -> Work:
-    """An iteration with a content bank that computes activations again in the backward pass."""
-    trainer = context.trainer(make_settings("reference", contents="bank"), context.case.images)
-    recompute_activations(trainer.unet, trainer.spn)
+    trainer = context.trainer(settings, context.case.images)
+    if settings.recompute:
+        recompute_activations(trainer.unet, trainer.spn)
     return trainer.step
 
 
@@ -97,20 +87,25 @@ def encode_photos(context: Context) -> Work:
     return lambda: encode(context.base, photos, plan)
 
 
-def decode_mixes(context: Context) -> Work:
-    """One photo for each style, every row with a mix of its own."""
+def decode_mixes(context: Context, rank: int | None = None) -> Work:
+    """One photo for each style, every row with a mix of its own.
+
+    rank: of the styles, whose rows are then decoded in common passes of up to 16; None: full rank.
+    """
     base, count = context.base, context.case.images
-    styles = {f"style-{i}": style for i, style in enumerate(random_styles(base, count))}
+    styles = {style.id: style for style in random_styles(base, count, rank)}
     z = torch.randn(count, base.config.z_channels, device=base.device)
     plan = EncodePlan(T0, STEPS, context.case.arithmetic)
     photos = context.noise(count)
     encodings = Encodings(photos, z, torch.randn_like(photos), plan)
-    rows = []
-    for i, name in enumerate(styles):
-        mix = Mix.of(name, decode_steps=STEPS)
-        recipe = make_recipe(base, mix, styles, plan)
-        rows.append((encodings.take(slice(i, i + 1)), recipe))
-    return lambda: decode_rows(base, rows)
+    mixes = [Mix.of(name, decode_steps=STEPS) for name in styles]
+
+    def work() -> Tensor:
+        recipes = [make_recipe(base, mix, styles, plan) for mix in mixes]
+        rows = [(encodings.take(slice(i, i + 1)), recipe) for i, recipe in enumerate(recipes)]
+        return decode_rows(base, rows, pass_size=min(count, 16) if rank else None)
+
+    return work
 
 
 def stylize(context: Context) -> Work:
@@ -136,9 +131,12 @@ def matmul(context: Context) -> Work:
 CASES: dict[str, Callable[[Context], Work]] = {
     "train": train,
     "train-bank": lambda context: train(context, contents="bank"),
-    "train-recompute": train_recompute,
+    "train-recompute": lambda context: train(context, contents="bank", recompute=True),
+    "step": lambda context: train(context, **ONE_STEP),
+    "step-recompute": lambda context: train(context, **ONE_STEP, recompute=True),
     "encode": encode_photos,
     "decode": decode_mixes,
+    "decode-lora": lambda context: decode_mixes(context, rank=16),
     "stylize": stylize,
 }
 
@@ -146,8 +144,8 @@ CASES: dict[str, Callable[[Context], Work]] = {
 def measure(case: Case, repeat: int) -> dict[str, Any]:
     """Shortest time of a call, its counted FLOPs and its peak memory, in this process.
 
-    The first call, which counts FLOPs, warms up and is not timed. The machine's peak is measured
-    before and after, because other work on the machine slows both.
+    The first call warms up and is not timed; the last one counts FLOPs, which takes memory. The
+    machine's peak is measured before and after, because other work on the machine slows both.
     """
     device = required_device(case.device)
     context = Context(case, random_base(case.size).to(device))
@@ -155,8 +153,7 @@ def measure(case: Case, repeat: int) -> dict[str, Any]:
         return {"counted_mib": counted_memory(context) / 2**20}
     work = CASES[case.name](context)
     product = matmul(context)
-    with FlopCounterMode(display=False) as counter:
-        work()
+    work()
     peaks = [_timed(product, device) for _ in range(PRODUCTS)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -166,6 +163,8 @@ def measure(case: Case, repeat: int) -> dict[str, Any]:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peaks += [_timed(product, device) for _ in range(PRODUCTS)]
+    with FlopCounterMode(display=False) as counter:
+        work()
     tflop = counter.get_total_flops() / 1e12
     best = 2 * MATMUL_SIZE[device.type] ** 3 / min(peaks) / 1e12
     rate = tflop / min(seconds)
@@ -180,11 +179,14 @@ def measure(case: Case, repeat: int) -> dict[str, Any]:
 
 
 def _timed(work: Work, device: torch.device) -> float:
-    started = time.perf_counter()
+    """Seconds of a call; of processor time on one thread, where other programs disturb it less."""
+    on_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if on_one_thread else time.perf_counter
+    started = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def counted_memory(context: Context) -> float:
@@ -193,7 +195,7 @@ def counted_memory(context: Context) -> float:
     Activations are counted at batches of 1 and 2 and extrapolated to ``images``: they grow
     linearly. What the backward pass itself allocates is not counted.
     """
-    settings = make_settings("reference", contents="bank", decode_steps=2, encode_steps=2)
+    settings = make_settings("reference", **ONE_STEP)
     saved = []
     for batch in (1, 2):
         trainer = context.trainer(settings, batch)
@@ -223,45 +225,3 @@ def counted_memory(context: Context) -> float:
     return (
         4 * sizes[0] + sum(sizes[1:]) + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
     )
-
-
-def random_base(size: str) -> Base:
-    """The shipped base of this name, or random weights in the layout of a packaged configuration.
-
-    The guide is then an open_clip ViT-B-32, and the perceptual net LPIPS with VGG.
-    """
-    if size in shipped_bases():
-        return load_base(shipped_bases()[size])
-    config = load_config(size)
-    diffae = DiffAE(config)
-    diffae.load_state_dict(random_state(diffae, seed=7, gain=0.5))
-    with tempfile.TemporaryDirectory() as folder:
-        file = make_perceptual_file(Path(folder) / "vgg.safetensors", "vgg")
-        perceptual = frozen(PerceptualNet("vgg", file))
-    guide = open_clip_guide("ViT-B-32", None)
-    z = torch.zeros(config.z_channels)
-    return Base(config, frozen(diffae), z, z + 1, guide, perceptual)
-
-
-def random_styles(base: Base, count: int, rank: int = 16) -> list[Style]:
-    """Different low-rank styles, as trained ones are held."""
-    settings = make_settings("default")
-    z = torch.randn(2, base.config.z_channels, device=base.device)
-
-    def change(weight: Tensor) -> Change:
-        if weight.dim() < 2:
-            return 1e-3 * torch.randn_like(weight)
-        up = 1e-2 * torch.randn(len(weight), rank, device=weight.device)
-        return LowRank(up, 1e-2 * torch.randn(rank, *weight.shape[1:], device=weight.device))
-
-    return [
-        Style(
-            f"style-{i}",
-            {k: change(p) for k, p in base.diffae.unet.named_parameters()},
-            StructurePreservingNetwork().to(base.device).state_dict(),
-            z[:1],
-            z[1:],
-            settings,
-        ).half()
-        for i in range(count)
-    ]

@@ -27,11 +27,13 @@ def saved_bytes(trainer: StyleTrainer) -> int:
     return total
 
 
+@pytest.mark.parametrize("adapter", ["full", "lora"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_recomputed_activations_give_the_same_weights(
-    tiny_trainer: Callable[..., StyleTrainer], precision: str
+    tiny_trainer: Callable[..., StyleTrainer], precision: str, adapter: str
 ) -> None:
-    plain, small = (tiny_trainer(dropout=0.1, precision=precision) for _ in range(2))
+    settings = {"dropout": 0.1, "precision": precision, "adapter": adapter}
+    plain, small = (tiny_trainer(**settings) for _ in range(2))
     recompute_activations(small.unet, small.spn)
     assert saved_bytes(small) < 0.6 * saved_bytes(plain)
     assert small.history == plain.history

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from osasis.errors import UserError
 from osasis.validation import InvalidInputError
 from serving.app import engine_gpus
 from serving.config import ServeConfig, load_config
+from tests.serving.conftest import free_port
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -64,3 +68,20 @@ def test_a_gpu_of_a_cluster_without_any() -> None:
     with pytest.raises(UserError, match="device is cuda, but the cluster has no GPU"):
         engine_gpus(ServeConfig.parse({"device": "cuda"}))
     assert engine_gpus(ServeConfig.parse({})) == 0
+
+
+def test_engines_that_need_more_gpus_than_the_machine_has(home: Path) -> None:
+    command = [sys.executable, "-m", "factory.cli", "serve", "--home", home, "--port", free_port()]
+    ran = subprocess.run(
+        [*map(str, command), "--set", "engine_gpus=0.5"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.splitlines()[-1] == (
+        "error: engine_gpus is 0.5 for 1 engine(s), but this machine has 0 GPU(s); lower "
+        "engine_gpus or replicas, or set engine_gpus to 0 to serve from the CPU"
+    )
