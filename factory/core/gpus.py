@@ -11,6 +11,9 @@ from factory.core.failures import describe_failure
 from osasis.devices import required_device
 from osasis.errors import UserError
 
+# A check fits beside other work on the GPU.
+CHECK_SHARE, CHECK_SECONDS = 0.01, 60
+
 
 def cluster_gpus() -> int:
     """Number of GPUs that the connected cluster offers."""
@@ -30,18 +33,24 @@ def fair_share(gpus: int, workers: int) -> float:
     return 1 / -(-workers // gpus)
 
 
-def remote_task(function: Callable[..., Any], *, gpu: bool) -> Any:
-    """A Ray task on one GPU or one CPU. A GPU's memory is free again when the task ends."""
-    if not gpu:
+def remote_task(function: Callable[..., Any], *, gpus: float) -> Any:
+    """A Ray task on a share of a GPU, or for 0 on one CPU. Its GPU memory is free when it ends."""
+    if not gpus:
         return ray.remote(num_cpus=1, max_retries=3)(function)
     # An idle worker would keep its GPU memory. ``options`` cannot set max_calls.
-    return ray.remote(num_cpus=0, num_gpus=1, max_calls=1, max_retries=3)(function)
+    return ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1, max_retries=3)(function)
 
 
 def check_gpu() -> None:
-    """Raise UserError where PyTorch finds no GPU on a node whose GPUs Ray offers."""
+    """Raise UserError where PyTorch finds no GPU on a node whose GPUs Ray offers.
+
+    Returns unchecked where all GPUs are in use.
+    """
+    task = remote_task(required_device, gpus=CHECK_SHARE).remote("cuda")
     try:
-        ray.get(remote_task(required_device, gpu=True).remote("cuda"))
+        ray.get(task, timeout=CHECK_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(task)
     except UserError as e:
         # Ray's error of a task is also a UserError, whose text is a traceback.
         raise UserError(describe_failure(e)) from None

@@ -158,7 +158,7 @@ def _build(
     size = settings.bank_size if photos is None else min(settings.bank_size, len(photos))
     starts = [s for s in range(0, size, CHUNK) if not shard_path(path, s).is_file()]
     gpus, cpus = cluster_gpus(), max(1, int(ray.cluster_resources().get("CPU", 1)))
-    task = remote_task(_compute_shards, gpu=bool(gpus))
+    task = remote_task(_compute_shards, gpus=1 if gpus else 0)
     count = max(1, min(gpus or cpus, len(starts)))
     device = "cuda" if gpus else "cpu"
     arguments = (base_folder, path, settings, size, photos is not None)

@@ -54,7 +54,7 @@ def ended(pid):
     return False
 
 connect(2, num_gpus=1)
-pids = {gpu: ray.get(remote_task(process, gpu=gpu).remote()) for gpu in (True, False)}
+pids = {gpu: ray.get(remote_task(process, gpus=gpu).remote()) for gpu in (1, 0)}
 said = {"gpu task ended": ended(pids[True]), "cpu task ended": not psutil.pid_exists(pids[False])}
 said["check"] = error(check_gpu)
 said["train"] = error(lambda: train(catalog, home=home, overrides=few, progress="none"))

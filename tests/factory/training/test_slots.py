@@ -123,6 +123,17 @@ def test_one_slot_per_cpu_without_gpus(local_ray: None, tmp_path: Path) -> None:
     assert (SlotPlan(1).device, SlotPlan(2, gpus=0.5).device) == ("cpu", "cuda")
 
 
+def test_fingerprints_of_older_homes_stay_valid() -> None:
+    """Computed before adapters were settings."""
+    published = make_settings("reference").to_dict()
+    assert fingerprint(b"image", None, "0123", published) == "adf0da7222895162"
+    settings = make_settings("default", seed=3, compact_rank=None).to_dict()
+    assert fingerprint(b"image", None, "0123", settings) == "3850ef4cd2e3c438"
+    # The rank of factors counts where factors are trained.
+    low = [make_settings("reference", adapter="lora", adapter_rank=r).to_dict() for r in (4, 8)]
+    assert len({fingerprint(b"image", None, "0123", s) for s in [published, *low]}) == 3
+
+
 def test_fingerprint_depends_on_images_base_and_settings() -> None:
     same = (b"image", None, "base", {"iterations": 2, "seed": 0})
     others = [
