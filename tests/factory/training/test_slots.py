@@ -17,6 +17,7 @@ from factory.reports.style_states import Failed, Running, Snapshot
 from factory.training.fingerprint import fingerprint
 from factory.training.slots import SlotPlan, TrainingJob, plan_slots, run_job
 from factory.training.style_worker import CHECKPOINT, StyleWorker
+from osasis.settings import make_settings
 from tests.factory.conftest import Shop, ray_processes
 from tests.tiny import picture
 
