@@ -168,6 +168,11 @@ class TrainSettings(InputModel):
         "that have it; `float16` is for GPUs; a CPU emulates it, and `bfloat16` where it lacks "
         "instructions, which is slow",
     )
+    micro_batch: Count | None = Field(
+        None,
+        description="contents per forward and backward pass; a smaller number takes less memory, "
+        "and one more row of the style image for each pass; null: the whole batch",
+    )
     recompute: bool = Field(
         False,
         description="compute activations again in the backward pass: a fraction of the memory, a "

@@ -92,30 +92,55 @@ class StyleTrainer:
 
     def _train_on(self, contents: Contents) -> list[dict[str, float]]:
         """Denoise contents and style image from t0 to 0, with an optimiser step at every step."""
-        photo_guide = self.loss.prepare_embeddings(contents.guide)
         x_t = torch.cat([contents.x_t0, self.style_x_t0])
-        n, before, rows = len(contents), None, []
+        before, rows = None, []
         for i in range(self.denoising_steps - 1, -1, -1):
             self._set_learning_rates(i)
-            with autocast(self.base.device, self.arithmetic):
-                x_t, x0 = self._predict(i, x_t, contents)
-            # In float32: directions between nearby embeddings are lost in bfloat16.
-            total, parts = self.loss(x0[:n], x0[n:], contents.photo, photo_guide)
-            row = {k: float(parts.get(k, 0.0)) for k in LOSS_NAMES}
-            if not torch.isfinite(total):
-                raise DivergedError(
-                    f"training diverged at iteration {self.iteration + 1}, step {i}: the loss is "
-                    f"{row['total']}; lower lr_unet, or use precision float32"
-                )
             for optimiser in self.optimisers.values():
                 optimiser.zero_grad()
-            total.backward()
+            x_t, x0, row = self._accumulate(i, x_t, contents)
             for optimiser in self.optimisers.values():
                 optimiser.step()
             rows.append(row)
             with torch.no_grad():
-                x_t, before = self.solve(self.schedule, i, i - 1, x_t, x0, before), x0.detach()
+                x_t, before = self.solve(self.schedule, i, i - 1, x_t, x0, before), x0
         return rows
+
+    def _accumulate(
+        self, i: int, x_t: Tensor, contents: Contents
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Add the gradients of the loss at index i, micro-batch by micro-batch.
+
+        x_t: the contents' rows, then the style image's. The style image is a row of every
+        micro-batch; weighed by their contents, the losses sum to that of the whole batch. Returns
+        x_t with the SPN's term, x_0, and the weighted losses.
+        """
+        n = len(contents)
+        size = self.settings.micro_batch or n
+        x_parts, x0_parts = [], []
+        row = dict.fromkeys(LOSS_NAMES, 0.0)
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            part = contents.take(rows)
+            with autocast(self.base.device, self.arithmetic):
+                x, x0 = self._predict(i, torch.cat([x_t[rows], x_t[n:]]), part)
+            # In float32: directions between nearby embeddings are lost in bfloat16.
+            guide = self.loss.prepare_embeddings(part.guide)
+            total, losses = self.loss(x0[:-1], x0[-1:], part.photo, guide)
+            share = len(part) / n
+            row = {k: v + share * float(losses.get(k, 0.0)) for k, v in row.items()}
+            if not torch.isfinite(total):
+                raise DivergedError(
+                    f"training diverged at iteration {self.iteration + 1}, step {i}: the loss is "
+                    f"{float(total.detach())}; lower lr_unet, or use precision float32"
+                )
+            (share * total).backward()
+            x_parts.append(x.detach())
+            x0_parts.append(x0.detach())
+        x_t, x0 = (
+            torch.cat([*(p[:-1] for p in parts), parts[-1][-1:]]) for parts in (x_parts, x0_parts)
+        )
+        return x_t, x0, row
 
     def _set_learning_rates(self, i: int) -> None:
         """Set the rates of step i, a function of iteration and step only, as resuming needs."""

@@ -12,6 +12,7 @@ FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
 # Settings that did not exist, with the values that training took: not hashed, so that fingerprints
 # in older homes stay valid.
 ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0, "palette": 0.0}
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "micro_batch")
 ADAPTER = ("adapter", "adapter_rank", "adapter_alpha")
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 
@@ -29,8 +30,8 @@ def fingerprint(
     """
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())
-    # These, and the early-stopping settings while off, do not affect the result.
-    relevant = {k: v for k, v in settings.items() if k not in ("checkpoint_every", "recompute")}
+    # The early-stopping settings, while off, do not affect the result either.
+    relevant = {k: v for k, v in settings.items() if k not in WITHOUT_EFFECT}
     # Precision auto was called bfloat16: hash the former names, so that fingerprints in older homes
     # stay valid.
     if (precision := relevant.get("precision")) in FORMER_PRECISION:

@@ -186,6 +186,18 @@ def test_low_rank_training_holds_factors_only(tiny_base: Base, tiny_trainer: Tra
         torch.testing.assert_close(weights[key], trained, atol=1e-4, rtol=1e-3)
 
 
+def test_micro_batches_train_as_the_whole_batch(tiny_trainer: Trainers) -> None:
+    whole = run(tiny_trainer(batch_size=3), 1)
+    split = run(tiny_trainer(batch_size=3, micro_batch=2), 1)
+    for name, value in whole.history[0].items():
+        assert split.history[0][name] == pytest.approx(value, rel=1e-3), name
+    # Adam's second moments are the squared gradients, which do not depend on the step's size.
+    moments = [t.state_tensors() for t in (whole, split)]
+    keys = [k for k in moments[0] if k.endswith("exp_avg_sq")]
+    difference = sum(float((moments[0][k] - moments[1][k]).abs().sum()) for k in keys)
+    assert difference < 0.02 * sum(float(moments[0][k].sum()) for k in keys)
+
+
 class NanContents:
     """Contents whose n-th draw contains a NaN."""
 
