@@ -31,6 +31,8 @@ def evaluate(home: Path, photos: Path, output: Path, *options: str) -> Ran:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_evaluate_prints_one_document_and_logs_the_results(
     trained_home: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -46,6 +48,8 @@ def test_evaluate_prints_one_document_and_logs_the_results(
     assert compared["metrics"]["evaluate.lpips"]["ink:1"] == pytest.approx(value)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_missed_gate_is_exit_code_1_and_named(
     trained_home: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -55,6 +59,8 @@ def test_a_missed_gate_is_exit_code_1_and_named(
     assert cli("styles", "show", "ink@champion", "--home", trained_home).code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_training_settings_are_swept_in_a_home_of_their_own(
     trained_home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,10 +94,14 @@ def said(
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_process_of_a_gpu_task_ends_with_it(said: dict[str, Any]) -> None:
     assert said["gpu task ended"] and not said["cpu task ended"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_error_says_what_was_asked_and_found(said: dict[str, Any]) -> None:
     assert said["check"].startswith(
         f"device cuda was asked for, but PyTorch {torch.__version__} finds no GPU on "
@@ -113,6 +117,8 @@ def test_the_error_says_what_was_asked_and_found(said: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_engines_share_the_gpus_and_ray_counts_them(said: dict[str, Any]) -> None:
     assert said["engine"] == [1, 0.25, 0, 0, 2]
 

@@ -102,6 +102,8 @@ def test_sigterm_ends_the_wait_for_an_mlflow_server(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_training_uses_the_checked_bytes_if_the_file_changes(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
 ) -> None:
@@ -127,6 +129,8 @@ def test_training_uses_the_checked_bytes_if_the_file_changes(
     assert set(bank) == {"contents", "build_seconds"} and bank["contents"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_style_that_another_job_takes_over_is_waited_for_and_trained_once(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
 ) -> None:
@@ -150,6 +154,8 @@ def test_a_style_that_another_job_takes_over_is_waited_for_and_trained_once(
     assert not list(home.claims.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_full_disk_ends_a_run_at_once_and_a_finished_run_needs_no_room(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
