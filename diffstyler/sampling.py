@@ -104,7 +104,7 @@ class _Walk:
         to = self.remaining[-1] if self.remaining else None
         schedule, request = self.base.schedule, self.requests[n]
         x = ddim_step(self.x[n], guided, schedule.alpha(t), schedule.alpha(to))
-        if request.settings.outside == "photo" and request.layers:
+        if request.keeps_photo:
             return over(request.encoding.at(to), x, union(self.masks[n]))
         return x
 

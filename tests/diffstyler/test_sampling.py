@@ -278,6 +278,20 @@ def test_non_square_photos(base: Base, adapters: list[Adapter]) -> None:
     assert torch.equal(out[:, :, :27], photo[:, :, :27])
 
 
+def test_sides_that_the_latent_cuts(base: Base, adapters: list[Adapter]) -> None:
+    photo = picture(3, SIZE + 1, SIZE + 3)
+    encoding = encode(base, photo[None], settings())[0]
+    layers = (layer(adapters[0], half_mask("right")),)
+    published = decode(base, [Request(encoding, layers, settings(outside="base"))], [photo])[0]
+    assert published.shape == (3, SIZE, SIZE + 2)
+    message = (
+        "photo 0 has 35x33 pixels, but the picture of its encoding 34x32; with outside photo they "
+        "must be equal: encode this photo with sides that are multiples of 2"
+    )
+    with pytest.raises(UserError, match=message):
+        decode(base, [Request(encoding, layers, settings())], [photo])
+
+
 def test_a_weighted_sum_is_one_adapter(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
