@@ -54,7 +54,9 @@ def encode(
     kept = base.schedule.timesteps(settings.decode_steps)
     walk = base.schedule.timesteps(settings.encode_steps)
     found = invert(base, photos, walk, settings.encode_prompt, kept, progress)
-    return [Encoding(photo, latents, kept) for photo, latents in zip(photos, found, strict=True)]
+    # Views would hold the whole batch as long as one of its encodings lives.
+    pairs = zip(photos, found, strict=True)
+    return [Encoding(photo.clone(), latents.clone(), kept) for photo, latents in pairs]
 
 
 def invert(

@@ -327,6 +327,8 @@ def test_an_encoding_holds_the_latents_that_decoding_reads(base: Base) -> None:
     assert one.nbytes == 6 * 4 * 16 * 16 * 4
     both = encode(base, torch.stack([picture(1), picture(0)]), s)
     close(both[1].latents, one.latents)
+    held = [x.untyped_storage().nbytes() for x in (both[1].photo, both[1].latents)]
+    assert sum(held) == both[1].nbytes
 
 
 def test_float16_weights(base: Base, pipeline: Path, adapters: list[Adapter]) -> None:
