@@ -116,7 +116,7 @@ def load_base(
         unet,
         vae,
         text_encoder,
-        CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        _load_tokenizer(folder / "tokenizer", text_encoder.config.vocab_size),
         _load_schedule(folder / "scheduler"),
         sites,
     )
@@ -198,6 +198,25 @@ def _load(network: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
     return loaded.requires_grad_(False).eval()
 
 
+def _load_tokenizer(folder: Path, vocabulary: int) -> CLIPTokenizer:
+    """vocabulary: number of tokens that the text encoder knows."""
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: is missing; download the model again")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    # The library tokenizers raises plain Exceptions.
+    except Exception as e:
+        raise UserError(f"{folder}: {_first_line(e)}; download the model again") from None
+    if len(tokenizer) > vocabulary:
+        raise UserError(
+            f"{folder}: it has {len(tokenizer)} tokens, the text encoder's vocab_size is "
+            f"{vocabulary}; the parts are of different models"
+        )
+    return tokenizer
+
+
 def _pattern(stem: str, variant: str | None) -> str:
     """Pattern of a weights file or of the index of its shards."""
     return f"{stem}{'.' + variant if variant else ''}.safetensors*"
@@ -233,11 +252,16 @@ def _load_schedule(folder: Path) -> Schedule:
             "epsilon and v_prediction"
         )
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    scheduler = DDIMScheduler(
-        **{name: config[name] for name in names if name in config},
-        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
-        set_alpha_to_one=config.get("set_alpha_to_one", False),
-    )
+    try:
+        scheduler = DDIMScheduler(
+            **{name: config[name] for name in names if name in config},
+            rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+            set_alpha_to_one=config.get("set_alpha_to_one", False),
+        )
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as e:
+        raise UserError(
+            f"{folder / 'scheduler_config.json'}: {_first_line(e)}; download the model again"
+        ) from None
     return Schedule(
         scheduler.alphas_cumprod,
         float(scheduler.final_alpha_cumprod),

@@ -23,11 +23,12 @@ def fill_template(template: str, subject: str) -> str:
 
 
 def tokenize(base: Base, prompt: str) -> Tensor:
-    """Token ids (N,) int64, padded to the tokenizer's length (77).
+    """Token ids (N,) int64, padded to the length that the text encoder reads (77).
 
     Raises UserError for a longer prompt, which the text encoder would cut silently.
     """
-    limit = base.tokenizer.model_max_length
+    # A tokenizer without a configuration has no length of its own.
+    limit = min(base.tokenizer.model_max_length, base.text_encoder.config.max_position_embeddings)
     # Padding would change the tokenizer's state, which threads share.
     ids = base.tokenizer(prompt).input_ids
     if len(ids) > limit:
