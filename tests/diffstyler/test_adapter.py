@@ -128,6 +128,18 @@ def test_alpha_scales_the_change(base: Base, tmp_path: Path) -> None:
         parsed(base, tensors, lora_alpha=1, use_rslora=True)
 
 
+def test_a_weighted_sum_adds_the_changes(base: Base) -> None:
+    a, b = random_adapter(base, 0, rank=2), random_adapter(base, 1, rank=3)
+    partial = Adapter({key: f for key, f in b.factors.items() if ".attn1." in key})
+    mixed = weighted_sum([a, partial], [0.7, -0.4])
+    assert mixed.factors.keys() == a.factors.keys()
+    for key, f in mixed.factors.items():
+        expected = 0.7 * a.factors[key].up @ a.factors[key].down
+        if key in partial.factors:
+            expected += -0.4 * b.factors[key].up @ b.factors[key].down
+        torch.testing.assert_close(f.up @ f.down, expected)
+
+
 def test_diffusers_loads_the_written_file(base: Base, pipeline: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
     adapter = random_adapter(base, 0)
