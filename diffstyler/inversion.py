@@ -48,8 +48,27 @@ def encode(
     images: Tensor,
     settings: SampleSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    pass_size: int | None = None,
 ) -> list[Encoding]:
-    """Invert photos (B, 3, H, W) in [-1, 1]; keep the latents that ``decode_steps`` read."""
+    """Invert photos (B, 3, H, W) in [-1, 1]; keep the latents that ``decode_steps`` read.
+
+    pass_size: most photos of a forward pass; None: no limit. progress: steps done of all passes,
+    and their number.
+    """
+    parts = images.split(pass_size or max(1, len(images)))
+    total = len(parts) * settings.encode_steps
+    found = []
+    for n, part in enumerate(parts):
+        before = n * settings.encode_steps
+        found += _encode_pass(
+            base, part, settings, lambda done, _, before=before: progress(before + done, total)
+        )
+    return found
+
+
+def _encode_pass(
+    base: Base, images: Tensor, settings: SampleSettings, progress: Callable[[int, int], None]
+) -> list[Encoding]:
     photos = base.photo_latents(images.to(base.device))
     kept = base.schedule.timesteps(settings.decode_steps)
     walk = base.schedule.timesteps(settings.encode_steps)

@@ -13,19 +13,25 @@ from diffstyler.sampling import sample
 from osasis.errors import UserError
 
 
-def decode(base: Base, requests: Sequence[Request], photos: Sequence[Tensor]) -> list[Tensor]:
+def decode(
+    base: Base,
+    requests: Sequence[Request],
+    photos: Sequence[Tensor],
+    pass_size: int | None = None,
+) -> list[Tensor]:
     """Pictures (3, H, W) in [-1, 1] of requests, on the base's device.
 
-    photos: (3, H, W) in [-1, 1], the encoded photos. A side of a picture is its latent's times
-    ``base.latent_factor``. A photo of another size, as ``multiple`` 1 of preset ``reference``
-    makes it, gives a picture that lacks the remainder, less than ``latent_factor`` pixels at the
-    right and at the bottom, as published; with ``outside`` photo it is refused.
-    Raises UserError for it, and as ``sample`` does.
+    photos: (3, H, W) in [-1, 1], the encoded photos. pass_size: of ``sample``.
+    A picture's sides are its latent's times ``base.latent_factor``. From a photo whose sides are no
+    multiples of it, as ``multiple`` 1 of preset ``reference`` makes them, a picture lacks the
+    remainder at the right and at the bottom, as published; ``outside`` photo refuses such photos.
+    Raises UserError for these, and as ``sample`` does.
     """
     for number, (request, photo) in enumerate(zip(requests, photos, strict=True)):
         _check_size(base, request, photo, number)
     pictures = []
-    for request, photo, latent in zip(requests, photos, sample(base, requests), strict=True):
+    latents = sample(base, requests, pass_size=pass_size)
+    for request, photo, latent in zip(requests, photos, latents, strict=True):
         picture = base.decode_latents(latent[None])[0]
         pictures.append(compose_pixels(request, photo.to(picture), picture))
     return pictures

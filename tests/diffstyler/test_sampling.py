@@ -214,6 +214,27 @@ def test_requests_of_one_photo_share_its_source(
     assert rows_of_passes(base, requests) == [10, 10, 10, 8, 8]
 
 
+def test_a_pass_holds_at_most_pass_size(
+    base: Base, encodings: list[Encoding], adapters: list[Adapter]
+) -> None:
+    requests = [Request(encodings[n], (layer(adapters[0]),), settings()) for n in (0, 1, 1)]
+    sizes: list[int] = []
+    handle = base.unet.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    latents = sample(base, requests, pass_size=2)
+    assert sizes == [6, 6, 6, 4, 4, 3, 3, 3, 2, 2]
+    sizes.clear()
+    seen: list[tuple[int, int]] = []
+    photos = torch.stack([picture(0), picture(1), picture(2)])
+    found = encode(base, photos, settings(), lambda *done: seen.append(done), pass_size=2)
+    handle.remove()
+    assert sizes == [2] * STEPS + [1] * STEPS
+    assert seen == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
+    for one, other in zip(found, encodings, strict=False):
+        close(one.latents, other.latents)
+    for one, other in zip(latents, sample(base, requests), strict=True):
+        close(one, other)
+
+
 def test_later_layers_lie_over_earlier_ones(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
@@ -295,15 +316,18 @@ def test_sides_that_the_latent_cuts(base: Base, adapters: list[Adapter]) -> None
 def test_a_weighted_sum_is_one_adapter(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
-    mixed = weighted_sum([adapters[0], adapters[1]], [0.7, 0.0])
-    a, b = sample(
+    one, other = adapters
+    mixed = weighted_sum([one, other, one], [0.3, 0.5, 0.4])
+    merged = weighted_sum([other, one], [0.5, 0.7])
+    a, b, alone = sample(
         base,
         [
-            Request(encodings[0], (layer(mixed),), settings()),
-            Request(encodings[0], (layer(adapters[0], strength=0.7),), settings()),
+            Request(encodings[0], (layer(adapter),), settings())
+            for adapter in (mixed, merged, weighted_sum([one], [0.7]))
         ],
     )
     close(a, b)
+    assert differ(a, alone)
 
 
 def test_no_requests(base: Base) -> None:
