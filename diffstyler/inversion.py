@@ -56,14 +56,17 @@ def encode(
     and their number.
     """
     parts = images.split(pass_size or max(1, len(images)))
-    total = len(parts) * settings.encode_steps
-    found = []
+    found: list[Encoding] = []
     for n, part in enumerate(parts):
-        before = n * settings.encode_steps
-        found += _encode_pass(
-            base, part, settings, lambda done, _, before=before: progress(before + done, total)
-        )
+        found += _encode_pass(base, part, settings, _part_of(progress, n, len(parts)))
     return found
+
+
+def _part_of(
+    progress: Callable[[int, int], None], number: int, parts: int
+) -> Callable[[int, int], None]:
+    """Progress of one of equal parts as that of the whole."""
+    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def _encode_pass(
