@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffstyler.attention import InjectionSites, find_sites, install
 from diffstyler.schedule import Schedule
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 
 try:
@@ -75,7 +76,8 @@ class Base:
 
         images: (B, 3, H, W) in [-1, 1]. Returns (B, C, H/8, W/8) each.
         """
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        with autocast(self.device, "float32"):
+            posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.std.float()
 
     def photo_latents(self, images: Tensor) -> Tensor:
@@ -86,7 +88,8 @@ class Base:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
         unscaled = latents / self.vae.config.scaling_factor
-        images = self.vae.decode(unscaled.to(self.vae.device, self.vae.dtype)).sample
+        with autocast(self.device, "float32"):
+            images = self.vae.decode(unscaled.to(self.vae.device, self.vae.dtype)).sample
         return images.float().clamp(-1, 1)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,4 +49,6 @@ def embed_prompts(base: Base, prompts: Iterable[str]) -> dict[str, Tensor]:
     if not distinct:
         return {}
     ids = torch.stack([tokenize(base, prompt) for prompt in distinct]).to(base.device)
-    return dict(zip(distinct, base.text_encoder(ids).last_hidden_state, strict=True))
+    with autocast(base.device, "float32"):
+        embeddings = base.text_encoder(ids).last_hidden_state
+    return dict(zip(distinct, embeddings, strict=True))

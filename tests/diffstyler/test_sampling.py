@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from diffstyler.adapter import Adapter, weighted_sum
 from diffstyler.base import Base, load_base
 from diffstyler.inversion import Encoding, encode
 from diffstyler.passes import Layer, Request
+from diffstyler.prediction import Row, predict_eps
+from diffstyler.prompts import embed_prompts
 from diffstyler.sampling import Step, sample
 from diffstyler.settings import LayerSettings, SampleSettings, make_sample_settings
 from diffstyler.stylize import decode
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 from tests.diffstyler.tiny_sd import SIZE, half_mask, picture, random_adapter
 
@@ -353,6 +357,24 @@ def test_an_encoding_holds_the_latents_that_decoding_reads(base: Base) -> None:
     close(both[1].latents, one.latents)
     held = [x.untyped_storage().nbytes() for x in (both[1].photo, both[1].latents)]
     assert sum(held) == both[1].nbytes
+
+
+def test_float32_is_exact_whatever_ran_before(base: Base, encodings: list[Encoding]) -> None:
+    """Neither TF32, the default of convolutions on GPUs, nor an outer autocast has a part in it."""
+    latents = encodings[0].photo[None]
+    context = embed_prompts(base, [""])[""]
+    calls: list[Callable[[], Tensor]] = [
+        lambda: base.photo_latents(picture(0)[None]),
+        lambda: base.decode_latents(latents),
+        lambda: embed_prompts(base, ["deer"])["deer"],
+        lambda: predict_eps(base, [Row(latents[0], context)], 500),
+    ]
+    for call in calls:
+        exact = call()
+        with autocast(base.device, "tf32"), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), exact)
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
 def test_float16_weights(base: Base, pipeline: Path, adapters: list[Adapter]) -> None:
