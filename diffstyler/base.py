@@ -1,4 +1,6 @@
-"""The base: a Stable Diffusion 1.x or 2.x, read from a folder in the diffusers layout."""
+"""The base: a Stable Diffusion 1.x or 2.x, read from a folder in the diffusers layout, or from a
+single file with the configurations of such a folder.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from diffstyler.attention import InjectionSites, find_sites, install
 from diffstyler.schedule import Schedule
+from diffstyler.single_file import read_single_file
 from osasis.arithmetic import autocast
 from osasis.errors import UserError
 
@@ -94,13 +97,21 @@ class Base:
 
 
 def load_base(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    config: Path | None = None,
 ) -> Base:
-    """Load a base. dtype: of the weights, float32 or float16.
+    """Load a base from a folder in the diffusers layout or from a single safetensors file.
 
-    Raises UserError for a folder that is no Stable Diffusion, names another model, is incomplete,
+    dtype: of the weights, float32 or float16. config: for a single file, a folder in the diffusers
+    layout, of which the configurations, the tokenizer and the scheduler are read, not the weights;
+    its scheduler says what the UNet predicts.
+    Raises UserError for a model that is no Stable Diffusion, names another model, is incomplete,
     or whose weights do not have the keys and shapes of their configuration.
     """
+    folder = _configurations(path, config)
     _check_pipeline(folder)
     for part in (*WEIGHTS, "tokenizer", "scheduler"):
         if not (folder / part).is_dir():
@@ -109,21 +120,43 @@ def load_base(
                 f"{', '.join(WEIGHTS)}, tokenizer and scheduler"
             )
     _check_unet(folder / "unet" / "config.json")
-    unet = _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-    vae = _load(AutoencoderKL, folder, "vae", torch_dtype=dtype)
-    text_encoder = _load(CLIPTextModel, folder, "text_encoder", dtype=dtype)
-    _check_sizes(folder, unet, vae, text_encoder)
-    sites = find_sites(unet)
-    install(unet, sites)
+    networks = (
+        _load_folder(path, dtype) if config is None else read_single_file(path, folder, dtype)
+    )
+    _check_sizes(folder, **networks)
+    sites = find_sites(networks["unet"])
+    install(networks["unet"], sites)
     base = Base(
-        unet,
-        vae,
-        text_encoder,
-        _load_tokenizer(folder / "tokenizer", text_encoder.config.vocab_size),
-        _load_schedule(folder / "scheduler"),
-        sites,
+        **networks,
+        tokenizer=_load_tokenizer(folder / "tokenizer", networks["text_encoder"].config.vocab_size),
+        schedule=_load_schedule(folder / "scheduler"),
+        sites=sites,
     )
     return base.to(device)
+
+
+def _configurations(path: Path, config: Path | None) -> Path:
+    """The folder of the configurations: ``config`` for a single file, else the model itself."""
+    if config is None and path.is_file():
+        raise UserError(
+            f"{path}: a single file has no configurations, tokenizer and scheduler; name a folder "
+            "in the diffusers layout that has those of its architecture as config"
+        )
+    if config is not None and path.is_dir():
+        raise UserError(
+            f"config is {config}, but {path} is a folder, which has its own configurations; leave "
+            "config out"
+        )
+    return path if config is None else config
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The networks of a folder by part."""
+    return {
+        "unet": _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype),
+        "vae": _load(AutoencoderKL, folder, "vae", torch_dtype=dtype),
+        "text_encoder": _load(CLIPTextModel, folder, "text_encoder", dtype=dtype),
+    }
 
 
 def _check_pipeline(folder: Path) -> None:
