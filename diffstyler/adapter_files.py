@@ -80,7 +80,7 @@ def parse_factors(
     for name in sorted(tensors):
         if name.endswith(".alpha"):
             key, _ = _projection(f"{name.removesuffix('.alpha')}.lora.down.weight", source)
-            alphas[key] = float(tensors[name])
+            alphas[key] = _alpha(tensors[name], name, source)
             continue
         key, side = _projection(name, source)
         if key not in layout:
@@ -129,7 +129,8 @@ def _checked(
             f"{source}: {name} has no {other} factor; the file is incomplete; download it again"
         )
     (down_name, down), (up_name, up) = pair["down"], pair["up"]
-    rank, (out, features) = down.shape[0], shape
+    # A scalar, or no rows at all, do not fit either.
+    rank, (out, features) = max([1, *down.shape[:1]]), shape
     for name, value, wanted in ((down_name, down, (rank, features)), (up_name, up, (out, rank))):
         if tuple(value.shape) != wanted:
             raise UserError(
@@ -145,7 +146,7 @@ def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         return {k.removeprefix("unet."): v for k, v in _object(text, path).items()}
     beside = path.with_name("adapter_config.json")
     if path.name == "adapter_model.safetensors" and beside.is_file():
-        return _object(beside.read_text(encoding="utf-8"), beside)
+        return _object(beside.read_bytes(), beside)
     return {}
 
 
@@ -158,10 +159,20 @@ def _config_alpha(config: Mapping[str, Any], source: str) -> float | None:
                 "the scale lora_alpha / r are read; train it so"
             )
     alpha = config.get("lora_alpha")
-    return None if alpha is None else float(alpha)
+    return None if alpha is None else _alpha(alpha, "lora_alpha", source)
 
 
-def _object(text: str, path: Path) -> dict[str, Any]:
+def _alpha(value: Any, name: str, source: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise UserError(
+            f"{source}: {name} is {found}; a single number is needed; download it again"
+        ) from None
+
+
+def _object(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
@@ -189,6 +200,18 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: holds more than tensors, which could run code; save it as safetensors"
+            f"{path}: is damaged, or holds more than tensors, which could run code; download it "
+            "again, or save it as safetensors"
         ) from None
+    # What a damaged pickle raises depends on the damaged byte: EOFError, IndexError, KeyError, ....
+    except Exception as e:
+        reason = f"{type(e).__name__} {e}".rstrip()
+        raise UserError(
+            f"{path}: cannot be read as an adapter ({reason}); download it again"
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path}: holds a {type(found).__name__}, not a dictionary of tensors; save the "
+            "state_dict"
+        )
     return {str(k): v for k, v in found.items() if isinstance(v, Tensor)}

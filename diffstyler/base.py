@@ -1,4 +1,6 @@
-"""The base: a Stable Diffusion 1.x or 2.x, read from a folder in the diffusers layout."""
+"""The base: a Stable Diffusion 1.x or 2.x, read from a folder in the diffusers layout, or from a
+single file with the configurations of such a folder.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from diffstyler.attention import InjectionSites, find_sites, install
 from diffstyler.schedule import Schedule
+from diffstyler.single_file import read_single_file
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 
 try:
@@ -75,7 +79,8 @@ class Base:
 
         images: (B, 3, H, W) in [-1, 1]. Returns (B, C, H/8, W/8) each.
         """
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        with autocast(self.device, "float32"):
+            posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.std.float()
 
     def photo_latents(self, images: Tensor) -> Tensor:
@@ -86,18 +91,27 @@ class Base:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] of scaled latents (B, C, h, w)."""
         unscaled = latents / self.vae.config.scaling_factor
-        images = self.vae.decode(unscaled.to(self.vae.device, self.vae.dtype)).sample
+        with autocast(self.device, "float32"):
+            images = self.vae.decode(unscaled.to(self.vae.device, self.vae.dtype)).sample
         return images.float().clamp(-1, 1)
 
 
 def load_base(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    config: Path | None = None,
 ) -> Base:
-    """Load a base. dtype: of the weights, float32 or float16.
+    """Load a base from a folder in the diffusers layout or from a single safetensors file.
 
-    Raises UserError for a folder that is no Stable Diffusion, names another model, is incomplete,
+    dtype: of the weights, float32 or float16. config: for a single file, a folder in the diffusers
+    layout, of which the configurations, the tokenizer and the scheduler are read, not the weights;
+    its scheduler says what the UNet predicts.
+    Raises UserError for a model that is no Stable Diffusion, names another model, is incomplete,
     or whose weights do not have the keys and shapes of their configuration.
     """
+    folder = _configurations(path, config)
     _check_pipeline(folder)
     for part in (*WEIGHTS, "tokenizer", "scheduler"):
         if not (folder / part).is_dir():
@@ -106,21 +120,43 @@ def load_base(
                 f"{', '.join(WEIGHTS)}, tokenizer and scheduler"
             )
     _check_unet(folder / "unet" / "config.json")
-    unet = _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-    vae = _load(AutoencoderKL, folder, "vae", torch_dtype=dtype)
-    text_encoder = _load(CLIPTextModel, folder, "text_encoder", dtype=dtype)
-    _check_sizes(folder, unet, vae, text_encoder)
-    sites = find_sites(unet)
-    install(unet, sites)
+    networks = (
+        _load_folder(path, dtype) if config is None else read_single_file(path, folder, dtype)
+    )
+    _check_sizes(folder, **networks)
+    sites = find_sites(networks["unet"])
+    install(networks["unet"], sites)
     base = Base(
-        unet,
-        vae,
-        text_encoder,
-        CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        _load_schedule(folder / "scheduler"),
-        sites,
+        **networks,
+        tokenizer=_load_tokenizer(folder / "tokenizer", networks["text_encoder"].config.vocab_size),
+        schedule=_load_schedule(folder / "scheduler"),
+        sites=sites,
     )
     return base.to(device)
+
+
+def _configurations(path: Path, config: Path | None) -> Path:
+    """The folder of the configurations: ``config`` for a single file, else the model itself."""
+    if config is None and path.is_file():
+        raise UserError(
+            f"{path}: a single file has no configurations, tokenizer and scheduler; name a folder "
+            "in the diffusers layout that has those of its architecture as config"
+        )
+    if config is not None and path.is_dir():
+        raise UserError(
+            f"config is {config}, but {path} is a folder, which has its own configurations; leave "
+            "config out"
+        )
+    return path if config is None else config
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The networks of a folder by part."""
+    return {
+        "unet": _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype),
+        "vae": _load(AutoencoderKL, folder, "vae", torch_dtype=dtype),
+        "text_encoder": _load(CLIPTextModel, folder, "text_encoder", dtype=dtype),
+    }
 
 
 def _check_pipeline(folder: Path) -> None:
@@ -198,6 +234,25 @@ def _load(network: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
     return loaded.requires_grad_(False).eval()
 
 
+def _load_tokenizer(folder: Path, vocabulary: int) -> CLIPTokenizer:
+    """vocabulary: number of tokens that the text encoder knows."""
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: is missing; download the model again")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    # The library tokenizers raises plain Exceptions.
+    except Exception as e:
+        raise UserError(f"{folder}: {_first_line(e)}; download the model again") from None
+    if len(tokenizer) > vocabulary:
+        raise UserError(
+            f"{folder}: it has {len(tokenizer)} tokens, the text encoder's vocab_size is "
+            f"{vocabulary}; the parts are of different models"
+        )
+    return tokenizer
+
+
 def _pattern(stem: str, variant: str | None) -> str:
     """Pattern of a weights file or of the index of its shards."""
     return f"{stem}{'.' + variant if variant else ''}.safetensors*"
@@ -233,11 +288,16 @@ def _load_schedule(folder: Path) -> Schedule:
             "epsilon and v_prediction"
         )
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    scheduler = DDIMScheduler(
-        **{name: config[name] for name in names if name in config},
-        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
-        set_alpha_to_one=config.get("set_alpha_to_one", False),
-    )
+    try:
+        scheduler = DDIMScheduler(
+            **{name: config[name] for name in names if name in config},
+            rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+            set_alpha_to_one=config.get("set_alpha_to_one", False),
+        )
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as e:
+        raise UserError(
+            f"{folder / 'scheduler_config.json'}: {_first_line(e)}; download the model again"
+        ) from None
     return Schedule(
         scheduler.alphas_cumprod,
         float(scheduler.final_alpha_cumprod),

@@ -48,13 +48,37 @@ def encode(
     images: Tensor,
     settings: SampleSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    pass_size: int | None = None,
 ) -> list[Encoding]:
-    """Invert photos (B, 3, H, W) in [-1, 1]; keep the latents that ``decode_steps`` read."""
+    """Invert photos (B, 3, H, W) in [-1, 1]; keep the latents that ``decode_steps`` read.
+
+    pass_size: most photos of a forward pass; None: no limit. progress: steps done of all passes,
+    and their number.
+    """
+    parts = images.split(pass_size or max(1, len(images)))
+    found: list[Encoding] = []
+    for n, part in enumerate(parts):
+        found += _encode_pass(base, part, settings, _part_of(progress, n, len(parts)))
+    return found
+
+
+def _part_of(
+    progress: Callable[[int, int], None], number: int, parts: int
+) -> Callable[[int, int], None]:
+    """Progress of one of equal parts as that of the whole."""
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
+def _encode_pass(
+    base: Base, images: Tensor, settings: SampleSettings, progress: Callable[[int, int], None]
+) -> list[Encoding]:
     photos = base.photo_latents(images.to(base.device))
     kept = base.schedule.timesteps(settings.decode_steps)
     walk = base.schedule.timesteps(settings.encode_steps)
     found = invert(base, photos, walk, settings.encode_prompt, kept, progress)
-    return [Encoding(photo, latents, kept) for photo, latents in zip(photos, found, strict=True)]
+    # Views would hold the whole batch as long as one of its encodings lives.
+    pairs = zip(photos, found, strict=True)
+    return [Encoding(photo.clone(), latents.clone(), kept) for photo, latents in pairs]
 
 
 def invert(

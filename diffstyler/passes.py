@@ -45,6 +45,11 @@ class Request:
         return [mask if mask is None else mask.to(device) for mask in found]
 
     @property
+    def keeps_photo(self) -> bool:
+        """Whether the photo itself is outside of all masks."""
+        return self.settings.outside == "photo" and bool(self.layers)
+
+    @property
     def source_prompt(self) -> str:
         s = self.settings
         return s.encode_prompt if s.source_prompt is None else s.source_prompt
@@ -110,7 +115,7 @@ def passes_at(request: Request, masks: Sequence[Tensor | None], i: int, t: int) 
     full = [n for n in active if masks[n] is None]
     layers = [layer_pass(request, n, i, t) for n in active if not full or n >= full[-1]]
     all_active = len(active) == len(request.layers)
-    hidden = full or (request.settings.outside == "photo" and all_active and active)
+    hidden = full or (request.keeps_photo and all_active)
     return layers if hidden else [base_pass(request.settings, i, t), *layers]
 
 

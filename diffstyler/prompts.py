@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ def fill_template(template: str, subject: str) -> str:
 
 
 def tokenize(base: Base, prompt: str) -> Tensor:
-    """Token ids (N,) int64, padded to the tokenizer's length (77).
+    """Token ids (N,) int64, padded to the length that the text encoder reads (77).
 
     Raises UserError for a longer prompt, which the text encoder would cut silently.
     """
-    limit = base.tokenizer.model_max_length
+    # A tokenizer without a configuration has no length of its own.
+    limit = min(base.tokenizer.model_max_length, base.text_encoder.config.max_position_embeddings)
     # Padding would change the tokenizer's state, which threads share.
     ids = base.tokenizer(prompt).input_ids
     if len(ids) > limit:
@@ -47,4 +49,6 @@ def embed_prompts(base: Base, prompts: Iterable[str]) -> dict[str, Tensor]:
     if not distinct:
         return {}
     ids = torch.stack([tokenize(base, prompt) for prompt in distinct]).to(base.device)
-    return dict(zip(distinct, base.text_encoder(ids).last_hidden_state, strict=True))
+    with autocast(base.device, "float32"):
+        embeddings = base.text_encoder(ids).last_hidden_state
+    return dict(zip(distinct, embeddings, strict=True))

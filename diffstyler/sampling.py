@@ -42,11 +42,16 @@ def sample(
     base: Base,
     requests: Sequence[Request],
     on_step: Callable[[Step], None] = lambda step: None,
+    pass_size: int | None = None,
 ) -> list[Tensor]:
-    """The latents (C, h, w) of requests, in their order. Each equals its latent alone.
+    """The latents (C, h, w) of requests, in their order. Each equals its latent alone, up to the
+    rounding of products, whose order depends on the size of a batch.
 
-    Requests of equal decode_steps and latent size are computed together. Raises UserError for a
-    mask that is black, a prompt that is too long, or an encoding for other decode_steps.
+    Requests of equal decode_steps and latent size are computed together. pass_size: most requests
+    of a forward pass; None: no limit. A request takes 2 rows for the base, if that is seen, and for
+    each layer, and where the source is injected, 1 more (1 for each with ``inject_from`` own).
+    Raises UserError for a mask that is black, a prompt that is too long, or an encoding for other
+    decode_steps.
     """
     contexts = embed_prompts(base, [p for request in requests for p in request.prompts])
     groups: dict[tuple[int, torch.Size], list[int]] = {}
@@ -54,11 +59,13 @@ def sample(
         key = (request.settings.decode_steps, request.encoding.photo.shape)
         groups.setdefault(key, []).append(n)
     latents: dict[int, Tensor] = {}
-    for numbers in groups.values():
-        walk = _Walk(base, {n: requests[n] for n in numbers}, contexts)
-        while walk.remaining:
-            walk.step(on_step)
-        latents |= walk.x
+    for group in groups.values():
+        size = pass_size or len(group)
+        for numbers in (group[i : i + size] for i in range(0, len(group), size)):
+            walk = _Walk(base, {n: requests[n] for n in numbers}, contexts)
+            while walk.remaining:
+                walk.step(on_step)
+            latents |= walk.x
     return [latents[n] for n in range(len(requests))]
 
 
@@ -104,7 +111,7 @@ class _Walk:
         to = self.remaining[-1] if self.remaining else None
         schedule, request = self.base.schedule, self.requests[n]
         x = ddim_step(self.x[n], guided, schedule.alpha(t), schedule.alpha(to))
-        if request.settings.outside == "photo" and request.layers:
+        if request.keeps_photo:
             return over(request.encoding.at(to), x, union(self.masks[n]))
         return x
 

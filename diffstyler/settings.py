@@ -32,12 +32,17 @@ def _multiple_of_8(value: int) -> int:
     return value
 
 
+def _one_or_multiple_of_8(value: int) -> int:
+    return value if value == 1 else _multiple_of_8(value)
+
+
 # The VAE of Stable Diffusion makes one pixel of a latent of 8x8 of an image.
 Resolution = Annotated[int, Field(ge=32, le=4096), AfterValidator(_multiple_of_8)]
 _RESOLUTION = "pixels of an image's shorter side"
+Multiple = Annotated[int, Field(ge=1, le=64), AfterValidator(_one_or_multiple_of_8)]
 _MULTIPLE = (
-    "sides become the nearest multiple of this many pixels; 1: the longer side is cut to whole "
-    "pixels, as published"
+    "sides become the nearest multiple of this many pixels, itself a multiple of 8; 1: the longer "
+    "side is cut to whole pixels, as published"
 )
 
 
@@ -64,7 +69,7 @@ class TrainSettings(InputModel):
         description="prompt of the style image; `{subject}` is replaced by what the image shows",
     )
     resolution: Resolution = Field(512, description=_RESOLUTION)
-    multiple: Annotated[int, Field(ge=1, le=64)] = Field(8, description=_MULTIPLE)
+    multiple: Multiple = Field(8, description=_MULTIPLE)
     crop: bool = Field(
         False, description="train on random squares of the image; costs a VAE encoding a step"
     )
@@ -102,7 +107,7 @@ class SampleSettings(InputModel):
     subject: ClassVar[str] = "settings"
 
     resolution: Resolution = Field(512, description=_RESOLUTION)
-    multiple: Annotated[int, Field(ge=1, le=64)] = Field(8, description=_MULTIPLE)
+    multiple: Multiple = Field(8, description=_MULTIPLE)
     encode_steps: Steps = Field(999, description="inversion steps")
     encode_prompt: Prompt = Field("", description="prompt of the inversion, without guidance")
     source_prompt: Prompt | None = Field(
@@ -180,6 +185,10 @@ class SampleSettings(InputModel):
             if self.window_unit == "share" and value > 1:
                 message = f"{name} is {value:g} with window_unit share"
                 found.append(Problem(name, value, message, "a number in [0, 1]"))
+        if self.multiple == 1 and self.outside == "photo":
+            message = "multiple is 1, but with outside photo the photo and its picture must be of "
+            allowed = "8 or a multiple of it, unless outside is base"
+            found.append(Problem("multiple", 1, f"{message}the same size", allowed))
         return found
 
 

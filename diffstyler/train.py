@@ -20,7 +20,7 @@ from diffstyler.prompts import embed_prompts, fill_template
 from diffstyler.settings import TrainSettings
 from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.checkpoints import adam_tensors, load_adam_tensors
-from osasis.errors import DivergedError
+from osasis.errors import DivergedError, UserError
 from osasis.images.tensors import image_to_tensor
 from osasis.seeds import derived_generator
 
@@ -73,7 +73,9 @@ class AdapterTrainer:
         """image: (3, H, W) in [-1, 1], as ``style_tensor`` returns it. content: what it shows.
 
         initial, draw: factors and draws in place of those of the seed.
+        Raises UserError for a base whose weights are not float32.
         """
+        _check_weights(base)
         self.base, self.settings = base, settings
         self.arithmetic: Arithmetic = resolve(settings.precision, base.device)
         self.prompt = fill_template(settings.prompt, content)
@@ -169,6 +171,17 @@ class AdapterTrainer:
         for key, parameter in self.parameters.items():
             parameter.copy_(tensors[key])
         load_adam_tensors(self.optimiser, self.parameters.items(), tensors)
+
+
+def _check_weights(base: Base) -> None:
+    """Refuse weights of half precision: the arithmetic would be theirs, not ``precision``."""
+    if base.unet.dtype != torch.float32:
+        found = str(base.unet.dtype).removeprefix("torch.")
+        raise UserError(
+            f"dtype of the base is {found}; training needs float32 weights, for which precision "
+            "sets the arithmetic; load the base with dtype=torch.float32 (for faster steps set "
+            "precision to bfloat16)"
+        )
 
 
 def _parameter(value: Tensor, device: torch.device) -> Tensor:

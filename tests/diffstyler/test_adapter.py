@@ -71,7 +71,7 @@ def test_files_of_the_published_trainer(base: Base, tmp_path: Path) -> None:
     torch.save(published_tensors(adapter), path)
     assert same(load_adapter(path, adapter_layout(base.unet)), adapter)
     torch.save({"a": Path("x")}, path)
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match="or holds more than tensors"):
         load_adapter(path, adapter_layout(base.unet))
 
 
@@ -119,8 +119,25 @@ def test_alpha_scales_the_change(base: Base, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1}))
     path = tmp_path / "adapter_model.safetensors"
     assert same(load_adapter(path, adapter_layout(base.unet)), half)
+    (tmp_path / "adapter_config.json").write_bytes(b'{"r": "\xff"}')
+    with pytest.raises(UserError, match=r"adapter_config\.json: its configuration is no JSON"):
+        load_adapter(path, adapter_layout(base.unet))
+    with pytest.raises(UserError, match="lora_alpha is 'x'; a single number is needed"):
+        parsed(base, tensors, lora_alpha="x")
     with pytest.raises(UserError, match="peft's use_rslora is True; adapters with one lora_alpha"):
         parsed(base, tensors, lora_alpha=1, use_rslora=True)
+
+
+def test_a_weighted_sum_adds_the_changes(base: Base) -> None:
+    a, b = random_adapter(base, 0, rank=2), random_adapter(base, 1, rank=3)
+    partial = Adapter({key: f for key, f in b.factors.items() if ".attn1." in key})
+    mixed = weighted_sum([a, partial], [0.7, -0.4])
+    assert mixed.factors.keys() == a.factors.keys()
+    for key, f in mixed.factors.items():
+        expected = 0.7 * a.factors[key].up @ a.factors[key].down
+        if key in partial.factors:
+            expected += -0.4 * b.factors[key].up @ b.factors[key].down
+        torch.testing.assert_close(f.up @ f.down, expected)
 
 
 def test_diffusers_loads_the_written_file(base: Base, pipeline: Path, tmp_path: Path) -> None:
@@ -183,6 +200,12 @@ def test_refused_files(base: Base, tmp_path: Path) -> None:
     kohya = message(lambda t: t.update({"lora_unet_x.lora_down.weight": torch.zeros(2, 16)}))
     assert "is of the Kohya layout" in kohya
     assert message(lambda t: t.clear()).startswith("no adapter in it")
+    for shape in ((), (0, 16)):
+        empty = message(lambda t, s=shape: t.update({f"{q}.down.weight": torch.zeros(s)}))
+        assert f"down.weight has the shape {shape}, but with rank 1 this base needs" in empty
+    alpha = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.alpha"
+    pair = message(lambda t: t.update({alpha: torch.zeros(2)}))
+    assert pair == f"{alpha} is of shape (2,); a single number is needed; download it again"
 
 
 def test_a_file_that_cannot_be_read(base: Base, tmp_path: Path) -> None:
@@ -191,6 +214,26 @@ def test_a_file_that_cannot_be_read(base: Base, tmp_path: Path) -> None:
         write()
         with pytest.raises(UserError, match=re.escape(f"{path}: cannot be read as an adapter")):
             load_adapter(path, adapter_layout(base.unet))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_damaged_file_of_torch_save(base: Base, tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "lora.pt"
+    tensors = published_tensors(random_adapter(base, 0))
+    torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for size in (0, 1, 2, 40, len(whole) // 3, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=re.escape(f"{path}: ") + r".*download it\s+again"):
+            load_adapter(path, adapter_layout(base.unet))
+
+
+def test_a_file_of_torch_save_without_a_dictionary(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "lora.pt"
+    torch.save([torch.zeros(2)], path)
+    message = f"{path}: holds a list, not a dictionary of tensors; save the state_dict"
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_adapter(path, adapter_layout(base.unet))
 
 
 @pytest.fixture(scope="module")

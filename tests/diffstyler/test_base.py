@@ -139,6 +139,29 @@ def test_parts_of_different_models(copy: Path) -> None:
     assert "the UNet's in_channels is 4, the VAE's latent_channels 8" in refusal(copy)
 
 
+def test_tokenizers_that_do_not_load(copy: Path) -> None:
+    folder = copy / "tokenizer"
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    more = vocabulary | {"deer</w>": len(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(more))
+    assert "it has 191 tokens, the text encoder's vocab_size is 190" in refusal(copy)
+    (folder / "vocab.json").write_text("{")
+    assert refusal(copy).startswith("/tokenizer: Error while initializing BPE")
+    (folder / "vocab.json").unlink()
+    assert refusal(copy) == "/tokenizer/vocab.json: is missing; download the model again"
+
+
+def test_a_tokenizer_without_a_length(copy: Path) -> None:
+    (copy / "tokenizer" / "tokenizer_config.json").unlink()
+    assert tokenize(load_base(copy), "deer").shape == (77,)
+
+
+def test_an_unknown_schedule(copy: Path) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", beta_schedule="sine")
+    message = refusal(copy)
+    assert message.startswith("/scheduler/scheduler_config.json: sine is not implemented")
+
+
 def test_other_predictions(copy: Path) -> None:
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
     assert "prediction_type is 'sample'; supported are epsilon" in refusal(copy)

@@ -298,6 +298,9 @@ def check_step(recorded: Recorded, case: str, step: Step) -> None:
         close(eps, g[f"{key}.{name}.eps"][1:], IN_A_RUN, f"{key}.{name}.eps")
 
 
+# The fast tests above compare single steps from their recorded states.
+@pytest.mark.slow
+@pytest.mark.ci
 def test_sampling(recorded: Recorded) -> None:
     """Whole runs, all cases with equal steps in one batch."""
     g, base, names = recorded.golden, recorded.base, list(recorded.json["cases"])
@@ -347,6 +350,7 @@ def observe(base: Base, recorded: Recorded) -> Callable[[], dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_injected_queries_keys_and_features(recorded: Recorded) -> None:
     """What the recorded modules compute with, at x of a whole run."""
     g, base = recorded.golden, load_base(recorded.folder / recorded.json["pipeline"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from diffstyler.adapter import Adapter, weighted_sum
 from diffstyler.base import Base, load_base
 from diffstyler.inversion import Encoding, encode
 from diffstyler.passes import Layer, Request
+from diffstyler.prediction import Row, predict_eps
+from diffstyler.prompts import embed_prompts
 from diffstyler.sampling import Step, sample
 from diffstyler.settings import LayerSettings, SampleSettings, make_sample_settings
 from diffstyler.stylize import decode
+from osasis.arithmetic import autocast
 from osasis.errors import UserError
 from tests.diffstyler.tiny_sd import SIZE, half_mask, picture, random_adapter
 
@@ -214,6 +218,27 @@ def test_requests_of_one_photo_share_its_source(
     assert rows_of_passes(base, requests) == [10, 10, 10, 8, 8]
 
 
+def test_a_pass_holds_at_most_pass_size(
+    base: Base, encodings: list[Encoding], adapters: list[Adapter]
+) -> None:
+    requests = [Request(encodings[n], (layer(adapters[0]),), settings()) for n in (0, 1, 1)]
+    sizes: list[int] = []
+    handle = base.unet.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    latents = sample(base, requests, pass_size=2)
+    assert sizes == [6, 6, 6, 4, 4, 3, 3, 3, 2, 2]
+    sizes.clear()
+    seen: list[tuple[int, int]] = []
+    photos = torch.stack([picture(0), picture(1), picture(2)])
+    found = encode(base, photos, settings(), lambda *done: seen.append(done), pass_size=2)
+    handle.remove()
+    assert sizes == [2] * STEPS + [1] * STEPS
+    assert seen == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
+    for one, other in zip(found, encodings, strict=False):
+        close(one.latents, other.latents)
+    for one, other in zip(latents, sample(base, requests), strict=True):
+        close(one, other)
+
+
 def test_later_layers_lie_over_earlier_ones(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
@@ -278,18 +303,35 @@ def test_non_square_photos(base: Base, adapters: list[Adapter]) -> None:
     assert torch.equal(out[:, :, :27], photo[:, :, :27])
 
 
+def test_sides_that_the_latent_cuts(base: Base, adapters: list[Adapter]) -> None:
+    photo = picture(3, SIZE + 1, SIZE + 3)
+    encoding = encode(base, photo[None], settings())[0]
+    layers = (layer(adapters[0], half_mask("right")),)
+    published = decode(base, [Request(encoding, layers, settings(outside="base"))], [photo])[0]
+    assert published.shape == (3, SIZE, SIZE + 2)
+    message = (
+        "photo 0 has 35x33 pixels, but the picture of its encoding 34x32; with outside photo they "
+        "must be equal: encode this photo with sides that are multiples of 2"
+    )
+    with pytest.raises(UserError, match=message):
+        decode(base, [Request(encoding, layers, settings())], [photo])
+
+
 def test_a_weighted_sum_is_one_adapter(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
-    mixed = weighted_sum([adapters[0], adapters[1]], [0.7, 0.0])
-    a, b = sample(
+    one, other = adapters
+    mixed = weighted_sum([one, other, one], [0.3, 0.5, 0.4])
+    merged = weighted_sum([other, one], [0.5, 0.7])
+    a, b, alone = sample(
         base,
         [
-            Request(encodings[0], (layer(mixed),), settings()),
-            Request(encodings[0], (layer(adapters[0], strength=0.7),), settings()),
+            Request(encodings[0], (layer(adapter),), settings())
+            for adapter in (mixed, merged, weighted_sum([one], [0.7]))
         ],
     )
     close(a, b)
+    assert differ(a, alone)
 
 
 def test_no_requests(base: Base) -> None:
@@ -313,6 +355,26 @@ def test_an_encoding_holds_the_latents_that_decoding_reads(base: Base) -> None:
     assert one.nbytes == 6 * 4 * 16 * 16 * 4
     both = encode(base, torch.stack([picture(1), picture(0)]), s)
     close(both[1].latents, one.latents)
+    held = [x.untyped_storage().nbytes() for x in (both[1].photo, both[1].latents)]
+    assert sum(held) == both[1].nbytes
+
+
+def test_float32_is_exact_whatever_ran_before(base: Base, encodings: list[Encoding]) -> None:
+    """Neither TF32, the default of convolutions on GPUs, nor an outer autocast has a part in it."""
+    latents = encodings[0].photo[None]
+    context = embed_prompts(base, [""])[""]
+    calls: list[Callable[[], Tensor]] = [
+        lambda: base.photo_latents(picture(0)[None]),
+        lambda: base.decode_latents(latents),
+        lambda: embed_prompts(base, ["deer"])["deer"],
+        lambda: predict_eps(base, [Row(latents[0], context)], 500),
+    ]
+    for call in calls:
+        exact = call()
+        with autocast(base.device, "tf32"), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), exact)
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
 def test_float16_weights(base: Base, pipeline: Path, adapters: list[Adapter]) -> None:

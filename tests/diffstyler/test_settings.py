@@ -41,6 +41,21 @@ def test_resolutions_are_multiples_of_8() -> None:
         make_train_settings(resolution=100)
 
 
+def test_multiples_are_1_or_of_8() -> None:
+    for make in (make_train_settings, make_sample_settings):
+        assert make(multiple=16).multiple == 16
+        with pytest.raises(InvalidInputError, match="multiple is 12: a multiple of 8 is needed"):
+            make(multiple=12)
+
+
+def test_cut_sides_need_the_base_outside() -> None:
+    assert make_sample_settings("reference").multiple == 1
+    with pytest.raises(InvalidInputError) as error:
+        make_sample_settings("reference", outside="photo")
+    assert "multiple is 1, but with outside photo the photo and its picture" in str(error.value)
+    assert "it must be 8 or a multiple of it, unless outside is base" in str(error.value)
+
+
 def test_inversion_visits_the_timesteps_of_denoising() -> None:
     make_sample_settings(encode_steps=100, decode_steps=50)
     with pytest.raises(InvalidInputError) as error:

@@ -13,7 +13,7 @@ from diffstyler.base import Base, load_base
 from diffstyler.settings import make_train_settings
 from diffstyler.train import AdapterTrainer, style_tensor
 from osasis.checkpoints import load_checkpoint, save_checkpoint
-from osasis.errors import DivergedError
+from osasis.errors import DivergedError, UserError
 from tests.diffstyler.tiny_sd import SIZE, picture, write_pipeline
 
 
@@ -114,6 +114,15 @@ def test_bfloat16(base: Base) -> None:
     assert a != b
     assert b == pytest.approx(a, rel=0.05)
     assert all(f.up.dtype == torch.float32 for f in short.adapter().factors.values())
+
+
+def test_a_float16_base_is_refused(pipeline: Path) -> None:
+    half = load_base(pipeline, dtype=torch.float16)
+    message = (
+        r"dtype of the base is float16; training needs float32 weights.*with dtype=torch\.float32"
+    )
+    with pytest.raises(UserError, match=message):
+        trainer(half)
 
 
 def test_the_adapter_names_its_making(base: Base) -> None:

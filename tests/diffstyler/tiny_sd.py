@@ -73,7 +73,14 @@ def write_pipeline(folder: Path, prediction: str = "epsilon") -> Path:
         "pad_token": "!",
     }
     files = {
-        "model_index.json": {"_class_name": "StableDiffusionPipeline"},
+        "model_index.json": {
+            "_class_name": "StableDiffusionPipeline",
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
         "scheduler/scheduler_config.json": scheduler,
         "tokenizer/tokenizer_config.json": tokenizer,
         "tokenizer/vocab.json": {word: i for i, word in enumerate(vocabulary)},
