@@ -373,8 +373,8 @@ def test_float32_is_exact_whatever_ran_before(base: Base, encodings: list[Encodi
         exact = call()
         with autocast(base.device, "tf32"), torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(call(), exact)
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_float16_weights(base: Base, pipeline: Path, adapters: list[Adapter]) -> None:
