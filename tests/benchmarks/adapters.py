@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from factory.registry import StyleVersion
+from osasis.bundles.base import Base
+from osasis.bundles.style import Style
 from osasis.images.decoding import png_bytes
 from osasis.mix import Mix
 from osasis.networks.adapters import RowAdapters, merged_weights
@@ -49,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     base = random_base(args.size)
     unet, side = base.diffae.unet, base.config.image_size
-    four = [s.delta for s in random_styles(base, 4, args.rank)]
+    four = [low_rank_style(base, args.rank).delta for _ in range(4)]
     x, z = torch.randn(4, 3, side, side), torch.randn(4, base.config.z_channels)
     t = torch.full((4,), 300)
     with torch.no_grad():
@@ -64,7 +66,13 @@ def main() -> None:
     print(json.dumps({**vars(args), **result}, indent=1))
 
 
-def memory_of_styles(base: Any, count: int, rank: int) -> dict[str, Any]:
+def low_rank_style(base: Base, rank: int) -> Style:
+    """A random style in float16, as low-rank styles are held."""
+    (style,) = random_styles(base, 1, rank)
+    return style.half()
+
+
+def memory_of_styles(base: Base, count: int, rank: int) -> dict[str, Any]:
     """Decode a photo in each of ``count`` styles in one engine."""
     engine = Engine(base, styles_host=4_000_000_000)
     side = base.config.image_size
@@ -83,7 +91,7 @@ def memory_of_styles(base: Any, count: int, rank: int) -> dict[str, Any]:
 
     before = peak()
     for i in range(count):
-        (style,) = random_styles(base, 1, rank)
+        style = low_rank_style(base, rank)
         engine.styles.host.put(f"style-{i}:1", style)
         run(f"style-{i}")
     assert len(engine.styles.host) == count
