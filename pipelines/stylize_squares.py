@@ -213,7 +213,8 @@ class _Batch:
         ]
         outputs = sum(len(self._lacking(target)) for target in recipes)
         # Photos without a face have no squares, and are kept unchanged.
-        yield outputs - len({(target, k) for target, k, _ in squares})
+        if unchanged := outputs - len({(target, k) for target, k, _ in squares}):
+            yield unchanged
         for group in rows_that_share_passes([recipes[t] for t, _, _ in squares], size):
             chosen = [squares[g] for g in group]
             self._stylize_group(chosen, recipes)

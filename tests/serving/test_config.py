@@ -70,6 +70,8 @@ def test_a_gpu_of_a_cluster_without_any() -> None:
     assert engine_gpus(ServeConfig.parse({})) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_engines_that_need_more_gpus_than_the_machine_has(home: Path) -> None:
     command = [sys.executable, "-m", "factory.cli", "serve", "--home", home, "--port", free_port()]
     ran = subprocess.run(

@@ -248,6 +248,8 @@ def is_alive(kind: type) -> bool:
     return any(isinstance(o, kind) for o in gc.get_objects())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_style_out_of_memory_is_retried_with_recomputed_activations(
     shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
 ) -> None:
