@@ -38,7 +38,6 @@ def driver(home: Home, photos: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_killed_evaluation_measures_what_is_missing(
     fresh_home: Callable[[], Path], tmp_path: Path
 ) -> None:
