@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from osasis.networks.checkpoint_keys import to_official
@@ -35,7 +36,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full-size")
     config = load_config("ffhq256")
     state = to_official(random_state(DiffAE(config), seed=7, gain=0.5))
-    save_tensors(folder / "diffae.safetensors", {k: v.clone() for k, v in state.items()})
+    stats = {"conds_mean": torch.zeros(512), "conds_std": torch.ones(512)}
+    save_tensors(folder / "diffae.safetensors", {k: v.clone() for k, v in state.items()} | stats)
     make_perceptual_file(folder / "vgg.safetensors", "vgg")
     (folder / "photos").mkdir()
     picture(1, (SIZE, SIZE)).save(folder / "photos" / "a.png")
