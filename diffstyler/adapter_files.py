@@ -19,6 +19,7 @@ from torch import Tensor
 from diffstyler.adapter import Adapter, Factors, Layout
 from osasis.errors import UserError
 from osasis.storage import save_tensors
+from osasis.torch_files import read_torch_file
 
 INFO = "info"
 # Files of torch.save; the published trainer writes them.
@@ -183,35 +184,11 @@ def _object(text: str | bytes, path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix in PICKLED:
+        found = read_torch_file(path, "an adapter")
+        return {str(k): v for k, v in found.items() if isinstance(v, Tensor)}, {}
     try:
-        if path.suffix in PICKLED:
-            return _read_pickled(path), {}
         with safe_open(path, framework="pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError, ValueError) as e:
         raise UserError(f"{path}: cannot be read as an adapter ({e}); download it again") from None
-
-
-def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file of torch.save, which may hold nothing else (weights_only)."""
-    import pickle
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: is damaged, or holds more than tensors, which could run code; download it "
-            "again, or save it as safetensors"
-        ) from None
-    # What a damaged pickle raises depends on the damaged byte: EOFError, IndexError, KeyError, ....
-    except Exception as e:
-        reason = f"{type(e).__name__} {e}".rstrip()
-        raise UserError(
-            f"{path}: cannot be read as an adapter ({reason}); download it again"
-        ) from None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: holds a {type(found).__name__}, not a dictionary of tensors; save the "
-            "state_dict"
-        )
-    return {str(k): v for k, v in found.items() if isinstance(v, Tensor)}

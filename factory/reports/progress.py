@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -32,21 +33,21 @@ JSON_FIELDS = (
 )
 
 
-class Display:
+class Display(ABC):
     """Base class of displays: a context manager that gets messages and snapshots of the queue."""
 
+    @abstractmethod
     def message(self, line: str) -> None:
         """Show one line of text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, snapshot: Snapshot) -> None:
         """Show the states of all styles."""
-        raise NotImplementedError
 
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:  # noqa: B027  only the table has to be closed
         pass
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from osasis.bundles.base import Base
@@ -15,6 +14,7 @@ from osasis.errors import UserError
 from osasis.networks.checkpoint_keys import check_layout, from_official, prior_layout, spn_layout
 from osasis.networks.sizes import DiffAEConfig
 from osasis.settings import make_settings
+from osasis.torch_files import read_torch_file
 
 PREFIX = "ema_model."
 # Keys of a DiffAE Lightning checkpoint that are not imported.
@@ -89,24 +89,9 @@ def read_style(checkpoint: Path, base: Base, style_id: str, style_image: Tensor)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Load a checkpoint without executing code that is pickled in it.
-
-    Raises UserError if the file is missing, damaged, or contains other objects than tensors and
-    plain containers.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_lightning_stand_ins(path)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # the zip, pickle and safetensors readers raise different types
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{path}: cannot be read as a checkpoint ({reason[:200]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: contains a {type(content).__name__}, not a dictionary of tensors")
-    return content
+    """Load a checkpoint, also one of Lightning, without running code. Raises UserError."""
+    pickled = path.is_file() and path.suffix != ".safetensors"
+    return read_torch_file(path, "a checkpoint", _lightning_stand_ins(path) if pickled else ())
 
 
 def _tensors(state: Any, source: Path) -> dict[str, Tensor]:
@@ -130,7 +115,7 @@ def _lightning_stand_ins(path: Path) -> list[Any]:
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError):  # not a zip checkpoint, so its globals cannot be listed
+    except Exception:  # not a zip checkpoint, or a damaged one, which the reader reports
         return []
     return [(type("StandIn", (), {}), n) for n in names if n.startswith("pytorch_lightning.")]
 

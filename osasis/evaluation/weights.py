@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from osasis.errors import UserError
 from osasis.storage import sha256_file, sha256_text
+from osasis.torch_files import read_torch_file
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -72,15 +71,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     A PyTorch file may be a training's checkpoint that holds the state dict as model_state_dict.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return {k: v.float() for k, v in load_file(path).items()}
-        with torch.serialization.safe_globals(PLAIN_VALUES):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("model_state_dict", state)
-        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    except Exception as e:  # both readers raise errors of many types
-        raise UserError(f"{path}: cannot be read as weights ({e})") from None
+    state = read_torch_file(path, "weights", PLAIN_VALUES)
+    state = state.get("model_state_dict", state)
+    if not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: contains other values than tensors; give a state dict")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def load_into(net: Net, state: dict[str, Tensor], path: Path, name: str) -> Net:

@@ -42,6 +42,16 @@ def eps_of(base: Base, adapter: Adapter, *others: Adapter) -> Tensor:
     return predict_eps(base, rows, 500, bank)[0]
 
 
+def assert_predicts(unet: UNet2DConditionModel, expected: Tensor) -> None:
+    """Compare diffusers' own prediction for the inputs of ``eps_of``."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((1, 4, 16, 16), generator=generator)
+    context = torch.randn((1, 77, 16), generator=generator)
+    with torch.no_grad():
+        found = unet(x, 500, encoder_hidden_states=context).sample[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def parsed(base: Base, tensors: dict[str, Tensor], **config: Any) -> Adapter:
     return Adapter(parse_factors(tensors, adapter_layout(base.unet), config, "file"))
 
@@ -91,12 +101,7 @@ def test_peft_computes_the_same_and_its_files_are_read(base: Base, pipeline: Pat
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     unet.add_adapter(peft.LoraConfig(r=2, lora_alpha=2, target_modules=targets))
     peft.set_peft_model_state_dict(unet, peft_tensors(adapter, ""))
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((1, 4, 16, 16), generator=generator)
-    context = torch.randn((1, 77, 16), generator=generator)
-    with torch.no_grad():
-        expected = unet(x, 500, encoder_hidden_states=context).sample[0]
-    torch.testing.assert_close(eps_of(base, adapter), expected, atol=1e-5, rtol=1e-5)
+    assert_predicts(unet, eps_of(base, adapter))
     saved = peft.get_peft_model_state_dict(unet)
     assert same(parsed(base, saved), adapter)
 
@@ -146,12 +151,7 @@ def test_diffusers_loads_the_written_file(base: Base, pipeline: Path, tmp_path: 
     save_adapter(tmp_path / "a.safetensors", adapter)
     unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
     unet.load_lora_adapter(load_file(tmp_path / "a.safetensors"), prefix="unet")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((1, 4, 16, 16), generator=generator)
-    context = torch.randn((1, 77, 16), generator=generator)
-    with torch.no_grad():
-        expected = unet(x, 500, encoder_hidden_states=context).sample[0]
-    torch.testing.assert_close(eps_of(base, adapter), expected, atol=1e-5, rtol=1e-5)
+    assert_predicts(unet, eps_of(base, adapter))
 
 
 def test_ranks_and_partial_adapters_share_a_batch(base: Base) -> None:
@@ -231,7 +231,7 @@ def test_a_damaged_file_of_torch_save(base: Base, tmp_path: Path, legacy: bool) 
 def test_a_file_of_torch_save_without_a_dictionary(base: Base, tmp_path: Path) -> None:
     path = tmp_path / "lora.pt"
     torch.save([torch.zeros(2)], path)
-    message = f"{path}: holds a list, not a dictionary of tensors; save the state_dict"
+    message = f"{path}: contains a list, not a dictionary of tensors; save the state_dict"
     with pytest.raises(UserError, match=re.escape(message)):
         load_adapter(path, adapter_layout(base.unet))
 
