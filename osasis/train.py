@@ -20,6 +20,7 @@ from osasis.networks.adapters import train_low_rank, trained_adapter
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.palette import Palette
+from osasis.recompute import recompute_activations
 from osasis.sampling import SOLVERS, denoising_walk
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
@@ -53,6 +54,8 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
             self.unet = trainable_copy(base.diffae.unet, settings)
+        if settings.recompute:
+            recompute_activations(self.unet, self.spn)
         self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         # One kernel for all parameters.

@@ -110,21 +110,22 @@ class StyleWorker:
         if is_finished(task.folder):
             return
         marker = task.folder / RECOMPUTE
-        recompute = task.settings.recompute or marker.is_file()
+        retried = marker.is_file()
         try:
-            self._train(task, on_iteration, recompute)
+            self._train(task, on_iteration, retried)
             return
         except Exception as e:
             if failure_kind(e) != MEMORY:
                 raise
             reason = str(e).partition(". ")[0]
         # Raised outside the handler: ``e`` would refer to the tensors of the training.
-        if not recompute:
+        if not (retried or task.settings.recompute):
             write_atomic(marker, b"")
             reason += "; a retry computes activations again in the backward pass"
         raise MemoryError(reason)
 
     def _train(self, task: StyleTask, on_iteration: OnIteration, recompute: bool) -> None:
+        """recompute: although the settings do not ask for it, as the style ran out of memory."""
         folder, settings = task.folder, task.settings
         started = time.perf_counter()
         image = self._load_image(task.image, task.source)
