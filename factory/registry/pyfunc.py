@@ -63,7 +63,9 @@ class StylePredictor:
         from osasis.bundles.style import load_style
 
         model = yaml.safe_load((folder / MLMODEL).read_text())["metadata"]
-        self.base = load_base(find_base(model["base"], model["home"]))
+        # HOME/artifacts/RUN/artifacts/style; the recorded home may have been moved.
+        homes = [str(Path(*folder.absolute().parts[:-4])), model["home"]]
+        self.base = load_base(find_base(model["base"], homes))
         self.style = load_style(folder, self.base)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
@@ -124,9 +126,10 @@ class StylePredictor:
         return [tensor_to_image(i) for i in images]
 
 
-def find_base(fingerprint: str, recorded_home: str) -> Path:
+def find_base(fingerprint: str, recorded_homes: list[str]) -> Path:
     """The folder of a base, from the first of several homes. Raises UserError."""
-    homes = [h for h in (os.environ.get(HOME_VARIABLE), recorded_home, ".style-factory") if h]
+    named = os.environ.get(HOME_VARIABLE)
+    homes = [*([named] if named else []), *recorded_homes, ".style-factory"]
     for home in homes:
         if (folder := Home.find(home).base_with(fingerprint)) is not None:
             return folder

@@ -22,7 +22,7 @@ from factory.registry.versions import (
     local_path,
 )
 from osasis.errors import UserError
-from osasis.storage import sha256_file
+from osasis.storage import sha256_file, write_json
 
 # Tag of a registered model: all champions in order, for rollback.
 CHAMPIONS_TAG = "style_factory.champions"
@@ -180,7 +180,11 @@ class Registry(RegistryReader):
         logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
         with discard_stdout():
             self.client.log_batch(version.run_id, metrics=logged)
-            self.client.log_dict(version.run_id, document, EVALUATION_FILE)
+            # MLflow would write to the path at which the home was when the run was made.
+            if (local := local_path(version.source)) is not None:
+                write_json(local.parent / EVALUATION_FILE, document)
+            else:
+                self.client.log_dict(version.run_id, document, EVALUATION_FILE)
 
     def apply_gate(self, version: StyleVersion, missed: Sequence[str]) -> None:
         """Store why a version misses a gate; a candidate that misses nothing becomes champion.
