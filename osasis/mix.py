@@ -60,7 +60,7 @@ class Mix(InputModel):
     )
     level_weights: Annotated[tuple[Level, ...], Field(strict=False, max_length=16)] | None = Field(
         None,
-        description="share of z_style at each resolution level, finest first; overrides "
+        description="share of z_style at each resolution level, finest first, in place of "
         "content_cutoff",
     )
     structure: Annotated[float, Field(ge=0, le=10)] | None = Field(
@@ -93,6 +93,12 @@ class Mix(InputModel):
     def of(cls, *styles: str, **fields: Any) -> Mix:
         """A mix of styles of equal weight. Raises InvalidInputError."""
         return cls.parse({"styles": list(styles), **fields})
+
+    def cross_problems(self) -> list[Problem]:
+        if self.content_cutoff is None or self.level_weights is None:
+            return []
+        message = "level_weights and content_cutoff exclude each other; leave one of them out"
+        return [Problem("level_weights", list(self.level_weights), message)]
 
     def changes(self) -> dict[str, Any]:
         """Fields other than ``styles`` that differ from their defaults, as plain data."""

@@ -6,6 +6,7 @@ defaults in its field types are the source of error messages, JSON Schemas and r
 
 from __future__ import annotations
 
+import json
 import re
 import types
 from collections.abc import Iterable
@@ -234,5 +235,8 @@ def _join(prefix: str, field: str) -> str:
 
 
 def _shortened(value: Any) -> str:
+    """A value as it is written in JSON and YAML, with text in single quotes."""
     text = repr(value)
+    if value is None or isinstance(value, bool | dict | list):
+        text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -51,6 +51,11 @@ class StyleVersion:
     def reference(self) -> str:
         return f"{self.style}:{self.version}"
 
+    @property
+    def in_home(self) -> bool:
+        """Whether the bundle is on a local file system rather than in a server's store."""
+        return local_path(self.source) is not None
+
     def folder(self) -> Path:
         """The bundle's folder: the stored one for local artifacts, else a cached download."""
         return bundle_folder(self.source, self.tracking_uri, self.cache)

@@ -74,6 +74,9 @@ class Server:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, timeout=TIMEOUT, **self._with(options))
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=TIMEOUT, **self._with(options))
+
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "headers": {**self.headers, **(options.get("headers") or {})}}
 
@@ -131,10 +134,11 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A key file: ``alice`` has no effective rate limit, ``bob`` four requests per minute."""
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     return {
+        "file": path,
         "path": str(path),
         "alice": new_key(path, "alice", 1_000_000),
         "bob": new_key(path, "bob", 4),
@@ -147,7 +151,8 @@ def server(
 ) -> Iterator[Server]:
     """A server for all tests that do not change it; requests carry alice's key."""
     folder = tmp_path_factory.mktemp("server")
-    options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"])
+    options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"],
+               "--set", 'cors=["https://a.example"]')  # fmt: skip
     with serving(shop_home, folder, *options) as running:
         running.headers["Authorization"] = f"Bearer {keys['alice']}"
         yield running
