@@ -58,7 +58,6 @@ def mix() -> str:
     example = {
         "styles": [{"style": "oil", "weight": 2}, {"style": "woodcut@champion"}],
         "strength": 0.8,
-        "seed": 7,
     }
     return (
         "# Mix\n\n"

@@ -10,7 +10,7 @@ from pydantic_core import PydanticKnownError
 
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.networks.sizes import DiffAEConfig
-from osasis.settings import T0, Cutoff, PaletteShare, Seed, Steps, Strength
+from osasis.settings import T0, Cutoff, PaletteShare, Steps, Strength
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
@@ -87,7 +87,6 @@ class Mix(InputModel):
     text_amount: Annotated[float, Field(ge=-10, le=10)] = Field(
         1.0, description="factor of the direction of text_edit"
     )
-    seed: Seed = Field(0, description="seed of the random draws")
 
     @classmethod
     def of(cls, *styles: str, **fields: Any) -> Mix:

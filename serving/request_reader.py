@@ -12,6 +12,7 @@ from serving.errors import ApiError
 
 # Most bytes of a request's line and headers.
 HEAD_BYTES = 32_768
+ADDRESS_BYTES = 16_384
 CHUNK = 65_536
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE")
 
@@ -53,6 +54,7 @@ class RequestReader:
             self._parser.receive_data(data)
             event = self._next_event(head)
             if isinstance(event, h11.Request):
+                self._check_length(head, event)
                 if event.method not in METHODS:
                     name = event.method.decode("ascii", "replace")
                     raise ApiError(405, f"the method {name[:40]} is unknown", field="method",
@@ -61,6 +63,13 @@ class RequestReader:
                 return self._own_part(head)
             data = await self.reader.read(CHUNK)
         return None
+
+    def _check_length(self, head: bytes, request: h11.Request) -> None:
+        """Raise ApiError for a head that has arrived at once and is too long."""
+        if len(request.target) > ADDRESS_BYTES:
+            raise _too_long(414, "address is", ADDRESS_BYTES)
+        if head.find(b"\r\n\r\n") > HEAD_BYTES:
+            raise _too_long(431, "headers are", HEAD_BYTES)
 
     async def next_part(self) -> bytes:
         """The next bytes of the body. Raises ApiError 400, and ConnectionError at the end."""
@@ -87,10 +96,13 @@ class RequestReader:
             if e.error_status_hint != HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 raise ApiError(400, "this is no valid HTTP request: its method, headers, "
                                "Content-Length or chunks are malformed") from None  # fmt: skip
-            status, what = (431, "headers are") if b"\n" in head else (414, "address is")
-            raise ApiError(status, f"the request's {what} too long",
-                           allowed=f"at most {HEAD_BYTES:,} bytes with all headers"
-                           ) from None  # fmt: skip
+            if b"\n" in head:
+                raise _too_long(431, "headers are", HEAD_BYTES) from None
+            raise _too_long(414, "address is", ADDRESS_BYTES) from None
+
+
+def _too_long(status: int, what: str, most: int) -> ApiError:
+    return ApiError(status, f"the request's {what} too long", allowed=f"at most {most:,} bytes")
 
 
 def error_answer(error: ApiError) -> bytes:

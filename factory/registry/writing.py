@@ -51,7 +51,7 @@ class Registry(RegistryReader):
         registered already. Raises UserError where the stored weights, read back before the
         version is created, differ from the folder's, or where the name belongs to another project.
         """
-        from factory.registry.pyfunc import write_mlmodel
+        from factory.registry.mlmodel import write_mlmodel
 
         # Serialises writers of a sqlite registry; a server's database does so itself.
         lock = self.home.locked("registering") if self.local else contextlib.nullcontext()

@@ -36,7 +36,7 @@ async def submit(request: Request, response: Response) -> JobAnswer:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
     service.run_in_background(_run(service, job, works))
-    response.headers["Location"] = f"/v1/jobs/{job}"
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/jobs/{job}"
     answer: JobAnswer = await service.state.job.remote(job, owner)
     return answer
 
