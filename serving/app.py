@@ -20,7 +20,7 @@ from factory import __version__
 from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
-from serving.api import health, jobs, photos, styles, stylize
+from serving.api import health, jobs, openai, photos, styles, stylize
 from serving.config import ServeConfig
 from serving.engine import Engine, ImageTask, Result, abandon
 from serving.errors import ApiError, parameter_error
@@ -35,7 +35,7 @@ def make_app() -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
-    for module in (stylize, photos, jobs, styles, health):
+    for module in (stylize, photos, jobs, openai, styles, health):
         app.include_router(module.router)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_validation_error)
