@@ -12,7 +12,13 @@ FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
 # Settings that did not exist, with the values that training took: not hashed, so that fingerprints
 # in older homes stay valid.
 ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0, "palette": 0.0}
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "micro_batch")
+WITHOUT_EFFECT = (
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "recompute",
+    "micro_batch",
+    "memory",
+)
 ADAPTER = ("adapter", "adapter_rank", "adapter_alpha")
 EARLY_STOPPING = ("early_stop_patience", "keep_best", "watch", "watch_every")
 

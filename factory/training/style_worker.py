@@ -1,7 +1,7 @@
 """The worker of a training slot: trains one style after another.
 
-The worker writes a checkpoint every ``checkpoint_every`` iterations, from which another worker
-resumes the style after a crash, and the style's bundle at the end.
+The worker writes a checkpoint every ``checkpoint_every`` iterations or ``checkpoint_seconds``, from
+which another worker resumes the style after a crash, and the style's bundle at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from factory.registry.versions import TRAINING_FILE
 from osasis.arithmetic import resolve
 from osasis.bundles.base import Base, load_base
 from osasis.bundles.style import Style, save_style
-from osasis.checkpoints import load_checkpoint, save_checkpoint
+from osasis.checkpoints import CheckpointWriter, load_checkpoint
 from osasis.contents import ContentBank, ContentSource, SampledContents
 from osasis.counterpart import photo_counterpart
 from osasis.early_stopping import EarlyStopping
@@ -145,18 +145,20 @@ class StyleWorker:
             recompute_activations(trainer.unet, trainer.spn)
         stopping = EarlyStopping(settings)
         seconds_before = restore(trainer, stopping, state)
-        while trainer.iteration < settings.iterations and not stopping.should_stop:
-            trainer.step()
-            on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
-            if stopping.is_due(trainer.iteration):
-                metrics = None
-                if settings.watch != "total":
-                    _, metrics = self._measure(trainer, trainer.style(task.id))
-                stopping.evaluate(trainer, metrics)
-            if trainer.iteration % settings.checkpoint_every == 0:
-                check_claim(task)
-                seconds = seconds_before + time.perf_counter() - started
-                checkpoint(trainer, stopping, folder, seconds)
+        every, least = settings.checkpoint_every, settings.checkpoint_seconds
+        with CheckpointWriter(folder / CHECKPOINT, every, least) as checkpoints:
+            while trainer.iteration < settings.iterations and not stopping.should_stop:
+                trainer.step()
+                on_iteration(trainer.iteration, settings.iterations, trainer.history[-1])
+                if stopping.is_due(trainer.iteration):
+                    metrics = None
+                    if settings.watch != "total":
+                        _, metrics = self._measure(trainer, trainer.style(task.id))
+                    stopping.evaluate(trainer, metrics)
+                if checkpoints.is_due(trainer.iteration):
+                    check_claim(task)
+                    seconds = seconds_before + time.perf_counter() - started
+                    checkpoints.write(*training_state(trainer, stopping, seconds))
         iteration_kept = stopping.restore_best(trainer)
         check_claim(task)
         seconds = seconds_before + time.perf_counter() - started
@@ -245,17 +247,16 @@ def check_claim(task: StyleTask) -> None:
     claims.check_claim(task.claim, task.job)
 
 
-def checkpoint(
-    trainer: StyleTrainer, stopping: EarlyStopping, folder: Path, seconds: float
-) -> None:
-    """Write a style's training state."""
+def training_state(
+    trainer: StyleTrainer, stopping: EarlyStopping, seconds: float
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Copies of a style's training state, as tensors and as JSON. seconds: of training so far."""
     info = {**trainer.state_info(), "watch": stopping.state_info(), "seconds": seconds}
-    tensors = {**trainer.state_tensors(), **stopping.state_tensors()}
-    save_checkpoint(folder / CHECKPOINT, tensors, info)
+    return {**trainer.state_tensors(), **stopping.state_tensors()}, info
 
 
 def read_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """The tensors and info that ``checkpoint`` wrote; None if there is no checkpoint."""
+    """What ``training_state`` returned at the last checkpoint; None if there is no checkpoint."""
     path = folder / CHECKPOINT
     return load_checkpoint(path) if path.is_file() else None
 

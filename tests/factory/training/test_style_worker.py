@@ -43,15 +43,18 @@ SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
 KILLED_AT = 3
 
 KILLED = """
-import os, pickle, signal, sys
+import os, pickle, signal, sys, time
 import torch
-from factory.training.style_worker import StyleWorker
+from factory.training.style_worker import CHECKPOINT, StyleWorker
 
 torch.set_num_threads(1)
 base, previews, task, killed_at = pickle.loads(bytes.fromhex(sys.argv[1]))
 
 def on_iteration(iteration, of, total):
     if iteration == killed_at:
+        # It is written beside the training.
+        while not (task.folder / CHECKPOINT).is_file():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 StyleWorker.open(base, previews, "cpu").train(task, on_iteration)
