@@ -217,6 +217,9 @@ def http() -> str:
         "An item of `images`": schemas.ImageRow,
         "`POST /v1/encodings`": schemas.EncodingsAnswer,
         "An item of `encodings`": schemas.EncodingRow,
+        "`POST /v1/faces`": schemas.FacesAnswer,
+        "An item of `photos`": schemas.FacesRow,
+        "An item of `faces`": schemas.Face,
         "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
         "`GET /v1/styles`": schemas.StylesAnswer,
         "An item of `styles`; `GET /v1/styles/{style}` adds `settings` and `metrics`": (
@@ -232,18 +235,26 @@ def http() -> str:
         + "\n## Query parameters\n\n"
         + table(("operation", "parameter", "allowed", "meaning"), parameters)
         + "\n## Bodies\n\n"
-        "A body is JSON, with pictures as base64, or a form, with pictures as files. The server "
-        "reads PNG, JPEG and WebP, and fetches no address.\n\n"
+        "A body is JSON, with pictures as base64, or a form, with pictures as files; it may be "
+        "compressed (`Content-Encoding: gzip`). The server reads the formats that corpora read "
+        "(PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP, PPM, and HEIC with the extra `heif`), and fetches "
+        "no address.\n\n"
         "`POST /v1/stylize` and `POST /v1/jobs`:\n\n"
         + fields_table(schemas.StylizeBody, "field")
         + "\n`mix` is the same object as in a corpus: see [Mix](mix.md).\n\n"
         "`POST /v1/encodings`:\n\n"
         + fields_table(schemas.EncodingsBody, "field")
         + """
+`POST /v1/faces`:
+
+"""
+        + fields_table(schemas.FacesBody, "field")
+        + """
 In a form, `image` is a photo and may occur several times, `encoding` is the id of a photo that was
-sent before, `mask.NAME` is the mask NAME, and `mix` is the mix as JSON text. The other fields of
-the endpoint are as in JSON: `fit`, `alpha` and `provenance` for `/v1/stylize`, and `fit` and
-`style` for `/v1/encodings`.
+sent before, `mask.NAME` is the mask NAME, `mix` is the mix as JSON, and `crop` is `X,Y,SIDE`. The
+other fields of the endpoint have the names and values of JSON.
+
+An id names a photo's file. It belongs to the API key that sent the photo; other keys get 404.
 
 ## Answers
 
@@ -256,6 +267,8 @@ JSON. Each image contains its provenance. Headers of an image answer:
 | `X-Base` | fingerprint of the base |
 | `X-Mix` | the mix with its defaults, as JSON |
 | `X-Encoding` | id of the photo, for later calls |
+| `X-Photo-Size`, `X-Image-Size` | width and height of the photo and of the image, as `640x480` |
+| `X-Faces` | with fit `align`: number of stylized faces |
 | `X-Encoding-Cached` | whether the photo's encoding was in the cache |
 | `X-Batch-Size` | images that were computed together |
 | `X-PART-Seconds` | seconds of PART: `Queue`, `Load`, `Encode`, `Decode`, `Total` |

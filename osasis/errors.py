@@ -30,6 +30,16 @@ class ImageError(UserError):
         return f"{self.name}: {self.reason}"
 
 
+class FitError(ImageError):
+    """A readable photo that cannot be placed in the base's square as an option asks. option: its
+    name."""
+
+    def __init__(self, name: str, reason: str, option: str) -> None:
+        super().__init__(name, reason)
+        self.args = (name, reason, option)
+        self.option = option
+
+
 def did_you_mean(word: str, known: Any) -> str:
     """A hint with the nearest known words, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)

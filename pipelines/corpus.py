@@ -40,6 +40,7 @@ def stylize(
     mix: dict[str, Any] | None = None,
     mix_file: str | os.PathLike[str] | None = None,
     fit: str = "crop",
+    crop: str | dict[str, int] | None = None,
     size: str = "photo",
     detail: bool = False,
     format: str = "png",
@@ -70,9 +71,9 @@ def stylize(
     ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix with ``styles`` is one
     blend. Columns of a Parquet input named like fields of the mix (and ``style``, ``weight``)
     override them for their row.
-    fit, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face, precision:
-    see ``OutputOptions``. masks: an image file for each mask that the mix names, applied to every
-    photo. image_column: column of a Parquet input with image bytes or paths.
+    fit, crop, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face,
+    precision: see ``OutputOptions``. masks: an image file for each mask that the mix names, applied
+    to every photo. image_column: column of a Parquet input with image bytes or paths.
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
@@ -91,6 +92,7 @@ def stylize(
     options = OutputOptions.parse(
         {
             "fit": fit,
+            "crop": crop,
             "size": size,
             "detail": detail,
             "format": format,
@@ -122,7 +124,7 @@ def stylize(
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
     square = read_base_info(targets.base)["config"]["image_size"]
-    mask_specs = read_masks(masks or {}, targets.targets, options.fit, square)
+    mask_specs = read_masks(masks or {}, targets.targets, options, square)
     folder = JobFolder(output_folder)
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):

@@ -89,6 +89,7 @@ class JobSpec(InputModel):
             mix=mix,
             arithmetic=arithmetic,
             fit=o.fit,
+            crop=o.crop,
             no_face=o.no_face if o.fit == "align" else None,
             size=o.size,
             detail=o.detail,

@@ -6,10 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 
-from osasis.errors import UserError
 from osasis.images.decoding import png_bytes, read_image_file
-from osasis.images.geometry import fit_square
-from osasis.images.masks import read_mask
+from osasis.images.masks import fit_mask, read_mask
+from osasis.images.photo_options import PhotoOptions
 from osasis.validation import InvalidInputError, Problem
 from pipelines.job_spec import MaskSpec, TargetSpec
 
@@ -19,13 +18,13 @@ MAX_BYTES = 1 << 28
 def read_masks(
     given: Mapping[str, str | os.PathLike[str]],
     targets: Iterable[TargetSpec],
-    fit: str,
+    options: PhotoOptions,
     square: int,
 ) -> dict[str, MaskSpec]:
     """Read mask files and fit them to the base's square like the photos.
 
     given: files by mask name. square: pixels. Raises InvalidInputError if the names differ from
-    those in the targets' mixes; UserError for an unreadable file, or masks with ``fit`` "align".
+    those in the targets' mixes; UserError for an unreadable file, or masks with fit ``align``.
     """
     named = {s.mask for t in targets for s in t.mix.styles if s.mask}
     problems = [
@@ -38,16 +37,14 @@ def read_masks(
     ]
     if problems:
         raise InvalidInputError("masks", problems)
-    if named and fit == "align":
-        raise UserError("masks cannot be combined with fit align; choose another fit")
-    return {name: _read(os.fspath(path), fit, square) for name, path in given.items()}
+    return {name: _read(os.fspath(path), options, square) for name, path in given.items()}
 
 
-def _read(path: str, fit: str, square: int) -> MaskSpec:
+def _read(path: str, options: PhotoOptions, square: int) -> MaskSpec:
     data = read_image_file(path, MAX_BYTES)
     mask = read_mask(data, path)
     return MaskSpec(
         sha256=hashlib.sha256(data).hexdigest(),
-        png=png_bytes(fit_square(mask.image, square, fit)),
+        png=png_bytes(fit_mask(mask, square, options)),
         size=mask.size,
     )

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from osasis import choices
-from osasis.validation import InputModel, Problem
+from osasis.images.photo_options import PhotoOptions
+from osasis.validation import Problem
 
 
-class OutputOptions(InputModel):
+class OutputOptions(PhotoOptions):
     """How photos are fitted to the base's square, and how outputs are composited and encoded."""
 
-    subject: ClassVar[str] = "options"
-
-    fit: choices.Fit = Field(
-        "crop", description="how a photo is fitted to the base's square; `align` finds faces"
-    )
-    size: choices.OutputSize = Field(
-        "photo", description="size of an output: the photo's own, or the base's square"
-    )
-    detail: bool = Field(
-        False, description="carry the stylization up to the photo's own resolution"
-    )
     format: choices.OutputFormat = Field("png", description="format of the outputs")
     encoding: choices.ImageFormat = Field(
         "png", description="encoding of the images; differs from `format` only in Parquet"
     )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="quality of JPEG and WebP")
-    alpha: choices.Alpha | None = Field(
-        None,
-        description="the photo's transparency: kept in the output, or laid over white; null: kept "
-        "in PNG and WebP",
-    )
     metadata: choices.Metadata = Field("strip", description="the photo's EXIF")
     provenance: choices.Provenance = Field(
         "style",
         description="what an output tells: how it was made and the photo's name; `full`: the "
         "photo's path too; `none`: nothing",
-    )
-    no_face: choices.NoFace = Field(
-        "error",
-        description="with fit `align`: a photo without a face is an error row, is cropped, or is "
-        "kept as it is",
     )
     precision: choices.Precision | None = Field(
         None, description="arithmetic of the forward passes; null: from each style's settings"
@@ -54,19 +34,14 @@ class OutputOptions(InputModel):
         return self.encoding != "jpeg" if self.alpha is None else self.alpha == "keep"
 
     def cross_problems(self) -> list[Problem]:
+        problems = super().cross_problems()
         if self.alpha == "keep" and self.encoding == "jpeg":
             message = (
                 "alpha keep needs a format with transparency, but JPEG has none; choose png or "
                 "webp, or alpha drop"
             )
-            return [Problem("alpha", self.alpha, message)]
-        if self.fit == "align" and self.size == "base":
-            message = (
-                "size base writes one square per photo, but fit align may find several faces; "
-                "choose size photo, or another fit"
-            )
-            return [Problem("size", self.size, message)]
-        return []
+            problems.append(Problem("alpha", self.alpha, message))
+        return problems
 
     def fingerprint(self) -> dict[str, Any]:
         """The options that affect the outputs; the quality of a PNG, for example, does not."""
@@ -78,6 +53,8 @@ class OutputOptions(InputModel):
         if self.fit == "align":
             kept.add("no_face")
         # Options at their defaults are left out: jobs of earlier versions resume.
+        if self.crop is not None:
+            kept.add("crop")
         if self.alpha is not None and self.encoding != "jpeg":
             kept.add("alpha")
         if self.provenance != "style":

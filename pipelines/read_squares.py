@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from osasis.bundles.provenance import kept_exif
-from osasis.errors import ImageError, UserError
-from osasis.images.compositing import downscaled_photo, photo_needed
-from osasis.images.decoding import load_sized, png_bytes
-from osasis.images.geometry import SquarePlacement, fit_square, placement_for_fit
+from osasis.errors import FitError, ImageError, UserError
+from osasis.images.fitting import fit_photo
 from osasis.images.masks import shape_problem
-from osasis.images.transparency import separate_alpha
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows
@@ -36,21 +30,14 @@ SQUARES = pa.schema(
         *READ_TASK,
         ("width", pa.int32()),
         ("height", pa.int32()),
-        # JSON: the fit, and the placement of each square in the photo.
+        # Of ``FittedPhoto``.
         ("places", pa.string()),
         ("squares", pa.list_(pa.large_binary())),
-        # The copy of the photo that compositing needs, encoded.
         ("photo", pa.large_binary()),
-        # Whether the photo has transparent pixels, and its alpha channel at the output's size,
-        # encoded, where the output keeps it.
         ("transparent", pa.bool_()),
         ("alpha", pa.large_binary()),
         ("exif", pa.large_binary()),
     ]
-)
-NO_FACE = (
-    "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face crop or "
-    "keep"
 )
 # Returns the bytes of a photo; can be pickled.
 Fetch = Callable[[], bytes]
@@ -92,11 +79,11 @@ def _mask_errors(
     index: int, targets: list[int], photo: dict[str, Any], job: JobSpec
 ) -> list[OutputRecord]:
     """An error for each target with a mask of another shape than the photo's."""
-    size = (photo["width"], photo["height"])
+    size, cropped = (photo["width"], photo["height"]), job.options.crop is not None
     records = []
     for target in targets:
         names = [s.mask for s in job.targets[target].mix.styles if s.mask]
-        problems = {name: shape_problem(job.masks[name].size, size) for name in names}
+        problems = {n: shape_problem(job.masks[n].size, size, cropped) for n in names}
         found = next((f"mask {name} {text}" for name, text in problems.items() if text), None)
         if found:
             records.append(OutputRecord(index, target, "fit", found))
@@ -132,63 +119,16 @@ def _read_with_timeout(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str
 
 def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
     options = job.options
-    full_size = options.fit == "align" or (options.detail and options.size == "photo")
     stage = "read"
     try:
         data = fetch()
         stage = "decode"
-        image, size = load_sized(data, target=None if full_size else job.square, alpha=True)
-        transparent = image.mode == "RGBA"
-        image, alpha = separate_alpha(image, options.keeps_alpha)
-        stage = "fit"
+        fitted = fit_photo(data, job.square, options, keep_alpha=options.keeps_alpha)
         exif = kept_exif(data) if options.metadata == "keep" else None
-        if alpha is not None and options.size == "base":
-            alpha = fit_square(alpha, job.square, options.fit)
-        return {
-            **_fit(image, size, data, job),
-            "transparent": transparent,
-            "alpha": None if alpha is None else png_bytes(alpha),
-            "exif": exif,
-        }
+        return {**fitted.to_row(), "exif": exif}
     except ImageError as e:
-        return stage, e.reason
+        return "fit" if isinstance(e, FitError) else stage, e.reason
     except UserError as e:
         return stage, str(e)
     except (OSError, ValueError, MemoryError) as e:
         return stage, f"{type(e).__name__}: {e}"
-
-
-def _fit(image: Image.Image, size: tuple[int, int], data: bytes, job: JobSpec) -> dict[str, Any]:
-    """The squares of a photo, their placements, and the copy of the photo for compositing."""
-    square, fit = job.square, job.options.fit
-    places: list[SquarePlacement] = []
-    if fit == "align":
-        from osasis.images.faces import cut_square, find_faces
-
-        places = find_faces(image)
-        squares = [cut_square(image, p, square) for p in places]
-        if not places:
-            if job.options.no_face == "error":
-                raise ImageError("image", NO_FACE)
-            fit = "align" if job.options.no_face == "keep" else "crop"
-    if fit != "align":
-        places = [placement_for_fit(size, square, fit)]
-        squares = [fit_square(image, square, fit)]
-    need = photo_needed(size, fit, job.options.detail) if job.options.size == "photo" else ""
-    photo = None
-    if need == "whole":
-        photo = data
-    elif need == "small":
-        photo = png_bytes(downscaled_photo(image, square))
-    return {
-        "width": size[0],
-        "height": size[1],
-        "places": json.dumps({"fit": fit, "at": [p.to_list() for p in places]}),
-        "squares": [png_bytes(s) for s in squares],
-        "photo": photo,
-    }
-
-
-def decode_png(data: bytes, mode: str = "RGB") -> Image.Image:
-    """Decode a PNG that an operator has encoded."""
-    return Image.open(io.BytesIO(data), formats=["PNG"]).convert(mode)

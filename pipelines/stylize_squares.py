@@ -18,7 +18,7 @@ from PIL import Image
 from factory.core.failures import describe_failure
 from pipelines.job_folder import record_computed, stopped
 from pipelines.job_spec import JobSpec
-from pipelines.read_squares import SQUARES, decode_png
+from pipelines.read_squares import SQUARES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,6 +170,7 @@ class _Batch:
     def __init__(self, actor: StylizeSquares, rows: list[dict[str, Any]]) -> None:
         import torch
 
+        from osasis.images.decoding import read_png
         from osasis.images.tensors import image_to_tensor
 
         self.actor, self.rows = actor, rows
@@ -177,7 +178,7 @@ class _Batch:
         tensors: list[Tensor] = []
         for row in rows:
             start = len(tensors)
-            tensors += [image_to_tensor(decode_png(s)) for s in row["squares"]]
+            tensors += [image_to_tensor(read_png(s)) for s in row["squares"]]
             self.spans.append(range(start, len(tensors)))
         self.photos = torch.stack(tensors).to(actor.device) if tensors else None
         self.encodings: dict[EncodePlan, tuple[Encodings, dict[int, int]]] = {}

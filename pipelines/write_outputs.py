@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,21 +10,17 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from factory.core.failures import describe_failure
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.provenance import encode_image
 from osasis.errors import ImageError
-from osasis.images.compositing import composite_into_photo
-from osasis.images.decoding import load_sized
-from osasis.images.geometry import SquarePlacement
-from osasis.images.transparency import separate_alpha
+from osasis.images.decoding import read_png
+from osasis.images.fitting import Compositor, FittedPhoto
 from osasis.storage import DiskFullError, write_atomic
 from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, printable, write_parquet
-from pipelines.read_squares import decode_png
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 WRITTEN = pa.schema([("index", pa.int64())])
@@ -93,42 +88,8 @@ def _write_output(
     return OutputRecord(index, target)
 
 
-class _Compositor:
-    """Composites the outputs of one photo; decodes the photo once for all its targets."""
-
-    def __init__(self, row: dict[str, Any], job: JobSpec) -> None:
-        self.row, self.job = row, job
-        placement = json.loads(row["places"])
-        self.fit: str = placement["fit"]
-        self.places = [SquarePlacement(*p) for p in placement["at"]]
-        self._photo: Image.Image | None = None
-        self._squares: list[Image.Image] | None = None
-
-    def composite(self, stylized: list[bytes]) -> Image.Image:
-        """The output image, from the stylized squares (PNG)."""
-        image = self._opaque(stylized)
-        if self.row["alpha"] is not None:
-            image.putalpha(decode_png(self.row["alpha"], "L"))
-        return image
-
-    def _opaque(self, stylized: list[bytes]) -> Image.Image:
-        after = [decode_png(s) for s in stylized]
-        if self.job.options.size == "base":
-            return after[0]
-        if self._squares is None:
-            self._squares = [decode_png(s) for s in self.row["squares"]]
-            if self.row["photo"] is not None:
-                photo, _ = load_sized(self.row["photo"], min_side=1, alpha=True)
-                self._photo, _ = separate_alpha(photo, self.job.options.keeps_alpha)
-        size = (self.row["width"], self.row["height"])
-        return composite_into_photo(
-            size, self.fit, self.places, self._squares, after,
-            photo=self._photo, detail=self.job.options.detail,
-        )  # fmt: skip
-
-
 # The compositor of the last photo, by (run, photo); the photo's next target reuses it.
-_compositors: dict[tuple[str, int], _Compositor] = {}
+_compositors: dict[tuple[str, int], Compositor] = {}
 
 
 def _encode_output(
@@ -143,10 +104,10 @@ def _encode_output(
     key = (job.run, row["index"])
     if key not in _compositors:
         _compositors.clear()
-        _compositors[key] = _Compositor(row, job)
+        _compositors[key] = Compositor(FittedPhoto.from_row(row), job.options)
     try:
         return encode_image(
-            _compositors[key].composite(stylized),
+            _compositors[key].composite([read_png(s) for s in stylized]),
             job.provenance(target, printable(listing["key"]), arithmetic, row["transparent"]),
             exif=row["exif"],
             embed=job.options.provenance != "none",

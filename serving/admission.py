@@ -63,18 +63,28 @@ class Admission:
         return max(1, min(MAX_RETRY_AFTER, estimate))
 
     @contextmanager
-    def admit_body(self, size: int) -> Iterator[None]:
-        """Reserve ``size`` bytes for a request body. Raises ApiError 503."""
-        if self.bytes and self.bytes + size > self.max_bytes:
-            self.rejected += 1
-            raise ApiError(503, f"busy: {self.bytes:,} bytes of requests are in progress",
-                           allowed=f"at most {self.max_bytes:,} bytes",
-                           retry_after=self.retry_after())  # fmt: skip
-        self.bytes += size
+    def admit_body(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that reserves the bytes of a body as they arrive, until the end.
+
+        The function raises ApiError 503 where other requests leave no room. Announced bytes are
+        not reserved: a client that sends none would keep others out.
+        """
+        own = 0
+
+        def reserve(size: int) -> None:
+            nonlocal own
+            if self.bytes > own and self.bytes + size > self.max_bytes:
+                self.rejected += 1
+                raise ApiError(503, f"busy: {self.bytes:,} bytes of requests are in progress",
+                               allowed=f"at most {self.max_bytes:,} bytes",
+                               retry_after=self.retry_after())  # fmt: skip
+            own += size
+            self.bytes += size
+
         try:
-            yield
+            yield reserve
         finally:
-            self.bytes -= size
+            self.bytes -= own
 
     @contextmanager
     def admit_images(self, images: int) -> Iterator[None]:
@@ -84,6 +94,15 @@ class Admission:
             raise ApiError(503, f"busy: {self.images} images are in progress",
                            allowed=f"at most {self.max_images}",
                            retry_after=self.retry_after())  # fmt: skip
+        self._add(images)
+        try:
+            yield
+        finally:
+            self._add(-images)
+
+    @contextmanager
+    def count_images(self, images: int) -> Iterator[None]:
+        """Count further images of an admitted request, such as the faces of a photo."""
         self._add(images)
         try:
             yield

@@ -21,7 +21,7 @@ from factory import __version__
 from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
-from serving.api import health, jobs, styles, stylize
+from serving.api import health, jobs, photos, styles, stylize
 from serving.config import ServeConfig
 from serving.engine import Engine, ImageTask, Result, abandon
 from serving.errors import ApiError, shown
@@ -35,7 +35,7 @@ def make_app() -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
-    for module in (stylize, jobs, styles, health):
+    for module in (stylize, photos, jobs, styles, health):
         app.include_router(module.router)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_validation_error)
@@ -229,7 +229,9 @@ def build(args: dict[str, Any]) -> Application:
     resources: dict[str, Any] = {"num_cpus": config.engine_cpus}
     if gpus:
         resources["num_gpus"] = gpus
-    state = cast(Any, SharedStateDeployment).bind(config.photos, config.jobs, config.job_age)
+    state = cast(Any, SharedStateDeployment).bind(
+        config.photos, config.jobs, config.job_bytes, config.job_age
+    )
     engine = (
         cast(Any, EngineDeployment)
         .options(

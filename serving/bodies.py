@@ -1,116 +1,157 @@
-"""Reads request bodies: JSON with base64 images, or multipart forms, within the size limit."""
+"""The bodies of the endpoints as validated requests."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import json
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartParser
 
-from osasis.choices import Alpha, Provenance
+from osasis.choices import ImageFormat, Provenance
+from osasis.images.photo_options import PhotoOptions
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError
+from serving.body_bytes import read_body
 from serving.config import Limits
 from serving.errors import ApiError, invalid
-from serving.schemas import EncodingsBody, StylizeBody
+from serving.forms import (
+    SentBody,
+    SentFile,
+    from_base64,
+    parse_body,
+    parse_json,
+    reject_other_files,
+    sent_images,
+)
+from serving.schemas import EncodingsBody, FacesBody, StylizeBody
 
 M = TypeVar("M", bound=InputModel)
-# Characters of a file name that provenance keeps, from the end.
-MAX_NAME = 1024
-CONTENT_TYPES = ("application/json", "multipart/form-data")
+Reserve = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class SentFile:
-    """An image file of a request.
+class StylizeRequest:
+    """A validated body of POST /v1/stylize or /v1/jobs; style names are not checked yet.
 
-    field: its path in the request, for errors. name: file name as sent, or "".
+    encodings: ids of stored photos. masks: files by name.
     """
 
-    field: str
-    data: bytes
-    name: str = ""
-
-
-@dataclass
-class StylizeRequest:
-    """A validated body of POST /v1/stylize or /v1/jobs; style names are not checked yet."""
-
     mix: Mix
-    photos: list[SentFile] = field(default_factory=list)
-    encodings: list[str] = field(default_factory=list)
-    masks: dict[str, bytes] = field(default_factory=dict)
-    fit: str = "crop"
-    alpha: Alpha | None = None
-    provenance: Provenance = "style"
+    photos: list[SentFile]
+    encodings: list[str]
+    masks: dict[str, bytes]
+    options: PhotoOptions
+    provenance: Provenance
 
-    def keeps_alpha(self, kind: str) -> bool:
-        """Whether images of a format (a key of MEDIA) keep a photo's transparency. Raises ApiError
-        where the format has none, but is to keep it."""
-        if kind == "JPEG" and self.alpha == "keep":
+    @property
+    def count(self) -> int:
+        """Number of photos."""
+        return len(self.photos) + len(self.encodings)
+
+    def keeps_alpha(self, kind: ImageFormat) -> bool:
+        """Whether images of a format keep a photo's transparency. Raises ApiError where the format
+        has none, but is to keep it."""
+        if kind == "jpeg" and self.options.alpha == "keep":
             raise ApiError(422, "alpha is keep, but JPEG has no transparency", field="alpha",
                            value="keep", allowed="drop, or Accept: image/png or image/webp"
                            )  # fmt: skip
-        return self.alpha != "drop" and kind != "JPEG"
+        return self.options.alpha != "drop" and kind != "jpeg"
 
 
-async def read_stylize(request: Request, limits: Limits, max_images: int) -> StylizeRequest:
-    """Read the body of POST /v1/stylize and /v1/jobs. Raises ApiError."""
-    data, files = await _read(request, limits)
-    if isinstance(data.get("mix"), str):
-        data["mix"] = _json(data["mix"], "mix")
-    body = _validated(StylizeBody, data)
-    photos = files.pop("image", []) + _images(body.images)
-    masks = {name: _base64(text, f"masks.{name}") for name, text in body.masks.items()}
-    for name in list(files):
-        if name.startswith("mask."):
-            masks[name.removeprefix("mask.")] = files.pop(name)[0].data
-    _reject_other_files(files, "image and mask.NAME")
+async def read_stylize(
+    request: Request, limits: Limits, max_images: int, reserve: Reserve
+) -> StylizeRequest:
+    """Read the body of POST /v1/stylize and /v1/jobs. Raises ApiError.
+
+    reserve: of ``read_body``.
+    """
+    sent = await _read(request, limits, reserve)
+    if isinstance(sent.fields.get("mix"), str):
+        sent.fields["mix"] = parse_json(sent.fields["mix"], "mix")
+    body = validated(StylizeBody, sent.fields)
+    photos = sent.files.pop("image", []) + sent_images(body.images)
+    return make_request(body, photos, _masks(body, sent), limits, max_images)
+
+
+def make_request(
+    body: StylizeBody,
+    photos: list[SentFile],
+    masks: dict[str, bytes],
+    limits: Limits,
+    max_images: int,
+) -> StylizeRequest:
+    """A request of a validated body and its files. Raises ApiError 422."""
     count = len(photos) + len(body.encodings)
-    if not 1 <= count <= max_images:
+    _check_count(count, max_images)
+    _check_limits(body.mix, limits)
+    _check_masks(body.mix, masks)
+    if body.crop is not None and count > 1:
+        raise ApiError(422, f"crop is a square of one photo, but {count} are sent", field="crop",
+                       value=str(body.crop), allowed="one photo with crop")  # fmt: skip
+    options = PhotoOptions.parse({n: getattr(body, n) for n in PhotoOptions.model_fields})
+    return StylizeRequest(body.mix, photos, body.encodings, masks, options, body.provenance)
+
+
+async def read_encodings(
+    request: Request, limits: Limits, reserve: Reserve
+) -> tuple[list[SentFile], EncodingsBody]:
+    """Photos and body of POST /v1/encodings. Raises ApiError."""
+    sent = await _read(request, limits, reserve)
+    photos = sent.files.pop("image", [])
+    reject_other_files(sent.files, "image")
+    body = validated(EncodingsBody, sent.fields)
+    photos += sent_images(body.images)
+    _check_count(len(photos), limits.images)
+    return photos, body
+
+
+async def read_faces(
+    request: Request, limits: Limits, reserve: Reserve
+) -> tuple[list[SentFile], list[str]]:
+    """Photos, and ids of stored photos, of POST /v1/faces. Raises ApiError."""
+    sent = await _read(request, limits, reserve)
+    photos = sent.files.pop("image", [])
+    reject_other_files(sent.files, "image")
+    body = validated(FacesBody, sent.fields)
+    photos += sent_images(body.images)
+    _check_count(len(photos) + len(body.encodings), limits.images)
+    return photos, body.encodings
+
+
+async def _read(request: Request, limits: Limits, reserve: Reserve) -> SentBody:
+    # The whole body is read before it is parsed, so that the size limit comes first.
+    return await parse_body(request, await read_body(request, limits, reserve), limits)
+
+
+def _masks(body: StylizeBody, sent: SentBody) -> dict[str, bytes]:
+    """The masks of a body by name. Raises ApiError 422."""
+    masks = {name: from_base64(text, f"masks.{name}") for name, text in body.masks.items()}
+    for part in [part for part in sent.files if part.startswith("mask.")]:
+        name, files = part.removeprefix("mask."), sent.files.pop(part)
+        if len(files) > 1 or name in masks:
+            raise ApiError(422, f"mask {name[:60]!r} is given twice", field=part[:60],
+                           allowed="one file for each mask")  # fmt: skip
+        masks[name] = files[0].data
+    reject_other_files(sent.files, "image and mask.NAME")
+    return masks
+
+
+def _check_count(count: int, most: int) -> None:
+    if not 1 <= count <= most:
         raise ApiError(422, f"{count} images", field="images", value=count,
-                       allowed=f"1 to {max_images}, photos and encodings together")  # fmt: skip
-    mix = body.mix
-    _check_limits(mix, limits)
+                       allowed=f"1 to {most}, photos and encodings together")  # fmt: skip
+
+
+def _check_masks(mix: Mix, masks: dict[str, bytes]) -> None:
+    """Raise ApiError 422 unless the masks sent are those that the mix names."""
     named = {s.mask for s in mix.styles if s.mask}
     if missing := sorted(named - set(masks)):
         raise ApiError(422, f"the mix names mask {missing[0]!r}, but no such mask was sent",
                        field="masks", value=missing[0], allowed=sorted(masks))  # fmt: skip
-    return StylizeRequest(
-        mix,
-        photos,
-        body.encodings,
-        {k: v for k, v in masks.items() if k in named},
-        body.fit,
-        body.alpha,
-        body.provenance,
-    )
-
-
-async def read_encodings(
-    request: Request, limits: Limits
-) -> tuple[list[SentFile], str, str | None]:
-    """Photos, fit and style of POST /v1/encodings. Raises ApiError."""
-    data, files = await _read(request, limits)
-    photos = files.pop("image", [])
-    _reject_other_files(files, "image")
-    if photos and "images" not in data:
-        # The model requires an image; the form sends its images as files.
-        body = _validated(EncodingsBody, {**data, "images": [""]})
-    else:
-        body = _validated(EncodingsBody, data)
-        photos += _images(body.images)
-    if len(photos) > limits.images:
-        raise ApiError(422, f"{len(photos)} images", field="images", value=len(photos),
-                       allowed=f"1 to {limits.images}")  # fmt: skip
-    return photos, body.fit, body.style
+    if unknown := sorted(set(masks) - named):
+        raise ApiError(422, f"mask {unknown[0][:60]!r} was sent, but no style of the mix names it",
+                       field="masks", value=unknown[0], allowed=sorted(named))  # fmt: skip
 
 
 def _check_limits(mix: Mix, limits: Limits) -> None:
@@ -129,111 +170,9 @@ def _check_limits(mix: Mix, limits: Limits) -> None:
                        value=", ".join(names))  # fmt: skip
 
 
-async def _read(
-    request: Request, limits: Limits
-) -> tuple[dict[str, Any], dict[str, list[SentFile]]]:
-    """Fields of the body, and files of a form by name."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES:
-        raise ApiError(415, f"bodies of type {kind or '(none)'} are not supported",
-                       field="Content-Type", value=kind, allowed=list(CONTENT_TYPES))  # fmt: skip
-    # Read the whole body before parsing, so that the size limit comes first.
-    body = await _read_bytes(request, limits)
-    if kind == "application/json":
-        data = await asyncio.to_thread(_json, body.decode("utf-8", "replace"), "body")
-        if not isinstance(data, dict):
-            raise ApiError(422, "the body must be a JSON object", field="body")
-        return data, {}
-    try:
-        parser = MultiPartParser(request.headers, _stream(body), max_files=256, max_fields=256,
-                                 max_part_size=limits.body_bytes)  # fmt: skip
-        form = await parser.parse()
-    except Exception as e:  # the parser raises several unrelated types
-        message = " ".join(str(getattr(e, "detail", e)).split())
-        raise ApiError(400, f"the form cannot be read: {message}", field="body") from None
-    data = {}
-    files: dict[str, list[SentFile]] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            label = name if name not in files else f"{name}[{len(files[name])}]"
-            sent = SentFile(label, await value.read(), _file_name(value.filename or ""))
-            files.setdefault(name, []).append(sent)
-        elif name == "encoding":
-            data.setdefault("encodings", []).append(value)
-        elif name in data:
-            raise ApiError(422, f"{name} is given twice", field=name)
-        else:
-            data[name] = value
-    return data, files
-
-
-def _file_name(path: str) -> str:
-    """The end of a client's path, with "/" as its separator."""
-    return path.replace("\\", "/")[-MAX_NAME:]
-
-
-async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:
-    """The body as the stream that the form parser takes."""
-    yield body
-
-
-async def _read_bytes(request: Request, limits: Limits) -> bytes:
-    """The whole body. Raises ApiError 408 or 413."""
-    try:
-        return await asyncio.wait_for(_read_limited(request, limits.body_bytes), limits.seconds)
-    except asyncio.TimeoutError:
-        raise ApiError(408, "the body did not arrive in time", field="body",
-                       allowed=f"at most {limits.seconds:g} s") from None  # fmt: skip
-
-
-async def _read_limited(request: Request, limit: int) -> bytes:
-    too_large = ApiError(413, "the body is too large", field="body",
-                         allowed=f"at most {limit:,} bytes")  # fmt: skip
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ApiError(400, f"{name} is not valid JSON: {str(e)[:100]}", field=name) from None
-
-
-def _images(texts: list[str]) -> list[SentFile]:
-    names = [f"images[{i}]" for i in range(len(texts))]
-    return [SentFile(name, _base64(text, name)) for name, text in zip(names, texts, strict=True)]
-
-
-def _base64(text: str, name: str) -> bytes:
-    # A data URL of a browser has the base64 text after a comma. No URL is ever fetched.
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(422, f"{name} is not valid base64", field=name, value=text[:40],
-                       allowed="the bytes of an image as base64; URLs are not fetched"
-                       ) from None  # fmt: skip
-
-
-def _validated(model: type[M], data: dict[str, Any]) -> M:
+def validated(model: type[M], data: dict[str, Any]) -> M:
+    """Validate a body. Raises ApiError 422."""
     try:
         return model.parse(data)
     except InvalidInputError as e:
         raise invalid(e) from None
-
-
-def _reject_other_files(files: dict[str, Any], allowed: str) -> None:
-    if files:
-        name = next(iter(files))
-        raise ApiError(422, f"a file named {name[:60]!r} is not expected", field=name[:60],
-                       allowed=allowed)  # fmt: skip

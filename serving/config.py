@@ -27,6 +27,7 @@ class Limits(InputModel):
         50_000_000, description="pixels of an image, read from its header before decoding"
     )
     frames: Count = Field(1, description="frames of an image")
+    faces: Count = Field(16, description="faces of a photo that `align` finds")
     images: Count = Field(8, description="images of a request")
     job_images: Count = Field(64, description="images of a job")
     styles: Count = Field(4, description="styles of a mix")
@@ -35,6 +36,9 @@ class Limits(InputModel):
     )
     decode_steps: Count = Field(200, description="decoding steps of a full schedule")
     seconds: Seconds = Field(120.0, description="seconds of a request")
+    body_rate: Count = Field(
+        20_000, description="bytes a second with which a body must arrive, after 5 seconds"
+    )
 
 
 class ServeConfig(InputModel):
@@ -80,7 +84,10 @@ class ServeConfig(InputModel):
         1000 * MB, description="bytes of styles that an engine keeps on its device"
     )
     encodings: Budget = Field(256 * MB, description="bytes of encodings that an engine keeps")
-    photos: Budget = Field(64 * MB, description="bytes of stored photos")
+    photos: Budget = Field(256 * MB, description="bytes of stored photos")
+    fitted: Budget = Field(
+        256 * MB, description="bytes of photos, fitted to the base, that an ingress keeps"
+    )
     pinned: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="styles that stay loaded, as far as the caches hold them"
     )
@@ -97,6 +104,7 @@ class ServeConfig(InputModel):
         60.0, description="seconds to finish accepted requests at shutdown"
     )
     jobs: Count = Field(64, description="number of stored jobs")
+    job_bytes: Budget = Field(1000 * MB, description="bytes of the images of stored jobs")
     job_age: Seconds = Field(3600.0, description="seconds that a job is stored")
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
     log: str | None = Field(None, description="file of JSON lines; null: standard error")

@@ -23,7 +23,6 @@ from factory.registry import StyleVersion
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
-from osasis.choices import Alpha
 from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pass
 from osasis.errors import UserError
 from osasis.mix import Mix
@@ -43,11 +42,9 @@ NOT_FINITE = "the image has values that are not finite; the style may have diver
 class ImageTask:
     """One photo to stylize with one mix.
 
-    photo: PNG of the base's size; the alpha channel of an RGBA one is not used. mix: None to encode
-    the photo only, with the settings of the first of ``versions``. versions: by style, in the mix's
-    order. masks: grey PNGs by name. text_edit: (D,) or None. fit: how the photo was made square.
-    source: name of the photo's file. mask_hashes: SHA-256 of the masks as sent. alpha: whether the
-    photo's transparency is kept; None if the photo has no transparency.
+    photo: PNG of the base's size, RGB. mix: None to encode the photo only, with the settings of the
+    first of ``versions``. versions: by style, in the mix's order. masks: grey PNGs by name.
+    text_edit: (D,) or None.
     """
 
     photo: bytes
@@ -55,10 +52,6 @@ class ImageTask:
     versions: dict[str, StyleVersion] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
     text_edit: Tensor | None = None
-    fit: str = "crop"
-    source: str = ""
-    mask_hashes: dict[str, str] = field(default_factory=dict)
-    alpha: Alpha | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +179,7 @@ class Engine:
             first = next(iter(styles.values()))
             plan = encode_plan(task.mix, first.settings, self.base.device)
             self._check_calls(task.mix, plan, encode_plan(None, first.settings, self.base.device))
-            pixels = torch.from_numpy(to_pixels(task.photo)[..., :3]).permute(2, 0, 1).float()
+            pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
                 for name, data in task.masks.items()

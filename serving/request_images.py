@@ -1,131 +1,148 @@
-"""Images of requests and answers: header checks, decoding to squares, encoding."""
+"""Images of requests: checks before decoding, decoding, and ids."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
-import re
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from osasis.bundles.provenance import Provenance, encode_image
-from osasis.errors import ImageError
-from osasis.images.decoding import load_sized, png_bytes
-from osasis.images.geometry import Size, fit_square
-from osasis.images.masks import read_mask
-from osasis.images.transparency import separate_alpha
+from osasis.choices import ImageFormat
+from osasis.errors import FitError, UserError
+from osasis.images.decoding import (
+    FORMATS,
+    HEIF_EXTRA,
+    load_sized,
+    open_header,
+    png_bytes,
+    reads_kind,
+)
+from osasis.images.deep_tiff import DeepTiffReader
+from osasis.images.faces import find_faces
+from osasis.images.fitting import FittedPhoto, fit_photo
+from osasis.images.geometry import Size, SquarePlacement
+from osasis.images.kinds import HEAD_BYTES, kind_of
+from osasis.images.masks import fit_mask, read_mask
+from osasis.images.photo_options import PhotoOptions
 from serving.config import Limits
 from serving.errors import ApiError
 
-# The first bytes decide the format; file names and media types of clients are ignored.
-FORMATS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF"}
-MEDIA = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+MEDIA: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+# Formats without a count of frames, which Pillow finds by reading all of them.
+SCANNED = ("GIF", "TIFF")
+# Phones store a preview, a depth map or a burst beside the photo, which is the first frame.
+PHOTO_CONTAINERS = ("JPEG", "HEIC")
 
 
-def limit_pillow(limits: Limits) -> None:
-    """Make Pillow raise on images above the pixel limit, as a second guard in this process."""
-    Image.MAX_IMAGE_PIXELS = limits.pixels
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+def fitted_photo(
+    data: bytes, field: str, square: int, options: PhotoOptions, keep_alpha: bool, limits: Limits
+) -> FittedPhoto:
+    """A client's photo, fitted to squares of ``square`` pixels. Raises ApiError.
 
-
-@dataclass(frozen=True)
-class Square:
-    """A client's photo at the base's size, as PNGs without metadata.
-
-    png: RGB, or RGBA where the photo has transparency; its colours are the extended ones of
-    ``separate_alpha``. over_white: of a photo with transparency. size: of the file, in pixels.
+    field: of the photo in the request. keep_alpha: whether the answer keeps its transparency.
     """
-
-    png: bytes
-    size: Size
-    over_white: bytes | None = None
-
-
-def square_photo(data: bytes, field: str, size: int, fit: str, limits: Limits) -> Square:
-    """A client's photo as squares of ``size`` pixels. Raises ApiError."""
     check_header(data, field, limits)
     with _refused(field):
-        photo, found = load_sized(
-            data, name=field, target=size, max_pixels=limits.pixels, alpha=True
+        found = fit_photo(
+            data, square, options, keep_alpha=keep_alpha, name=field, max_pixels=limits.pixels
         )
-    image, alpha = separate_alpha(photo, keep=True)
-    square = fit_square(image, size, fit)
-    if alpha is None:
-        return Square(png_bytes(square), found)
-    square.putalpha(fit_square(alpha, size, fit))
-    white, _ = separate_alpha(photo, keep=False)
-    return Square(png_bytes(square), found, png_bytes(fit_square(white, size, fit)))
+    if len(found.squares) > limits.faces:
+        raise ApiError(422, f"{field} has {len(found.squares)} faces", field="fit", value="align",
+                       allowed=f"at most {limits.faces} faces, or another fit")  # fmt: skip
+    return found
 
 
-def mask_png(data: bytes, field: str, size: int, fit: str, limits: Limits) -> tuple[bytes, Size]:
-    """A mask as a grey PNG of size x size pixels, white where the style shows, and the size of its
+def photo_size(data: bytes, field: str, square: int, limits: Limits) -> Size:
+    """Decode a client's photo. Returns its width and height. Raises ApiError."""
+    check_header(data, field, limits)
+    with _refused(field):
+        return load_sized(data, name=field, target=square, max_pixels=limits.pixels)[1]
+
+
+def photo_faces(data: bytes, field: str, limits: Limits) -> tuple[Size, list[SquarePlacement]]:
+    """Width and height of a client's photo, and the squares of its faces. Raises ApiError."""
+    check_header(data, field, limits)
+    with _refused(field):
+        image, size = load_sized(data, name=field, max_pixels=limits.pixels)
+        return size, find_faces(image)
+
+
+def mask_png(
+    data: bytes, field: str, square: int, options: PhotoOptions, limits: Limits
+) -> tuple[bytes, Size]:
+    """A mask as a grey PNG of ``square`` pixels, white where the style shows, and the size of its
     file. Raises ApiError."""
     check_header(data, field, limits)
     with _refused(field):
         mask = read_mask(data, field, max_pixels=limits.pixels)
-    return png_bytes(fit_square(mask.image, size, fit)), mask.size
+        return png_bytes(fit_mask(mask, square, options)), mask.size
 
 
 @contextlib.contextmanager
 def _refused(field: str) -> Iterator[None]:
-    """Convert ImageError to ApiError 422."""
+    """Convert errors of images to ApiError 422."""
     try:
         yield
-    except ImageError as e:
+    except FitError as e:
+        raise ApiError(422, str(e), field=e.option) from None
+    except UserError as e:
         raise ApiError(422, str(e), field=field) from None
 
 
 def check_header(data: bytes, field: str, limits: Limits) -> None:
-    """Check format, pixels and frames before decoding. Raises ApiError 413, 415 or 422."""
-    kind = next((k for k, head in FORMATS.items() if data.startswith(head)), None)
-    if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
-        raise ApiError(415, f"{field} is not an image of an allowed format", field=field,
-                       allowed=list(FORMATS))  # fmt: skip
+    """Check format, pixels and frames before decoding. Raises ApiError 413, 415 or 422.
+
+    The first bytes decide the format; file names and media types of clients are ignored.
+    """
+    kind = kind_of(data[:HEAD_BYTES])
+    if kind is None or not reads_kind(kind):
+        readable = [*FORMATS, *(["HEIC"] if reads_kind("HEIC") else [])]
+        hint = f"; {HEIF_EXTRA}" if kind == "HEIC" else ""
+        raise ApiError(415, f"{field} is not an image of an allowed format{hint}", field=field,
+                       value=kind, allowed=readable)  # fmt: skip
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            width, height = image.size
-            # Phones append a preview or a depth map to a JPEG; the first frame is the photo.
-            frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        count = re.search(r"\d+", str(e))
-        raise _too_many(field, int(count[0]) if count else None, limits) from None
+        size, animated = _size_and_frames(data, kind, limits)
     except Exception:  # decoders raise errors of any type on damaged data
         raise ApiError(422, f"{field}: the {kind} data is truncated or damaged", field=field
                        ) from None  # fmt: skip
-    if width * height > limits.pixels:
-        raise _too_many(field, width * height, limits)
-    if frames > limits.frames:
-        raise ApiError(422, f"{field} is animated", field=field, value=frames,
+    if size[0] * size[1] > limits.pixels:
+        raise ApiError(413, f"{field} has too many pixels", field=field, value=size[0] * size[1],
+                       allowed=f"at most {limits.pixels:,}")  # fmt: skip
+    if animated:
+        raise ApiError(422, f"{field} has more than {limits.frames} frame(s) or page(s)",
+                       field=field, value=limits.frames + 1,
                        allowed=f"at most {limits.frames} frame(s)")  # fmt: skip
 
 
-def _too_many(field: str, pixels: int | None, limits: Limits) -> ApiError:
-    return ApiError(413, f"{field} has too many pixels", field=field, value=pixels,
-                    allowed=f"at most {limits.pixels:,}")  # fmt: skip
+def _size_and_frames(data: bytes, kind: str, limits: Limits) -> tuple[Size, bool]:
+    """Width and height, and whether there are more frames than allowed."""
+    try:
+        image = open_header(data)
+    except SyntaxError:  # of a TIFF that Pillow does not read
+        return DeepTiffReader(io.BytesIO(data)).size, False
+    assert image is not None
+    with image:
+        size = image.size
+        if kind in PHOTO_CONTAINERS or size[0] * size[1] > limits.pixels:
+            return size, False
+        if kind not in SCANNED:
+            return size, getattr(image, "n_frames", 1) > limits.frames
+        try:
+            image.seek(limits.frames)
+        except EOFError:
+            return size, False
+        return size, True
 
 
-def photo_id(png: bytes) -> str:
-    """Content hash of a photo's PNG: 32 hexadecimal digits."""
-    return hashlib.sha256(png).hexdigest()[:32]
+def photo_id(data: bytes) -> str:
+    """Content hash of a photo: 32 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def to_pixels(png: bytes) -> np.ndarray:
-    """Decode a PNG made by this module to uint8 (H, W, 3 or 4), or (H, W) if grey."""
+    """Decode a PNG made by this module to uint8 (H, W, 3), or (H, W) if grey."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.array(image)
-
-
-def encode_pixels(
-    pixels: np.ndarray, photo: bytes, provenance: Provenance, embed: bool = True
-) -> bytes:
-    """Encode uint8 (H, W, 3), with the alpha channel of the photo's PNG, in the format of
-    ``provenance``. embed: store the provenance in the file."""
-    image, square = Image.fromarray(pixels), to_pixels(photo)
-    if square.shape[-1] == 4:
-        image.putalpha(Image.fromarray(np.ascontiguousarray(square[..., 3])))
-    return encode_image(image, provenance, embed=embed)

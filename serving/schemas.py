@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field
 
-from osasis.choices import Alpha, Provenance, SquareFit
+from osasis.choices import Alpha, Fit, NoFace, OutputSize, Provenance
+from osasis.images.photo_options import CropBox, PhotoOptions
 from osasis.mix import Mix
 from osasis.validation import InputModel
 
 JobState = Literal["queued", "running", "done", "failed"]
 
 
-class StylizeBody(InputModel):
+class StylizeBody(PhotoOptions):
+    subject: ClassVar[str] = "body"
+
     images: list[str] = Field(default_factory=list, description="photos, base64", max_length=1024)
     encodings: list[str] = Field(
         default_factory=list,
@@ -24,12 +27,6 @@ class StylizeBody(InputModel):
         default_factory=dict, description="grey images by the names in the mix, base64"
     )
     mix: Mix = Field(description="parameters of the stylization")
-    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
-    alpha: Alpha | None = Field(
-        None,
-        description="a photo's transparency: kept in the image, or laid over white; null: kept in "
-        "PNG and WebP",
-    )
     provenance: Provenance = Field(
         "style",
         description="what the images tell: how they were made and the photo's file name; `full`: "
@@ -38,17 +35,29 @@ class StylizeBody(InputModel):
 
 
 class EncodingsBody(InputModel):
-    images: list[str] = Field(min_length=1, max_length=1024, description="photos, base64")
-    fit: SquareFit = Field("crop", description="how a photo is fitted to the base's square")
+    subject: ClassVar[str] = "body"
+
+    images: list[str] = Field(default_factory=list, max_length=1024, description="photos, base64")
     style: str | None = Field(
         None,
         max_length=200,
         description="encode the photos now, with this style's steps; null: at the first use",
     )
+    fit: Fit = Field("crop", description="with `style`: the fit of the photos that are encoded")
+
+
+class FacesBody(InputModel):
+    subject: ClassVar[str] = "body"
+
+    images: list[str] = Field(default_factory=list, max_length=1024, description="photos, base64")
+    encodings: list[str] = Field(
+        default_factory=list, max_length=1024, description="ids of stored photos"
+    )
 
 
 class EncodingRow(BaseModel):
     id: str = Field(description="id of the photo, for later calls")
+    size: tuple[int, int] = Field(description="width and height of the photo in pixels")
     expires: str = Field(
         "when newer photos need the memory", description="when the photo is dropped, as text"
     )
@@ -58,10 +67,31 @@ class EncodingsAnswer(BaseModel):
     encodings: list[EncodingRow] = Field(description="one object per photo, in order")
 
 
+class Face(BaseModel):
+    crop: CropBox = Field(description="an upright square around the face, for `crop`")
+    corners: list[tuple[float, float]] = Field(
+        description="x and y of the corners of the square that fit `align` stylizes: upper left, "
+        "upper right, lower right, lower left"
+    )
+
+
+class FacesRow(BaseModel):
+    encoding: str = Field(description="id of the photo, for later calls")
+    size: tuple[int, int] = Field(description="width and height of the photo in pixels")
+    faces: list[Face] = Field(description="the faces that fit `align` finds, from left to right")
+
+
+class FacesAnswer(BaseModel):
+    photos: list[FacesRow] = Field(description="one object per photo, in order")
+
+
 class ImageRow(BaseModel):
     image: str = Field(description="the image, base64")
     media_type: str = Field(description="`image/png`, `image/jpeg` or `image/webp`")
     encoding: str = Field(description="id of the photo, for later calls")
+    size: tuple[int, int] = Field(description="width and height of the image in pixels")
+    photo_size: tuple[int, int] = Field(description="width and height of the photo in pixels")
+    faces: int | None = Field(description="with fit `align`: number of stylized faces, else null")
 
 
 class StylizeAnswer(BaseModel):
@@ -140,12 +170,18 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
-        "fit": {"type": "string", "enum": list(get_args(SquareFit))},
+        "fit": {"type": "string", "enum": list(get_args(Fit))},
+        "crop": {"type": "string", "description": "X,Y,SIDE in pixels"},
+        "size": {"type": "string", "enum": list(get_args(OutputSize))},
+        "detail": {"type": "string", "enum": ["true", "false"]},
+        "no_face": {"type": "string", "enum": list(get_args(NoFace))},
         "alpha": {"type": "string", "enum": list(get_args(Alpha))},
         "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
     }
-    names = {"fit", "style", "image"} if body is EncodingsBody else {*form} - {"style"}
+    names = {
+        EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
+    }.get(body, {*form} - {"style"})  # fmt: skip
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {
@@ -180,7 +216,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 def component_schemas() -> dict[str, Any]:
     """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
-    for body in (StylizeBody, EncodingsBody):
+    for body in (StylizeBody, EncodingsBody, FacesBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.get("$defs", {})
     return found

@@ -14,34 +14,34 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import Request
 from torch import Tensor
 
 from factory.core.home import Home
 from factory.core.text_edits import find_text_edit
 from factory.registry import StyleVersion
 from osasis.bundles.base import read_base_info
-from osasis.bundles.provenance import source_name
-from osasis.choices import Alpha
+from osasis.choices import ImageFormat
 from osasis.errors import UserError
+from osasis.images.fitting import FittedPhoto
 from osasis.images.masks import shape_problem
 from osasis.mix import Mix
 from osasis.networks.sizes import DiffAEConfig
 from osasis.validation import InvalidInputError
 from serving.admission import Admission
 from serving.auth import Keys
-from serving.bodies import SentFile, StylizeRequest
+from serving.bodies import StylizeRequest
 from serving.config import ServeConfig
 from serving.engine import ImageTask, Result
 from serving.errors import ApiError, invalid
 from serving.metrics import Counters
-from serving.request_images import limit_pillow, mask_png, photo_id, square_photo
+from serving.photo_store import PhotoStore, RequestPhoto
+from serving.photo_work import AnswerOptions, PhotoWork
+from serving.request_images import mask_png
 from serving.served_styles import StyleCatalog
-from serving.shared_state import StoredPhoto
 from serving.style_loader import StyleFailedError
 
 T = TypeVar("T")
@@ -68,6 +68,7 @@ class Service:
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
         self.admission = Admission(config.queue, config.bodies)
+        self.photos = PhotoStore(config, state, self.sizes.image_size)
         # Jobs send one batch per engine at a time, so that they never fill the engines' queues.
         self.job_slots = asyncio.Semaphore(config.replicas)
         self.open_requests = 0
@@ -75,7 +76,6 @@ class Service:
         self.last_heartbeat = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self.log = _logger(config.log)
-        limit_pillow(config.limits)
         self.run_in_background(self._send_heartbeats())
 
     async def _send_heartbeats(self) -> None:
@@ -98,14 +98,11 @@ class Service:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    @contextlib.contextmanager
-    def admit_body(self, request: Request) -> Iterator[None]:
-        """Reserve memory for a request's body. Raises ApiError 503 when full or draining."""
+    def admit_body(self) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        """``Admission.admit_body``. Raises ApiError 503 while draining."""
         if self.draining:
             raise ApiError(503, "this server is closing and takes no new work", retry_after=10)
-        limit, length = self.config.limits.body_bytes, request.headers.get("content-length", "")
-        with self.admission.admit_body(min(int(length), limit) if length.isdecimal() else limit):
-            yield
+        return self.admission.admit_body()
 
     async def with_timeout(self, work: Awaitable[T]) -> T:
         """Await within ``limits.seconds``. Raises ApiError 504."""
@@ -116,47 +113,40 @@ class Service:
             raise ApiError(504, "the request took too long",
                            allowed=f"at most {seconds:g} s") from None  # fmt: skip
 
-    async def read_photos(self, request: StylizeRequest) -> list[StoredPhoto]:
-        """The photos of a request, sent and stored. Raises ApiError."""
-        photos = [await self.read_photo(sent, request.fit) for sent in request.photos]
-        return photos + [await self.get_photo(k, i) for i, k in enumerate(request.encodings)]
-
-    async def make_tasks(
-        self, request: StylizeRequest, photos: list[StoredPhoto], kind: str
-    ) -> list[ImageTask]:
-        """One task per photo, with resolved styles, masks and text edit. Raises ApiError.
-
-        kind: format of the images, a key of MEDIA.
-        """
-        keep = request.keeps_alpha(kind)
-        masks = await self._read_masks(request, photos)
+    async def make_works(
+        self, request: StylizeRequest, photos: list[RequestPhoto], kind: ImageFormat
+    ) -> list[PhotoWork]:
+        """The work of each photo, with resolved styles, masks and text edit. Raises ApiError."""
+        keep_alpha = request.keeps_alpha(kind)
+        fitted = [await self.photos.fit(p, request.options, keep_alpha) for p in photos]
+        masks = await self._read_masks(request, fitted)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
-        tasks = []
-        for photo in photos:
-            alpha: Alpha | None = None
-            png = photo.png
-            if photo.over_white is not None:
-                png, alpha = (png, "keep") if keep else (photo.over_white, "drop")
-            source = source_name(photo.source, request.provenance)
-            tasks.append(
-                ImageTask(png, request.mix, versions, masks, edit, photo.fit, source, hashes,
-                          None if kind == "JPEG" else alpha)
-            )  # fmt: skip
-        return tasks
+        options = AnswerOptions(
+            request.mix, versions, self.info["fingerprint"], kind, request.options,
+            request.provenance, hashes,
+        )  # fmt: skip
+        return [
+            PhotoWork(
+                photo.key, photo.stored.source, each,
+                tuple(ImageTask(s, request.mix, versions, masks, edit) for s in each.squares),
+                options,
+            )
+            for photo, each in zip(photos, fitted, strict=True)
+        ]  # fmt: skip
 
     async def _read_masks(
-        self, request: StylizeRequest, photos: list[StoredPhoto]
+        self, request: StylizeRequest, photos: list[FittedPhoto]
     ) -> dict[str, bytes]:
         """The masks by name, at the base's size. Raises ApiError."""
-        masks = {}
+        masks, cropped = {}, request.options.crop is not None
         for name, data in request.masks.items():
             field = f"masks.{name}"
-            masks[name], size = await asyncio.to_thread(
-                mask_png, data, field, self.sizes.image_size, request.fit, self.config.limits
+            masks[name], size = await self.photos.in_thread(
+                mask_png, data, field, self.sizes.image_size, request.options, self.config.limits
             )
             for photo in photos:
-                if problem := shape_problem(size, photo.size):
+                if problem := shape_problem(size, photo.size, cropped):
                     raise ApiError(422, f"{field} {problem}", field=field)
         return masks
 
@@ -181,27 +171,12 @@ class Service:
             raise ApiError(422, str(e), field="mix.text_edit", value=mix.text_edit) from None
         return versions, edit.direction
 
-    async def read_photo(self, sent: SentFile, fit: str) -> StoredPhoto:
-        """Decode a sent photo and make it square. Raises ApiError."""
-        square = await asyncio.to_thread(
-            square_photo, sent.data, sent.field, self.sizes.image_size, fit, self.config.limits
-        )
-        return StoredPhoto(square.png, fit, sent.name, square.size, square.over_white)
-
-    async def get_photo(self, key: str, index: int) -> StoredPhoto:
-        """The stored photo of ``encodings[index]``. Raises ApiError 404."""
-        photo: StoredPhoto | None = await self.state.get_photo.remote(key)
-        if photo is None:
-            raise ApiError(404, f"encoding {key[:64]!r} is unknown or has expired; send the photo "
-                           "to /v1/encodings again", field=f"encodings[{index}]",
-                           value=key)  # fmt: skip
-        return photo
-
-    async def store_photo(self, photo: StoredPhoto) -> str:
-        """Store a photo and return its id."""
-        key = photo_id(photo.png)
-        await self.state.put_photo.remote(key, photo)
-        return key
+    async def run_works(self, works: list[PhotoWork]) -> list[list[Result]]:
+        """The results of each work, of whose photos one image each is admitted. Raises ApiError."""
+        tasks = [task for work in works for task in work.tasks]
+        with self.admission.count_images(max(0, len(tasks) - len(works))):
+            results = iter(await self.run_all(tasks))
+        return [[next(results) for _ in work.tasks] for work in works]
 
     async def run_all(self, tasks: list[ImageTask]) -> list[Result]:
         """Run tasks concurrently; the first error cancels the others. Raises ApiError."""

@@ -15,23 +15,10 @@ HEARTBEAT_TIMEOUT = 15.0
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo at the base's size.
+    """A photo as sent. data: content of its file. source: name of its file."""
 
-    png: RGB, or RGBA if the photo has transparency. over_white: the photo over white; None without
-    transparency. fit: how it was made square. source: name of its file, as sent. size: width and
-    height of the file, in pixels.
-    """
-
-    png: bytes
-    fit: str
+    data: bytes
     source: str
-    size: tuple[int, int]
-    over_white: bytes | None = None
-
-
-def _photo_bytes(photo: StoredPhoto) -> int:
-    """Memory of a stored photo."""
-    return len(photo.png) + len(photo.over_white or b"")
 
 
 @dataclass
@@ -64,32 +51,31 @@ class Job:
 class SharedState:
     """Photos, jobs and counters in bounded memory.
 
-    photos: bytes of photos kept. jobs: number of jobs kept. job_age: seconds that a job is kept.
+    photos: bytes of photos kept. jobs: number of jobs kept. job_bytes: bytes of their images.
+    job_age: seconds that a job is kept.
     """
 
-    def __init__(self, photos: int, jobs: int, job_age: float) -> None:
-        self._photos: ByteLru[StoredPhoto] = ByteLru(photos, _photo_bytes)
+    def __init__(self, photos: int, jobs: int, job_bytes: int, job_age: float) -> None:
+        self._photos: ByteLru[StoredPhoto] = ByteLru(photos, lambda photo: len(photo.data))
         self._jobs: dict[str, Job] = {}
-        self._max_jobs, self._max_age = jobs, job_age
+        self._max_jobs, self._max_bytes, self._max_age = jobs, job_bytes, job_age
         # By process: time of the last heartbeat and the counters in it.
         self._processes: dict[str, tuple[float, dict[str, float]]] = {}
         self._dead_counters: dict[str, float] = {}
         self._draining = False
 
-    def put_photo(self, key: str, photo: StoredPhoto) -> None:
-        self._photos.put(key, photo)
+    def put_photo(self, owner: str, key: str, photo: StoredPhoto) -> None:
+        self._photos.put(f"{owner}/{key}", photo)
 
-    def get_photo(self, key: str) -> StoredPhoto | None:
-        return self._photos.get(key)
+    def get_photo(self, owner: str, key: str) -> StoredPhoto | None:
+        """A photo of an API key's owner, by its id."""
+        return self._photos.get(f"{owner}/{key}")
 
     def add_job(self, owner: str, images: int, ingress: str) -> str | None:
         """Add a job and return its id; None while ``jobs`` unfinished jobs are kept."""
         self._expire_jobs()
-        if len(self._jobs) >= self._max_jobs:
-            ended = [j for j in self._jobs.values() if j.ended]
-            if not ended:
-                return None
-            del self._jobs[min(ended, key=lambda j: j.created).id]
+        if len(self._jobs) >= self._max_jobs and not self._drop_ended():
+            return None
         job = Job(uuid.uuid4().hex, owner, images, time.monotonic(), ingress)
         self._jobs[job.id] = job
         return job.id
@@ -98,11 +84,30 @@ class SharedState:
         if job := self._jobs.get(job_id):
             job.state = "running"
 
+    def _drop_ended(self) -> bool:
+        """Drop the oldest ended job. Returns whether there was one."""
+        ended = [j for j in self._jobs.values() if j.ended]
+        if ended:
+            del self._jobs[min(ended, key=lambda j: j.created).id]
+        return bool(ended)
+
     def job_result(self, job_id: str, image: bytes) -> None:
-        if job := self._jobs.get(job_id):
-            job.results.append(image)
-            if len(job.results) == job.images:
-                job.state = "done"
+        """Add an image to a job; drops the oldest ended jobs for it, and fails the job where there
+        is no room."""
+        if (job := self._jobs.get(job_id)) is None or job.ended:
+            return
+        while self._job_bytes() + len(image) > self._max_bytes:
+            if not self._drop_ended():
+                job.results.clear()
+                self.job_failed(job_id, f"the images of jobs take more than {self._max_bytes:,} "
+                                "bytes; send fewer photos, or size base")  # fmt: skip
+                return
+        job.results.append(image)
+        if len(job.results) == job.images:
+            job.state = "done"
+
+    def _job_bytes(self) -> int:
+        return sum(len(image) for job in self._jobs.values() for image in job.results)
 
     def job_failed(self, job_id: str, message: str) -> None:
         if job := self._jobs.get(job_id):

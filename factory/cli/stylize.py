@@ -57,6 +57,14 @@ def stylize(
         choices.Fit,
         option(INPUTS, "How a photo is fitted to the base's square; align finds faces."),
     ] = "crop",
+    crop: Annotated[
+        str | None,
+        option(
+            INPUTS,
+            "The square of each photo that --fit crop takes, in pixels (default: the central one).",
+            metavar="X,Y,SIDE",
+        ),
+    ] = None,
     no_face: Annotated[
         choices.NoFace,
         option(
@@ -175,6 +183,7 @@ def stylize(
         mix=assignments(mix, "--mix"),
         mix_file=mix_file,
         fit=fit,
+        crop=crop,
         size=size,
         detail=detail,
         format=format,

@@ -55,6 +55,7 @@ def remake_command(provenance: Provenance) -> str:
         parts += ["--mask", f"{name}={name}.png"]
     options = {
         "--fit": provenance.fit,
+        "--crop": str(provenance.crop) if provenance.crop else None,
         "--no-face": provenance.no_face,
         "--size": provenance.size,
         "--alpha": provenance.alpha,

@@ -19,6 +19,7 @@ from pydantic import Field
 from osasis import choices
 from osasis.choices import Alpha, Arithmetic, Fit, ImageFormat, Metadata, NoFace, OutputSize
 from osasis.images.decoding import load_image, open_header
+from osasis.images.photo_options import CropBox
 from osasis.mix import Mix
 from osasis.validation import InputModel, InvalidInputError, Problem
 
@@ -32,7 +33,7 @@ _MAKER_NOTE = 0x927C
 _EXIF_IFD = 0x8769
 MAX_EXIF = 60_000
 # Fields whose text is JSON. Other fields are stored as plain text.
-_JSON_FIELDS = ("styles", "mix", "detail", "quality", "masks")
+_JSON_FIELDS = ("styles", "mix", "crop", "detail", "quality", "masks")
 
 
 class UsedStyle(InputModel):
@@ -55,6 +56,7 @@ class Provenance(InputModel):
     mix: Mix = Field(description="the mix; its styles are ids without versions")
     arithmetic: Arithmetic | None = Field(None, description="arithmetic of the forward passes")
     fit: Fit | None = Field(None, description="how the photo was fitted to the base's square")
+    crop: CropBox | None = Field(None, description="the square of the photo that fit `crop` took")
     no_face: NoFace | None = Field(
         None, description="with fit `align`: how photos without a face are handled"
     )

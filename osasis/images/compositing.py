@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 
-from osasis.images.geometry import Size, SquarePlacement, crop_box, pad_box
+from osasis.images.geometry import Box, Size, SquarePlacement, crop_box, pad_box
 from osasis.images.guided_filter import (
     ColourChange,
     apply_colour_change,
@@ -21,14 +22,20 @@ FEATHER = 0.35
 SEAM = 1 / 8
 
 
-def photo_needed(photo: Size, fit: str, detail: bool) -> str:
+def photo_needed(photo: Size, fit: str, detail: bool, box: Box | None = None) -> str:
     """Which copy of the photo ``composite_into_photo`` needs.
 
     "": only its size. "small": ``downscaled_photo``. "whole": the photo at its own resolution.
     """
     if detail or fit == "align":
         return "whole"
-    return "small" if fit == "crop" and photo[0] != photo[1] else ""
+    return "small" if fit == "crop" and not _covers(box, photo) else ""
+
+
+def _covers(box: Box | None, photo: Size) -> bool:
+    """Whether a box, by default the central square, is the whole photo."""
+    left, top, side = box or crop_box(photo)
+    return (left, top, side, side) == (0, 0, *photo)
 
 
 def downscaled_photo(photo: Image.Image, square: int) -> Image.Image:
@@ -49,12 +56,13 @@ def composite_into_photo(
     *,
     photo: Image.Image | None = None,
     detail: bool = False,
+    box: Box | None = None,
 ) -> Image.Image:
     """The photo of width and height ``size`` with its square, or its faces ("align"), stylized.
 
     squares, stylized: the base's input and output for each of the places. photo: the copy that
     ``photo_needed`` names. detail: apply the change at the photo's resolution by a guided filter;
-    otherwise the stylized square is enlarged.
+    otherwise the stylized square is enlarged. box: the square of fit "crop"; None: the central one.
     """
     if fit == "align":
         return _composite_faces(_require(photo), places, squares, stylized, detail)
@@ -64,39 +72,41 @@ def composite_into_photo(
     if fit == "pad":
         (left, top), (w, h) = pad_box(size, after.width)
         after = after.crop((left, top, left + w, top + h))
-    if fit == "crop" and size[0] != size[1]:
-        return _composite_crop(size, _require(photo), place, before, after)
+    if fit == "crop" and not _covers(box, size):
+        return _composite_crop(_require(photo), size, box or crop_box(size), place, before, after)
     return _resized(after, size)
 
 
 def _composite_crop(
-    size: Size, small: Image.Image, place: SquarePlacement, before: Image.Image, after: Image.Image
+    small: Image.Image,
+    size: Size,
+    box: Box,
+    place: SquarePlacement,
+    before: Image.Image,
+    after: Image.Image,
 ) -> Image.Image:
-    """Paste the stylized square into the centre; the rest gets the square's colour change."""
+    """Paste the stylized square into its box; the rest gets the square's colour change."""
     x, y = small.width / size[0], small.height / size[1]
     around = apply_colour_change(small, _colour_change(before, after), place.scaled(x, y))
     whole = _resized(around, size)
-    left, top, side = crop_box(size)
-    whole.paste(_resized(after, (side, side)), (left, top), _seam(size))
+    left, top, side = box
+    whole.paste(_resized(after, (side, side)), (left, top), _seam(size, box))
     return whole
 
 
-def _seam(size: Size) -> Image.Image:
-    """Blending mask ("L") of the central square, which fades towards the rest of the photo."""
-    _, _, side = crop_box(size)
+def _seam(photo: Size, box: Box) -> Image.Image:
+    """Blending mask ("L") of a square, which fades towards the photo around it."""
+    left, top, side = box
     width = max(1, round(side * SEAM))
-    mask = Image.new("L", (side, side), 255)
-    draw = ImageDraw.Draw(mask)
-    for i in range(width):
-        x = (i + 0.5) / width
-        value = round(255 * x * x * (3 - 2 * x))
-        if size[0] > size[1]:
-            draw.line([(i, 0), (i, side)], fill=value)
-            draw.line([(side - 1 - i, 0), (side - 1 - i, side)], fill=value)
-        else:
-            draw.line([(0, i), (side, i)], fill=value)
-            draw.line([(0, side - 1 - i), (side, side - 1 - i)], fill=value)
-    return mask
+    x = ((np.arange(side) + 0.5) / width).clip(max=1)
+    fade = x * x * (3 - 2 * x)
+    across, down = np.ones(side), np.ones(side)
+    for line, begin, end in ((across, left, photo[0]), (down, top, photo[1])):
+        if begin > 0:
+            line *= fade
+        if begin + side < end:
+            line *= fade[::-1]
+    return Image.fromarray((down[:, None] * across * 255).round().astype(np.uint8))
 
 
 def _composite_faces(

@@ -369,6 +369,11 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
+def read_png(data: bytes, mode: str = "RGB") -> Image.Image:
+    """Decode a PNG of this program, which ``png_bytes`` has made."""
+    return Image.open(io.BytesIO(data), formats=["PNG"]).convert(mode)
+
+
 def png_bytes(image: Image.Image, text: dict[str, str] | None = None) -> bytes:
     """Encode an image as PNG with the given text chunks and no other metadata.
 

@@ -12,6 +12,8 @@ from osasis.choices import SquareFit
 from osasis.errors import UserError, did_you_mean
 
 Size = tuple[int, int]
+# Left, top and side of a square, in pixels.
+Box = tuple[int, int, int]
 FITS = get_args(SquareFit)
 
 
@@ -37,11 +39,26 @@ class SquarePlacement:
         """The same placement on a photo that was resized by the factors x and y."""
         return SquarePlacement(self.ux / x, self.uy / y, self.u0, self.vx / x, self.vy / y, self.v0)
 
+    def corners(self) -> list[tuple[float, float]]:
+        """x and y of the upper left, upper right, lower right and lower left corner."""
+        inverse = np.linalg.inv(np.array([[self.ux, self.uy], [self.vx, self.vy]]))
+        ends = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) - (self.u0, self.v0)
+        return [(float(x), float(y)) for x, y in ends @ inverse.T]
+
+    def upright_box(self, photo: Size) -> Box:
+        """An upright square of about this size and centre inside a photo."""
+        points = np.array(self.corners())
+        side = min(round(float(np.hypot(*(points[1] - points[0])))), *photo)
+        x, y = points.mean(0) - side / 2
+        return (
+            int(np.clip(round(x), 0, photo[0] - side)),
+            int(np.clip(round(y), 0, photo[1] - side)),
+            side,
+        )
+
     def bounds(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Bounding box (left, top, right, bottom) in pixels of the square, clipped to the photo."""
-        inverse = np.linalg.inv(np.array([[self.ux, self.uy], [self.vx, self.vy]]))
-        corners = np.array([(u - self.u0, v - self.v0) for u in (-1, 1) for v in (-1, 1)])
-        points = corners @ inverse.T
+        points = np.array(self.corners())
         low, high = np.floor(points.min(0)), np.ceil(points.max(0))
         return (
             int(np.clip(low[0], 0, width)),
@@ -51,13 +68,15 @@ class SquarePlacement:
         )
 
 
-def placement_for_fit(photo: Size, square: int, fit: str) -> SquarePlacement:
+def placement_for_fit(
+    photo: Size, square: int, fit: str, box: Box | None = None
+) -> SquarePlacement:
     """Placement of the square that ``fit_square`` makes of a photo of this width and height."""
     width, height = photo
     if fit == "resize":
         return SquarePlacement(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
     if fit == "crop":
-        left, top, side = crop_box(photo)
+        left, top, side = box or crop_box(photo)
         return SquarePlacement(
             2 / side, 0.0, -1 - 2 * left / side, 0.0, 2 / side, -1 - 2 * top / side
         )
@@ -68,8 +87,8 @@ def placement_for_fit(photo: Size, square: int, fit: str) -> SquarePlacement:
     )  # fmt: skip
 
 
-def crop_box(photo: Size) -> tuple[int, int, int]:
-    """Left, top and side in pixels of the photo's central square."""
+def crop_box(photo: Size) -> Box:
+    """The photo's central square."""
     width, height = photo
     side = min(photo)
     return (width - side) // 2, (height - side) // 2, side
@@ -82,11 +101,14 @@ def pad_box(photo: Size, square: int) -> tuple[tuple[int, int], Size]:
     return ((square - inner[0]) // 2, (square - inner[1]) // 2), inner
 
 
-def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
+def fit_square(
+    image: Image.Image, size: int, fit: str = "crop", box: Box | None = None
+) -> Image.Image:
     """Fit an image to ``size`` x ``size`` pixels. Mode "L" (a mask) is kept; others become "RGB".
 
-    fit: "crop" takes the central square, "pad" scales the whole image and repeats its edge pixels,
-    "resize" stretches the whole image. Raises UserError for another ``fit`` or a size below 1.
+    fit: "crop" takes ``box``, by default the central square, "pad" scales the whole image and
+    repeats its edge pixels, "resize" stretches the whole image. Raises UserError for another
+    ``fit`` or a size below 1.
     """
     if fit not in FITS:
         raise UserError(
@@ -97,15 +119,15 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     width, height = image.size
-    box, inner = (0, 0, width, height), (size, size)
+    part, inner = (0, 0, width, height), (size, size)
     if fit == "crop":
         # Whole pixels: an offset of half a pixel would blur an image that needs no scaling.
-        left, top, side = crop_box(image.size)
-        box = (left, top, left + side, top + side)
+        left, top, side = box or crop_box(image.size)
+        part = (left, top, left + side, top + side)
     elif fit == "pad":
         _, inner = pad_box(image.size, size)
     # reducing_gap: Pillow averages whole blocks first, which is several times faster.
-    scaled = image.resize(inner, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    scaled = image.resize(inner, Image.Resampling.LANCZOS, box=part, reducing_gap=3.0)
     if inner != (size, size):
         gaps = [((size - n) // 2, size - n - (size - n) // 2) for n in reversed(inner)]
         pixels = np.asarray(scaled)

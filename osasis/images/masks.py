@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from osasis.errors import ImageError
+from osasis.errors import ImageError, UserError
 from osasis.images.decoding import MAX_PIXELS, load_sized
-from osasis.images.geometry import Size
+from osasis.images.geometry import Size, fit_square
+from osasis.images.photo_options import PhotoOptions
 
 # Differences of lightness and alpha up to this many of 255 are a lossy file's, not a meaning.
 TOLERANCE = 16
@@ -70,19 +71,36 @@ def _contradiction(alpha: np.ndarray, lightness: np.ndarray) -> str:
     return "" if difference.max() <= TOLERANCE else _TONES
 
 
-def shape_problem(mask: Size, photo: Size) -> str:
+def fit_mask(mask: Mask, square: int, options: PhotoOptions) -> Image.Image:
+    """The mask ("L") of the base's square, of ``square`` pixels.
+
+    A mask is fitted like the photo; a square mask is the mask of the base's square itself. Raises
+    ImageError for a crop box beyond the mask, UserError with fit ``align``.
+    """
+    if options.fit == "align":
+        raise UserError("masks cannot be combined with fit align; choose another fit")
+    if mask.size[0] == mask.size[1]:
+        return fit_square(mask.image, square)
+    box = None if options.crop is None else options.crop.within(mask.size, "the mask")
+    return fit_square(mask.image, square, options.fit, box)
+
+
+def shape_problem(mask: Size, photo: Size, cropped: bool = False) -> str:
     """Why a mask of this size cannot be laid over a photo of this size; "" where it can.
 
-    A mask is fitted to the base's square like the photo, so that it needs the photo's aspect ratio;
-    a square mask is the mask of the base's square itself.
+    Unless it is square, a mask has the photo's aspect ratio, and with a crop box (cropped) the
+    photo's size, because the box is in the photo's pixels.
     """
     (mask_width, mask_height), (width, height) = mask, photo
+    if mask_width == mask_height or mask == photo:
+        return ""
     ratio = (mask_width * height) / (mask_height * width)
     # One pixel of either side is the rounding of a scaled copy.
     rounding = 1 / min(*mask, *photo)
-    if mask_width == mask_height or abs(ratio - 1) <= max(ASPECT_TOLERANCE, rounding):
+    if abs(ratio - 1) <= max(ASPECT_TOLERANCE, rounding) and not cropped:
         return ""
+    wanted = "size, as crop is in its pixels," if cropped else "aspect ratio,"
     return (
         f"has {mask_width}x{mask_height} pixels, but the photo has {width}x{height}; give the mask "
-        "the photo's aspect ratio, or make it square for the base's square"
+        f"the photo's {wanted} or make it square for the base's square"
     )

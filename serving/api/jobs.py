@@ -7,11 +7,10 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from serving.api.common import authorised, negotiate
-from serving.api.stylize import provenance
 from serving.bodies import StylizeRequest, read_stylize
-from serving.engine import ImageTask
 from serving.errors import ApiError
-from serving.request_images import MEDIA, encode_pixels
+from serving.photo_work import PhotoWork
+from serving.request_images import MEDIA
 from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, StylizeBody, body_docs
 from serving.service import Service
 
@@ -29,15 +28,14 @@ async def submit(request: Request, response: Response) -> JobAnswer:
     service, owner = authorised(request)
     negotiate(request, ["application/json"])
     limits = service.config.limits
-    with service.admit_body(request):
-        body = await read_stylize(request, limits, limits.job_images)
-        tasks = await service.with_timeout(_tasks(service, body))
-    job = await service.state.add_job.remote(owner, len(tasks), service.name)
+    with service.admit_body() as reserve:
+        body = await read_stylize(request, limits, limits.job_images, reserve)
+        works = await service.with_timeout(_works(service, body, owner))
+    job = await service.state.add_job.remote(owner, len(works), service.name)
     if job is None:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
-    embed = body.provenance != "none"
-    service.run_in_background(_run(service, job, tasks, embed))
+    service.run_in_background(_run(service, job, works))
     response.headers["Location"] = f"/v1/jobs/{job}"
     answer: JobAnswer = await service.state.job.remote(job, owner)
     return answer
@@ -61,38 +59,35 @@ async def image(job: str, index: int, request: Request) -> Response:
     png = await service.state.job_image.remote(job, owner, index)
     if png is None:
         raise _unknown(f"{job}/images/{index}")
-    return Response(png, media_type=MEDIA["PNG"])
+    return Response(png, media_type=MEDIA["png"])
 
 
 def _unknown(job: str) -> ApiError:
     return ApiError(404, f"job {job[:64]!r} is unknown or has expired", field="job", value=job)
 
 
-async def _tasks(service: Service, body: StylizeRequest) -> list[ImageTask]:
-    return await service.make_tasks(body, await service.read_photos(body), "PNG")
+async def _works(service: Service, body: StylizeRequest, owner: str) -> list[PhotoWork]:
+    photos = await service.photos.of_request(body.photos, body.encodings, owner)
+    return await service.make_works(body, photos, "png")
 
 
-async def _run(service: Service, job: str, tasks: list[ImageTask], embed: bool) -> None:
-    """Run a job's tasks in batches and store each image; an error fails the job.
-
-    embed: store the provenance in the images.
-    """
+async def _run(service: Service, job: str, works: list[PhotoWork]) -> None:
+    """Run a job's works in batches and store each image; an error fails the job."""
     try:
         await service.state.job_running.remote(job)
         # Jobs use at most half of the queue, so that interactive requests are always admitted.
         half = service.config.queue // 2
         size = max(1, min(service.config.batch, half))
-        for start in range(0, len(tasks), size):
-            batch = tasks[start : start + size]
+        for start in range(0, len(works), size):
+            batch = works[start : start + size]
             async with service.job_slots:
                 while service.admission.images > half:
                     await asyncio.sleep(0.1)
                 with service.admission.admit_images(len(batch)):
-                    results = await service.run_all(batch)
-            for task, result in zip(batch, results, strict=True):
-                info = provenance(service, task, result, "PNG")
-                data = await asyncio.to_thread(encode_pixels, result.image, task.photo, info, embed)
-                await service.state.job_result.remote(job, data)
+                    results = await service.run_works(batch)
+            for work, of_work in zip(batch, results, strict=True):
+                image, _ = await service.photos.in_thread(work.image, of_work)
+                await service.state.job_result.remote(job, image)
     except Exception as e:
         message = e.message if isinstance(e, ApiError) else "the job failed; see the server's log"
         await service.state.job_failed.remote(job, message)

@@ -1,4 +1,4 @@
-"""POST /v1/stylize and POST /v1/encodings."""
+"""POST /v1/stylize."""
 
 from __future__ import annotations
 
@@ -6,32 +6,21 @@ import asyncio
 import base64
 import json
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from factory import __version__
-from osasis.bundles.provenance import Provenance, UsedStyle
-from osasis.errors import UserError
-from osasis.mix import Mix
+from osasis.choices import ImageFormat
+from osasis.images.geometry import Size
 from serving.api.common import authorised, negotiate
-from serving.bodies import SentFile, StylizeRequest, read_encodings, read_stylize
-from serving.engine import ImageTask, Result
-from serving.errors import ApiError
-from serving.request_images import MEDIA, encode_pixels, photo_id
-from serving.schemas import (
-    ERRORS,
-    STYLIZE_EXAMPLE,
-    EncodingRow,
-    EncodingsAnswer,
-    EncodingsBody,
-    StylizeAnswer,
-    StylizeBody,
-    body_docs,
-)
+from serving.bodies import StylizeRequest, read_stylize
+from serving.photo_work import PhotoWork, timing
+from serving.request_images import MEDIA
+from serving.schemas import ERRORS, STYLIZE_EXAMPLE, StylizeAnswer, StylizeBody, body_docs
 from serving.service import Service
 
 router = APIRouter(tags=["stylize"])
-QUALITY = 95  # of JPEG and WebP
 PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA.values()}
 
 
@@ -44,127 +33,88 @@ PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA
 async def stylize(request: Request) -> Response:
     """Stylize photos, or photos sent before, with a mix. One image is answered as PNG, JPEG, WebP
     or JSON, by Accept; several images as JSON."""
-    service, _ = authorised(request)
+    service, owner = authorised(request)
     limits = service.config.limits
-    with service.admit_body(request):
-        body = await read_stylize(request, limits, limits.images)
-        count = len(body.photos) + len(body.encodings)
-        media = negotiate(request, [*MEDIA.values(), "application/json"] if count == 1
+    with service.admit_body() as reserve:
+        body = await read_stylize(request, limits, limits.images, reserve)
+        media = negotiate(request, [*MEDIA.values(), "application/json"] if body.count == 1
                           else ["application/json"])  # fmt: skip
-        with service.admission.admit_images(count):
-            return await service.with_timeout(_stylize(service, body, media))
+        with service.admission.admit_images(body.count):
+            return await service.with_timeout(_answer(service, body, owner, media))
 
 
-async def _stylize(service: Service, body: StylizeRequest, media: str) -> Response:
-    started = time.monotonic()
-    kind = next((k for k, m in MEDIA.items() if m == media), "PNG")
-    photos = await service.read_photos(body)
-    tasks = await service.make_tasks(body, photos, kind)
-    results = await service.run_all(tasks)
-    ids = [photo_id(photo.png) for photo in photos]
-    for photo in dict(zip(ids, photos, strict=True)).values():
-        await service.store_photo(photo)
-    embed = body.provenance != "none"
-    images = await asyncio.gather(
-        *(
-            asyncio.to_thread(
-                encode_pixels, r.image, t.photo, provenance(service, t, r, kind), embed
-            )
-            for t, r in zip(tasks, results, strict=True)
-        )
-    )
-    timing = _timing(results, time.monotonic() - started)
-    headers = _headers(service, tasks[0], ids[0], body.mix, timing)
+async def _answer(service: Service, body: StylizeRequest, owner: str, media: str) -> Response:
+    kind: ImageFormat = next((k for k, m in MEDIA.items() if m == media), "png")
+    done = await run(service, body, owner, kind)
+    headers = done.headers(service)
     if media != "application/json":
-        return Response(images[0], media_type=media, headers=headers)
-    rows = [
-        {
-            "image": base64.b64encode(image).decode(),
-            "media_type": MEDIA[kind],
-            "encoding": photo,
+        return Response(done.images[0][0], media_type=media, headers=headers)
+    text = json.dumps(done.document(service))
+    return Response(text, media_type="application/json", headers=headers)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished request. images: each encoded file, with its width and height."""
+
+    request: StylizeRequest
+    works: list[PhotoWork]
+    images: list[tuple[bytes, Size]]
+    timing: dict[str, float]
+
+    @property
+    def versions(self) -> list[str]:
+        return [v.reference for v in self.works[0].options.versions.values()]
+
+    def document(self, service: Service) -> dict[str, Any]:
+        """The JSON answer: fields of StylizeAnswer."""
+        rows = [
+            {
+                "image": base64.b64encode(image).decode(),
+                "media_type": MEDIA[work.options.format],
+                "encoding": work.key,
+                "size": size,
+                "photo_size": work.fitted.size,
+                "faces": work.faces,
+            }
+            for work, (image, size) in zip(self.works, self.images, strict=True)
+        ]
+        return {
+            "images": rows,
+            "styles": self.versions,
+            "base": service.info["fingerprint"],
+            "mix": self.request.mix.to_dict(),
+            "timing": self.timing,
         }
-        for image, photo in zip(images, ids, strict=True)
-    ]
-    answer = {
-        "images": rows,
-        "styles": [v.reference for v in tasks[0].versions.values()],
-        "base": service.info["fingerprint"],
-        "mix": body.mix.to_dict(),
-        "timing": timing,
-    }
-    return Response(json.dumps(answer), media_type="application/json", headers=headers)
+
+    def headers(self, service: Service) -> dict[str, str]:
+        """Headers of the answer; those of a photo are of the first."""
+        work, timing = self.works[0], self.timing
+        faces = {} if work.faces is None else {"X-Faces": str(work.faces)}
+        return {
+            "X-Style-Version": ",".join(self.versions),
+            "X-Base": service.info["fingerprint"],
+            "X-Mix": json.dumps(self.request.mix.to_dict()),
+            "X-Encoding": work.key,
+            "X-Photo-Size": "x".join(map(str, work.fitted.size)),
+            "X-Image-Size": "x".join(map(str, self.images[0][1])),
+            **faces,
+            "X-Encoding-Cached": str(int(timing["cached"])),
+            "X-Batch-Size": str(int(timing["batch"])),
+            **{f"X-{k.title()}-Seconds": f"{timing[k]:.4f}"
+               for k in ("queue", "load", "encode", "decode", "total")},
+        }  # fmt: skip
 
 
-@router.post(
-    "/v1/encodings",
-    responses=ERRORS,
-    openapi_extra=body_docs(EncodingsBody, {"images": ["iVBORw0KGgo..."], "fit": "crop"}),
-)
-async def encodings(request: Request) -> EncodingsAnswer:
-    """Store photos and answer with their ids for later requests. With `style`, encode the photos
-    now."""
-    service, _ = authorised(request)
-    negotiate(request, ["application/json"])
-    with service.admit_body(request):
-        photos, fit, style = await read_encodings(request, service.config.limits)
-        with service.admission.admit_images(len(photos)):
-            ids = await service.with_timeout(_store(service, photos, fit, style))
-    return EncodingsAnswer(encodings=[EncodingRow(id=i) for i in ids])
-
-
-async def _store(service: Service, files: list[SentFile], fit: str, style: str | None) -> list[str]:
-    photos = [await service.read_photo(file, fit) for file in files]
-    ids = [await service.store_photo(photo) for photo in photos]
-    if style is not None:
-        try:
-            version = await asyncio.to_thread(service.catalog.resolve, style)
-        except UserError as e:
-            raise ApiError(422, str(e), field="style", value=style) from None
-        await service.run_all([ImageTask(photo.png, None, {style: version}) for photo in photos])
-    return ids
-
-
-def provenance(service: Service, task: ImageTask, result: Result, kind: str) -> Provenance:
-    """Provenance of a result. kind: a key of MEDIA."""
-    assert task.mix is not None
-    used = [task.versions[s.style] for s in task.mix.styles]
-    return Provenance(
-        code=__version__,
-        styles=tuple(UsedStyle(reference=v.reference, fingerprint=v.fingerprint) for v in used),
-        base=service.info["fingerprint"],
-        mix=task.mix,
-        arithmetic=result.arithmetic,
-        fit=task.fit,  # type: ignore[arg-type]
-        size="base",
-        format=kind.lower(),  # type: ignore[arg-type]
-        quality=None if kind == "PNG" else QUALITY,
-        alpha=task.alpha,
-        masks=task.mask_hashes,
-        source=task.source,
+async def run(service: Service, body: StylizeRequest, owner: str, kind: ImageFormat) -> Done:
+    """Stylize the photos of a request. Raises ApiError."""
+    started = time.monotonic()
+    photos = await service.photos.of_request(body.photos, body.encodings, owner)
+    works = await service.make_works(body, photos, kind)
+    results = await service.run_works(works)
+    await service.photos.keep(photos, owner)
+    images = await asyncio.gather(
+        *(service.photos.in_thread(w.image, r) for w, r in zip(works, results, strict=True))
     )
-
-
-def _timing(results: list[Result], total: float) -> dict[str, float]:
-    """The answer's ``timing``: seconds are the maximum over the images."""
-    out = {
-        name.removesuffix("_seconds"): round(max(getattr(r, name) for r in results), 4)
-        for name in ("queue_seconds", "load_seconds", "encode_seconds", "decode_seconds")
-    }
-    cached = sum(r.cached for r in results)
-    return {**out, "total": round(total, 4), "batch": max(r.batch for r in results),
-            "cached": cached}  # fmt: skip
-
-
-def _headers(
-    service: Service, task: ImageTask, photo: str, mix: Mix, timing: dict[str, float]
-) -> dict[str, str]:
-    return {
-        "X-Style-Version": ",".join(v.reference for v in task.versions.values()),
-        "X-Base": service.info["fingerprint"],
-        "X-Mix": json.dumps(mix.to_dict()),
-        "X-Encoding": photo,
-        "X-Encoding-Cached": str(int(timing["cached"])),
-        "X-Batch-Size": str(int(timing["batch"])),
-        **{f"X-{k.title()}-Seconds": f"{timing[k]:.4f}"
-           for k in ("queue", "load", "encode", "decode", "total")},
-    }  # fmt: skip
+    flat = [result for of_photo in results for result in of_photo]
+    return Done(body, works, list(images), timing(flat, time.monotonic() - started))

@@ -83,10 +83,11 @@ def open_bare(home: str, threads: int) -> None:
 
 def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]:
     """The work of ``load_client`` on the engine in this process."""
+    from osasis.images.photo_options import PhotoOptions
     from osasis.mix import Mix
     from serving.config import Limits
     from serving.engine import ImageTask
-    from serving.request_images import square_photo
+    from serving.request_images import fitted_photo
 
     engine, current = _bare["engine"], _bare["versions"]
 
@@ -94,8 +95,8 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
         mix = Mix.parse(mix_of(number, steps))
         versions = {s.style: current[s.style] for s in mix.styles}
         size = engine.base.config.image_size
-        png = square_photo(photo(number), "photo", size, "crop", Limits()).png
-        return ImageTask(png, mix, versions)
+        found = fitted_photo(photo(number), "photo", size, PhotoOptions(), False, Limits())
+        return ImageTask(found.squares[0], mix, versions)
 
     rows = []
     for at_once, numbers in plan:

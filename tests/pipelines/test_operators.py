@@ -80,7 +80,7 @@ def run(home: Path, tmp_path: Path) -> Run:
             timeout=timeout,
             batch=4,
             options=chosen,
-            masks=read_masks({"m": mask}, targets, chosen.fit, SIZE) if mask else {},
+            masks=read_masks({"m": mask}, targets, chosen, SIZE) if mask else {},
             input=corpus.folder,
         )
         actor = StylizeSquares(job, "cpu", pass_size)
@@ -146,7 +146,7 @@ def test_align_records_an_error_for_a_photo_without_a_face(run: Run, tmp_path: P
     assert {(f.stage, f.reason) for f in folder.failures.values()} == {
         (
             "fit",
-            "no face is found, upright or turned by about 30 degrees; use --fit crop, or --no-face "
+            "no face is found, upright or turned by about 30 degrees; choose fit crop, or no_face "
             "crop or keep",
         )
     }

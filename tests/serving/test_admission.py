@@ -59,11 +59,20 @@ def test_a_full_queue_answers_with_retry_after() -> None:
         assert admission.images == 30
 
 
-def test_bytes_of_bodies_are_bounded() -> None:
+def test_bytes_of_bodies_are_bounded_as_they_arrive() -> None:
     admission = Admission(images=10, body_bytes=100)
-    with admission.admit_body(60), pytest.raises(ApiError) as e, admission.admit_body(41):
-        pass
-    assert e.value.status == 503 and int(e.value.headers["Retry-After"]) >= 1
-    with contextlib.suppress(ZeroDivisionError), admission.admit_body(100):
+    with admission.admit_body() as reserve:
+        # A body that has sent nothing takes no room.
+        with admission.admit_body() as other:
+            other(100)
+        reserve(60)
+        with pytest.raises(ApiError) as e, admission.admit_body() as other:
+            other(40)
+            assert admission.bytes == 100
+            other(1)
+        assert e.value.status == 503 and int(e.value.headers["Retry-After"]) >= 1
+        assert admission.bytes == 60
+    with contextlib.suppress(ZeroDivisionError), admission.admit_body() as reserve:
+        reserve(1000)  # alone, a body of any size is admitted
         _ = 1 / 0
     assert admission.bytes == 0

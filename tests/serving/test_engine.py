@@ -16,9 +16,7 @@ from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.validation import InvalidInputError
 from serving.caches import ByteLru, StyleCache
-from serving.config import Limits
 from serving.engine import Engine, ImageTask, abandon
-from serving.request_images import square_photo
 from serving.style_loader import LOAD_THREADS, StyleFailedError, StyleLoader
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
@@ -55,7 +53,7 @@ def make_version(style: str, folder: Path) -> StyleVersion:
 
 
 def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: object) -> ImageTask:
-    photo = square_photo(photo_bytes(600 + seed), "p", 32, "crop", Limits()).png
+    photo = photo_bytes(600 + seed, (32, 32))
     versions = {s: make_version(s, folders[s]) for s in styles}
     return ImageTask(photo, Mix.of(*styles, **mix), versions)
 

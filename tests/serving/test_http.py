@@ -33,10 +33,12 @@ def test_stylize_one_photo(server: Server) -> None:
     assert float(answer.headers["x-decode-seconds"]) > 0
     assert json.loads(answer.headers["x-mix"])["strength"] is None
     image = Image.open(io.BytesIO(answer.content))
-    assert image.size == (32, 32)
+    assert image.size == (40, 48)
+    assert answer.headers["x-photo-size"] == answer.headers["x-image-size"] == "40x48"
+    assert "x-faces" not in answer.headers
     provenance = read_provenance(answer.content)
     assert provenance is not None and [s.reference for s in provenance.styles] == ["ink:1"]
-    assert (provenance.size, provenance.fit, provenance.format) == ("base", "crop", "png")
+    assert (provenance.size, provenance.fit, provenance.format) == ("photo", "crop", "png")
     other = server.stylize(photo_bytes(), {"styles": ["ink"], "strength": 0.2})
     assert np.abs(pixels(other.content) - pixels(answer.content)).max() > 0.02
 
@@ -54,7 +56,9 @@ def test_encoding_ids_replace_photos_in_json_requests(server: Server) -> None:
     files = {"image": ("p.png", photo_bytes(501), "image/png")}
     made = server.post("/v1/encodings", files=files, data={"style": "ink"})
     assert made.status_code == 200, made.text
-    key = made.json()["encodings"][0]["id"]
+    (row,) = made.json()["encodings"]
+    key, size = row["id"], row["size"]
+    assert size == [40, 48]
     by_id = server.post("/v1/stylize", json={"encodings": [key], "mix": INK})
     assert by_id.status_code == 200, by_id.text
     assert by_id.headers["x-encoding-cached"] == "1"
@@ -65,6 +69,8 @@ def test_encoding_ids_replace_photos_in_json_requests(server: Server) -> None:
     both = server.post("/v1/stylize", json={"encodings": [key], "images": [text], "mix": INK})
     rows = both.json()["images"]
     assert len(rows) == 2 and both.json()["styles"] == ["ink:1"]
+    told = [(r["size"], r["photo_size"], r["faces"]) for r in rows]
+    assert told == [([40, 48], [40, 48], None)] * 2
     found = {r["encoding"]: base64.b64decode(r["image"]) for r in rows}
     assert np.abs(pixels(found[key]) - pixels(by_id.content)).max() < 1e-3
 
@@ -292,7 +298,7 @@ def test_invalid_requests_are_refused(server: Server) -> None:
     assert error_of(server.post("/v1/stylize", json=many), 422)["value"] == 9
     for data, status in (
         (b"", 415),
-        (b"GIF89a" + b"0" * 50, 415),
+        (b"%PDF-1.7", 415),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
         (good[: len(good) // 2], 422),
         (photo_bytes(size=(5, 5)), 422),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import tracemalloc
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from osasis.images.decoding import reads_kind
+from osasis.images.fitting import FittedPhoto
+from osasis.images.photo_options import PhotoOptions
 from serving.config import Limits
 from serving.errors import ApiError
-from serving.request_images import check_header, square_photo, to_pixels
+from serving.request_images import check_header, fitted_photo, mask_png, photo_faces, to_pixels
 from tests.serving.test_http import animation, bomb
 from tests.tiny import picture
 
@@ -21,20 +25,34 @@ def saved(kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_allowed_formats_become_a_square_without_metadata(kind: str) -> None:
+def fitted(data: bytes, limits: Limits | None = None, **options: object) -> FittedPhoto:
+    chosen = PhotoOptions.parse(options)
+    return fitted_photo(data, "image", 32, chosen, True, limits or Limits())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "GIF"])
+def test_photos_become_squares_without_metadata(kind: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "at home"
-    png = square_photo(saved(kind, exif=exif.tobytes()), "image", 32, "crop", Limits()).png
-    assert to_pixels(png).shape == (32, 32, 3)
-    assert b"at home" not in png and png.startswith(b"\x89PNG")
+    found = fitted(saved(kind, exif=exif.tobytes()))
+    assert found.size == (64, 48)
+    assert to_pixels(found.squares[0]).shape == (32, 32, 3)
+    assert b"at home" not in found.squares[0] + (found.photo or b"")
+
+
+@pytest.mark.skipif(not reads_kind("HEIC"), reason="the extra heif is not installed")
+def test_heic_photos_are_read() -> None:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture(1, (64, 48))).save(buffer)
+    assert fitted(buffer.getvalue()).size == (64, 48)
 
 
 def test_a_jpeg_with_an_appended_image_is_read_as_its_first() -> None:
     two = saved("MPO", save_all=True, append_images=[picture(2, (64, 48))])
     assert two.startswith(b"\xff\xd8\xff")
-    one = square_photo(saved("JPEG"), "image", 32, "crop", Limits()).png
-    assert (to_pixels(square_photo(two, "image", 32, "crop", Limits()).png) == to_pixels(one)).all()
+    assert fitted(two).squares == fitted(saved("JPEG")).squares
 
 
 def test_pixels_and_frames_are_checked_in_the_header() -> None:
@@ -43,21 +61,55 @@ def test_pixels_and_frames_are_checked_in_the_header() -> None:
         check_header(bomb(), "image", Limits())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # Pillow's own limit raises first; the error has its count of pixels.
-    assert (e.value.status, peak < 5_000_000) == (413, True) and e.value.value > 1_000_000
+    assert (e.value.status, e.value.value) == (413, 60_000**2) and peak < 5_000_000
     with pytest.raises(ApiError) as e:
         check_header(saved("PNG"), "image", Limits(pixels=64 * 48 - 1))
     assert (e.value.status, e.value.value) == (413, 64 * 48)
     check_header(saved("PNG"), "image", Limits(pixels=64 * 48))
-    moving = saved("WEBP", save_all=True, append_images=[picture(2, (64, 48))])
-    for data in (animation(), moving):
+    more = {"save_all": True, "append_images": [picture(2, (64, 48))]}
+    for data in (animation(), *(saved(kind, **more) for kind in ("WEBP", "GIF", "TIFF", "AVIF"))):
         with pytest.raises(ApiError) as e:
             check_header(data, "image", Limits())
         assert (e.value.status, e.value.value) == (422, 2)
+        check_header(data, "image", Limits(frames=2))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
-def test_other_formats_are_refused(kind: str) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0\0\0\x18ftypisom"]
+)
+def test_other_formats_are_refused(data: bytes) -> None:
     with pytest.raises(ApiError) as e:
-        check_header(saved(kind), "image", Limits())
-    assert e.value.status == 415 and e.value.allowed == ["PNG", "JPEG", "WEBP"]
+        check_header(data, "image", Limits())
+    assert e.value.status == 415 and {"PNG", "JPEG", "WEBP", "AVIF"} <= set(e.value.allowed)
+
+
+def test_a_crop_box_beyond_the_photo_names_the_field() -> None:
+    with pytest.raises(ApiError, match="crop 40,0,30 reaches beyond the photo's 64x48") as e:
+        fitted(saved("PNG"), crop="40,0,30")
+    assert (e.value.status, e.value.field) == (422, "crop")
+
+
+def test_photos_without_a_face() -> None:
+    with pytest.raises(ApiError, match="no face is found") as e:
+        fitted(saved("PNG"), fit="align")
+    assert (e.value.status, e.value.field) == (422, "fit")
+    assert fitted(saved("PNG"), fit="align", no_face="crop").fit == "crop"
+    assert fitted(saved("PNG"), fit="align", no_face="keep").squares == ()
+    assert photo_faces(saved("PNG"), "image", Limits()) == ((64, 48), [])
+
+
+def test_masks_are_cropped_like_the_photo_unless_they_are_square() -> None:
+    pixels = np.zeros((48, 64), np.uint8)
+    pixels[8:24, 40:56] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    options = PhotoOptions.parse({"crop": "40,8,16"})
+    png, size = mask_png(buffer.getvalue(), "masks.m", 32, options, Limits())
+    assert size == (64, 48) and to_pixels(png)[3:-3, 3:-3].min() > 220
+    square = io.BytesIO()
+    Image.fromarray(pixels[:, :48]).save(square, "PNG")
+    png, _ = mask_png(square.getvalue(), "masks.m", 32, options, Limits())
+    assert 0 < (to_pixels(png) > 128).mean() < 0.2
+    with pytest.raises(ApiError, match="masks cannot be combined with fit align") as e:
+        mask_png(square.getvalue(), "masks.m", 32, PhotoOptions(fit="align"), Limits())
+    assert e.value.status == 422

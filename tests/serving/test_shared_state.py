@@ -6,7 +6,7 @@ from serving.shared_state import SharedState, StoredPhoto
 
 
 def make(**options: float) -> SharedState:
-    settings = {"photos": 100, "jobs": 2, "job_age": 1000.0, **options}
+    settings = {"photos": 100, "jobs": 2, "job_bytes": 100, "job_age": 1000.0, **options}
     return SharedState(**settings)  # type: ignore[arg-type]
 
 
@@ -63,9 +63,26 @@ def test_jobs_belong_to_their_owner_and_are_bounded() -> None:
     assert found is not None and found.state == "failed" and "send it again" in str(found.message)
 
 
-def test_photos_are_bounded_in_bytes() -> None:
+def test_images_of_jobs_are_bounded_in_bytes() -> None:
+    state = make(job_bytes=10)
+    beat(state, "a")
+    first, second = (state.add_job("alice", 2, "a") for _ in range(2))
+    assert first and second
+    for _ in range(2):
+        state.job_result(first, b"123")
+    # The oldest ended job makes room.
+    state.job_result(second, b"12345")
+    assert state.job(first, "alice") is None
+    state.job_result(second, b"123456")
+    found = state.job(second, "alice")
+    assert found is not None and (found.state, found.done) == ("failed", 0)
+    assert "more than 10 bytes" in (found.message or "")
+
+
+def test_photos_belong_to_their_owner_and_are_bounded_in_bytes() -> None:
     state = make(photos=10)
-    state.put_photo("a", StoredPhoto(b"123456", "crop", "a.png", (8, 8)))
-    last = StoredPhoto(b"123456", "pad", "", (8, 8))
-    state.put_photo("b", last)
-    assert state.get_photo("a") is None and state.get_photo("b") == last
+    state.put_photo("alice", "a", StoredPhoto(b"123456", "a.png"))
+    assert state.get_photo("bob", "a") is None
+    last = StoredPhoto(b"123456", "")
+    state.put_photo("alice", "b", last)
+    assert state.get_photo("alice", "a") is None and state.get_photo("alice", "b") == last

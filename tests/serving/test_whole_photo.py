@@ -1,0 +1,172 @@
+"""Answers of the photo's own size: the pixels of the corpus, for every fit and size."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from factory import __version__
+from factory.core.home import Home
+from factory.registry import Registry
+from osasis.mix import Mix
+from pipelines.job_folder import JobFolder
+from pipelines.job_spec import JobSpec, StyleSpec, TargetSpec
+from pipelines.manifest import build_manifest
+from pipelines.options import OutputOptions
+from pipelines.read_squares import READ_TASK, read_squares
+from pipelines.source import open_source
+from pipelines.stylize_squares import StylizeSquares
+from pipelines.write_outputs import write_outputs
+from tests.serving.conftest import Server, photo_bytes
+from tests.serving.test_http import INK, error_of
+from tests.tiny import SIZE
+
+Corpus = Callable[..., bytes]
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def group(*faces: str) -> Image.Image:
+    """A wide photo with faces of the package's examples, off its centre."""
+    photo = Image.new("RGB", (420, 260), (96, 110, 128))
+    for i, name in enumerate(faces):
+        path = files("factory") / "examples" / "photos" / f"{name}.png"
+        with path.open("rb") as stream:
+            face = Image.open(stream).convert("RGB").resize((110, 110), Image.Resampling.LANCZOS)
+        photo.paste(face, (12 + 150 * i, 20 + 60 * i))
+    return photo
+
+
+@pytest.fixture(scope="module")
+def corpus(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Stylizes one photo in style ink with the operators of a corpus job."""
+    home = Home(shop_home)
+    version = Registry(home).resolve("ink")
+
+    def run(photo: bytes, **options: Any) -> bytes:
+        work = tmp_path_factory.mktemp("corpus")
+        (work / "in").mkdir()
+        (work / "in" / "photo.png").write_bytes(photo)
+        folder = JobFolder(work / "out")
+        folder.path.mkdir(parents=True)
+        source = open_source(work / "in")
+        folder.open({"input": ""}, build_manifest(source, [[0]], {}))
+        spec = StyleSpec(
+            reference=version.reference,
+            fingerprint=version.fingerprint,
+            folder=str(version.folder()),
+        )
+        job = JobSpec(
+            code=__version__, folder=str(folder.path), output=str(work / "out"), run=folder.run,
+            base=str(home.base_folder(None)), base_fingerprint=version.base, square=SIZE,
+            styles={"ink": spec}, targets=(TargetSpec(label="ink", mix=Mix.parse(INK)),),
+            text_edits=str(home.text_edits), options=OutputOptions.parse(options),
+        )  # fmt: skip
+        actor = StylizeSquares(job, "cpu")
+        tasks = pa.Table.from_pylist([{"index": 0, "todo": [0]}], schema=READ_TASK)
+        for squares in read_squares(tasks, job):
+            write_outputs(actor(squares), job)
+        return (work / "out" / "ink" / "photo.png").read_bytes()
+
+    return run
+
+
+def transparent() -> bytes:
+    photo = Image.open(io.BytesIO(photo_bytes(820, (90, 50)))).convert("RGBA")
+    photo.paste((0, 255, 0, 0), (0, 0, 30, 50))
+    return png(photo)
+
+
+WIDE = photo_bytes(821, (150, 60))
+TALL = photo_bytes(822, (50, 170))
+CASES: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "a wide photo": (WIDE, {}),
+    "a tall photo with detail": (TALL, {"detail": True}),
+    "a padded photo": (TALL, {"fit": "pad"}),
+    "a resized photo of the base's size": (WIDE, {"fit": "resize", "size": "base"}),
+    "a box off the centre": (WIDE, {"crop": "90,4,50"}),
+    "a box with detail": (TALL, {"crop": "0,60,50", "detail": True}),
+    "a box of the base's size": (WIDE, {"crop": "90,4,50", "size": "base"}),
+    "a cut-out": (transparent(), {}),
+    "a cut-out of the base's size on white": (transparent(), {"size": "base", "alpha": "drop"}),
+    "a group": (png(group("portrait-01", "portrait-05")), {"fit": "align"}),
+    "a face with detail": (png(group("portrait-03")), {"fit": "align", "detail": True}),
+    "no face": (WIDE, {"fit": "align", "no_face": "keep"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_answer_has_the_bytes_of_the_corpus_output(
+    server: Server, corpus: Corpus, case: str
+) -> None:
+    photo, options = CASES[case]
+    form = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    answer = server.post(
+        "/v1/stylize",
+        files={"image": ("photo.png", photo)},
+        data={"mix": json.dumps(INK), **form},
+    )
+    assert answer.status_code == 200, answer.text
+    image = Image.open(io.BytesIO(answer.content))
+    expected = (SIZE, SIZE) if options.get("size") == "base" else Image.open(io.BytesIO(photo)).size
+    assert image.size == expected
+    assert answer.headers["x-image-size"] == f"{expected[0]}x{expected[1]}"
+    made = corpus(photo, **options)
+    assert (np.asarray(image) == np.asarray(Image.open(io.BytesIO(made)))).all()
+    if options.get("no_face") != "keep":  # a photo that is kept has no arithmetic
+        assert answer.content == made
+
+
+def test_faces_are_found_and_stylized(server: Server) -> None:
+    photo = group("portrait-01", "portrait-05")
+    found = server.post("/v1/faces", files={"image": ("p.png", png(photo))})
+    assert found.status_code == 200, found.text
+    (row,) = found.json()["photos"]
+    assert row["size"] == [420, 260]
+    for face, (x, y) in zip(row["faces"], ((12, 20), (162, 80)), strict=True):
+        box = face["crop"]
+        assert abs(box["x"] - x) < 20 and abs(box["y"] - y) < 20 and 80 < box["side"] < 130
+        assert len(face["corners"]) == 4
+    by_id = {"encodings": [row["encoding"]], "mix": INK}
+    answer = server.post("/v1/stylize", json={**by_id, "fit": "align"})
+    assert answer.headers["x-faces"] == "2"
+    changed = np.abs(
+        np.asarray(Image.open(io.BytesIO(answer.content)), int) - np.asarray(photo, int)
+    ).max(-1)
+    assert changed[50:100, 40:90].mean() > 10 and changed[110:160, 190:240].mean() > 10
+    assert changed[200:, :100].max() == 0
+    # A found face's box is a crop box.
+    box = row["faces"][1]["crop"]
+    answer = server.post("/v1/stylize", json={**by_id, "crop": box, "size": "base"})
+    assert Image.open(io.BytesIO(answer.content)).size == (SIZE, SIZE)
+    again = server.post("/v1/faces", json={"encodings": [row["encoding"]]})
+    assert again.json() == found.json()
+
+
+def test_what_cannot_be_placed_is_refused_with_its_field(server: Server) -> None:
+    def refused(photo: bytes, **options: Any) -> dict[str, Any]:
+        key = server.post("/v1/encodings", files={"image": ("p.png", photo)}).json()
+        body = {"encodings": [key["encodings"][0]["id"]], "mix": INK, **options}
+        return error_of(server.post("/v1/stylize", json=body), 422)
+
+    assert refused(WIDE, fit="align")["field"] == "fit"
+    error = refused(WIDE, crop={"x": 120, "y": 0, "side": 60})
+    assert error["field"] == "crop" and "150x60" in error["message"]
+    assert refused(WIDE, crop="1,2")["field"] == "crop"
+    assert refused(WIDE, crop="0,0,50", fit="pad")["field"] == "crop"
+    assert refused(WIDE, fit="align", size="base")["field"] == "size"
+    two = {"images": [], "encodings": ["0" * 32] * 2, "mix": INK, "crop": "0,0,50"}
+    assert error_of(server.post("/v1/stylize", json=two), 422)["field"] == "crop"
