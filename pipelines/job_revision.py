@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ def _match(
 ) -> tuple[dict[int, int], InputChanges]:
     """The new row of each old row whose photo is the same, and how the photos differ."""
     # Old rows by key, with their stamps; a key may occur several times.
-    old: defaultdict[tuple[bytes, int], deque[tuple[int, int]]] = defaultdict(deque)
+    old: defaultdict[tuple[bytes, int], list[tuple[int, int]]] = defaultdict(list)
     for i, row in enumerate(_rows(before)):
         old[row["key"], row["row"]].append((i, _stamp(row)))
     same: dict[int, int] = {}
@@ -172,7 +172,7 @@ def _match(
         if not (found := old[row["key"], row["row"]]):
             count += 1
             continue
-        i, stamp = found.popleft()
+        i, stamp = found.pop(0)
         if stamp == _stamp(row):
             same[i] = j
         else:
