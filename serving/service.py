@@ -67,7 +67,7 @@ class Service:
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
         self.admission = Admission(config.queue, config.bodies)
-        self.photos = PhotoStore(config, state, self.sizes.image_size)
+        self.photos = PhotoStore(config, state, self.image_size)
         # Jobs send one batch per engine at a time, so that they never fill the engines' queues.
         self.job_slots = asyncio.Semaphore(config.replicas)
         self.open_requests = 0

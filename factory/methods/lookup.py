@@ -52,6 +52,13 @@ def image_size(info: Mapping[str, Any]) -> int:
     return method_of(info).image_size(info)
 
 
+def base_facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client needs to know of a base to make mixes. info: content of base.json."""
+    method = method_of(info)
+    fields = sorted(method.mix_fields)
+    return {"method": method.name, "mix_fields": fields, **method.facts(info)}
+
+
 def load_base(folder: Path, device: str | torch.device = "cpu") -> LoadedBase:
     """Load a base. Raises UserError naming the missing or damaged file, or the GPU."""
     return method_of(read_base_json(folder)).load_base(folder, device)
