@@ -14,7 +14,7 @@ import pyarrow as pa
 from factory import __version__
 from factory.core.disk import find_disk_full
 from factory.core.home import Home
-from osasis.bundles.base import read_base_info
+from factory.methods import image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.storage import DiskFullError, write_json
@@ -56,7 +56,7 @@ class CorpusRun:
             run=folder.run,
             base=str(targets.base),
             base_fingerprint=info["fingerprint"],
-            square=info["config"]["image_size"],
+            square=image_size(info),
             styles={
                 name: StyleSpec(
                     reference=v.reference, fingerprint=v.fingerprint, folder=str(v.folder())

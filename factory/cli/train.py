@@ -122,7 +122,7 @@ def text_edit(
     as_json: JsonOption = False,
 ) -> None:
     """Make a direction between two texts, for `--mix text_edit=NAME`."""
-    from factory.text_edits import make_text_edit
+    from factory.methods.text_edits import make_text_edit
 
     place = find_home(home)
     edit = make_text_edit(

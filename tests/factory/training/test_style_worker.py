@@ -20,13 +20,9 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims, SupersededError
 from factory.core.failures import describe_failure, failure_kind
+from factory.methods.osasis.training import COUNTERPART
 from factory.training.slots import try_train
-from factory.training.style_worker import (
-    CHECKPOINT,
-    COUNTERPART,
-    StyleTask,
-    StyleWorker,
-)
+from factory.training.style_worker import CHECKPOINT, StyleTask, StyleWorker
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
 from osasis.encode import encode
