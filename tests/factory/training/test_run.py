@@ -131,7 +131,6 @@ def test_training_uses_the_checked_bytes_if_the_file_changes(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_style_that_another_job_takes_over_is_waited_for_and_trained_once(
     fresh_home: Callable[[], Path], local_ray: None, tmp_path: Path
 ) -> None:
