@@ -102,6 +102,19 @@ def parse_factors(
     return factors
 
 
+def own_layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """The (out, in) of the projections that tensors of the published layout change.
+
+    A layout for ``parse_factors`` where the base is unknown.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+    for name, value in tensors.items():
+        if (match := LAYOUTS[0].fullmatch(name)) and value.dim() == 2:
+            sides = sizes.setdefault(f"{match['at']}.{match['to']}", {})
+            sides[match["side"]] = value.shape[0 if match["side"] == "up" else 1]
+    return {key: (s.get("up", 0), s.get("down", 0)) for key, s in sizes.items()}
+
+
 def _projection(name: str, source: str) -> tuple[str, str]:
     """(key of the projection, ``down`` or ``up``) of a tensor's name."""
     for pattern in LAYOUTS:

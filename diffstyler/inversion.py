@@ -12,6 +12,7 @@ from diffstyler.prediction import Row, predict_eps
 from diffstyler.prompts import embed_prompts
 from diffstyler.schedule import ddim_step
 from diffstyler.settings import SampleSettings
+from osasis.arithmetic import Arithmetic
 from osasis.errors import UserError
 
 
@@ -49,16 +50,17 @@ def encode(
     settings: SampleSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
     pass_size: int | None = None,
+    arithmetic: Arithmetic = "float32",
 ) -> list[Encoding]:
     """Invert photos (B, 3, H, W) in [-1, 1]; keep the latents that ``decode_steps`` read.
 
     pass_size: most photos of a forward pass; None: no limit. progress: steps done of all passes,
-    and their number.
+    and their number. arithmetic: of the UNet's forward passes.
     """
     parts = images.split(pass_size or max(1, len(images)))
     found: list[Encoding] = []
     for n, part in enumerate(parts):
-        found += _encode_pass(base, part, settings, _part_of(progress, n, len(parts)))
+        found += _encode_pass(base, part, settings, _part_of(progress, n, len(parts)), arithmetic)
     return found
 
 
@@ -70,12 +72,16 @@ def _part_of(
 
 
 def _encode_pass(
-    base: Base, images: Tensor, settings: SampleSettings, progress: Callable[[int, int], None]
+    base: Base,
+    images: Tensor,
+    settings: SampleSettings,
+    progress: Callable[[int, int], None],
+    arithmetic: Arithmetic,
 ) -> list[Encoding]:
     photos = base.photo_latents(images.to(base.device))
     kept = base.schedule.timesteps(settings.decode_steps)
     walk = base.schedule.timesteps(settings.encode_steps)
-    found = invert(base, photos, walk, settings.encode_prompt, kept, progress)
+    found = invert(base, photos, walk, settings.encode_prompt, kept, progress, arithmetic)
     # Views would hold the whole batch as long as one of its encodings lives.
     pairs = zip(photos, found, strict=True)
     return [Encoding(photo.clone(), latents.clone(), kept) for photo, latents in pairs]
@@ -88,6 +94,7 @@ def invert(
     prompt: str,
     kept: tuple[int, ...],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    arithmetic: Arithmetic = "float32",
 ) -> Tensor:
     """Walk latents (B, C, h, w) up through ascending timesteps, without guidance.
 
@@ -98,7 +105,7 @@ def invert(
     x, alpha = latents, base.schedule.alpha(None)
     out = latents.new_empty(len(latents), len(kept), *latents.shape[1:])
     for i, t in enumerate(timesteps):
-        eps = predict_eps(base, [Row(row, context) for row in x], t)
+        eps = predict_eps(base, [Row(row, context) for row in x], t, arithmetic=arithmetic)
         x, alpha = ddim_step(x, eps, alpha, base.schedule.alpha(t)), base.schedule.alpha(t)
         if t in kept:
             out[:, kept.index(t)] = x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from diffstyler.adapter import Adapter
@@ -13,34 +14,44 @@ from diffstyler.inversion import Encoding
 from diffstyler.masks import fit_mask
 from diffstyler.prediction import Row
 from diffstyler.settings import LayerSettings, SampleSettings
+from osasis.arithmetic import Arithmetic
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A style over the picture. mask: uint8 (H, W), 255 where it shows; None: everywhere."""
+    """A style over the picture. mask: uint8 (H, W), 255 where it shows; None: everywhere.
+
+    share: of a style without a mask, in a blend with those below it.
+    """
 
     adapter: Adapter
     settings: LayerSettings
     mask: Tensor | None = None
     mask_name: str = "mask"
+    share: float = 1.0
+
+    def mask_at(self, size: tuple[int, int], edges: str) -> Tensor | None:
+        """The mask at (h, w); None where it is 1 everywhere. Raises UserError if it is black."""
+        if self.mask is not None:
+            return fit_mask(self.mask, size, edges, self.mask_name)
+        return None if self.share == 1.0 else torch.full(size, self.share)
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One picture to sample. layers: later ones over earlier ones."""
+    """One picture to sample. layers: later ones over earlier ones.
+
+    arithmetic: of the UNet's forward passes.
+    """
 
     encoding: Encoding
     layers: tuple[Layer, ...]
     settings: SampleSettings
+    arithmetic: Arithmetic = "float32"
 
     def masks(self, size: tuple[int, int]) -> list[Tensor | None]:
         """The layers' masks at (h, w), on the encoding's device. Raises UserError."""
-        found = [
-            layer.mask
-            if layer.mask is None
-            else fit_mask(layer.mask, size, self.settings.mask_edges, layer.mask_name)
-            for layer in self.layers
-        ]
+        found = [layer.mask_at(size, self.settings.mask_edges) for layer in self.layers]
         device = self.encoding.photo.device
         return [mask if mask is None else mask.to(device) for mask in found]
 
@@ -58,7 +69,7 @@ class Request:
     def prompts(self) -> list[str]:
         """All prompts that sampling reads."""
         own = [layer.settings.prompt for layer in self.layers]
-        return [self.source_prompt, self.settings.negative_prompt, self.settings.prompt, *own]
+        return [self.source_prompt, self.settings.negative_prompt, self.settings.base_prompt, *own]
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def base_pass(settings: SampleSettings, i: int, t: int) -> Pass:
     """The base's pass at step i, which is at timestep t."""
     s = settings
     windows = s.window(s.base_attention_window), s.window(s.base_feature_window)
-    return Pass(None, s.prompt, s.guidance, 1.0, *_shares(s, i, t, *windows))
+    return Pass(None, s.base_prompt, s.guidance, 1.0, *_shares(s, i, t, *windows))
 
 
 def layer_pass(request: Request, index: int, i: int, t: int) -> Pass:

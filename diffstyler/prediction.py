@@ -11,7 +11,7 @@ from torch import Tensor
 from diffstyler.adapter import AdapterBank
 from diffstyler.attention import RowPlan, RowSettings, row_plan
 from diffstyler.base import Base
-from osasis.arithmetic import autocast
+from osasis.arithmetic import Arithmetic, autocast
 
 NO_ADAPTERS = AdapterBank({})
 
@@ -36,13 +36,22 @@ def run_unet(base: Base, x: Tensor, t: Tensor, context: Tensor, plan: RowPlan) -
 
 
 @torch.no_grad()
-def predict_eps(base: Base, rows: Sequence[Row], t: int, bank: AdapterBank = NO_ADAPTERS) -> Tensor:
-    """The predicted noise (R, C, h, w) of rows at timestep t, computed in the weights' dtype."""
+def predict_eps(
+    base: Base,
+    rows: Sequence[Row],
+    t: int,
+    bank: AdapterBank = NO_ADAPTERS,
+    arithmetic: Arithmetic = "float32",
+) -> Tensor:
+    """The predicted noise (R, C, h, w) of rows at timestep t.
+
+    arithmetic: of the forward pass; float32 computes in the weights' dtype.
+    """
     x = torch.stack([row.x for row in rows])
     context = torch.stack([row.context for row in rows])
     plan = RowPlan.of([row.settings for row in rows], bank, x.device)
     times = torch.full((len(rows),), t, device=x.device)
     # Convolutions of a fresh process on a GPU would use TF32.
-    with autocast(x.device, "float32"):
+    with autocast(x.device, arithmetic):
         predicted = run_unet(base, x, times, context, plan)
     return base.schedule.to_eps(predicted, x, t)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from diffstyler.adapter import Adapter, AdapterBank
@@ -47,16 +46,17 @@ def sample(
     """The latents (C, h, w) of requests, in their order. Each equals its latent alone, up to the
     rounding of products, whose order depends on the size of a batch.
 
-    Requests of equal decode_steps and latent size are computed together. pass_size: most requests
-    of a forward pass; None: no limit. A request takes 2 rows for the base, if that is seen, and for
-    each layer, and where the source is injected, 1 more (1 for each with ``inject_from`` own).
+    Requests of equal decode_steps, latent size and arithmetic are computed together. pass_size:
+    most requests of a forward pass; None: no limit. A request takes 2 rows for the base, if that is
+    seen, and for each layer, and where the source is injected, 1 more (1 for each with
+    ``inject_from`` own).
     Raises UserError for a mask that is black, a prompt that is too long, or an encoding for other
     decode_steps.
     """
     contexts = embed_prompts(base, [p for request in requests for p in request.prompts])
-    groups: dict[tuple[int, torch.Size], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for n, request in enumerate(requests):
-        key = (request.settings.decode_steps, request.encoding.photo.shape)
+        key = (request.settings.decode_steps, request.encoding.photo.shape, request.arithmetic)
         groups.setdefault(key, []).append(n)
     latents: dict[int, Tensor] = {}
     for group in groups.values():
@@ -77,12 +77,13 @@ def bank_of(base: Base, adapters: Sequence[Adapter]) -> tuple[AdapterBank, dict[
 
 
 class _Walk:
-    """The states of requests with equal decode_steps and latent size."""
+    """The states of requests with equal decode_steps, latent size and arithmetic."""
 
     def __init__(self, base: Base, requests: dict[int, Request], contexts: dict[str, Tensor]):
         self.base, self.requests, self.contexts = base, requests, contexts
-        steps = next(iter(requests.values())).settings.decode_steps
-        self.remaining = list(base.schedule.timesteps(steps))
+        first = next(iter(requests.values()))
+        self.arithmetic = first.arithmetic
+        self.remaining = list(base.schedule.timesteps(first.settings.decode_steps))
         self.index = 0
         self.x = {n: r.encoding.at(self.remaining[-1]) for n, r in requests.items()}
         h, w = next(iter(self.x.values())).shape[-2:]
@@ -98,7 +99,7 @@ class _Walk:
         for n, request in self.requests.items():
             passes = passes_at(request, self.masks[n], self.index, t)
             plans[n] = passes, [batch.add_pass(request, p, self.x[n]) for p in passes]
-        eps = predict_eps(self.base, batch.rows, t, self.bank)
+        eps = predict_eps(self.base, batch.rows, t, self.bank, self.arithmetic)
         for n, (passes, spans) in plans.items():
             pairs = [eps[list(span)] for span in spans]
             guided = compose(passes, pairs, self.masks[n])

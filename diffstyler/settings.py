@@ -38,7 +38,7 @@ def _one_or_multiple_of_8(value: int) -> int:
 
 # The VAE of Stable Diffusion makes one pixel of a latent of 8x8 of an image.
 Resolution = Annotated[int, Field(ge=32, le=4096), AfterValidator(_multiple_of_8)]
-_RESOLUTION = "pixels of an image's shorter side"
+_RESOLUTION = "pixels of the style image's shorter side; null: the base's image size"
 Multiple = Annotated[int, Field(ge=1, le=64), AfterValidator(_one_or_multiple_of_8)]
 _MULTIPLE = (
     "sides become the nearest multiple of this many pixels, itself a multiple of 8; 1: the longer "
@@ -66,17 +66,25 @@ class TrainSettings(InputModel):
     )
     prompt: Prompt = Field(
         TEMPLATE,
-        description="prompt of the style image; `{subject}` is replaced by what the image shows",
+        description="prompt of the style image; `{subject}` is replaced by `content`",
     )
-    resolution: Resolution = Field(512, description=_RESOLUTION)
+    content: Prompt = Field("", description="what the style image shows, such as `deer, grass`")
+    resolution: Resolution | None = Field(None, description=_RESOLUTION)
     multiple: Multiple = Field(8, description=_MULTIPLE)
     crop: bool = Field(
         False, description="train on random squares of the image; costs a VAE encoding a step"
     )
     flip: bool = Field(False, description="train on the mirrored image too, half of the time")
-    precision: Precision = Field("float32", description="arithmetic of the forward passes")
-    checkpoint_every: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        50, description="steps between checkpoints"
+    precision: Precision = Field(
+        "float32",
+        description="arithmetic of the UNet's forward passes; `auto`: bfloat16 where the device "
+        "has instructions for it, else float32",
+    )
+    checkpoint_every: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="steps between checkpoints; null: by checkpoint_seconds"
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        15.0, description="least time between checkpoints, which are written beside the training"
     )
 
 
@@ -106,7 +114,6 @@ class SampleSettings(InputModel):
 
     subject: ClassVar[str] = "settings"
 
-    resolution: Resolution = Field(512, description=_RESOLUTION)
     multiple: Multiple = Field(8, description=_MULTIPLE)
     encode_steps: Steps = Field(999, description="inversion steps")
     encode_prompt: Prompt = Field("", description="prompt of the inversion, without guidance")
@@ -115,7 +122,7 @@ class SampleSettings(InputModel):
         description="prompt of the source while sampling; null: encode_prompt; published: empty",
     )
     decode_steps: Steps = Field(50, description="denoising steps")
-    prompt: Prompt = Field("", description="prompt of the base, outside of the styles")
+    base_prompt: Prompt = Field("", description="prompt of the base, outside of the styles")
     negative_prompt: Prompt = Field(
         "ugly, blurry, black, low res, unrealistic",
         description="prompt that guidance leads away from",
@@ -192,6 +199,15 @@ class SampleSettings(InputModel):
         return found
 
 
+class StyleSettings(TrainSettings, SampleSettings):
+    """Settings of a style: of its training, and the defaults of its sampling."""
+
+    def sampling(self, **changes: Any) -> SampleSettings:
+        """The settings of sampling, with changes. Raises InvalidInputError."""
+        own = {name: getattr(self, name) for name in SampleSettings.model_fields}
+        return SampleSettings.parse(own | changes, "mix")
+
+
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     # The published code, lora_train.py.
     "reference": {"multiple": 1},
@@ -216,6 +232,16 @@ SAMPLE_PRESETS: dict[str, dict[str, Any]] = {
     # A twentieth of the published inversion. Not yet chosen by measurement.
     "default": {"encode_steps": 50},
 }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    name: TRAIN_PRESETS[name] | SAMPLE_PRESETS[name] for name in TRAIN_PRESETS
+}
+
+
+def make_settings(preset: str = "default", **overrides: Any) -> StyleSettings:
+    """Settings of a style, of a preset with overridden fields. Raises InvalidInputError."""
+    return _make(StyleSettings, PRESETS, preset, overrides)
 
 
 def make_train_settings(preset: str = "default", **overrides: Any) -> TrainSettings:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 from torch import Tensor
 
@@ -18,10 +19,12 @@ def decode(
     requests: Sequence[Request],
     photos: Sequence[Tensor],
     pass_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Tensor]:
     """Pictures (3, H, W) in [-1, 1] of requests, on the base's device.
 
-    photos: (3, H, W) in [-1, 1], the encoded photos. pass_size: of ``sample``.
+    photos: (3, H, W) in [-1, 1], the encoded photos. pass_size: of ``sample``. progress: steps done
+    of all requests, and their number.
     A picture's sides are its latent's times ``base.latent_factor``. From a photo whose sides are no
     multiples of it, as ``multiple`` 1 of preset ``reference`` makes them, a picture lacks the
     remainder at the right and at the bottom, as published; ``outside`` photo refuses such photos.
@@ -30,7 +33,13 @@ def decode(
     for number, (request, photo) in enumerate(zip(requests, photos, strict=True)):
         _check_size(base, request, photo, number)
     pictures = []
-    latents = sample(base, requests, pass_size=pass_size)
+    total, done = sum(r.settings.decode_steps for r in requests), count(1)
+    latents = sample(
+        base,
+        requests,
+        lambda step: None if progress is None else progress(next(done), total),
+        pass_size,
+    )
     for request, photo, latent in zip(requests, photos, latents, strict=True):
         picture = base.decode_latents(latent[None])[0]
         pictures.append(compose_pixels(request, photo.to(picture), picture))

@@ -37,9 +37,15 @@ class Draws:
     noise: Tensor
 
 
-def style_tensor(image: Image.Image, settings: TrainSettings, name: str = "image") -> Tensor:
-    """The style image (3, H, W) in [-1, 1] at its working size. Raises ImageError."""
-    return image_to_tensor(resize(image, settings.resolution, settings.multiple, name))
+def style_tensor(
+    image: Image.Image, settings: TrainSettings, image_size: int, name: str = "image"
+) -> Tensor:
+    """The style image (3, H, W) in [-1, 1] at its working size. Raises ImageError.
+
+    image_size: of the base, for settings without a resolution.
+    """
+    side = settings.resolution or image_size
+    return image_to_tensor(resize(image, side, settings.multiple, name))
 
 
 def initial_factors(base: Base, settings: TrainSettings) -> dict[str, Factors]:
@@ -64,21 +70,22 @@ class AdapterTrainer:
         self,
         base: Base,
         image: Tensor,
-        content: str,
         settings: TrainSettings,
         *,
         initial: dict[str, Factors] | None = None,
         draw: Callable[[int], Draws] | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
-        """image: (3, H, W) in [-1, 1], as ``style_tensor`` returns it. content: what it shows.
+        """image: (3, H, W) in [-1, 1], as ``style_tensor`` returns it.
 
-        initial, draw: factors and draws in place of those of the seed.
+        initial, draw: factors and draws in place of those of the seed. arithmetic: of the forward
+        passes; None derives it from ``settings.precision``.
         Raises UserError for a base whose weights are not float32.
         """
         _check_weights(base)
         self.base, self.settings = base, settings
-        self.arithmetic: Arithmetic = resolve(settings.precision, base.device)
-        self.prompt = fill_template(settings.prompt, content)
+        self.arithmetic = arithmetic or resolve(settings.precision, base.device)
+        self.prompt = fill_template(settings.prompt, settings.content)
         self.context = embed_prompts(base, [self.prompt])[self.prompt]
         self.views = _Views(base, image.to(base.device), settings)
         self.draw = draw or self._draw
@@ -156,13 +163,17 @@ class AdapterTrainer:
         return Adapter(factors, info | {"arithmetic": self.arithmetic})
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copies of the factors and the optimiser's state, as flat names for safetensors."""
+        """Copies on the CPU of factors and optimiser's state, as flat names for safetensors."""
         tensors = dict(self.parameters) | adam_tensors(self.optimiser, self.parameters.items())
-        return {key: value.detach().clone() for key, value in tensors.items()}
+        return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
 
     def state_info(self) -> dict[str, Any]:
         """The part of the state that is stored as JSON."""
-        return {"iteration": self.iteration, "history": list(self.history)}
+        return {
+            "iteration": self.iteration,
+            "history": list(self.history),
+            "arithmetic": self.arithmetic,
+        }
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:

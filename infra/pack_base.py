@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from osasis.bundles.base import SHIPPED, load_base, save_base
+from osasis.bundles.base import load_base, save_base
+from osasis.bundles.files import SHIPPED
 from osasis.bundles.importers import read_diffae
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.decoding import png_bytes

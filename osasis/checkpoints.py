@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,46 @@ INFO = "info"
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically."""
     save_tensors(path, tensors, {INFO: json.dumps(info)})
+
+
+class CheckpointWriter:
+    """Writes checkpoints to one file in a thread of its own, one after the other.
+
+    Leaving the context waits for the last one. An error of writing is raised by the next call.
+    """
+
+    def __init__(self, path: Path, every: int | None = None, seconds: float = 0.0) -> None:
+        """every: iterations between checkpoints; None: at least ``seconds`` between them."""
+        self.path, self.every, self.seconds = path, every, seconds
+        self._last = time.monotonic()
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether a checkpoint is to be written after this iteration."""
+        if self.every is not None:
+            return iteration % self.every == 0
+        return time.monotonic() - self._last >= self.seconds
+
+    def write(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Start writing tensors that nothing changes any more, after the checkpoint before."""
+        self.wait()
+        self._last = time.monotonic()
+        self._pending = self._thread.submit(save_checkpoint, self.path, tensors, dict(info))
+
+    def wait(self) -> None:
+        """Wait for the pending checkpoint. Raises the error of writing it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,7 +12,7 @@ from osasis.bundles.base import Base
 from osasis.choices import EncodeSolver, Spacing
 from osasis.diffusion import Progress
 from osasis.mix import Mix
-from osasis.sampling import INVERTERS, inversion_calls
+from osasis.sampling import FIXED_POINT_ITERATIONS, INVERTERS, inversion_calls
 from osasis.settings import BATCH_SIZES, TrainSettings
 
 
@@ -25,6 +25,11 @@ class EncodePlan:
     arithmetic: Arithmetic = "float32"
     spacing: Spacing = "trailing"
     solver: EncodeSolver = "ddim"
+
+    @property
+    def calls(self) -> int:
+        """Network calls of an inversion of a full schedule."""
+        return self.steps * (FIXED_POINT_ITERATIONS if self.solver == "fixed_point" else 1)
 
 
 def encode_plan(

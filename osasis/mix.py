@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import PydanticKnownError
 
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
@@ -38,6 +38,9 @@ Share = Annotated[
     StyleShare, BeforeValidator(_expand_style_id, json_schema_input_type=StyleShare | str)
 ]
 Level = Annotated[float, Field(ge=0, le=1)]
+Window = Annotated[float, Field(ge=0, le=1000)]
+# Fields that mixes of OSASIS do not have.
+DIFFSTYLER_FIELDS = ("guidance", "negative_prompt", "attention_window", "feature_window")
 
 
 class Mix(InputModel):
@@ -64,12 +67,15 @@ class Mix(InputModel):
         "content_cutoff",
     )
     structure: Annotated[float, Field(ge=0, le=10)] | None = Field(
-        None, description="lambda_SPN, how strongly the photo's structure is preserved"
+        None,
+        description="how strongly the photo's structure is preserved: lambda_SPN; for DiffStyler, "
+        "factor of attention_window and feature_window",
     )
     t0: T0 | None = Field(None, description="fraction of the schedule to which the photo is noised")
     strength: Strength | None = Field(
         None,
-        description="factor of epsilon_B's difference from epsilon_A; 0 reconstructs the photo",
+        description="factor of epsilon_B's difference from epsilon_A, or of DiffStyler's adapter; "
+        "with 0, OSASIS reconstructs the photo",
     )
     palette: PaletteShare | None = Field(
         None,
@@ -87,6 +93,22 @@ class Mix(InputModel):
     text_amount: Annotated[float, Field(ge=-10, le=10)] = Field(
         1.0, description="factor of the direction of text_edit"
     )
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="DiffStyler: scale of the classifier-free guidance"
+    )
+    negative_prompt: Annotated[str, Field(max_length=1000)] | None = Field(
+        None, description="DiffStyler: prompt that guidance leads away from"
+    )
+    attention_window: Window | None = Field(
+        None,
+        description="DiffStyler: first share of the denoising, in which styles take the photo's "
+        "queries and keys; with preset `reference`, number of steps",
+    )
+    feature_window: Window | None = Field(
+        None,
+        description="DiffStyler: first share of the denoising, in which styles take the photo's "
+        "features; with preset `reference`, number of steps",
+    )
 
     @classmethod
     def of(cls, *styles: str, **fields: Any) -> Mix:
@@ -98,6 +120,15 @@ class Mix(InputModel):
             return []
         message = "level_weights and content_cutoff exclude each other; leave one of them out"
         return [Problem("level_weights", list(self.level_weights), message)]
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out DiffStyler's fields where they are not set.
+
+        Jobs and images of earlier versions, whose mix had no such fields, have the same data.
+        """
+        unset = [n for n in DIFFSTYLER_FIELDS if getattr(self, n) is None]
+        return {name: value for name, value in serialize(self).items() if name not in unset}
 
     def changes(self) -> dict[str, Any]:
         """Fields other than ``styles`` that differ from their defaults, as plain data."""

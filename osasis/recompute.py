@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from osasis.networks.blocks import BlockSequence
@@ -27,10 +28,19 @@ class RecomputedSequence(BlockSequence):
 
 def recompute_activations(unet: UNet, spn: StructurePreservingNetwork) -> None:
     """Replace the blocks of both networks by ones that keep only their inputs."""
-    for blocks in (unet.input_blocks, unet.output_blocks):
-        for i, block in enumerate(blocks):
-            blocks[i] = RecomputedSequence(*block.children())
-    unet.middle_block = RecomputedSequence(*unet.middle_block.children())
-    for block in (spn.block1, spn.block2):
-        block.pre_layer = RecomputedSequence(*block.pre_layer.children())
-        block.post_layer = RecomputedSequence(*block.post_layer.children())
+    for parent, name in _places(unet, spn):
+        setattr(parent, name, RecomputedSequence(*parent.get_submodule(name).children()))
+
+
+def recomputed_blocks(unet: UNet, spn: StructurePreservingNetwork) -> list[nn.Module]:
+    """The blocks that ``recompute_activations`` replaces, in the order of their computation."""
+    return [parent.get_submodule(name) for parent, name in _places(unet, spn)]
+
+
+def _places(unet: UNet, spn: StructurePreservingNetwork) -> list[tuple[nn.Module, str]]:
+    """Parents of the blocks, and the blocks' names in them."""
+    layers = ("pre_layer", "post_layer")
+    spn_blocks = [(block, layer) for block in (spn.block1, spn.block2) for layer in layers]
+    inputs = [(unet.input_blocks, str(i)) for i in range(len(unet.input_blocks))]
+    outputs = [(unet.output_blocks, str(i)) for i in range(len(unet.output_blocks))]
+    return [*spn_blocks, *inputs, (unet, "middle_block"), *outputs]

@@ -178,6 +178,11 @@ class TrainSettings(InputModel):
         description="compute activations again in the backward pass: a fraction of the memory, a "
         "third more time, the same result; a style that runs out of memory is retried so",
     )
+    memory: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
+        None,
+        description="memory for the training in GB, within which `micro_batch` and `recompute` are "
+        "chosen; null: they are taken as given",
+    )
     content_cutoff: Cutoff | None = Field(
         None,
         description="default of the mix's `content_cutoff`: resolution levels of this size and "
@@ -224,7 +229,12 @@ class TrainSettings(InputModel):
         description="store each matrix's difference at the rank that keeps this share of its "
         "squared norm; null: store it exactly",
     )
-    checkpoint_every: Count = Field(10, description="iterations between checkpoints")
+    checkpoint_every: Count | None = Field(
+        None, description="iterations between checkpoints; null: by checkpoint_seconds"
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        15.0, description="least time between checkpoints, which are written beside the training"
+    )
     early_stop_patience: Count | None = Field(
         None, description="stop after this many evaluations without a better value; null: never"
     )
@@ -288,7 +298,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bank_size": 48,
         "counterpart_candidates": 8,
         "counterpart_steps": 20,
-        "checkpoint_every": 4,
         "compact_rank": 4,
         "strength": 0.55,
         "palette": 0.4,

@@ -16,6 +16,7 @@ from osasis.contents import Contents, ContentSource, invert_photos
 from osasis.diffusion import Schedule, predict_x0
 from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES, StyleLoss
+from osasis.memory import fit_memory
 from osasis.networks.adapters import train_low_rank, trained_adapter
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
@@ -54,8 +55,6 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
             self.unet = trainable_copy(base.diffae.unet, settings)
-        if settings.recompute:
-            recompute_activations(self.unet, self.spn)
         self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
         self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
         # One kernel for all parameters.
@@ -77,6 +76,10 @@ class StyleTrainer:
             self.z_style = base.encode_z(source).float()
             z_counterpart = base.encode_z(counterpart).float()
             self.style_x_t0 = invert_photos(base, counterpart, z_counterpart, settings)
+        if settings.memory is not None:
+            self.settings = fit_memory(self, settings.memory)
+        if self.settings.recompute:
+            recompute_activations(self.unet, self.spn)
 
     def step(self) -> list[dict[str, float]]:
         """One iteration: draw contents, then train at every denoising step.
@@ -125,11 +128,7 @@ class StyleTrainer:
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             part = contents.take(rows)
-            with autocast(self.base.device, self.arithmetic):
-                x, x0 = self._predict(i, torch.cat([x_t[rows], x_t[n:]]), part)
-            # In float32: directions between nearby embeddings are lost in bfloat16.
-            guide = self.loss.prepare_embeddings(part.guide)
-            total, losses = self.loss(x0[:-1], x0[-1:], part.photo, guide)
+            x, x0, total, losses = self.loss_at(i, torch.cat([x_t[rows], x_t[n:]]), part)
             share = len(part) / n
             row = {k: v + share * float(losses.get(k, 0.0)) for k, v in row.items()}
             if not torch.isfinite(total):
@@ -144,6 +143,20 @@ class StyleTrainer:
             torch.cat([*(p[:-1] for p in parts), parts[-1][-1:]]) for parts in (x_parts, x0_parts)
         )
         return x_t, x0, row
+
+    def loss_at(
+        self, i: int, x_t: Tensor, contents: Contents
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The loss at index i, with its graph, and its weighted parts.
+
+        x_t: the contents' rows, then the style image's. Returns (x_t with the SPN's term, x_0,
+        loss, parts).
+        """
+        with autocast(self.base.device, self.arithmetic):
+            x_t, x0 = self._predict(i, x_t, contents)
+        # In float32: directions between nearby embeddings are lost in bfloat16.
+        guide = self.loss.prepare_embeddings(contents.guide)
+        return x_t, x0, *self.loss(x0[:-1], x0[-1:], contents.photo, guide)
 
     def _set_learning_rates(self, i: int) -> None:
         """Set the rates of step i, a function of iteration and step only, as resuming needs."""
@@ -202,12 +215,11 @@ class StyleTrainer:
         return [(key, p) for key, p in self.networks.named_parameters() if p.requires_grad]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Copies of the weights and the optimisers' state, as flat names for safetensors."""
-        tensors = self.weights()
+        """Copies on the CPU of weights and optimisers' state, as flat names for safetensors."""
+        tensors: dict[str, Tensor] = dict(self._trained())
         for optimiser in self.optimisers.values():
-            state = adam_tensors(optimiser, self.networks.named_parameters())
-            tensors |= {key: value.clone() for key, value in state.items()}
-        return tensors
+            tensors |= adam_tensors(optimiser, self.networks.named_parameters())
+        return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
 
     def state_info(self) -> dict[str, Any]:
         """The part of the state that is stored as JSON."""

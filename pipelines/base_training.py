@@ -43,7 +43,7 @@ from factory.core.home import Home
 from factory.core.ray_cluster import start_ray
 from factory.core.uris import copy_images, is_uri
 from factory.registry import Registry
-from osasis.bundles.base import shipped_bases
+from osasis.bundles.files import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
 from osasis.networks.sizes import DiffAEConfig, load_config

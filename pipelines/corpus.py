@@ -15,11 +15,12 @@ from typing import Any
 
 from factory.core.home import Home
 from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
-from osasis.bundles.base import read_base_info
+from factory.methods import image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
+from pipelines.job_revision import known_names, take_up
 from pipelines.manifest import build_manifest
 from pipelines.masks import read_masks
 from pipelines.options import OutputOptions
@@ -59,6 +60,8 @@ def stylize(
     max_errors: int | None = None,
     timeout_per_image: float | None = None,
     retry_errors: bool = False,
+    frozen: bool = False,
+    update: bool = False,
     contact_sheet: bool = True,
     report: Callable[[str], None] | None = None,
     terminal: bool = False,
@@ -77,7 +80,10 @@ def stylize(
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
-    encoding an output. retry_errors: retry the failures of earlier runs. contact_sheet: write
+    encoding an output. retry_errors: retry the failures of earlier runs. frozen: refuse
+    an input that has changed since the run before; otherwise its new and changed photos are made.
+    update: take up other styles, mixes, masks, options or another base than the run before, too,
+    and make again what differs. contact_sheet: write
     ``contact.html``. report: called with each progress line. terminal: progress lines are text for
     a terminal instead of JSON.
 
@@ -123,14 +129,18 @@ def stylize(
     if targets.base is None:
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
-    square = read_base_info(targets.base)["config"]["image_size"]
+    square = image_size(read_base_info(targets.base))
     mask_specs = read_masks(masks or {}, targets.targets, options, square)
     folder = JobFolder(output_folder)
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):
         job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
+        names = job.output_names(known_names(folder.path))
+        manifest = build_manifest(corpus, rows, problems, names)
+        fingerprint = job.fingerprint(manifest)
+        changes = take_up(folder, fingerprint, manifest, frozen=frozen, update=update)
         return job.run(
-            build_manifest(corpus, rows, problems, job.output_names()),
+            manifest,
             progress,
             plan=partial(
                 plan_workers,
@@ -142,6 +152,7 @@ def stylize(
             max_errors=max_errors,
             retry_errors=retry_errors,
             contact_sheet=contact_sheet,
+            changes=changes,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,13 @@ import pyarrow as pa
 from factory import __version__
 from factory.core.disk import find_disk_full
 from factory.core.home import Home
-from osasis.bundles.base import read_base_info
+from factory.methods import image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.storage import DiskFullError, write_json
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
+from pipelines.job_revision import InputChanges
 from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
 from pipelines.manifest import listing_digest, longest_name, output_names
 from pipelines.options import OutputOptions
@@ -55,7 +56,7 @@ class CorpusRun:
             run=folder.run,
             base=str(targets.base),
             base_fingerprint=info["fingerprint"],
-            square=info["config"]["image_size"],
+            square=image_size(info),
             styles={
                 name: StyleSpec(
                     reference=v.reference, fingerprint=v.fingerprint, folder=str(v.folder())
@@ -71,14 +72,17 @@ class CorpusRun:
             timeout=timeout,
         )
 
-    def output_names(self) -> list[bytes]:
-        """The output name of each photo. Those in Parquet need not fit a file name."""
+    def output_names(self, known: Mapping[bytes, Sequence[bytes]] | None = None) -> list[bytes]:
+        """The output name of each photo. Those in Parquet need not fit a file name.
+
+        known: names by key of an earlier run, which photos keep.
+        """
         options = self.spec.options
         keys = self.source.listing["key"].to_pylist()
         if options.format == "parquet":
             return output_names(keys, sys.maxsize)[0]
         longest = longest_name(self.folder.output, FORMATS[options.encoding])
-        names, self.shortened_names = output_names(keys, longest)
+        names, self.shortened_names = output_names(keys, longest, known)
         return names
 
     def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
@@ -98,8 +102,9 @@ class CorpusRun:
     def run(
         self, manifest: pa.Table, progress: Progress,
         *, plan: Callable[[int], Workers], max_errors: int | None, retry_errors: bool,
-        contact_sheet: bool,
+        contact_sheet: bool, changes: InputChanges | None = None,
     ) -> StylizeResult:  # fmt: skip
+        """changes: of the input since the run before, which the result tells."""
         started = time.perf_counter()
         folder = self.folder
         resumed = folder.open(self.fingerprint(manifest), manifest)
@@ -111,13 +116,16 @@ class CorpusRun:
         done_before = folder.count(DONE)
         total = len(folder.state)
         self._report_listing(progress)
+        if changes is not None and str(changes):
+            text = f"the input has changed since the last run: {changes}"
+            progress.emit(text, "changes", **changes.to_dict())
         text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {folder.output}"
         if resumed:
             text += f"; {done_before} of {total} image(s) exist"
         progress.start(text, total, done_before + folder.count(FAILED))
         models = self._make_outputs(progress, plan, max_errors)
         seconds = time.perf_counter() - started
-        result = self._result(seconds, done_before, models, contact_sheet)
+        result = self._result(seconds, done_before, models, contact_sheet, changes)
         text = f"{result.done_now} image(s) in {seconds:.1f} s"
         if result.done_now:
             text += f" ({result.done_now / max(seconds, 1e-9):.1f} a second)"
@@ -240,7 +248,12 @@ class CorpusRun:
         return workers.models
 
     def _result(
-        self, seconds: float, done_before: int, models: int, contact_sheet: bool
+        self,
+        seconds: float,
+        done_before: int,
+        models: int,
+        contact_sheet: bool,
+        changes: InputChanges | None,
     ) -> StylizeResult:
         """The result; written beside the outputs, unless they are no longer this job's."""
         folder = self.folder
@@ -263,6 +276,7 @@ class CorpusRun:
             passes=sum(b["passes"] for b in batches),
             left_out=sorted_counts(self.source.left_out),
             shortened_names=self.shortened_names,
+            changes=changes.to_dict() if changes is not None else {},
             reasons=dict(Counter(f"{e['stage']}: {e['reason']}" for e in errors).most_common()),
         )
         if self.lost:

@@ -70,13 +70,13 @@ class RankPhotos:
     def __init__(self, spec: RankSpec, device: str) -> None:
         import torch
 
-        from osasis.bundles.base import load_base
+        from factory.methods import load_base
         from osasis.evaluation.choose import choose_metrics
 
         if device == "cpu":
             torch.set_num_threads(1)
         self.spec = spec
-        self.base = load_base(Path(spec.base), device)
+        self.base = load_base(Path(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
         (self.lpips,) = choose_metrics(self.base, ["lpips"], weights).metrics
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from factory import __version__
 from factory.core.home import Home
-from osasis.bundles.base import load_base
+from factory.methods import LoadedBase, load_base
 from osasis.errors import UserError
 from osasis.evaluation.baselines import baseline_digest, check_baselines
 from osasis.evaluation.choose import choose_metrics
@@ -97,7 +97,8 @@ def evaluate(
     options = OutputOptions.parse({"fit": fit, "size": "base"})
     conditions = _parse_gate(gate, variants)
     base = load_base(targets.base)
-    measured = choose_metrics(base, metrics, folder_of_weights)
+    _check_models_photos(base, made_here, density)
+    measured = choose_metrics(base.judge, metrics, folder_of_weights)
     place = _output_folder(
         output, home, targets, source,
         {"fit": fit, "density": density, "seed": seed, "retrained": [r.id for r in planned]},
@@ -123,7 +124,7 @@ def evaluate(
         measured_by={m.name: weights_digest(folder_of_weights, m.name) for m in measured.metrics},
         made_by={n: baseline_digest(n, folder_of_weights, seed) for n in made_here},
         fit=options.fit,  # type: ignore[arg-type]
-        square=base.config.image_size,
+        square=base.image_size,
         seed=seed,
     )
     with folder.locked(progress.wait):
@@ -148,7 +149,7 @@ def evaluate(
         facts = {
             "code": __version__,
             "base": base.fingerprint,
-            "size": base.config.image_size,
+            "size": base.image_size,
             "fit": fit,
             "mix": dict(mix or {}),
             "retrained": {f"{r.version.style}/{r.variant.name}": r.id for r in planned},
@@ -182,6 +183,19 @@ def _targets_of(
                 label = f"{style}/{variant.name}"
                 found[style, variant.name] = targets.add([share], variant.fields, label)
     return found
+
+
+def _check_models_photos(base: LoadedBase, baselines: Sequence[str], density: int | None) -> None:
+    """Raise UserError for what needs a base that models photos, where this one does not."""
+    if base.method.models_photos:
+        return
+    asked = ["baseline sdedit"] if "sdedit" in baselines else []
+    asked += ["--density"] if density is not None else []
+    if asked:
+        raise UserError(
+            f"{asked[0]} needs a base that models photos, but base {base.name} of method "
+            f"{base.method.name} does not; leave it out"
+        )
 
 
 def _open_photos(photos: str | os.PathLike[str], limit: int | None) -> Source:

@@ -25,31 +25,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from factory.core.claims import LEASE_SECONDS, Claims, Holder
 from factory.core.disk import disk_named
 from factory.core.uris import redact
 from osasis.errors import UserError
 from osasis.storage import DiskFullError, write_atomic, write_json
+from pipelines.job_identity import FOLDER, JOB, LOG, MANIFEST, check_same_job, job_identity
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import (
     LISTING,
-    first_difference,
     output_id,
     printable,
     write_manifest,
     write_parquet,
 )
 
-FOLDER = ".job"
 DRIVER = "driver"
 ERRORS = "errors.parquet"
 ERRORS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "path", "style", "stage", "reason")]
 )
 MISSING, DONE, FAILED = 0, 1, 2
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,8 @@ class OutputRecord:
 
     photo: row of the manifest. target: index into the job's targets; -1: none could be determined.
     stage: "mix", "read", "decode", "fit", "model" or "write"; "" for an output that was written.
-    part: the file below ``parts`` that holds the output of a Parquet job.
+    part: the file below ``parts`` that holds the output of a Parquet job. digest: of the photo's
+    bytes, for an output that was written.
     """
 
     photo: int
@@ -66,13 +64,15 @@ class OutputRecord:
     stage: str = ""
     reason: str = ""
     part: str = ""
+    digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a line of the log."""
         line: dict[str, Any] = {"photo": self.photo, "target": self.target}
         if self.stage:
             return {**line, "status": "error", "stage": self.stage, "reason": self.reason}
-        return {**line, "status": "done", **({"part": self.part} if self.part else {})}
+        told = {name: value for name in ("part", "digest") if (value := getattr(self, name))}
+        return {**line, "status": "done", **told}
 
     @classmethod
     def from_dict(cls, line: dict[str, Any]) -> OutputRecord:
@@ -198,14 +198,13 @@ class JobFolder:
         Raises UserError naming every difference if the folder holds another job, and
         DiskFullError if outputs are missing and the disk is full.
         """
-        # Through JSON, so that tuples become lists as in job.json.
-        identity = json.loads(json.dumps({"format": FORMAT, **fingerprint}))
-        path = self.path / "job.json"
+        identity = job_identity(fingerprint)
+        path = self.path / JOB
         resumed = path.is_file()
         if resumed:
-            self._check_same_job(json.loads(path.read_text()), identity, manifest)
+            check_same_job(self.output, json.loads(path.read_text()), identity, manifest)
         else:
-            write_manifest(self.path / "manifest.parquet", manifest)
+            write_manifest(self.path / MANIFEST, manifest)
             write_json(path, identity)
         self.manifest = manifest
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
@@ -230,25 +229,10 @@ class JobFolder:
                 stale.unlink(missing_ok=True)
         return resumed
 
-    def _check_same_job(self, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table) -> None:
-        differences = []
-        for name in (n for n in new if old.get(n) != new[n]):
-            if name == "input":
-                before = pq.read_table(self.path / "manifest.parquet")
-                differences.append(f"input: {first_difference(before, manifest)}")
-            else:
-                differences += _differences(name, old.get(name), new[name])
-        if not differences:
-            return
-        raise UserError(
-            f"{self.output} holds another job ({'; '.join(differences)}); repeat its command to "
-            f"resume it, choose another --output, or delete {self.path}"
-        )
-
     # --- progress ---------------------------------------------------------------------------
 
     def _read_log(self) -> None:
-        path = self.path / "progress.jsonl"
+        path = self.path / LOG
         if not path.is_file():
             return
         with path.open("rb") as log:
@@ -268,7 +252,7 @@ class JobFolder:
         for data in records:
             for line in data.splitlines():
                 self._apply(json.loads(line))
-        with disk_named(self.output), (self.path / "progress.jsonl").open("ab") as log:
+        with disk_named(self.output), (self.path / LOG).open("ab") as log:
             if log.tell():
                 log.write(b"\n")  # ends a line that a killed driver or a full disk cut off
             log.write(b"".join(records))
@@ -369,22 +353,3 @@ class JobFolder:
         except OSError:  # the disk is full, or the folder is gone
             with contextlib.suppress(OSError):
                 (self.path / "run").unlink(missing_ok=True)
-
-
-def _differences(name: str, old: Any, new: Any) -> list[str]:
-    """``name: old before, new now`` for each leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for key in [*old, *(k for k in new if k not in old)]:
-            if old.get(key) != new.get(key):
-                out += _differences(f"{name}.{key}", old.get(key), new.get(key))
-        return out
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [d for i, (a, b) in pairs if a != b for d in _differences(f"{name}[{i}]", a, b)]
-    return [f"{name}: {_shorten(old)} before, {_shorten(new)} now"]
-
-
-def _shorten(value: Any) -> str:
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,22 +57,31 @@ def build_manifest(
     )
 
 
-def output_names(keys: Sequence[bytes], longest: int = LONGEST_NAME) -> tuple[list[bytes], int]:
+def output_names(
+    keys: Sequence[bytes],
+    longest: int = LONGEST_NAME,
+    known: Mapping[bytes, Sequence[bytes]] | None = None,
+) -> tuple[list[bytes], int]:
     """A unique output name for each photo, and how many of them are shortened.
 
     A name is the photo's path below a style's folder, without suffix. Photos that differ only in
     the suffix (a.jpg, a.png) keep it. Further equal names are numbered. Names are compared without
     case, because some file systems ignore case. longest: bytes that a file name may have without
-    the output's suffix; longer ones are shortened (see ``shortened``).
+    the output's suffix; longer ones are shortened (see ``shortened``). known: names by key that
+    photos keep, in order, from an earlier run; names of other photos differ from them.
     """
+    kept = {key: list(reversed(of_key)) for key, of_key in (known or {}).items()}
     clean = [_safe_path(key) for key in keys]
     stems = [_stem(name) for name in clean]
     shared = Counter(s.lower() for s in stems)
     names = [s if shared[s.lower()] == 1 else n for s, n in zip(stems, clean, strict=True)]
-    taken: set[bytes] = set()
+    taken = {name.lower() for of_key in kept.values() for name in of_key}
     out = []
     short = 0
-    for name in names:
+    for key, name in zip(keys, names, strict=True):
+        if kept.get(key):
+            out.append(kept[key].pop())
+            continue
         full, n = name, 1
         while (unique := _short_path(full, longest)).lower() in taken:
             n += 1
@@ -141,17 +150,24 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 def manifest_rows(path: str, indices: Sequence[int]) -> list[dict[str, Any]]:
     """The manifest rows at ``indices``, each with its ``index``."""
     out = []
+    # Workers outlive a run, and a later one may have another manifest.
+    written = os.stat(path).st_mtime_ns  # noqa: PTH116
     for i in indices:
-        group = _read_row_group(path, i // ROW_GROUP)
+        group = _read_row_group(path, written, i // ROW_GROUP)
         row = {name: group[name][i % ROW_GROUP].as_py() for name in group.column_names}
         out.append({**row, "index": i})
     return out
 
 
 @functools.lru_cache(maxsize=4)
-def _read_row_group(path: str, group: int) -> pa.Table:
+def _read_row_group(path: str, written: int, group: int) -> pa.Table:
     with pq.ParquetFile(path) as table:
         return table.read_row_group(group)
+
+
+def photo_digest(data: bytes) -> str:
+    """A hash of a photo's bytes, 16 hex digits."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def listing_digest(table: pa.Table) -> str:

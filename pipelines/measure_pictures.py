@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from factory.core.failures import describe_failure
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_PNG
 from osasis.choices import SquareFit
 from osasis.seeds import derived_seed
 from osasis.validation import InputModel
@@ -85,20 +86,20 @@ class MeasurePictures:
     def __init__(self, spec: MeasureSpec, device: str) -> None:
         import torch
 
-        from osasis.bundles.base import load_base
+        from factory.methods import load_base
         from osasis.evaluation.baselines import Baselines
         from osasis.evaluation.choose import choose_metrics
 
         if device == "cpu":
             torch.set_num_threads(1)
         self.spec = spec
-        base = load_base(Path(spec.base), device)
+        base = load_base(Path(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
         metrics = choose_metrics(base, spec.metrics, weights).metrics
         self.metrics = {m.name: m for m in metrics}
         self.baselines = Baselines(base, spec.baselines, weights)
         self.device = base.device
-        self.styles: dict[str, tuple[Image, Image]] = {}
+        self.styles: dict[str, tuple[Image, Image | None]] = {}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         photos: dict[int, tuple[str, Image]] = {}
@@ -154,12 +155,15 @@ class MeasurePictures:
         key = row["key"].decode("utf-8", "replace")
         return key, Image(image_to_tensor(square).to(self.device))
 
-    def _style(self, name: str) -> tuple[Image, Image]:
-        """Style image and photo counterpart."""
+    def _style(self, name: str) -> tuple[Image, Image | None]:
+        """Style image, and photo counterpart or None."""
         if name not in self.styles:
             folder = Path(self.spec.styles[name])
-            images = [self._load(folder / f"{n}.png") for n in ("style", "counterpart")]
-            self.styles[name] = images[0], images[1]
+            counterpart = folder / COUNTERPART_PNG
+            self.styles[name] = (
+                self._load(folder / STYLE_PNG),
+                self._load(counterpart) if counterpart.is_file() else None,
+            )
         return self.styles[name]
 
     def _load(self, path: Path) -> Image:

@@ -15,7 +15,7 @@ from osasis.images.fitting import fit_photo
 from osasis.images.masks import shape_problem
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import manifest_rows
+from pipelines.manifest import manifest_rows, photo_digest
 from pipelines.parquet_input import read_group
 from pipelines.source import read_photo, row_photo
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
@@ -37,6 +37,8 @@ SQUARES = pa.schema(
         ("transparent", pa.bool_()),
         ("alpha", pa.large_binary()),
         ("exif", pa.large_binary()),
+        # Of the photo's bytes.
+        ("digest", pa.string()),
     ]
 )
 # Returns the bytes of a photo; can be pickled.
@@ -125,7 +127,7 @@ def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
         stage = "decode"
         fitted = fit_photo(data, job.square, options, keep_alpha=options.keeps_alpha)
         exif = kept_exif(data) if options.metadata == "keep" else None
-        return {**fitted.to_row(), "exif": exif}
+        return {**fitted.to_row(), "exif": exif, "digest": photo_digest(data)}
     except ImageError as e:
         return "fit" if isinstance(e, FitError) else stage, e.reason
     except UserError as e:

@@ -22,7 +22,8 @@ class StylizeResult:
     folder. done_before: outputs written by earlier runs. stopped: why the run ended early, or "".
     reasons: number of errors by "stage: reason", most frequent first. left_out: files of the input
     that are not read, by kind, most frequent first. shortened_names: outputs whose file name would
-    be too long, and is shortened with a hash.
+    be too long, and is shortened with a hash. changes: of the input since the run before, see
+    ``pipelines.job_revision.InputChanges``; empty where it is the same.
     Of this run: seconds; model_seconds: compute time, summed over the model actors; model_share:
     fraction in [0, 1] of the actors' time, between first and last batch, spent computing; passes:
     forward batches.
@@ -42,6 +43,7 @@ class StylizeResult:
     reasons: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     shortened_names: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -66,6 +68,7 @@ class StylizeResult:
             "reasons": self.reasons,
             "left_out": self.left_out,
             "shortened_names": self.shortened_names,
+            "changes": self.changes,
             "output": str(self.output),
             "seconds": round(self.seconds, 2),
             "images_a_second": round(self.done_now / max(self.seconds, 1e-9), 3),

@@ -7,14 +7,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from factory import __version__
 from factory.core.home import Home
+from factory.methods import load_style
 from factory.registry import StyleVersion
-from osasis.bundles.style import load_style
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_PNG
 from osasis.errors import UserError
 from osasis.mix import StyleShare
-from osasis.settings import TrainSettings
 from osasis.storage import sha256_file, sha256_text
 from osasis.validation import InvalidInputError, Problem
 from pipelines.targets import Targets
@@ -36,7 +37,7 @@ class Retraining:
     id: str
     version: StyleVersion
     variant: Variant
-    settings: TrainSettings
+    settings: Any
     given_counterpart: bool
 
 
@@ -70,7 +71,9 @@ def plan_retrainings(
                 problems += [p for p in e.problems if p not in problems]
                 continue
             # The given counterpart would hide what its own settings change.
-            given = not any(name.startswith("counterpart_") for name in v.training)
+            given = (version.folder() / COUNTERPART_PNG).is_file() and not any(
+                name.startswith("counterpart_") for name in v.training
+            )
             digest = _digest(version, settings, given)
             values = "-".join(f"{name}-{getattr(settings, name)}" for name in v.training)
             readable = re.sub(r"[^a-z0-9._-]+", "-", f"{version.style}-{values}".lower())
@@ -81,9 +84,9 @@ def plan_retrainings(
     return found
 
 
-def _digest(version: StyleVersion, settings: TrainSettings, given_counterpart: bool) -> str:
+def _digest(version: StyleVersion, settings: Any, given_counterpart: bool) -> str:
     """Hash of what determines a training on a version's image."""
-    files = ["style.png", *(["counterpart.png"] if given_counterpart else [])]
+    files = [STYLE_PNG, *([COUNTERPART_PNG] if given_counterpart else [])]
     images = [sha256_file(version.folder() / name) for name in files]
     identity = [images, version.base, settings.to_dict(), __version__]
     return sha256_text(json.dumps(identity, sort_keys=True))[:8]

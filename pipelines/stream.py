@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from factory.core.machine import cpu_workers
+from factory.methods import method_of, read_base_info
 from osasis.errors import UserError
-from osasis.settings import BATCH_SIZES
 from pipelines.job_spec import JobSpec
 from pipelines.read_squares import READ_TASK
 
@@ -92,7 +92,7 @@ def plan_workers(
             f"at most {capacity} do"
         )
     device = "cuda" if gpus else "cpu"
-    chunk = BATCH_SIZES[device]
+    chunk = method_of(read_base_info(base)).pass_sizes[device]
     models = max(1, min(workers or capacity, -(-photos // chunk)))
     batch = chunk * _passes(-(-photos // chunk), models, MAX_PASSES[device])
     return Workers(models, readers or max(1, cpu_capacity // 2), share if gpus else 0.0, batch)

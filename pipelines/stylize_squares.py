@@ -23,9 +23,7 @@ from pipelines.read_squares import SQUARES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from osasis.bundles.style import Style
-    from osasis.encode import EncodePlan, Encodings
-    from osasis.recipe import Recipe
+    from factory.methods.interface import Encodings, Plan, Recipe, Style
 
 # Size of an actor's LRU cache of styles: hundreds of low-rank styles, or three full-rank ones of a
 # 256 px base.
@@ -61,9 +59,7 @@ class StylizeSquares:
         """pass_size: of ``decode_rows``."""
         import torch
 
-        from osasis.bundles.base import load_base
-        from osasis.encode import largest_pass
-        from osasis.text_edit import load_text_edit
+        from factory.methods import load_base
 
         if device == "cpu":
             torch.set_num_threads(1)
@@ -73,12 +69,14 @@ class StylizeSquares:
         self.last_report = 0.0
         self.started: float | None = None
         self.base = load_base(Path(job.base), device)
-        self.pass_size = pass_size or largest_pass(self.base.device)
+        self.pass_size = pass_size or self.base.largest_pass
         self.targets = [t.mix for t in job.targets]
         self.styles: OrderedDict[str, Style] = OrderedDict()
         self.least_styles = max(len(m.styles) for m in self.targets)
         self.text_edits = {}
         for name in {m.text_edit for m in self.targets} - {None}:
+            from factory.methods.text_edits import load_text_edit
+
             edit = load_text_edit(Path(job.text_edits) / str(name), self.base.fingerprint)
             self.text_edits[str(name)] = edit.direction.to(device)
         self.masks = {name: _mask(m.png).to(device) for name, m in job.masks.items()}
@@ -105,7 +103,7 @@ class StylizeSquares:
                 **row,
                 "stylized": [png for t in row["todo"] for png in results.stylized[k, t]],
                 "failed": [results.failed.get((k, t), "") for t in row["todo"]],
-                "arithmetic": [self.plan(t).arithmetic for t in row["todo"]],
+                "arithmetic": [results.arithmetic(t) for t in row["todo"]],
                 "node": node,
                 **(others if k else first),
             }
@@ -124,7 +122,7 @@ class StylizeSquares:
 
     def style(self, name: str) -> Style:
         """A style, from the cache or its bundle."""
-        from osasis.bundles.style import load_style
+        from factory.methods import load_style
 
         if name not in self.styles:
             folder = Path(self.job.styles[name].folder)
@@ -141,13 +139,11 @@ class StylizeSquares:
         ):
             self.styles.popitem(last=False)
 
-    def plan(self, target: int) -> EncodePlan:
+    def plan(self, target: int) -> Plan:
         """How squares are encoded for a target."""
-        from osasis.encode import encode_plan
-
-        mix, device = self.targets[target], self.base.device
+        mix = self.targets[target]
         settings = self.style(mix.styles[0].style).settings
-        return encode_plan(mix, settings, device, self.job.options.precision)
+        return self.base.plan(mix, settings, self.job.options.precision)
 
 
 def _mask(png: bytes) -> Tensor:
@@ -181,10 +177,16 @@ class _Batch:
             tensors += [image_to_tensor(read_png(s)) for s in row["squares"]]
             self.spans.append(range(start, len(tensors)))
         self.photos = torch.stack(tensors).to(actor.device) if tensors else None
-        self.encodings: dict[EncodePlan, tuple[Encodings, dict[int, int]]] = {}
+        self.encodings: dict[Plan, tuple[Encodings, dict[int, int]]] = {}
         self.stylized: dict[tuple[int, int], list[bytes | None]] = {}
         self.failed: dict[tuple[int, int], str] = {}
         self.images = self.passes = 0
+        self.plans: dict[int, Plan] = {}
+        for target in sorted({t for row in rows for t in row["todo"]}):
+            try:
+                self.plans[target] = actor.plan(target)
+            except Exception as e:  # steps or a style that fail must not fail the other targets
+                self._fail(target, describe_failure(e))
 
     def stylize(self) -> Iterator[int]:
         """Stylize what the rows lack, by groups that share forward passes.
@@ -194,7 +196,7 @@ class _Batch:
         """
         size = self.actor.pass_size
         recipes: dict[int, Recipe] = {}
-        targets = sorted({t for row in self.rows for t in row["todo"]})
+        targets = list(self.plans)
         for target in targets:
             if (recipe := self._recipe(target)) is not None:
                 recipes[target] = recipe
@@ -204,8 +206,6 @@ class _Batch:
                 recipes = {}
 
     def _stylize_targets(self, recipes: dict[int, Recipe], size: int) -> Iterator[int]:
-        from osasis.stylize import rows_that_share_passes
-
         squares = [
             (target, k, i)
             for target in recipes
@@ -216,7 +216,7 @@ class _Batch:
         # Photos without a face have no squares, and are kept unchanged.
         if unchanged := outputs - len({(target, k) for target, k, _ in squares}):
             yield unchanged
-        for group in rows_that_share_passes([recipes[t] for t, _, _ in squares], size):
+        for group in self.actor.base.groups([recipes[t] for t, _, _ in squares], size):
             chosen = [squares[g] for g in group]
             self._stylize_group(chosen, recipes)
             self.images += len(chosen)
@@ -229,22 +229,29 @@ class _Batch:
 
     def _recipe(self, target: int) -> Recipe | None:
         """The recipe of a target; None where it fails, which must not fail the other targets."""
-        from osasis.recipe import make_recipe
-
         actor = self.actor
         for k in self._lacking(target):
             self.stylized[k, target] = [None] * len(self.spans[k])
         try:
             mix = actor.targets[target]
             styles = {s.style: actor.style(s.style) for s in mix.styles}
-            return make_recipe(
-                actor.base, mix, styles, actor.plan(target), masks=actor.masks,
-                text_edits=actor.text_edits,
-            )  # fmt: skip
+            return actor.base.recipe(
+                mix, styles, self.plans[target], masks=actor.masks, text_edits=actor.text_edits
+            )
         except Exception as e:
-            for k in self._lacking(target):
-                self.failed[k, target] = describe_failure(e)
+            self._fail(target, describe_failure(e))
             return None
+
+    def _fail(self, target: int, reason: str) -> None:
+        """Record that a target fails for all rows."""
+        for k in self._lacking(target):
+            self.stylized[k, target] = [None] * len(self.spans[k])
+            self.failed[k, target] = reason
+
+    def arithmetic(self, target: int) -> str:
+        """Of a target's forward passes; "" where it failed before."""
+        plan = self.plans.get(target)
+        return "" if plan is None else plan.arithmetic
 
     def _stylize_group(
         self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]
@@ -275,27 +282,23 @@ class _Batch:
     def _decode(self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]) -> Tensor:
         import torch
 
-        from osasis.stylize import decode_rows
-
         rows = []
         for target, group in groupby(squares, key=lambda square: square[0]):
             encodings, place = self._encode(recipes[target].plan)
             index = torch.tensor([place[i] for _, _, i in group], device=self.actor.base.device)
             rows.append((encodings.take(index), recipes[target]))
-        return decode_rows(self.actor.base, rows, pass_size=self.actor.pass_size).cpu()
+        return self.actor.base.decode_rows(rows, pass_size=self.actor.pass_size).cpu()
 
-    def _encode(self, plan: EncodePlan) -> tuple[Encodings, dict[int, int]]:
+    def _encode(self, plan: Plan) -> tuple[Encodings, dict[int, int]]:
         """Encodings of all squares whose targets use this plan, and the row of each square."""
-        from osasis.encode import encode
-
         if plan not in self.encodings:
             squares = [
                 i
                 for row, span in zip(self.rows, self.spans, strict=True)
-                if any(self.actor.plan(t) == plan for t in row["todo"])
+                if any(self.plans.get(t) == plan for t in row["todo"])
                 for i in span
             ]
             assert self.photos is not None
-            encodings = encode(self.actor.base, self.photos[squares], plan)
+            encodings = self.actor.base.encode(self.photos[squares], plan)
             self.encodings[plan] = encodings, {i: n for n, i in enumerate(squares)}
         return self.encodings[plan]

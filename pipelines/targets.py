@@ -9,11 +9,10 @@ from typing import Any
 
 from factory.core.home import Home
 from factory.core.yaml_files import read_yaml_file
+from factory.methods import check_mix, read_base_info
 from factory.registry import RegistrySnapshot, StyleVersion
-from osasis.bundles.base import read_base_info
 from osasis.errors import UserError
 from osasis.mix import Mix, StyleShare
-from osasis.networks.sizes import DiffAEConfig
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import LONGEST_NAME, shortened
 
@@ -63,9 +62,9 @@ class Targets:
         """The checked mix of these styles. Raises UserError."""
         styles = [s.replace(style=self.style(s.style)).to_dict() for s in shares]
         mix = Mix.parse({"styles": styles, **fields})
-        mix.check_on(DiffAEConfig.parse(self._info["config"]))
+        check_mix(mix, self._info)
         if mix.text_edit is not None:
-            from factory.core.text_edits import find_text_edit  # imports torch
+            from factory.methods.text_edits import find_text_edit  # imports torch
 
             find_text_edit(self.home, mix.text_edit, self._info["fingerprint"])
         return mix

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from factory.methods import all_settings
 from osasis.errors import UserError, did_you_mean
 from osasis.evaluation.names import parse_baseline
-from osasis.settings import TrainSettings
 from pipelines.targets import MIX_FIELDS
 
 OURS = "ours"
-TRAINING_FIELDS = tuple(name for name in TrainSettings.model_fields if name not in MIX_FIELDS)
+TRAINING_FIELDS = tuple(name for name in all_settings() if name not in MIX_FIELDS)
 
 
 @dataclass(frozen=True)

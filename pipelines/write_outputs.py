@@ -85,7 +85,7 @@ def _write_output(
         raise
     except OSError as e:
         return failed("write", describe_failure(e))
-    return OutputRecord(index, target)
+    return OutputRecord(index, target, digest=row["digest"])
 
 
 # The compositor of the last photo, by (run, photo); the photo's next target reuses it.

@@ -88,7 +88,7 @@ class EngineDeployment:
         import torch
 
         from factory.core.machine import usable_cpus
-        from osasis.bundles.base import load_base
+        from factory.methods import load_base
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.parse(settings)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from osasis.bundles.style import Style
+from factory.methods import Style
 
 V = TypeVar("V")
 

@@ -13,22 +13,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from factory.methods.interface import Encodings, LoadedBase, Plan, Recipe, Style
 from factory.registry import StyleVersion
 from osasis.arithmetic import Arithmetic
-from osasis.bundles.base import Base
-from osasis.bundles.style import Style
-from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pass
 from osasis.errors import UserError
 from osasis.mix import Mix
-from osasis.recipe import Recipe, make_recipe
-from osasis.sampling import FIXED_POINT_ITERATIONS
-from osasis.stylize import decode_rows, rows_that_share_passes
 from osasis.validation import InvalidInputError, Problem
 from serving.caches import ByteLru, StyleCache
 from serving.request_images import photo_id, to_pixels
@@ -84,7 +79,7 @@ class _QueuedTask:
     styles: dict[str, Style]
     future: Future[Result]
     photo: str
-    plan: EncodePlan
+    plan: Plan
     pixels: Tensor
     masks: dict[str, Tensor]
     load_seconds: float
@@ -95,7 +90,7 @@ class _QueuedTask:
 
     @property
     def encoding_key(self) -> str:
-        return "/".join([self.photo, *(str(value) for value in asdict(self.plan).values())])
+        return f"{self.photo}/{self.plan}"
 
     @property
     def decode_key(self) -> str:
@@ -103,7 +98,7 @@ class _QueuedTask:
         masks = sorted((name, photo_id(data)) for name, data in self.task.masks.items())
         edit = None if self.task.text_edit is None else self.task.text_edit.tolist()
         mix = None if self.task.mix is None else self.task.mix.to_dict()
-        return json.dumps([mix, versions, masks, edit, asdict(self.plan)], sort_keys=True)
+        return json.dumps([mix, versions, masks, edit, str(self.plan)], sort_keys=True)
 
 
 class _AbandonedError(Exception):
@@ -122,7 +117,7 @@ class Engine:
 
     def __init__(
         self,
-        base: Base,
+        base: LoadedBase,
         *,
         batch: int = 8,
         batch_wait: float = 0.01,
@@ -135,7 +130,7 @@ class Engine:
     ) -> None:
         self.base, self.batch, self.batch_wait, self.stall = base, batch, batch_wait, stall
         self.encode_calls = encode_calls
-        self.pass_size = pass_size or largest_pass(base.device)
+        self.pass_size = pass_size or base.largest_pass
         self.styles = StyleCache(styles_host, styles_device, base.device)
         self.loader = StyleLoader(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, lambda e: e.nbytes)
@@ -177,8 +172,8 @@ class Engine:
             styles = {name: load.result() for name, load in loads.items()}
             load_seconds = time.monotonic() - start
             first = next(iter(styles.values()))
-            plan = encode_plan(task.mix, first.settings, self.base.device)
-            self._check_calls(task.mix, plan, encode_plan(None, first.settings, self.base.device))
+            plan = self.base.plan(task.mix, first.settings)
+            self._check_calls(task.mix, plan, self.base.plan(None, first.settings))
             pixels = torch.from_numpy(to_pixels(task.photo)).permute(2, 0, 1).float()
             masks = {
                 name: torch.from_numpy(to_pixels(data)).float() / 255
@@ -193,18 +188,14 @@ class Engine:
             if not future.done():
                 future.set_exception(e)
 
-    def _check_calls(self, mix: Mix | None, plan: EncodePlan, own: EncodePlan) -> None:
+    def _check_calls(self, mix: Mix | None, plan: Plan, own: Plan) -> None:
         """Raise InvalidInputError if a mix asks for too many network calls. own: the style's."""
-        calls, usual = (
-            p.steps * (FIXED_POINT_ITERATIONS if p.solver == "fixed_point" else 1)
-            for p in (plan, own)
-        )
-        if mix is None or calls <= max(self.encode_calls, usual):
+        if mix is None or plan.calls <= max(self.encode_calls, own.calls):
             return
         name = "encode_steps" if mix.encode_steps is not None else "decode_steps"
         message = (
-            f"{name} is {plan.steps}; inversion by {plan.solver} takes {calls} network calls for "
-            "so many steps"
+            f"{name} is {plan.steps}; the inversion takes {plan.calls} network calls for so many "
+            "steps"
         )
         allowed = f"at most {self.encode_calls} network calls"
         raise InvalidInputError("mix", [Problem(name, plan.steps, message, allowed)])
@@ -260,7 +251,7 @@ class Engine:
                 item.future.set_exception(e)
         waiting = [item for item in items if not item.future.done()]
         of_items = [recipes[item.decode_key] for item in waiting]
-        for rows in rows_that_share_passes(of_items, self.pass_size):
+        for rows in self.base.groups(of_items, self.pass_size):
             group = [waiting[i] for i in rows]
             try:
                 self._decode(group, [of_items[i] for i in rows], encodings, started)
@@ -277,7 +268,7 @@ class Engine:
     def _encode(self, items: list[_QueuedTask]) -> dict[str, Encodings]:
         """Encodings by key, from the cache or from one encode call per plan."""
         found: dict[str, Encodings] = {}
-        missing: dict[EncodePlan, dict[str, _QueuedTask]] = {}
+        missing: dict[Plan, dict[str, _QueuedTask]] = {}
         for item in items:
             key = item.encoding_key
             cached = found.get(key) or self.encodings.get(key)
@@ -291,7 +282,7 @@ class Engine:
             start = time.monotonic()
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)
             try:
-                done = encode(self.base, photos, plan, progress=self._progress(None))
+                done = self.base.encode(photos, plan, progress=self._progress(None))
                 if self.base.device.type == "cuda":  # for the time
                     torch.cuda.synchronize(self.base.device)
             except Exception as e:
@@ -317,7 +308,7 @@ class Engine:
         if mix.text_edit is not None and item.task.text_edit is not None:
             edits[mix.text_edit] = item.task.text_edit.to(device)
         masks = {k: v.to(device) for k, v in item.masks.items()}
-        return make_recipe(self.base, mix, styles, item.plan, masks=masks, text_edits=edits)
+        return self.base.recipe(mix, styles, item.plan, masks=masks, text_edits=edits)
 
     def _decode(
         self,
@@ -329,8 +320,7 @@ class Engine:
         """Decode tasks that share forward passes."""
         start = time.monotonic()
         parts = [encodings[item.encoding_key] for item in group]
-        images = decode_rows(
-            self.base,
+        images = self.base.decode_rows(
             list(zip(parts, recipes, strict=True)),
             pass_size=self.pass_size,
             progress=self._progress(group),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.home import Home
-from osasis.bundles.base import read_base_info
+from factory.methods import read_base_info
 from osasis.errors import UserError
 from serving.auth import read_keys
 from serving.config import ServeConfig

@@ -21,15 +21,14 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from factory.core.home import Home
-from factory.core.text_edits import find_text_edit
+from factory.methods import check_mix, image_size, read_base_info
+from factory.methods.text_edits import find_text_edit
 from factory.registry import StyleVersion
-from osasis.bundles.base import read_base_info
 from osasis.choices import ImageFormat
 from osasis.errors import UserError
 from osasis.images.fitting import FittedPhoto
 from osasis.images.masks import shape_problem
 from osasis.mix import Mix
-from osasis.networks.sizes import DiffAEConfig
 from osasis.validation import InvalidInputError
 from serving.admission import Admission
 from serving.auth import Keys
@@ -60,14 +59,14 @@ class Service:
         self.config, self.engines, self.state = config, engines, state
         self.home = Home.find(config.home)
         self.info = read_base_info(self.home.base_folder(config.base))
-        self.sizes = DiffAEConfig.parse(self.info["config"])
+        self.image_size = image_size(self.info)
         self.catalog = StyleCatalog(self.home, self.info["fingerprint"])
         self.catalog.poll()
         self.catalog.start(config.poll)
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
         self.admission = Admission(config.queue, config.bodies)
-        self.photos = PhotoStore(config, state, self.sizes.image_size)
+        self.photos = PhotoStore(config, state, self.image_size)
         # Jobs send one batch per engine at a time, so that they never fill the engines' queues.
         self.job_slots = asyncio.Semaphore(config.replicas)
         self.open_requests = 0
@@ -146,7 +145,7 @@ class Service:
         for name, data in request.masks.items():
             field = f"masks.{name}"
             masks[name], size = await self.photos.in_thread(
-                mask_png, data, field, self.sizes.image_size, request.options, self.config.limits
+                mask_png, data, field, self.image_size, request.options, self.config.limits
             )
             for photo in photos:
                 if problem := shape_problem(size, photo.size, cropped):
@@ -156,7 +155,7 @@ class Service:
     def _resolve(self, mix: Mix) -> tuple[dict[str, StyleVersion], Tensor | None]:
         """Registered versions by style, and the text edit's direction. Raises ApiError."""
         try:
-            mix.check_on(self.sizes)
+            check_mix(mix, self.info)
         except InvalidInputError as e:
             raise invalid(e, "mix") from None
         versions = {}

@@ -8,9 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
+from factory.methods import LoadedBase, Style, load_style
 from factory.registry import StyleVersion
-from osasis.bundles.base import Base
-from osasis.bundles.style import Style, load_style
 from osasis.errors import UserError
 from serving.caches import StyleCache
 
@@ -36,7 +35,7 @@ class StyleLoader:
     """Loads styles of a base into the cache, in its own threads: requests whose styles are cached
     never wait on storage."""
 
-    def __init__(self, base: Base, cache: StyleCache) -> None:
+    def __init__(self, base: LoadedBase, cache: StyleCache) -> None:
         self.base, self.cache = base, cache
         self._pool = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load")
         self._running: dict[str, Future[Style]] = {}

@@ -21,7 +21,9 @@ from factory.catalog.read import read_folder, read_image, read_yaml
 from factory.core.bases import NAME, NAME_RULE
 from factory.core.endpoints import EndpointError
 from factory.core.uris import read_bytes
+from factory.methods import Method, find_method
 from factory.registry.gate import Condition
+from osasis.bundles.files import DEFAULT_METHOD
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import load_image
 from osasis.images.listing import is_image
@@ -49,13 +51,16 @@ def load_catalog(
     overrides: dict[str, Any],
     read: ReadBytes = read_bytes,
     report: Callable[[str], None] | None = None,
+    method: Method | None = None,
 ) -> Catalog:
     """Read the catalog of a run. Raises CatalogError with all problems.
 
     Images are not decoded: a run reports a broken image as the failure of one style. read: reads
-    an image; a run passes a caching function. report: see ``check_catalog``.
+    an image; a run passes a caching function. report, method: see ``check_catalog``.
     """
-    catalog = check_catalog(path, preset, overrides, decode=False, read=read, report=report)
+    catalog = check_catalog(
+        path, preset, overrides, decode=False, read=read, report=report, method=method
+    )
     if catalog.problems:
         raise CatalogError(catalog.path, catalog.problems)
     return catalog
@@ -69,14 +74,16 @@ def check_catalog(
     decode: bool = True,
     read: ReadBytes = read_bytes,
     report: Callable[[str], None] | None = None,
+    method: Method | None = None,
 ) -> Catalog:
     """Read a catalog and collect its problems.
 
     decode: also decode each image. report: called with one line about files of a folder that are
-    left out. Raises UserError where ``path`` is not a catalog, or where the run's preset or
-    overrides are invalid.
+    left out. method: of the base to train on; None: OSASIS. Raises UserError where ``path`` is not
+    a catalog, or where the run's preset or overrides are invalid.
     """
-    run_settings(preset, overrides)  # raises once for the run, not once per entry
+    method = method or find_method(DEFAULT_METHOD)
+    run_settings(method, preset, overrides)  # raises once for the run, not once per entry
     suffix = path.suffix.lower()
     if path.is_dir():
         content = read_folder(path, report)
@@ -92,7 +99,8 @@ def check_catalog(
         )
     entries = content.entries
     problems = [*content.problems, *_id_problems(entries)]
-    problems += [p for e in entries for p in _setting_problems(e, preset, overrides)]
+    problems += [p for e in entries for p in _setting_problems(e, method, preset, overrides)]
+    problems += _counterpart_problems(entries, method)
     problems += _image_problems(entries, decode, read)
     if not entries and not problems:
         problems.append(
@@ -119,11 +127,11 @@ def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:
 
 
 def _setting_problems(
-    entry: CatalogEntry, preset: str, overrides: dict[str, Any]
+    entry: CatalogEntry, method: Method, preset: str, overrides: dict[str, Any]
 ) -> list[CatalogProblem]:
     """Problems of an entry's overrides, each with the line of its setting."""
     try:
-        entry.settings(preset, overrides)
+        entry.settings(method, preset, overrides)
     except InvalidInputError as e:
         return [
             CatalogProblem.of(
@@ -132,6 +140,20 @@ def _setting_problems(
             for p in (p.with_prefix("overrides") for p in e.problems)
         ]
     return []
+
+
+def _counterpart_problems(entries: list[CatalogEntry], method: Method) -> list[CatalogProblem]:
+    return [
+        e.problem(
+            "counterpart",
+            f"counterpart is {e.counterpart!r}, but styles of method {method.name} train on the "
+            "style image alone",
+            "leave it out",
+            e.counterpart,
+        )
+        for e in entries
+        if e.counterpart is not None and not method.models_photos
+    ]
 
 
 def _image_problems(

@@ -14,10 +14,10 @@ from factory.catalog.entries import FIELDS, CatalogEntry, CatalogProblem
 from factory.catalog.parse import CatalogContent, broken, parse_entry
 from factory.core.text_files import read_text
 from factory.core.yaml_files import NOTE_PREFIX, Place
+from factory.methods import all_settings
 from osasis.errors import did_you_mean
-from osasis.settings import TrainSettings
 
-SETTINGS = tuple(TrainSettings.model_fields)
+SETTINGS = all_settings()
 COLUMNS = (*(f for f in FIELDS if f != "overrides"), *SETTINGS)
 SEPARATORS = (",", ";", "\t")
 # A first line that tells Excel and LibreOffice the separator.

@@ -15,18 +15,25 @@ from pydantic_core import to_jsonable_python
 from factory.core.bases import NAME
 from factory.core.uris import base_name
 from factory.core.yaml_files import NOTE_PREFIX, Places, explained, place_of
+from factory.methods import Method, all_methods
 from factory.registry.gate import Gate
 from osasis.errors import UserError
-from osasis.settings import TrainSettings, make_settings
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
 def overrides_schema() -> dict[str, Any]:
-    """The JSON Schema of training settings."""
+    """The JSON Schema of training settings. A setting of several methods has any of theirs."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for method in all_methods():
+        for name, schema in method.settings.model_json_schema()["properties"].items():
+            found.setdefault(name, []).append(schema)
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": TrainSettings.model_json_schema()["properties"],
+        "properties": {
+            name: schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+            for name, schemas in found.items()
+        },
     }
 
 
@@ -105,9 +112,9 @@ class CatalogEntry:
     line: int | None = None
     places: Places = field(default_factory=dict, repr=False, compare=False)
 
-    def settings(self, preset: str, overrides: dict[str, Any]) -> TrainSettings:
-        """The settings of this style in a run. Raises InvalidInputError."""
-        return run_settings(preset, {**overrides, **self.overrides})
+    def settings(self, method: Method, preset: str, overrides: dict[str, Any]) -> Any:
+        """The method's settings of this style in a run. Raises InvalidInputError."""
+        return run_settings(method, preset, {**overrides, **self.overrides})
 
     def problem(self, name: str, message: str, remedy: str, value: Any = None) -> CatalogProblem:
         """A problem of the field ``name`` of this entry."""
@@ -176,11 +183,12 @@ class CatalogError(UserError):
         return f"{self.catalog}: {len(self.problems)} problem(s)\n  {lines}"
 
 
-def run_settings(preset: str, overrides: dict[str, Any]) -> TrainSettings:
+def run_settings(method: Method, preset: str, overrides: dict[str, Any]) -> Any:
     """Settings of a preset with overrides. Raises InvalidInputError with every problem."""
     changes = {str(k): v for k, v in overrides.items()}  # a YAML key can be a number
+    preset_values = method.make_settings(preset).to_dict()
     try:
-        return TrainSettings.parse({**make_settings(preset).to_dict(), **changes})
+        return method.settings.parse({**preset_values, **changes})
     except InvalidInputError as e:
         hint = "'preset' is not a setting; choose a preset for the run (--preset)"
         raise InvalidInputError(

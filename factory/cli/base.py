@@ -239,12 +239,12 @@ app.command("train-guide", cls=Command)(train_guide)
 def list_bases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all bases."""
     from factory.core import bases
+    from factory.methods import image_size
 
     place = find_home(home)
     rows = bases.list_bases(place)
     lines = [
-        f"{b['name']:32} {b['config']['image_size']} px  {b['bytes'] / 1e6:7.1f} MB  "
-        f"{b['fingerprint']}"
+        f"{b['name']:32} {image_size(b)} px  {b['bytes'] / 1e6:7.1f} MB  {b['fingerprint']}"
         for b in rows
     ]
     if rows or as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 # Panels of the help.
 INPUTS, OUTPUTS, INSTALLATION = "Inputs", "Outputs", "Installation"
 TRAINING, CLUSTER, FAILURES = "Training", "Cluster", "Failures"
+
+# Bytes of a unit, in GB.
+UNITS = {"GB": 1.0, "MB": 1e-3, "GIB": 2**30 / 1e9, "MIB": 2**20 / 1e9}
 
 Preset = Literal["reference", "default", "fast"]
 
@@ -100,3 +104,14 @@ def check_above_zero(value: float | None, flag: str) -> None:
     """Raise UserError for a value of 0 or less."""
     if value is not None and not value > 0:
         raise UserError(f"{flag} is {value:g}; it must be above 0")
+
+
+def memory_setting(size: str | None) -> dict[str, float]:
+    """The training setting ``memory`` (GB) of an option such as ``24GB`` or ``800 MiB``."""
+    if size is None:
+        return {}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", size.strip())
+    unit = UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise UserError(f"--memory is {size!r}; give a number with GB, GiB, MB or MiB, as in 24GB")
+    return {"memory": float(found[1]) * unit}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_PNG
 from osasis.errors import UserError
 from osasis.storage import write_json
 
@@ -46,9 +47,9 @@ def _entry(planned: Retraining) -> dict[str, object]:
     folder = planned.version.folder()
     entry: dict[str, object] = {
         "id": planned.id,
-        "image": str(folder / "style.png"),
+        "image": str(folder / STYLE_PNG),
         "overrides": planned.settings.to_dict(),
     }
     if planned.given_counterpart:
-        entry["counterpart"] = str(folder / "counterpart.png")
+        entry["counterpart"] = str(folder / COUNTERPART_PNG)
     return entry

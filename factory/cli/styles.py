@@ -84,9 +84,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show metrics and differing settings of versions side by side."""
+    from factory.methods import all_metrics
     from factory.registry import Registry
     from osasis.evaluation.names import METRIC_NAMES, PREFIX
-    from osasis.metrics import METRICS
 
     registry = Registry(find_home(home))
     if len(styles) == 1:
@@ -104,7 +104,7 @@ def compare(
     keys = list(dict.fromkeys(k for r in runs for k in r.params))
     differing = [k for k in keys if len({r.params.get(k) for r in runs}) > 1]
     evaluated = [PREFIX + name for name in METRIC_NAMES]
-    known = (*METRICS, "total", *evaluated)
+    known = (*all_metrics(), "total", *evaluated)
     measured = [k for k in known if any(k in r.metrics for r in runs)]
     metrics = table([r.metrics for r in runs], measured)
     settings = table([r.params for r in runs], differing)

@@ -162,6 +162,19 @@ def stylize(
         bool,
         option(FAILURES, "Retry photos that failed in an earlier run.", "--retry-errors"),
     ] = False,
+    frozen: Annotated[
+        bool,
+        option(INPUTS, "Refuse an input that has changed since the run before.", "--frozen"),
+    ] = False,
+    update: Annotated[
+        bool,
+        option(
+            OUTPUTS,
+            "Take up other styles, mixes, masks or options than the run before, and make again "
+            "what differs.",
+            "--update",
+        ),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -202,6 +215,8 @@ def stylize(
         max_errors=max_errors,
         timeout_per_image=timeout_per_image,
         retry_errors=retry_errors,
+        frozen=frozen,
+        update=update,
         contact_sheet=not no_contact_sheet,
         report=print_raw if terminal else print_progress,
         terminal=terminal,

@@ -21,6 +21,7 @@ from factory.cli.options import (
     SettingsOption,
     assignments,
     find_home,
+    memory_setting,
     names,
     option,
 )
@@ -42,6 +43,14 @@ def train(
     ] = None,
     preset: PresetOption = None,
     set_: SettingsOption = None,
+    memory: Annotated[
+        str | None,
+        option(
+            CLUSTER,
+            "Memory for each style in training, such as 24GB; chooses micro_batch and recompute.",
+            metavar="SIZE",
+        ),
+    ] = None,
     gate: Annotated[
         list[str] | None,
         option(
@@ -84,7 +93,7 @@ def train(
         home=find_home(home),
         base=base,
         preset=preset,
-        overrides=assignments(set_, "--set"),
+        overrides=assignments(set_, "--set") | memory_setting(memory),
         slots=slots,
         gpus_per_slot=gpus_per_slot,
         retries=retries,
@@ -113,7 +122,7 @@ def text_edit(
     as_json: JsonOption = False,
 ) -> None:
     """Make a direction between two texts, for `--mix text_edit=NAME`."""
-    from factory.text_edits import make_text_edit
+    from factory.methods.text_edits import make_text_edit
 
     place = find_home(home)
     edit = make_text_edit(

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from factory.core.home import Home
-from osasis.bundles.base import JSON_NAME, read_base_info, save_base
+from osasis.bundles.base import read_base_info, save_base
+from osasis.bundles.files import BASE_JSON, read_base_json
 from osasis.bundles.importers import read_diffae, read_prior
 from osasis.errors import ImageError, UserError
 from osasis.guides.guide import StatisticsGuide, open_clip_guide
@@ -108,8 +109,8 @@ def import_base(
 
 def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
     """Rename a new base into place. Raises UserError where a different base has the name."""
-    if (folder / JSON_NAME).is_file():
-        existing = json.loads((folder / JSON_NAME).read_text()).get("fingerprint")
+    if (folder / BASE_JSON).is_file():
+        existing = json.loads((folder / BASE_JSON).read_text()).get("fingerprint")
         if existing != fingerprint and not replace:
             shutil.rmtree(staging)
             raise UserError(
@@ -130,9 +131,9 @@ def describe_base(home: Home, name: str | None) -> dict[str, Any]:
     """The content of base.json, with the base's folder and its size in bytes."""
     folder = home.base_folder(name)
     return {
-        **read_base_info(folder),
+        **read_base_json(folder),
         "folder": str(folder),
-        "bytes": sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+        "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     }
 
 

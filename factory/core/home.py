@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from factory.core.disk import disk_named
-from osasis.bundles.base import JSON_NAME, read_base_info, shipped_bases
+from osasis.bundles.files import BASE_JSON, read_base_json, shipped_bases
 from osasis.errors import UserError, did_you_mean
 
 HOME_VARIABLE = "STYLE_FACTORY_HOME"
@@ -134,7 +134,7 @@ class Home:
 
     def base_folders(self) -> dict[str, Path]:
         """Folders of all usable bases by name: the home's own, then those of the package."""
-        own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{JSON_NAME}")}
+        own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{BASE_JSON}")}
         return dict(sorted(own.items())) | {
             name: folder for name, folder in shipped_bases().items() if name not in own
         }
@@ -167,6 +167,6 @@ class Home:
     def base_with(self, fingerprint: str) -> Path | None:
         """The folder of the base with this fingerprint; None where no base has it."""
         for folder in self.base_folders().values():
-            if read_base_info(folder)["fingerprint"] == fingerprint:
+            if read_base_json(folder)["fingerprint"] == fingerprint:
                 return folder
         return None

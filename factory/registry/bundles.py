@@ -15,18 +15,18 @@ import torch
 from factory.core.bases import check_name
 from factory.core.disk import disk_named
 from factory.core.home import Home
+from factory.methods import LoadedBase, load_style
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from factory.registry.versions import TRAINING_FILE, read_training
-from osasis.bundles.base import Base, read_base_info
-from osasis.bundles.style import load_style
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_JSON, STYLE_PNG, read_base_json
 from osasis.errors import UserError
 from osasis.storage import write_atomic, write_json
 
 JSON_NAME = "bundle.json"
 FORMAT = 1
 # Files of a bundle's style; the import ignores all others.
-STYLE_FILES = ("style.json", "style.safetensors", "style.png", "counterpart.png", TRAINING_FILE)
-REQUIRED_FILES = ("style.json", "style.safetensors")
+STYLE_FILES = (STYLE_JSON, "style.safetensors", STYLE_PNG, COUNTERPART_PNG, TRAINING_FILE)
+REQUIRED_FILES = (STYLE_JSON, "style.safetensors")
 MAX_BYTES = 8 * 1024**3
 
 
@@ -159,7 +159,7 @@ def _read_info(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def _check_base(home: Home, fingerprint: str, source: Path) -> None:
-    fingerprints = {n: read_base_info(f)["fingerprint"] for n, f in home.base_folders().items()}
+    fingerprints = {n: read_base_json(f)["fingerprint"] for n, f in home.base_folders().items()}
     if fingerprint not in fingerprints.values():
         named = ", ".join(f"{n} ({f})" for n, f in fingerprints.items()) or "none"
         raise UserError(
@@ -168,7 +168,7 @@ def _check_base(home: Home, fingerprint: str, source: Path) -> None:
         )
 
 
-def check_finite(folder: Path, base: Base | None = None) -> None:
+def check_finite(folder: Path, base: LoadedBase | None = None) -> None:
     """Load a style and verify its hash. Raises UserError where a weight is not finite."""
     style = load_style(folder, base)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in style.tensors()):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
+from factory.methods import load_base, load_style
 from factory.registry import CANDIDATE, Registry, StyleVersion
 from factory.registry.versions import read_training
-from osasis.bundles.base import load_base
-from osasis.bundles.style import Style, load_style, save_style
 from osasis.errors import UserError
-from osasis.images.tensors import load_square
 from osasis.storage import sha256_text
 
 
@@ -33,17 +30,11 @@ def compact_style(home: Home, reference: str, rank: int) -> tuple[StyleVersion, 
     style = load_style(folder, base)
     if style.low_rank:
         raise UserError(f"{version.reference} is of low rank already; choose another version")
-    small: Style = style.compact(rank=rank)
-    if not small.low_rank:
-        raise UserError(f"--rank {rank}: factors of this rank are larger than the weights of "
-                        f"{version.reference}; choose a lower rank")  # fmt: skip
-    small = replace(small, settings=style.settings.replace(compact_rank=rank))
+    small, save = base.compact(style, rank)
     fingerprint = sha256_text(f"{version.fingerprint}/{version.reference}/rank {rank}")[:16]
     small.info["fingerprint"] = fingerprint
-    images = [load_square(folder / f"{n}.png", base.config.image_size)
-              for n in ("style", "counterpart")]  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        save_style(Path(place), small, *images)
+        save(Path(place), folder)
         made = registry.register(
             version.style,
             Path(place),

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from factory.methods import all_metrics
 from osasis.evaluation.names import METRIC_NAMES, PREFIX
-from osasis.metrics import METRICS
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -24,7 +24,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 CONDITION = r"\s*([\w.]+)\s*(<=|>=|<|>)\s*(\S+)\s*"
 # Metrics of the preview photos, and those of `style-factory evaluate`.
-GATE_METRICS = (*METRICS, *(PREFIX + name for name in METRIC_NAMES))
+GATE_METRICS = (*all_metrics(), *(PREFIX + name for name in METRIC_NAMES))
 
 
 class Condition(InputModel):

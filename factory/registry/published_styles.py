@@ -7,11 +7,8 @@ from pathlib import Path
 
 from factory.core.bases import check_name
 from factory.core.home import Home
+from factory.methods import load_base
 from factory.registry import Registry, StyleVersion
-from osasis.bundles.base import load_base
-from osasis.bundles.importers import read_style
-from osasis.bundles.style import save_style
-from osasis.images.tensors import load_square
 from osasis.storage import sha256_file, sha256_text
 
 
@@ -22,6 +19,7 @@ def import_style(
     image: Path,
     *,
     counterpart: Path | None = None,
+    prompt: str | None = None,
     base: str | None = None,
     licence: str = "",
 ) -> StyleVersion:
@@ -39,12 +37,9 @@ def import_style(
         fingerprint = sha256_text("/".join(parts))[:16]
         if (found := registry.find(style_id, fingerprint)) is not None:
             return found
-    size = loaded.config.image_size
-    style_image = load_square(image, size)
-    photo = load_square(counterpart, size) if counterpart is not None else style_image
-    style = read_style(checkpoint, loaded, style_id, style_image[None])
+    style, save = loaded.import_style(style_id, checkpoint, image, counterpart, prompt)
     with tempfile.TemporaryDirectory() as folder:
-        save_style(Path(folder), style, style_image, photo)
+        save(Path(folder))
         return registry.register(
             style_id,
             Path(folder),

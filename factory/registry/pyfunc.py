@@ -43,8 +43,7 @@ class StylePredictor:
     def __init__(self, folder: Path) -> None:
         import yaml
 
-        from osasis.bundles.base import load_base
-        from osasis.bundles.style import load_style
+        from factory.methods import load_base, load_style
 
         model = yaml.safe_load((folder / MLMODEL).read_text())["metadata"]
         # HOME/artifacts/RUN/artifacts/style; the recorded home may have been moved.
@@ -81,7 +80,7 @@ class StylePredictor:
         return np.stack(out) if isinstance(model_input, np.ndarray) else out
 
     def _square(self, item: Any, number: int) -> torch.Tensor:
-        size, name = self.base.config.image_size, f"image {number}"
+        size, name = self.base.image_size, f"image {number}"
         if isinstance(item, Image.Image):
             # load_image applies orientation, colour profile and transparency.
             buffer = io.BytesIO()
@@ -104,15 +103,16 @@ class StylePredictor:
     def _stylize(self, photos: list[torch.Tensor], fields: dict[str, Any]) -> Iterable[Image.Image]:
         import torch
 
-        from osasis.encode import encode, encode_plan
+        from factory.methods import check_mix
         from osasis.mix import Mix
-        from osasis.stylize import decode
 
+        base = self.base
         mix = Mix.parse({"styles": [{"style": self.style.id}], **fields})
-        plan = encode_plan(mix, self.style.settings, self.base.device)
-        encodings = encode(self.base, torch.stack(photos).to(self.base.device), plan)
-        images = decode(self.base, encodings, mix, {self.style.id: self.style})
-        return [tensor_to_image(i) for i in images]
+        check_mix(mix, base.info)
+        plan = base.plan(mix, self.style.settings)
+        encodings = base.encode(torch.stack(photos).to(base.device), plan)
+        recipe = base.recipe(mix, {self.style.id: self.style}, plan)
+        return [tensor_to_image(i) for i in base.decode_rows([(encodings, recipe)])]
 
 
 def _items(model_input: Any) -> list[Any]:

@@ -6,17 +6,19 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from factory.catalog import CatalogEntry
 from factory.core.uris import base_name
+from factory.methods import LoadedBase
 from factory.registry import CHAMPION, GATE_TAG, PREVIEWS_TAG, StyleVersion
 from factory.registry.versions import read_evaluation, read_training
 from factory.reports.gallery import Gallery, GalleryStyle, duration, write_gallery
 from factory.reports.results import STATES, StyleResult, TrainResult
-from osasis.bundles.base import Base
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_JSON, STYLE_PNG
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, png_bytes
 from osasis.images.geometry import fit_square
@@ -29,7 +31,7 @@ THUMBNAIL = 64
 def write_run_gallery(
     run: TrainResult,
     entries: Sequence[CatalogEntry],
-    base: Base,
+    base: LoadedBase,
     photos: torch.Tensor,
     photos_hash: str,
     registered: Mapping[str, Sequence[StyleVersion]],
@@ -70,14 +72,14 @@ def write_run_gallery(
 def _failed(
     result: StyleResult,
     entry: CatalogEntry,
-    base: Base,
+    base: LoadedBase,
     photos: int,
     read: Callable[[str], bytes],
 ) -> GalleryStyle:
     return GalleryStyle(
         id=result.id,
         state="failed",
-        style_png=_style_png(entry, base.config.image_size, read),
+        style_png=_style_png(entry, base.image_size, read),
         stylized=(None,) * photos,
         provenance={"image": base_name(entry.image), "kind of failure": result.kind},
         reason=result.reason,
@@ -89,13 +91,13 @@ def _style(
     result: StyleResult,
     entry: CatalogEntry,
     version: StyleVersion,
-    base: Base,
+    base: LoadedBase,
     photos: int,
     photos_hash: str,
 ) -> GalleryStyle:
     """A registered style, read from its version's files without registry queries."""
     folder = version.folder()
-    info = json.loads((folder / "style.json").read_text())
+    info = json.loads((folder / STYLE_JSON).read_text())
     trained = read_training(folder)
     previews: list[bytes | None] = []
     # Previews of a style of an earlier run may show other photos.
@@ -109,8 +111,8 @@ def _style(
         state=result.state,
         version=str(version.version),
         champion=CHAMPION in version.aliases,
-        style_png=(folder / "style.png").read_bytes(),
-        counterpart_png=(folder / "counterpart.png").read_bytes(),
+        style_png=(folder / STYLE_PNG).read_bytes(),
+        counterpart_png=_optional(folder / COUNTERPART_PNG),
         stylized=tuple(previews + [None] * (photos - len(previews))),
         losses={k: v for k, v in losses.items() if any(v)},
         metrics={**(trained.get("metrics") or {}), **read_evaluation(version)},
@@ -128,6 +130,10 @@ def _style(
         reason=f"Candidate: {gate}" if gate and CHAMPION not in version.aliases else None,
         tags=entry.tags,
     )
+
+
+def _optional(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _style_png(entry: CatalogEntry, size: int, read: Callable[[str], bytes]) -> bytes:

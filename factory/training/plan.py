@@ -8,26 +8,26 @@ from typing import Any
 
 from factory.catalog import CatalogEntry
 from factory.core.failures import describe_failure, failure_kind
+from factory.methods import LoadedBase
 from factory.registry import CHAMPION, StyleVersion
 from factory.reports.results import StyleResult
 from factory.reports.style_states import Failed
 from factory.training.fingerprint import fingerprint
 from factory.training.staged_images import StagedImages
-from osasis.bundles.base import Base
 from osasis.errors import UserError
 from osasis.images.decoding import load_image
-from osasis.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class PlannedStyle:
     """A style of a run.
 
-    registered: the version with the same fingerprint. failure: why the style cannot be trained.
+    settings: of the base's method. registered: the version with the same fingerprint. failure: why
+    the style cannot be trained.
     """
 
     entry: CatalogEntry
-    settings: TrainSettings
+    settings: Any
     fingerprint: str
     registered: StyleVersion | None = None
     failure: Failed | None = None
@@ -55,7 +55,7 @@ def make_plan(
     entries: Iterable[CatalogEntry],
     preset: str,
     overrides: Mapping[str, Any],
-    base: Base,
+    base: LoadedBase,
     photos: str | None,
     versions: Mapping[str, list[StyleVersion]],
     images: StagedImages,
@@ -68,15 +68,15 @@ def make_plan(
     """
     plan = []
     for entry in entries:
-        settings = entry.settings(preset, dict(overrides))
-        key = ""
+        settings = entry.settings(base.method, preset, dict(overrides))
+        relevant, key = base.method.relevant(settings.to_dict()), ""
         try:
             image = images.read(entry.image)
             counterpart = images.read(entry.counterpart) if entry.counterpart else None
-            key = fingerprint(image, counterpart, base.fingerprint, settings.to_dict(), photos)
+            key = fingerprint(image, counterpart, base.fingerprint, relevant, photos)
             found = next((v for v in versions.get(entry.id, []) if v.fingerprint == key), None)
             if found is None:
-                _check_images(entry, image, counterpart, base.config.image_size)
+                _check_images(entry, image, counterpart, base.image_size)
             plan.append(PlannedStyle(entry, settings, key, found))
         except UserError as e:
             failure = Failed(describe_failure(e), failure_kind(e))

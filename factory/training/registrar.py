@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from factory.core.disk import find_disk_full
 from factory.core.failures import describe_failure
+from factory.methods import LoadedBase
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
 from factory.registry.bundles import check_finite
 from factory.registry.gate import Condition, gate_failures
 from factory.reports.results import StyleResult
 from factory.training.style_worker import PREVIEWS, RESULT, StyleTask
-from osasis.bundles.base import Base
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Registrar:
     """Registers trained styles. previews_key: hash of the photos that the previews show."""
 
     registry: Registry
-    base: Base
+    base: LoadedBase
     gate: tuple[Condition, ...]
     previews_key: str
     report: Callable[[str], None]

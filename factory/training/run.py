@@ -23,19 +23,18 @@ from factory.core.disk import disk_named
 from factory.core.failures import KINDS, SUPERSEDED
 from factory.core.home import Home
 from factory.core.uris import redact
+from factory.methods import LoadedBase, load_base
+from factory.methods.interface import Bank, ContentPhotos
 from factory.registry import Registry, RegistrySnapshot, list_versions, load_mlflow
 from factory.registry.gate import Condition, parse_gate
 from factory.reports.progress import Display, make_display
 from factory.reports.results import BankResult, StyleResult, TrainResult
 from factory.reports.style_states import Done, Failed, Snapshot
-from factory.training.content_banks import Bank, ContentPhotos, ensure_banks
 from factory.training.lease_queue import RETRIES, RETRY_ON
 from factory.training.plan import PlannedStyle, make_plan
 from factory.training.registrar import Registrar
 from factory.training.staged_images import StagedImages
 from factory.training.style_worker import CHECKPOINT, StyleTask
-from osasis.bundles.base import Base, load_base
-from osasis.contents import HELD_OUT
 from osasis.errors import UserError
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
@@ -136,11 +135,18 @@ class TrainingRun:
         self.base_folder = self.home.base_folder(base)
         self.base = load_base(self.base_folder)
         preset = options.preset or self.base.preset
-        loaded = load_catalog(catalog, preset, options.overrides, self.images.read, self.report)
+        loaded = load_catalog(
+            catalog, preset, options.overrides, self.images.read, self.report, self.base.method
+        )
         gate = (*options.gate, *loaded.gate)
         photos = _preview_photos(self.base, previews, self.report)
-        size = self.base.config.image_size
+        size = self.base.image_size
         self.photos = None
+        if contents and not self.base.method.models_photos:
+            raise UserError(
+                f"--contents: styles of method {self.base.method.name}, which is that of base "
+                f"{self.base.name}, train on the style image alone; leave it out"
+            )
         if contents:
             self.photos = ContentPhotos(example_photos(Path(contents), size, 4096, self.report))
         plan = make_plan(
@@ -267,14 +273,8 @@ class TrainingRun:
         plan = self._not_registered_elsewhere(plan)
         if not plan:
             return []
-        banks = ensure_banks(
-            self.home.banks,
-            self.base_folder,
-            self.base,
-            [p.settings for p in plan],
-            self.report,
-            claims,
-            self.photos,
+        banks = self.base.banks(
+            [p.settings for p in plan], self.home.banks, self.report, claims, self.photos
         )
         self.banks |= {b.folder: b for b in banks if b is not None}
         tasks = [self._task(p, b, claims) for p, b in zip(plan, banks, strict=True)]
@@ -344,15 +344,14 @@ def _is_taken_over(p: PlannedStyle, state: Done | Failed, claims: Claims) -> boo
 
 
 def _preview_photos(
-    base: Base, given: str | Path | None, report: Callable[[str], None]
+    base: LoadedBase, given: str | Path | None, report: Callable[[str], None]
 ) -> torch.Tensor:
     """Photos that the gallery shows in every style: (N, 3, H, W) in [-1, 1]."""
     if given is not None:
         paths = find_images(given, report)[:PREVIEW_COUNT]
-        return torch.stack([load_square(p, base.config.image_size) for p in paths])
-    if base.photos is None:
+        return torch.stack([load_square(p, base.image_size) for p in paths])
+    if base.held_out is None:
         raise UserError(
             f"base {base.name!r} has no photos of its own: give a folder with --previews"
         )
-    # The held-out photos, which training does not use (see osasis.contents).
-    return from_uint8(base.photos[-HELD_OUT:])
+    return from_uint8(base.held_out)

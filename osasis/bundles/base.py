@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from osasis.bundles.files import BASE_JSON, read_bundle_json
 from osasis.devices import required_device
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
@@ -34,10 +35,8 @@ from osasis.networks.unet import UNet
 from osasis.storage import save_tensors, sha256_file, sha256_text, to_float16, write_json
 
 FORMAT = 1
-JSON_NAME = "base.json"
 P = TypeVar("P")
 M = TypeVar("M", bound=torch.nn.Module)
-SHIPPED = Path(__file__).parents[1] / "bases"
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,11 @@ class Base:
     @property
     def device(self) -> torch.device:
         return self.z_mean.device
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the squares that the base computes with."""
+        return self.config.image_size
 
     def to(self, device: str | torch.device) -> Base:
         """Move the loaded parts; deferred parts are moved when they are loaded."""
@@ -207,7 +211,7 @@ def save_base(
     }
     content = json.dumps([hashes, guide, info["config"]], sort_keys=True)
     info["fingerprint"] = sha256_text(content)[:16]
-    write_json(folder / JSON_NAME, info)
+    write_json(folder / BASE_JSON, info)
     return info
 
 
@@ -224,38 +228,16 @@ def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Ten
     return shards
 
 
-def shipped_bases() -> dict[str, Path]:
-    """Folders of the bases inside this package, by name."""
-    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
-
-
 def read_base_info(folder: Path) -> dict[str, Any]:
     """Read base.json. Raises UserError if it is missing, invalid or of another format."""
-    path = folder / JSON_NAME
+    path = folder / BASE_JSON
     if not path.is_file():
-        raise UserError(f"{folder}: not a base (it has no {JSON_NAME})")
+        raise UserError(f"{folder}: not a base (it has no {BASE_JSON})")
     keys = ("config", "guide", "perceptual", "files", "fingerprint")
     info = read_bundle_json(path, FORMAT, keys, "import the base again")
     kind = (info["guide"] or {}).get("kind")
     if kind not in ("statistics", "open_clip", "combined"):
         raise UserError(f"{path}: guide.kind is {kind!r}; import the base again")
-    return info
-
-
-def read_bundle_json(
-    path: Path, format_number: int, keys: tuple[str, ...], remedy: str
-) -> dict[str, Any]:
-    """Read the JSON file of a base or style. Raises UserError, ending with ``remedy``."""
-    try:
-        info = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        info = None
-    if not isinstance(info, dict):
-        raise UserError(f"{path}: not valid JSON; {remedy}")
-    if (found := info.get("format")) != format_number:
-        raise UserError(f"{path}: format {found}; this version reads {format_number}; {remedy}")
-    if missing := [key for key in keys if key not in info]:
-        raise UserError(f"{path}: {missing[0]} is missing; {remedy}")
     return info
 
 
@@ -266,7 +248,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     """
     device = required_device(device)
     info = read_base_info(folder)
-    config = DiffAEConfig.parse(info["config"], str(folder / JSON_NAME))
+    config = DiffAEConfig.parse(info["config"], str(folder / BASE_JSON))
     if verify:
         _verify(folder, info["files"])
     tensors = _tensors(folder, "diffae")
@@ -308,7 +290,7 @@ def _verify(folder: Path, hashes: dict[str, str]) -> None:
         if not path.is_file():
             raise UserError(f"{path}: missing; import the base again")
         if sha256_file(path) != digest:
-            raise UserError(f"{path}: its SHA-256 differs from {JSON_NAME}; import the base again")
+            raise UserError(f"{path}: its SHA-256 differs from {BASE_JSON}; import the base again")
 
 
 def _load_network(build: Callable[[], M], tensors: dict[str, Tensor], source: Path) -> M:

@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.bundles.base import Base, read_bundle_json
+from osasis.bundles.base import Base
+from osasis.bundles.files import STYLE_JSON, read_bundle_json
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import image_to_tensor, tensor_to_image
@@ -142,7 +143,7 @@ def save_style(
         "settings": style.settings.to_dict(),
         "weights_sha256": sha256_file(folder / "style.safetensors"),
     }
-    write_json(folder / "style.json", info)
+    write_json(folder / STYLE_JSON, info)
     return info
 
 
@@ -152,7 +153,7 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
     base: that must fit; it gives the factors of older files their shapes.
     verify: compare the weights' SHA-256 with style.json (a few milliseconds per megabyte).
     """
-    path, weights = folder / "style.json", folder / "style.safetensors"
+    path, weights = folder / STYLE_JSON, folder / "style.safetensors"
     if not path.is_file() or not weights.is_file():
         raise UserError(f"{folder}: not a style (style.json or style.safetensors is missing)")
     info = read_bundle_json(

@@ -16,14 +16,20 @@ SOURCES = {
 def guide_metrics(base: Base) -> list[Metric]:
     """``style_distance``, ``direction`` and ``edges`` with the base's guide."""
 
-    def measure(pair: Pair, name: str) -> tuple[float]:
+    def measure(pair: Pair, name: str) -> tuple[float] | None:
         others = (pair.photo, pair.style_image, pair.counterpart)
 
         def compute(stylized: Picture) -> dict[str, float]:
-            photo, style_image, counterpart = (p.batch for p in others)
-            return style_metrics(base, photo, stylized.batch, style_image, counterpart)
+            return style_metrics(
+                base,
+                pair.photo.batch,
+                stylized.batch,
+                pair.style_image.batch,
+                None if pair.counterpart is None else pair.counterpart.batch,
+            )
 
-        return (pair.stylized.once(("guide", *others), compute)[name],)
+        found = pair.stylized.once(("guide", *others), compute)
+        return (found[name],) if name in found else None
 
     def metric(name: str) -> Metric:
         backbone = "lightness" if name == "edges" else f"guide of {base.name}"

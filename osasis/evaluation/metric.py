@@ -38,12 +38,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """A photo and its stylization, with the style's image and photo counterpart; equal sizes."""
+    """A photo and its stylization, with the style's image and photo counterpart.
+
+    The pictures have equal sizes. counterpart: None for styles without one.
+    """
 
     photo: Picture
     stylized: Picture
     style_image: Picture
-    counterpart: Picture
+    counterpart: Picture | None
 
 
 def mean_value(rows: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from factory.methods import base_facts
 from osasis.errors import UserError
 from serving.api.common import authorised
 from serving.errors import ApiError
@@ -87,8 +88,7 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "base": service.info["name"],
         "fingerprint": service.info["fingerprint"],
-        "image_size": service.sizes.image_size,
-        "levels": service.sizes.levels,
+        **base_facts(service.info),
         "text_edits": edits,
         "limits": vars(service.config.limits),
         "styles": len(service.catalog.styles),

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from factory.methods.osasis.base import OsasisBase
+from factory.methods.osasis.method import OsasisMethod
 from factory.registry import StyleVersion
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
@@ -74,7 +76,7 @@ def low_rank_style(base: Base, rank: int) -> Style:
 
 def memory_of_styles(base: Base, count: int, rank: int) -> dict[str, Any]:
     """Decode a photo in each of ``count`` styles in one engine."""
-    engine = Engine(base, styles_host=4_000_000_000)
+    engine = Engine(OsasisBase(OsasisMethod(), base, Path()), styles_host=4_000_000_000)
     side = base.config.image_size
     photo = png_bytes(picture(1, (side, side)))
     steps = {"decode_steps": 2, "encode_steps": 2, "structure": 0.0}

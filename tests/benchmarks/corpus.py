@@ -98,7 +98,8 @@ def main() -> None:
 
     from factory.core.home import Home
     from factory.registry import Registry
-    from osasis.bundles.base import load_base, shipped_bases
+    from osasis.bundles.base import load_base
+    from osasis.bundles.files import shipped_bases
     from osasis.bundles.style import save_style
     from pipelines import stylize
 

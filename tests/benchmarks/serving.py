@@ -70,8 +70,8 @@ def open_bare(home: str, threads: int) -> None:
     import torch
 
     from factory.core.home import Home
+    from factory.methods import load_base
     from factory.registry import Registry
-    from osasis.bundles.base import load_base
     from serving.engine import Engine
 
     torch.set_num_threads(threads)
@@ -94,7 +94,7 @@ def bare_round(plan: Plan, steps: Steps, seconds: float) -> list[dict[str, Any]]
     def work(number: int) -> ImageTask:
         mix = Mix.parse(mix_of(number, steps))
         versions = {s.style: current[s.style] for s in mix.styles}
-        size = engine.base.config.image_size
+        size = engine.base.image_size
         found = fitted_photo(photo(number), "photo", size, PhotoOptions(), False, Limits())
         return ImageTask(found.squares[0], mix, versions)
 
@@ -170,7 +170,7 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
 
     base, place = load_base(base_folder), Home(home)
     client = Registry(place).client
-    size = base.config.image_size
+    size = base.image_size
     blank = torch.zeros(3, size, size)
     tags = {"base": base.fingerprint}
     for i, name in enumerate(names):
@@ -193,7 +193,7 @@ def plans(images: int, rounds: int) -> Plan:
 
 def measure_load(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Load, slider and cold style, with the shipped base."""
-    from osasis.bundles.base import shipped_bases
+    from osasis.bundles.files import shipped_bases
 
     if not home.exists():
         fill(home, next(iter(shipped_bases().values())), STYLES)
@@ -284,7 +284,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = args.home or Path(scratch) / "home"
         if args.fill:
-            from osasis.bundles.base import shipped_bases
+            from osasis.bundles.files import shipped_bases
 
             fill(home, next(iter(shipped_bases().values())), STYLES)
             return

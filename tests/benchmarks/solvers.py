@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, load_base, shipped_bases
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.files import shipped_bases
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.metric import Pair, Picture

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from osasis.arithmetic import Arithmetic, autocast
@@ -19,7 +17,7 @@ from osasis.bundles.base import Base
 from osasis.contents import ContentBank, Contents, SampledContents
 from osasis.devices import required_device
 from osasis.encode import EncodePlan, Encodings, encode, encode_plan
-from osasis.guides.guide import OpenClipGuide
+from osasis.memory import step_memory
 from osasis.mix import Mix
 from osasis.recipe import make_recipe
 from osasis.recompute import recompute_activations
@@ -190,38 +188,7 @@ def _timed(work: Work, device: torch.device) -> float:
 
 
 def counted_memory(context: Context) -> float:
-    """Bytes that a training step holds: weights, gradients, optimiser and saved activations.
-
-    Activations are counted at batches of 1 and 2 and extrapolated to ``images``: they grow
-    linearly. What the backward pass itself allocates is not counted.
-    """
-    settings = make_settings("reference", **ONE_STEP)
-    saved = []
-    for batch in (1, 2):
-        trainer = context.trainer(settings, batch)
-        assert trainer.denoising_steps == 1
-        networks = [trainer.networks, context.base.diffae, context.base.perceptual.model]
-        networks += [g for g in context.base.guide.modules() if isinstance(g, OpenClipGuide)]
-        known = {StorageWeakRef(p.untyped_storage()) for n in networks for p in n.parameters()}
-        total = 0
-
-        def pack(tensor: Tensor, known: set[StorageWeakRef] = known) -> tuple[Any, ...]:
-            nonlocal total
-            storage = tensor.untyped_storage()
-            if (seen := StorageWeakRef(storage)) not in known:
-                known.add(seen)
-                total += storage.nbytes()
-            return tensor.shape, tensor.dtype, tensor.device
-
-        def unpack(packed: tuple[Any, ...]) -> Tensor:
-            return torch.zeros(packed[0], dtype=packed[1], device=packed[2])
-
-        # Nothing is saved in fact, so that a small machine can count a large network. The
-        # gradients are wrong.
-        with saved_tensors_hooks(pack, unpack):
-            trainer.step()
-        saved.append(total)
-    sizes = [sum(p.nbytes for p in n.parameters()) for n in networks]
-    return (
-        4 * sizes[0] + sum(sizes[1:]) + saved[0] + (context.case.images - 1) * (saved[1] - saved[0])
-    )
+    """Bytes that a training step of preset `reference` holds on ``images`` contents."""
+    trainer = context.trainer(make_settings("reference", **ONE_STEP), 2)
+    plain, _ = step_memory(trainer)
+    return plain.first + (context.case.images - 1) * plain.further

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, frozen, load_base, shipped_bases
+from osasis.bundles.base import Base, frozen, load_base
+from osasis.bundles.files import shipped_bases
 from osasis.bundles.style import Style
 from osasis.guides.guide import open_clip_guide
 from osasis.guides.perceptual import PerceptualNet

@@ -79,7 +79,8 @@ class Recorded:
         timesteps = self.base.schedule.timesteps(c["steps"])
         assert list(timesteps) == c["timesteps"][::-1]
         latents = torch.stack([g[f"invert999.x.t{t}"] for t in timesteps])
-        fields = {k: c[k] for k in ("guidance", "prompt", "negative_prompt")}
+        fields = {k: c[k] for k in ("guidance", "negative_prompt")}
+        fields["base_prompt"] = c["prompt"]
         fields["encode_prompt"] = self.json["inversion"]["prompt"]
         settings = make_sample_settings("reference", decode_steps=c["steps"], **fields)
         layers = tuple(
@@ -393,8 +394,8 @@ def trainer_of(recorded: Recorded) -> AdapterTrainer:
         timesteps = g["train.timesteps"].view(t["steps"], t["batch"])[i]
         return Draws(timesteps, g[f"train.posterior_noise.{i}"], g[f"train.noise.{i}"])
 
-    image = style_tensor(Image.fromarray(g["input.style"].numpy()), settings)
-    trainer = AdapterTrainer(base, image, "", settings, initial=factors, draw=draw)
+    image = style_tensor(Image.fromarray(g["input.style"].numpy()), settings, 0)
+    trainer = AdapterTrainer(base, image, settings, initial=factors, draw=draw)
     mean, std = trainer.views.posterior(0)
     close(mean, g["train.posterior_mean"], ONE_CALL, "train.posterior_mean")
     close(std, g["train.posterior_std"], ONE_CALL, "train.posterior_std")

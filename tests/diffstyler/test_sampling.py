@@ -103,7 +103,9 @@ def test_strength_0_is_the_base(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:
     # The base takes the source longer, so that both windows are set alike.
-    s = settings(base_attention_window=0.5, base_feature_window=0.6, prompt="painting of <sss>")
+    s = settings(
+        base_attention_window=0.5, base_feature_window=0.6, base_prompt="painting of <sss>"
+    )
     none, plain = sample(
         base,
         [

@@ -18,10 +18,9 @@ from tests.diffstyler.tiny_sd import SIZE, picture, write_pipeline
 
 
 def trainer(base: Base, **fields: Any) -> AdapterTrainer:
-    settings = make_train_settings(
-        **{"rank": 2, "lr": 1e-2, "resolution": SIZE, "precision": "float32", **fields}
-    )
-    return AdapterTrainer(base, picture(0, SIZE, SIZE + 16), "deer", settings)
+    few = {"rank": 2, "lr": 1e-2, "precision": "float32", "content": "deer"}
+    settings = make_train_settings(**few | fields)
+    return AdapterTrainer(base, picture(0, SIZE, SIZE + 16), settings)
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -146,7 +145,8 @@ def test_divergence_names_the_step(base: Base) -> None:
 def test_style_image_sizes() -> None:
     picture = Image.new("RGB", (300, 200))
     published = make_train_settings("reference", resolution=64)
-    assert style_tensor(picture, published).shape == (3, 64, 96)
-    assert style_tensor(Image.new("RGB", (303, 200)), published).shape == (3, 64, 96)
+    assert style_tensor(picture, published, 512).shape == (3, 64, 96)
+    assert style_tensor(Image.new("RGB", (303, 200)), published, 512).shape == (3, 64, 96)
     rounded = make_train_settings(resolution=64)
-    assert style_tensor(Image.new("RGB", (315, 200)), rounded).shape == (3, 64, 104)
+    assert style_tensor(Image.new("RGB", (315, 200)), rounded, 512).shape == (3, 64, 104)
+    assert style_tensor(picture, make_train_settings(), 128).shape == (3, 128, 192)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from factory.cli.app import app
 from factory.registry.gate import parse_gate
-from osasis.bundles.base import shipped_bases
+from osasis.bundles.files import shipped_bases
 from osasis.mix import Mix
 from osasis.pretraining.settings import PretrainSettings
 from osasis.settings import TrainSettings

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from osasis.checkpoints import load_checkpoint, save_checkpoint
+from osasis.checkpoints import CheckpointWriter, load_checkpoint, save_checkpoint
 from osasis.errors import UserError
 from osasis.storage import save_tensors
 
@@ -37,3 +38,33 @@ def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
         assert str(path) in str(error.value)
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "absent")
+
+
+def test_a_checkpoint_is_written_beside_the_training_and_leaving_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    with CheckpointWriter(tmp_path / "state") as writer:
+        for iteration in range(3):
+            writer.write({"a": torch.full((4,), float(iteration))}, {"iteration": iteration})
+    read, told = load_checkpoint(tmp_path / "state")
+    assert told == {"iteration": 2}
+    assert read["a"].tolist() == [2.0] * 4
+
+
+def test_checkpoints_are_due_after_iterations_or_time(tmp_path: Path) -> None:
+    by_count = CheckpointWriter(tmp_path / "state", every=2)
+    assert [i for i in range(1, 6) if by_count.is_due(i)] == [2, 4]
+    by_time = CheckpointWriter(tmp_path / "state", seconds=0.05)
+    assert not by_time.is_due(1)
+    time.sleep(0.06)
+    assert by_time.is_due(2)
+    by_time.write({"a": torch.ones(1)}, {})
+    assert not by_time.is_due(3)
+
+
+def test_an_error_of_writing_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    writer = CheckpointWriter(tmp_path / "file" / "state")
+    writer.write({"a": torch.ones(1)}, {})
+    with pytest.raises(OSError):
+        writer.write({"a": torch.ones(1)}, {})

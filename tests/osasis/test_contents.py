@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, shipped_bases
+from osasis.bundles.base import Base
+from osasis.bundles.files import shipped_bases
 from osasis.contents import (
     HELD_OUT,
     PARTS,

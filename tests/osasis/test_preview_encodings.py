@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, load_base, shipped_bases
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.files import shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError

@@ -133,7 +133,6 @@ def test_a_resumed_evaluation_measures_the_missing_rows_only(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_other_weights_measure_and_make_again_what_depends_on_them(
     shop: Home, faces: Path, tmp_path: Path
 ) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from factory.methods import LoadedBase, Style, load_base, load_style
 from factory.registry import StyleVersion
-from osasis.bundles.base import Base, load_base
-from osasis.bundles.style import Style, load_style, save_style
+from osasis.bundles.style import load_style as load_osasis_style
+from osasis.bundles.style import save_style
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.validation import InvalidInputError
@@ -23,7 +24,7 @@ from tests.tiny import write_style
 
 
 @pytest.fixture(scope="module")
-def base(home: Path) -> Base:
+def base(home: Path) -> LoadedBase:
     return load_base(home / "bases" / "tiny")
 
 
@@ -43,7 +44,7 @@ def low_rank(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     for name, folder in folders.items():
         out[name] = tmp_path_factory.mktemp(f"{name}-low")
         image = load_square(folder / "style.png", 32)
-        save_style(out[name], load_style(folder).compact(rank=2), image, -image)
+        save_style(out[name], load_osasis_style(folder).compact(rank=2), image, -image)
     return out
 
 
@@ -61,7 +62,7 @@ def make_task(folders: dict[str, Path], *styles: str, seed: int = 0, **mix: obje
 MIXES = [("a",), ("b",), ("a", "b"), ("a",)]
 
 
-def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]) -> None:
+def test_results_do_not_depend_on_the_batch(base: LoadedBase, folders: dict[str, Path]) -> None:
     engine = Engine(base, batch_wait=0.5)
     tasks = [make_task(folders, *styles, seed=i) for i, styles in enumerate(MIXES)]
     alone = [engine.submit(task).result(120) for task in tasks]
@@ -76,10 +77,10 @@ def test_results_do_not_depend_on_the_batch(base: Base, folders: dict[str, Path]
     assert engine.encoded == 4 and engine.styles.loads == 2
 
 
-def test_the_limit_counts_network_calls(base: Base, folders: dict[str, Path]) -> None:
+def test_the_limit_counts_network_calls(base: LoadedBase, folders: dict[str, Path]) -> None:
     engine = Engine(base, encode_calls=30)
     exact = {"encode_solver": "fixed_point"}
-    message = "encode_steps is 11; inversion by fixed_point takes 33 network calls"
+    message = "encode_steps is 11; the inversion takes 33 network calls"
     with pytest.raises(InvalidInputError, match=message) as error:
         engine.submit(make_task(folders, "a", encode_steps=11, **exact)).result(9)
     assert error.value.problems[0].allowed == "at most 30 network calls"
@@ -90,7 +91,7 @@ def test_the_limit_counts_network_calls(base: Base, folders: dict[str, Path]) ->
     assert Engine(base, encode_calls=1).submit(make_task(folders, "a")).result(120).batch == 1
 
 
-def test_different_mixes_share_passes(base: Base, low_rank: dict[str, Path]) -> None:
+def test_different_mixes_share_passes(base: LoadedBase, low_rank: dict[str, Path]) -> None:
     """As on a GPU, where a pass takes several images."""
     tasks = [make_task(low_rank, *styles, seed=i) for i, styles in enumerate(MIXES)]
     engine = Engine(base, batch_wait=0.5)
@@ -103,7 +104,7 @@ def test_different_mixes_share_passes(base: Base, low_rank: dict[str, Path]) -> 
 
 
 def test_an_encoding_is_shared_by_equal_inversions_only(
-    base: Base, folders: dict[str, Path]
+    base: LoadedBase, folders: dict[str, Path]
 ) -> None:
     engine = Engine(base, batch_wait=0.01)
 
@@ -120,7 +121,7 @@ def test_an_encoding_is_shared_by_equal_inversions_only(
     assert cached and np.array_equal(pixels, first[1])
 
 
-def test_a_failing_style_does_not_affect_others(base: Base, folders: dict[str, Path],
+def test_a_failing_style_does_not_affect_others(base: LoadedBase, folders: dict[str, Path],
                                                 tmp_path: Path) -> None:  # fmt: skip
     engine = Engine(base)
     bad = engine.submit(make_task({**folders, "gone": tmp_path}, "gone"))
@@ -133,7 +134,7 @@ def test_a_failing_style_does_not_affect_others(base: Base, folders: dict[str, P
 
 
 def test_unresponsive_storage_does_not_block_other_styles(
-    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    base: LoadedBase, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, gate = Engine(base), threading.Event()
 
@@ -155,18 +156,16 @@ def test_unresponsive_storage_does_not_block_other_styles(
 
 
 def test_abandoned_tasks_are_cancelled_and_a_stall_is_reported(
-    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    base: LoadedBase, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import serving.engine
-
-    real, gate, entered = serving.engine.decode_rows, threading.Event(), threading.Event()
+    real, gate, entered = base.decode_rows, threading.Event(), threading.Event()
 
     def slow(*args: object, **options: object) -> torch.Tensor:
         entered.set()
         gate.wait(120)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(serving.engine, "decode_rows", slow)
+    monkeypatch.setattr(base, "decode_rows", slow)
     engine = Engine(base, stall=0.2, batch_wait=0.0)
     running = engine.submit(make_task(folders, "a"))
     assert entered.wait(120)
@@ -201,7 +200,7 @@ def test_caches_stay_within_their_budget() -> None:
 
 
 def test_500_styles_in_bounded_memory(
-    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    base: LoadedBase, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     style = load_style(folders["a"], base)
     monkeypatch.setattr("serving.style_loader.load_style", lambda *_: style)
@@ -214,11 +213,11 @@ def test_500_styles_in_bounded_memory(
 
 
 def test_concurrent_requests_load_a_style_once(
-    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    base: LoadedBase, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     style, gate = load_style(folders["a"], base), threading.Event()
 
-    def load(folder: Path, _: Base) -> Style:
+    def load(folder: Path, _: LoadedBase) -> Style:
         if folder == folders["a"]:
             gate.wait(60)
         return style

@@ -12,6 +12,7 @@ import pytest
 from factory.catalog import CatalogError, check_catalog
 from factory.catalog.schema import schema_text, shipped_schema
 from factory.core.uris import read_bytes
+from factory.methods import find_method
 from osasis.errors import UserError
 from osasis.settings import TrainSettings
 from tests.factory.catalog.conftest import load, problems
@@ -78,10 +79,10 @@ def test_files_name_paths_and_uris(
     assert (second.id, second.counterpart, second.tags) == ("ink", None, ())
     assert read_bytes(second.image) == (folder / "ink.png").read_bytes()
     assert [e.line for e in (first, second)] == lines
-    settings = first.settings("default", {"batch_size": 3, "iterations": 5})
+    settings = first.settings(find_method("osasis"), "default", {"batch_size": 3, "iterations": 5})
     # The entry's own overrides win over the run's.
     assert (settings.iterations, settings.t0, settings.batch_size) == (7, 0.4, 3)
-    assert second.settings("default", {"iterations": 5}).iterations == 5
+    assert second.settings(find_method("osasis"), "default", {"iterations": 5}).iterations == 5
 
 
 def test_all_problems_of_a_yaml_are_reported_at_once(images: Callable[..., Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from osasis.bundles.base import shipped_bases
+from osasis.bundles.files import shipped_bases
 from tests.factory.conftest import Ran, cli, import_tiny
 from tests.tiny import SIZE
 

@@ -49,7 +49,6 @@ def test_evaluate_prints_one_document_and_logs_the_results(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_missed_gate_is_exit_code_1_and_named(
     trained_home: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -60,7 +59,6 @@ def test_a_missed_gate_is_exit_code_1_and_named(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_training_settings_are_swept_in_a_home_of_their_own(
     trained_home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from factory.core.bases import check_name, example_photos
 from factory.core.home import HOME_VARIABLE, Home
-from osasis.bundles.base import read_base_info, shipped_bases
+from osasis.bundles.base import read_base_info
+from osasis.bundles.files import shipped_bases
 from osasis.errors import UserError
 from osasis.images.tensors import image_to_tensor
 from tests.tiny import picture, truncated_jpeg

@@ -17,7 +17,6 @@ from factory.reports.style_states import Failed, Running, Snapshot
 from factory.training.fingerprint import fingerprint
 from factory.training.slots import SlotPlan, TrainingJob, plan_slots, run_job
 from factory.training.style_worker import CHECKPOINT, StyleWorker
-from osasis.settings import make_settings
 from tests.factory.conftest import Shop, ray_processes
 from tests.tiny import picture
 
@@ -124,17 +123,6 @@ def test_one_slot_per_cpu_without_gpus(local_ray: None, tmp_path: Path) -> None:
     assert (SlotPlan(1).device, SlotPlan(2, gpus=0.5).device) == ("cpu", "cuda")
 
 
-def test_fingerprints_of_older_homes_stay_valid() -> None:
-    """Computed before adapters were settings."""
-    published = make_settings("reference").to_dict()
-    assert fingerprint(b"image", None, "0123", published) == "adf0da7222895162"
-    settings = make_settings("default", seed=3, compact_rank=None).to_dict()
-    assert fingerprint(b"image", None, "0123", settings) == "3850ef4cd2e3c438"
-    # The rank of factors counts where factors are trained.
-    low = [make_settings("reference", adapter="lora", adapter_rank=r).to_dict() for r in (4, 8)]
-    assert len({fingerprint(b"image", None, "0123", s) for s in [published, *low]}) == 3
-
-
 def test_fingerprint_depends_on_images_base_and_settings() -> None:
     same = (b"image", None, "base", {"iterations": 2, "seed": 0})
     others = [
@@ -147,10 +135,3 @@ def test_fingerprint_depends_on_images_base_and_settings() -> None:
     assert len(set(prints)) == 5
     assert all(len(p) == 16 for p in prints)
     assert fingerprint(*same[:3], {"seed": 0, "iterations": 2}) == prints[0]
-    # Styles of other precisions than float32 were once trained with losses in that precision.
-    for precision, hashed in (("float32", False), ("auto", True), ("bfloat16", True)):
-        settings = {**same[3], "precision": precision}
-        with_losses = fingerprint(*same[:3], {**settings, "losses": "float32"})
-        assert (fingerprint(*same[:3], settings) == with_losses) is hashed
-    # The checkpoint interval does not affect the result.
-    assert fingerprint(*same[:3], {**same[3], "checkpoint_every": 5}) == prints[0]

@@ -20,13 +20,9 @@ from safetensors.torch import load_file
 
 from factory.core.claims import Claims, SupersededError
 from factory.core.failures import describe_failure, failure_kind
+from factory.methods.osasis.training import COUNTERPART
 from factory.training.slots import try_train
-from factory.training.style_worker import (
-    CHECKPOINT,
-    COUNTERPART,
-    StyleTask,
-    StyleWorker,
-)
+from factory.training.style_worker import CHECKPOINT, StyleTask, StyleWorker
 from osasis.bundles.base import load_base
 from osasis.bundles.style import load_style
 from osasis.encode import encode
@@ -43,15 +39,18 @@ SETTINGS = {"iterations": 5, "checkpoint_every": 2, "dropout": 0.1}
 KILLED_AT = 3
 
 KILLED = """
-import os, pickle, signal, sys
+import os, pickle, signal, sys, time
 import torch
-from factory.training.style_worker import StyleWorker
+from factory.training.style_worker import CHECKPOINT, StyleWorker
 
 torch.set_num_threads(1)
 base, previews, task, killed_at = pickle.loads(bytes.fromhex(sys.argv[1]))
 
 def on_iteration(iteration, of, total):
     if iteration == killed_at:
+        # It is written beside the training.
+        while not (task.folder / CHECKPOINT).is_file():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 StyleWorker.open(base, previews, "cpu").train(task, on_iteration)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from osasis.bundles.base import SHIPPED, Base, load_base, shipped_bases
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.files import SHIPPED, shipped_bases
 from osasis.contents import HELD_OUT
 from osasis.images.tensors import from_uint8
 from osasis.pretraining.evaluate_base import draw_samples, evaluate_base

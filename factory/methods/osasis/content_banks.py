@@ -1,4 +1,4 @@
-"""Content banks: computed once on Ray for all styles of a base, stored by fingerprint.
+"""Content banks of OSASIS: computed once on Ray for all styles of a base, stored by fingerprint.
 
 A bank is a folder with ``shard-00000.safetensors`` and so on, and ``bank.json``, which is written
 last. A base may ship banks under the same names in its folder ``banks``. Shards are independent
@@ -8,11 +8,9 @@ tasks does not change the result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from safetensors.torch import load_file
 from factory.core.claims import Claims
 from factory.core.failures import describe_failure
 from factory.core.gpus import cluster_gpus, remote_task
+from factory.methods.interface import Bank, ContentPhotos
 from osasis.bundles.base import Base, load_base
 from osasis.contents import (
     BANK_ARITHMETIC,
@@ -43,26 +42,6 @@ KEY_FIELDS = ("encode_steps", "encode_solver", "spacing", "t0", "bank_size", "gu
 SAMPLED_KEY_FIELDS = ("decode_steps", "decode_solver", "latent_steps", "seed")
 PHOTOS = "photos.safetensors"
 POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Bank:
-    """A complete content bank. seconds: build time; None for a bank shipped with its base."""
-
-    folder: Path
-    contents: int
-    seconds: float | None
-
-
-@dataclass(frozen=True)
-class ContentPhotos:
-    """Photos that replace the base's own as contents: (N, 3, H, W) uint8."""
-
-    tensor: torch.Tensor
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.tensor.numpy().tobytes()).hexdigest()[:16]
 
 
 def bank_path(

@@ -1,4 +1,4 @@
-"""Makes text edits: directions of z_in that a mix applies by name."""
+"""Text edits of OSASIS: directions of z_in that a mix applies by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import torch
 from factory.core.bases import check_name
 from factory.core.home import Home
 from osasis.bundles.base import load_base
+from osasis.bundles.files import method_name, read_base_json
 from osasis.encode import EncodePlan, encode
-from osasis.errors import UserError
+from osasis.errors import UserError, did_you_mean
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
-from osasis.text_edit import EditOptions, TextEdit, optimise_text_edit, save_text_edit
+from osasis.text_edit import (
+    EditOptions,
+    TextEdit,
+    load_text_edit,
+    optimise_text_edit,
+    save_text_edit,
+)
 
 MAX_PHOTOS = 8
 
@@ -35,6 +42,12 @@ def make_text_edit(
     Raises UserError.
     """
     check_name(name, "text edit")
+    info = read_base_json(home.base_folder(base))
+    if method_name(info) != "osasis":
+        raise UserError(
+            f"text edits are of method osasis, but base {info.get('name')!r} is of method "
+            f"{method_name(info)}; choose a base of osasis with --base"
+        )
     loaded = load_base(home.base_folder(base))
     if photos is not None:
         size = loaded.config.image_size
@@ -48,3 +61,17 @@ def make_text_edit(
     edit = optimise_text_edit(loaded, encodings, source, target, options)
     save_text_edit(home.text_edits / name, edit)
     return edit
+
+
+def find_text_edit(home: Home, name: str, base: str) -> TextEdit:
+    """Load a text edit of the base with this fingerprint.
+
+    Raises UserError where no text edit has the name, or where the text edit has another base.
+    """
+    names = sorted(p.parent.name for p in home.text_edits.glob("*/text_edit.json"))
+    if name not in names:
+        raise UserError(
+            f"unknown text edit {name!r}: there are {', '.join(names) or 'none'}"
+            + did_you_mean(name, names)
+        )
+    return load_text_edit(home.text_edits / name, base)

@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from factory.core.claims import Claims
-from factory.training.content_banks import (
+from factory.methods.osasis.content_banks import (
     ContentPhotos,
     bank_path,
     ensure_banks,
     read_bank,
     shard_path,
 )
-from osasis.bundles.base import Base, load_base, shipped_bases
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.files import shipped_bases
 from osasis.contents import (
     BANK_JSON,
     CHUNK,

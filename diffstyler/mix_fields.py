@@ -1,0 +1,44 @@
+"""The fields of the mix that DiffStyler understands."""
+
+from __future__ import annotations
+
+from diffstyler.settings import SampleSettings
+from osasis.mix import DIFFSTYLER_FIELDS, Mix
+from osasis.validation import InvalidInputError, Problem
+
+MIX_FIELDS = (
+    "styles",
+    "blend",
+    "strength",
+    "structure",
+    "encode_steps",
+    "decode_steps",
+    "seed",
+    *DIFFSTYLER_FIELDS,
+)
+
+
+def _step_problems(mix: Mix) -> list[Problem]:
+    """Problems of numbers of steps; inversion follows decode_steps that are set alone."""
+    given = {n: v for n in ("encode_steps", "decode_steps") if (v := getattr(mix, n)) is not None}
+    steps = dict.fromkeys(("encode_steps", "decode_steps"), next(iter(given.values()), 1)) | given
+    try:
+        SampleSettings.parse(steps)
+    except InvalidInputError as e:
+        return [p for p in e.problems if p.field in given]
+    return []
+
+
+def mix_problems(mix: Mix) -> list[Problem]:
+    """Problems of a mix that do not depend on base and styles."""
+    return _step_problems(mix) + [
+        Problem(
+            f"styles[{i}].weight",
+            share.weight,
+            f"styles[{i}].weight is {share.weight:g}, but later masks lie over earlier ones, "
+            "without weights",
+            "1 in a mix with masks",
+        )
+        for i, share in enumerate(mix.styles)
+        if any(s.mask for s in mix.styles) and share.weight != 1
+    ]

@@ -1,0 +1,35 @@
+"""Methods of stylization. The factory, corpora and serving know them by ``interface`` only."""
+
+from factory.methods.interface import LoadedBase, Method, Style
+from factory.methods.lookup import (
+    METHODS,
+    all_methods,
+    all_metrics,
+    all_settings,
+    base_facts,
+    check_mix,
+    find_method,
+    image_size,
+    load_base,
+    load_style,
+    method_of,
+    read_base_info,
+)
+
+__all__ = [
+    "METHODS",
+    "LoadedBase",
+    "Method",
+    "Style",
+    "all_methods",
+    "all_metrics",
+    "all_settings",
+    "base_facts",
+    "check_mix",
+    "find_method",
+    "image_size",
+    "load_base",
+    "load_style",
+    "method_of",
+    "read_base_info",
+]

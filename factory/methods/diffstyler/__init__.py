@@ -1,0 +1,1 @@
+"""DiffStyler as a method of the factory."""

@@ -1,0 +1,105 @@
+"""Methods by name, and bases and styles of any method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.methods.interface import LoadedBase, Method, Style
+from osasis.bundles.files import STYLE_JSON, method_name, read_base_json, read_json
+from osasis.errors import UserError
+from osasis.mix import Mix
+from osasis.validation import InvalidInputError, Problem
+
+if TYPE_CHECKING:
+    import torch
+
+METHODS = ("osasis", "diffstyler")
+
+
+def find_method(name: str) -> Method:
+    """The method of this name. Raises UserError."""
+    if name == "osasis":
+        from factory.methods.osasis.method import OsasisMethod
+
+        return OsasisMethod()
+    if name == "diffstyler":
+        from factory.methods.diffstyler.method import DiffStylerMethod
+
+        return DiffStylerMethod()
+    raise UserError(
+        f"method {name!r} is unknown; this version has {', '.join(METHODS)}; install a newer one"
+    )
+
+
+def method_of(info: Mapping[str, Any]) -> Method:
+    """The method of a base or style. info: content of its JSON file. Raises UserError."""
+    return find_method(method_name(info))
+
+
+def all_methods() -> list[Method]:
+    return [find_method(name) for name in METHODS]
+
+
+def read_base_info(folder: Path) -> dict[str, Any]:
+    """Read and check base.json. Raises UserError."""
+    return method_of(read_base_json(folder)).check_base(folder)
+
+
+def image_size(info: Mapping[str, Any]) -> int:
+    """Side in pixels of the squares that a base computes with. info: content of base.json."""
+    return method_of(info).image_size(info)
+
+
+def base_facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client needs to know of a base to make mixes. info: content of base.json."""
+    method = method_of(info)
+    fields = sorted(method.mix_fields)
+    return {"method": method.name, "mix_fields": fields, **method.facts(info)}
+
+
+def load_base(folder: Path, device: str | torch.device = "cpu") -> LoadedBase:
+    """Load a base. Raises UserError naming the missing or damaged file, or the GPU."""
+    return method_of(read_base_json(folder)).load_base(folder, device)
+
+
+def load_style(folder: Path, base: LoadedBase | None = None) -> Style:
+    """Load a style. Raises UserError where it is damaged or was not trained on ``base``."""
+    path = folder / STYLE_JSON
+    method = find_method("osasis")  # says what a folder without the file lacks
+    if path.is_file():
+        method = method_of(read_json(path, "train the style again"))
+    if base is not None and base.method.name != method.name:
+        raise UserError(
+            f"{folder}: a style of method {method.name}, but base {base.name} is of method "
+            f"{base.method.name}; choose a base of the style's method"
+        )
+    return method.load_style(folder, base)
+
+
+def check_mix(mix: Mix, info: Mapping[str, Any]) -> None:
+    """Check a mix for a base. info: content of base.json. Raises InvalidInputError."""
+    method = method_of(info)
+    problems = [
+        Problem(
+            name,
+            value,
+            f"{name} is no field of a mix of method {method.name}, which is the base's; it has "
+            f"{', '.join(sorted(method.mix_fields))}",
+        )
+        for name, value in mix.changes().items()
+        if name not in method.mix_fields
+    ]
+    if problems := problems + method.mix_problems(mix, info):
+        raise InvalidInputError(mix.subject, problems)
+
+
+def all_metrics() -> tuple[str, ...]:
+    """The metrics of styles of any method."""
+    return tuple(dict.fromkeys(name for m in all_methods() for name in m.metrics))
+
+
+def all_settings() -> tuple[str, ...]:
+    """The names of the training settings of any method."""
+    return tuple(dict.fromkeys(name for m in all_methods() for name in m.settings.model_fields))

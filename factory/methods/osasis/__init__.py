@@ -1,0 +1,1 @@
+"""OSASIS as a method of the factory."""
