@@ -106,6 +106,11 @@ class ServeConfig(InputModel):
     jobs: Count = Field(64, description="number of stored jobs")
     job_bytes: Budget = Field(1000 * MB, description="bytes of the images of stored jobs")
     job_age: Seconds = Field(3600.0, description="seconds that a job is stored")
+    webhooks: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="addresses that jobs may name as webhook, with all paths below them, such as "
+        "https://hooks.example/styles/",
+    )
     cors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="origins whose scripts may use the server, such as https://a.example; `*`: all",
@@ -123,6 +128,11 @@ class ServeConfig(InputModel):
     )
     head_seconds: Seconds = Field(10.0, description="seconds for the head of a request to arrive")
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
+    traces: str | None = Field(
+        None,
+        description="address of an OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318; null: no traces. Needs the extra `otel`",
+    )
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
     limits: Limits = Field(default_factory=Limits, description="limits of one request")
 

@@ -42,11 +42,13 @@ def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
 def _inspect(config: ServeConfig, host: str, port: int) -> tuple[dict[str, Any], StyleCatalog]:
     """What would be served. Raises UserError."""
     from serving.served_styles import StyleCatalog
+    from serving.tracing import Tracing
 
     home = _existing_home(config)
     info = read_base_info(home.base_folder(config.base))
     if config.keys:
         read_keys(Path(config.keys))
+    Tracing(config.traces)
     catalog = StyleCatalog(home, info["fingerprint"])
     catalog.poll()
     if catalog.error:

@@ -45,8 +45,14 @@ class RequestLog:
             await send(message)
 
         failure = None
+        headers = {name.decode("latin-1"): value.decode("latin-1")
+                   for name, value in scope["headers"]}  # fmt: skip
         try:
-            await self.app(scope, receive, send_logged)
+            with service.tracing.request(scope["method"], headers) as span:
+                await self.app(scope, receive, send_logged)
+                if span is not None:
+                    span.update_name(f"{scope['method']} {_route(scope)}")
+                    span.set_attribute("http.response.status_code", status)
         except Exception as e:
             failure = f"{type(e).__name__}: {e}"[:500]
             if status != 499:
@@ -57,13 +63,18 @@ class RequestLog:
         finally:
             service.open_requests -= is_work
             seconds = time.monotonic() - started
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route(scope)
             service.counters.add("requests_total", route=route, status=status)
             service.counters.observe("request_seconds", seconds)
             fields = {"error": failure} if failure else {}
             log_event(service, request=request_id, method=scope["method"], route=route,
                       status=status, seconds=round(seconds, 4),
                       key=scope.get("state", {}).get("key"), **fields)  # fmt: skip
+
+
+def _route(scope: Any) -> str:
+    """The path of a request's route, with its parameters' names."""
+    return getattr(scope.get("route"), "path", "other")
 
 
 class Head:

@@ -34,6 +34,15 @@ class StylizeBody(PhotoOptions):
     )
 
 
+class JobBody(StylizeBody):
+    webhook: str | None = Field(
+        None,
+        max_length=2000,
+        description="address that gets a POST of the job when it has ended; the server's setting "
+        "`webhooks` lists what is allowed",
+    )
+
+
 class EncodingsBody(InputModel):
     subject: ClassVar[str] = "body"
 
@@ -179,6 +188,8 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
     }
+    if body is JobBody:
+        form["webhook"] = {"type": "string"}
     names = {
         EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
     }.get(body, {*form} - {"style"})  # fmt: skip
@@ -216,7 +227,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 def component_schemas() -> dict[str, Any]:
     """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
-    for body in (StylizeBody, EncodingsBody, FacesBody):
+    for body in (JobBody, EncodingsBody, FacesBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.get("$defs", {})
     return found

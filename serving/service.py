@@ -42,6 +42,7 @@ from serving.photo_work import AnswerOptions, PhotoWork
 from serving.request_images import mask_png
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
+from serving.tracing import Tracing
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 4
@@ -74,6 +75,7 @@ class Service:
         self.last_heartbeat = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self.log = _logger(config.log)
+        self.tracing = Tracing(config.traces)
         self.keys = Keys(Path(config.keys) if config.keys else None, self._report_keys)
         self.run_in_background(self._send_heartbeats())
 

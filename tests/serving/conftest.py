@@ -146,13 +146,23 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def hook_port() -> int:
+    """The port at which the server's jobs may call webhooks, below /hooks."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
 def server(
-    shop_home: Path, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    shop_home: Path,
+    keys: dict[str, str],
+    hook_port: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A server for all tests that do not change it; requests carry alice's key."""
     folder = tmp_path_factory.mktemp("server")
     options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"],
-               "--set", 'cors=["https://a.example"]')  # fmt: skip
+               "--set", 'cors=["https://a.example"]',
+               "--set", f'webhooks=["http://127.0.0.1:{hook_port}/hooks"]')  # fmt: skip
     with serving(shop_home, folder, *options) as running:
         running.headers["Authorization"] = f"Bearer {keys['alice']}"
         yield running
