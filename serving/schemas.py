@@ -155,16 +155,18 @@ STYLIZE_EXAMPLE = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "the body is not valid JSON or not a valid form",
+        400: "the request is malformed, or the body is not valid JSON or not a valid form",
         401: "the API key is missing or unknown",
         404: "the path, style, job or encoding does not exist",
         406: "the server offers none of the types in Accept",
-        408: "the body did not arrive within limits.seconds",
+        405: "the path does not take this method",
+        408: "the body did not arrive in time, or too slowly",
         413: "the body or an image exceeds limits.body_bytes or limits.pixels",
         415: "the server does not read this type of body or image",
         422: "a field is wrong; the answer names the field",
         429: "the key's requests of this minute are used up; see Retry-After",
-        503: "the server is busy or closing, or a style cannot be loaded; see Retry-After",
+        503: "the server is busy or closing, or a style cannot be loaded; a later attempt may "
+        "succeed if there is a Retry-After",
         504: "the work took longer than limits.seconds",
     }.items()
 }
