@@ -6,11 +6,22 @@ from typing import Annotated
 
 import typer
 
-from factory.cli import base, catalog, evaluate, inspect, serve, slots, styles, stylize, train
+from factory.cli import (
+    base,
+    catalog,
+    doctor,
+    evaluate,
+    inspect,
+    serve,
+    slots,
+    styles,
+    stylize,
+    train,
+)
 from factory.cli.calls import Command, Group
 from factory.cli.output import print_result
 
-TRAINING, STYLIZING, REGISTRY = "Training", "Stylizing", "Styles and bases"
+TRAINING, STYLIZING, REGISTRY = "Training", "Stylizing", "Styles, bases, installation"
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
 
@@ -44,4 +55,5 @@ app.command(cls=Command, rich_help_panel=STYLIZING)(inspect.inspect)
 app.command(cls=Command, rich_help_panel=STYLIZING)(serve.serve)
 app.add_typer(styles.app, name="styles", rich_help_panel=REGISTRY)
 app.add_typer(base.app, name="base", rich_help_panel=REGISTRY)
+app.command(cls=Command, rich_help_panel=REGISTRY)(doctor.doctor)
 app.command("text-edit", cls=Command, rich_help_panel=REGISTRY)(train.text_edit)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.core.uris import redact
 from factory.registry.lookup import KIND_TAG, RegistryReader, is_style
 from factory.registry.versions import (
     CANDIDATE,
@@ -148,6 +149,24 @@ class Registry(RegistryReader):
                 self.client.set_registered_model_alias(style, alias, str(number))
             self.client.set_terminated(run_id)
             return self.get(style, str(number))
+
+    def check_writable(self) -> None:
+        """Log a run with a file, and delete it. Raises UserError where the server refuses one."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with discard_stdout():
+                run = self.begin_run("doctor", {})
+                try:
+                    self.client.log_text(run.run_id, "writable", "doctor.txt")
+                finally:
+                    self._discard_run(run)
+        except (MlflowException, OSError) as e:
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise UserError(
+                f"{redact(self.home.tracking_uri)} cannot be written ({redact(reason)}); check its "
+                "artifact store and credentials"
+            ) from None
 
     def _complete_run(
         self,
