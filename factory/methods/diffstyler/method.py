@@ -68,14 +68,12 @@ class DiffStylerMethod:
         return mix_problems(mix)
 
     def load_base(self, folder: Path, device: str | torch.device) -> DiffStylerBase:
-        from transformers.utils.logging import disable_progress_bar
 
         from diffstyler.base import load_base  # says how to get the packages below
         from factory.methods.diffstyler.base import DiffStylerBase
         from osasis.devices import required_device
 
-        # Its bars would mix with the factory's own progress.
-        disable_progress_bar()
+        quieten()
         info = self.check_base(folder)
         return DiffStylerBase(self, load_base(folder, required_device(device)), info, folder)
 
@@ -85,3 +83,11 @@ class DiffStylerMethod:
         if base is None:
             return load_style(folder)
         return load_style(folder, base.layout, base.fingerprint)
+
+
+def quieten() -> None:
+    """Silence bars and warnings that would mix with the factory's own; errors are raised."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
