@@ -34,8 +34,9 @@ def training_settings() -> str:
         "# Training settings\n\n"
         "Settings of `style-factory train` on a base of OSASIS (for DiffStyler, see "
         "[Settings of DiffStyler](diffstyler-settings.md)): for a run with `--set NAME=VALUE`, "
-        "for one style under `overrides` in the [catalog](catalog.md). `--preset` chooses the values that are not set; "
-        "the command's own default is `fast`. [Method](../contributing/method.md) says why the "
+        "for one style under `overrides` in the [catalog](catalog.md). `--preset` chooses the "
+        "values that are not set; the command's own default is `fast`. "
+        "[Method](../contributing/method.md) says why the "
         f"presets differ.\n\nPresets: {', '.join(f'`{p}`' for p in PRESETS)}.\n\n"
         + table(("setting", "allowed", *(f"`{p}`" for p in presets), "meaning"), rows)
     )
