@@ -16,7 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.bundles.files import BASE_JSON, read_bundle_json
+from osasis.bundles.files import (
+    BASE_JSON,
+    DEFAULT_METHOD,
+    method_name,
+    read_base_json,
+    read_bundle_json,
+)
 from osasis.devices import required_device
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
@@ -231,8 +237,11 @@ def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Ten
 def read_base_info(folder: Path) -> dict[str, Any]:
     """Read base.json. Raises UserError if it is missing, invalid or of another format."""
     path = folder / BASE_JSON
-    if not path.is_file():
-        raise UserError(f"{folder}: not a base (it has no {BASE_JSON})")
+    if (method := method_name(read_base_json(folder))) != DEFAULT_METHOD:
+        raise UserError(
+            f"{folder}: a base of method {method}, but one of method {DEFAULT_METHOD} is needed; "
+            "choose another base"
+        )
     keys = ("config", "guide", "perceptual", "files", "fingerprint")
     info = read_bundle_json(path, FORMAT, keys, "import the base again")
     kind = (info["guide"] or {}).get("kind")
