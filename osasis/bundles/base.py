@@ -22,6 +22,7 @@ from osasis.bundles.files import (
     method_name,
     read_base_json,
     read_bundle_json,
+    verify_files,
 )
 from osasis.devices import required_device
 from osasis.diffusion import EpsFn
@@ -259,7 +260,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     info = read_base_info(folder)
     config = DiffAEConfig.parse(info["config"], str(folder / BASE_JSON))
     if verify:
-        _verify(folder, info["files"])
+        verify_files(folder, info["files"])
     tensors = _tensors(folder, "diffae")
     z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
     if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
@@ -291,15 +292,6 @@ def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
     return _load_network(
         lambda: UNet(sizes), _tensors(folder, "prior"), folder / "prior.safetensors"
     )
-
-
-def _verify(folder: Path, hashes: dict[str, str]) -> None:
-    for name, digest in hashes.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing; import the base again")
-        if sha256_file(path) != digest:
-            raise UserError(f"{path}: its SHA-256 differs from {BASE_JSON}; import the base again")
 
 
 def _load_network(build: Callable[[], M], tensors: dict[str, Tensor], source: Path) -> M:

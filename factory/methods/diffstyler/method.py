@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffstyler.mix_fields import MIX_FIELDS, mix_problems
 from diffstyler.settings import PRESETS, StyleSettings, make_settings
-from osasis.bundles.files import BASE_JSON, read_base_json
+from osasis.bundles.files import BASE_JSON, read_base_json, verify_files
 from osasis.errors import UserError
 from osasis.mix import Mix
 from osasis.validation import Problem
@@ -75,6 +75,7 @@ class DiffStylerMethod:
 
         quieten()
         info = self.check_base(folder)
+        verify_files(folder, info.get("files", {}))
         return DiffStylerBase(self, load_base(folder, required_device(device)), info, folder)
 
     def load_style(self, folder: Path, base: Any | None) -> Style:
