@@ -13,7 +13,6 @@ MIX_FIELDS = (
     "structure",
     "encode_steps",
     "decode_steps",
-    "seed",
     *DIFFSTYLER_FIELDS,
 )
 

@@ -81,7 +81,6 @@ def mix() -> str:
     example = {
         "styles": [{"style": "oil", "weight": 2}, {"style": "woodcut@champion"}],
         "strength": 0.8,
-        "seed": 7,
     }
     return (
         "# Mix\n\n"
@@ -217,6 +216,7 @@ def http() -> str:
     from fastapi.openapi.utils import get_openapi
 
     from serving import schemas
+    from serving.api.openai import EditAnswer, EditBody, ModelRow
     from serving.app import make_app
 
     paths = get_openapi(title="", version="", routes=make_app().routes)["paths"]
@@ -245,6 +245,8 @@ def http() -> str:
         "An item of `photos`": schemas.FacesRow,
         "An item of `faces`": schemas.Face,
         "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
+        "`POST /v1/images/edits`": EditAnswer,
+        "`GET /v1/models/{model}`; `GET /v1/models` has a list of them in `data`": ModelRow,
         "`GET /v1/styles`": schemas.StylesAnswer,
         "An item of `styles`; `GET /v1/styles/{style}` adds `settings` and `metrics`": (
             schemas.StyleRow
@@ -274,6 +276,20 @@ def http() -> str:
 """
         + fields_table(schemas.FacesBody, "field")
         + """
+`POST /v1/jobs` also takes:
+
+"""
+        + table(
+            ("field", "meaning"),
+            [("`webhook`", schemas.JobBody.model_fields["webhook"].description or "")],
+        )
+        + """
+`POST /v1/images/edits`, a form as OpenAI's clients send it, with the files `image` and, optionally,
+`mask`:
+
+"""
+        + fields_table(EditBody, "field")
+        + """
 In a form, `image` is a photo and may occur several times, `encoding` is the id of a photo that was
 sent before, `mask.NAME` is the mask NAME, `mix` is the mix as JSON, and `crop` is `X,Y,SIDE`. The
 other fields of the endpoint have the names and values of JSON.
@@ -302,6 +318,9 @@ Fields of JSON answers:
 """
         + "\n".join(f"{title}:\n\n{_answer_table(model)}" for title, model in answers.items())
         + """
+Paths in answers begin at the server's root, without a prefix that a proxy adds. The header
+`Location` of a job has the prefix (setting `root_path`). Every path that takes GET takes HEAD.
+
 A job's images are at the paths in `results`. A job is dropped after `job_age` seconds, or when the
 server ends.
 

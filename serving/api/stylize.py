@@ -36,7 +36,7 @@ async def stylize(request: Request) -> Response:
     service, owner = authorised(request)
     limits = service.config.limits
     with service.admit_body() as reserve:
-        body = await read_stylize(request, limits, limits.images, reserve)
+        body = await read_stylize(request, limits, reserve)
         media = negotiate(request, [*MEDIA.values(), "application/json"] if body.count == 1
                           else ["application/json"])  # fmt: skip
         with service.admission.admit_images(body.count):
@@ -109,12 +109,16 @@ class Done:
 async def run(service: Service, body: StylizeRequest, owner: str, kind: ImageFormat) -> Done:
     """Stylize the photos of a request. Raises ApiError."""
     started = time.monotonic()
-    photos = await service.photos.of_request(body.photos, body.encodings, owner)
-    works = await service.make_works(body, photos, kind)
-    results = await service.run_works(works)
+    with service.tracing.span("route"):
+        photos = await service.photos.of_request(body.photos, body.encodings, owner)
+        works = await service.make_works(body, photos, kind)
+    with service.tracing.span("engine"):
+        results = await service.run_works(works)
+        service.tracing.add_engine_parts([r for of_photo in results for r in of_photo])
     await service.photos.keep(photos, owner)
-    images = await asyncio.gather(
-        *(service.photos.in_thread(w.image, r) for w, r in zip(works, results, strict=True))
-    )
+    with service.tracing.span("image"):
+        images = await asyncio.gather(
+            *(service.photos.in_thread(w.image, r) for w, r in zip(works, results, strict=True))
+        )
     flat = [result for of_photo in results for result in of_photo]
     return Done(body, works, list(images), timing(flat, time.monotonic() - started))
