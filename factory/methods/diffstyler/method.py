@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffstyler.style import Style
     from factory.methods.diffstyler.base import DiffStylerBase
 
-WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_seconds")
+WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_seconds", "recompute")
 MULTIPLE = 8
 # A photo takes two rows of the UNet for each style, and one for its source.
 PASS_SIZES = {"cpu": 1, "cuda": 4}
@@ -45,7 +45,7 @@ class DiffStylerMethod:
         }
 
     def can_recompute(self, settings: StyleSettings) -> bool:
-        return False
+        return not settings.recompute
 
     def check_base(self, folder: Path) -> dict[str, Any]:
         info = read_base_json(folder)
