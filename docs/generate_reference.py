@@ -32,10 +32,31 @@ def training_settings() -> str:
         rows.append((f"`{name}`", limits(field), *values, field.description or ""))
     return (
         "# Training settings\n\n"
-        "Settings of `style-factory train`: for a run with `--set NAME=VALUE`, for one style under "
-        "`overrides` in the [catalog](catalog.md). `--preset` chooses the values that are not set; "
-        "the command's own default is `fast`. [Method](../contributing/method.md) says why the "
+        "Settings of `style-factory train` on a base of OSASIS (for DiffStyler, see "
+        "[Settings of DiffStyler](diffstyler-settings.md)): for a run with `--set NAME=VALUE`, "
+        "for one style under `overrides` in the [catalog](catalog.md). `--preset` chooses the "
+        "values that are not set; the command's own default is `fast`. "
+        "[Method](../contributing/method.md) says why the "
         f"presets differ.\n\nPresets: {', '.join(f'`{p}`' for p in PRESETS)}.\n\n"
+        + table(("setting", "allowed", *(f"`{p}`" for p in presets), "meaning"), rows)
+    )
+
+
+def diffstyler_settings() -> str:
+    """The settings of DiffStyler's styles, with the values of the presets side by side."""
+    from diffstyler.settings import StyleSettings, make_settings
+
+    presets = {name: make_settings(name) for name in ("default", "reference")}
+    rows = []
+    for name, field in StyleSettings.model_fields.items():
+        values = [code(getattr(settings, name)) for settings in presets.values()]
+        rows.append((f"`{name}`", limits(field), *values, field.description or ""))
+    return (
+        "# Settings of DiffStyler\n\n"
+        "Settings of `style-factory train` on a base of [DiffStyler](../how-to/diffstyler.md), for "
+        "a run with `--set NAME=VALUE`, for one style under `overrides` in the "
+        "[catalog](catalog.md). Those of sampling are the defaults of the style's "
+        "[mixes](mix.md).\n\n"
         + table(("setting", "allowed", *(f"`{p}`" for p in presets), "meaning"), rows)
     )
 
@@ -53,8 +74,10 @@ def base_settings() -> str:
 
 def mix() -> str:
     """The fields of a mix."""
+    from diffstyler.mix_fields import MIX_FIELDS
     from osasis.mix import Mix, StyleShare
 
+    diffstyler_fields = ", ".join(f"`{name}`" for name in sorted(MIX_FIELDS))
     example = {
         "styles": [{"style": "oil", "weight": 2}, {"style": "woodcut@champion"}],
         "strength": 0.8,
@@ -64,7 +87,8 @@ def mix() -> str:
         "The parameters of one stylization. The same fields are used by `style-factory stylize` "
         "(`--mix NAME=VALUE`, `--mix-file FILE`), by HTTP (`mix` in the body), by the page "
         "and by `osasis.mix.Mix`. A field that is left out or `null` takes its value from the "
-        "settings of the mix's first style.\n\n"
+        "settings of the mix's first style. A base of OSASIS refuses the fields of DiffStyler; one "
+        f"of [DiffStyler](../how-to/diffstyler.md) takes {diffstyler_fields}.\n\n"
         f"```json\n{json.dumps(example, indent=2)}\n```\n\n"
         + fields_table(Mix, "field")
         + "\n## A style's share\n\n"
@@ -352,6 +376,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "mix.md": mix,
     "serve-settings.md": serve_settings,
     "training-settings.md": training_settings,
+    "diffstyler-settings.md": diffstyler_settings,
 }
 
 

@@ -82,7 +82,7 @@ async def preview(
 
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
-    """The base, the limits and the names of text edits."""
+    """The base, its method, the fields of its mixes, the limits and the names of text edits."""
     service, _ = authorised(request)
     edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
     return {
