@@ -92,13 +92,13 @@ class EditAnswer(BaseModel):
 
 class ModelRow(BaseModel):
     id: str = Field(description="the style's id")
-    object: Literal["model"] = "model"
+    object: Literal["model"] = Field("model", description="always model")
     created: int = Field(description="time of registration, seconds since 1970")
     owned_by: str = Field("style-factory", description="always style-factory")
 
 
 class ModelsAnswer(BaseModel):
-    object: Literal["list"] = "list"
+    object: Literal["list"] = Field("list", description="always list")
     data: list[ModelRow] = Field(description="every style that can be used")
 
 
