@@ -221,8 +221,9 @@ def http() -> str:
         "An item of `photos`": schemas.FacesRow,
         "An item of `faces`": schemas.Face,
         "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
+        "`POST /v1/inspect`": schemas.InspectAnswer,
         "`GET /v1/styles`": schemas.StylesAnswer,
-        "An item of `styles`; `GET /v1/styles/{style}` adds `settings` and `metrics`": (
+        "An item of `styles`; `GET /v1/styles/{style}` adds `settings`, `metrics` and `mix`": (
             schemas.StyleRow
         ),
     }
@@ -250,6 +251,8 @@ def http() -> str:
 """
         + fields_table(schemas.FacesBody, "field")
         + """
+`POST /v1/inspect` takes a form with the file `image` only.
+
 In a form, `image` is a photo and may occur several times, `encoding` is the id of a photo that was
 sent before, `mask.NAME` is the mask NAME, `mix` is the mix as JSON, and `crop` is `X,Y,SIDE`. The
 other fields of the endpoint have the names and values of JSON.
@@ -280,6 +283,17 @@ Fields of JSON answers:
         + """
 A job's images are at the paths in `results`. A job is dropped after `job_age` seconds, or when the
 server ends.
+
+## Progress
+
+With `Accept: text/event-stream`, `POST /v1/stylize` answers with server-sent events: `progress`,
+repeatedly, then `result` with the JSON answer, or `error` with the body of an error. Closing the
+connection cancels the work. Data of `progress`:
+
+"""
+        + _answer_table(schemas.ProgressEvent)
+        + """
+A job's progress is in its answer; `DELETE /v1/jobs/{job}` cancels it.
 
 ## Errors
 

@@ -81,15 +81,22 @@ class Client:
         mix: dict[str, Any],
         *,
         masks: dict[str, str | Path | bytes] | None = None,
+        fit: str = "crop",
+        crop: str | None = None,
+        size: str = "photo",
+        detail: bool = False,
         alpha: str | None = None,
         provenance: str = "style",
     ) -> Image.Image:
-        """Stylize one photo with a mix. masks: image files by the names in the mix. alpha,
-        provenance: see ``POST /v1/stylize``.
+        """Stylize one photo with a mix. masks: image files by the names in the mix. Other
+        parameters: see ``POST /v1/stylize``.
 
         Raises ServerError.
         """
-        body: dict[str, Any] = {"mix": mix, "alpha": alpha, "provenance": provenance}
+        body: dict[str, Any] = {
+            "mix": mix, "fit": fit, "crop": crop, "size": size, "detail": detail, "alpha": alpha,
+            "provenance": provenance,
+        }  # fmt: skip
         if masks:
             body["masks"] = {name: _base64(_read(mask)) for name, mask in masks.items()}
         if isinstance(photo, Photo):
