@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +54,11 @@ def controls(
 ) -> list[dict[str, Any]]:
     """The controls: those of ``LOOKS`` first, then those of further fields of the mix.
 
-    base: of ``base_facts``. A control has ``name``, ``label``, ``help``, ``expert``, ``default``
-    (null: what the first style was trained with) and ``kind``: `slider` with ``low``, ``high`` and
-    ``step``; `stops`, a slider with the positions ``values``; `choice` with ``values``; `text`;
-    `levels`, a slider in [0, 1] for each of ``values``. ``unit`` follows a value.
+    base: of ``base_facts``. A control has ``name``, ``label``, ``description``, its beginning as
+    ``help``, ``expert``, ``default`` (null: what the first style was trained with) and ``kind``:
+    `slider` with ``low``, ``high`` and ``step``; `stops`, a slider with the positions ``values``;
+    `choice` with ``values``; `text`; `levels`, a slider in [0, 1] for each of ``values``. ``unit``
+    follows a value.
     """
     fields = Mix.model_json_schema()["properties"]
     found = []
@@ -65,9 +67,10 @@ def controls(
             continue
         schema, look = fields[name], LOOKS.get(name, Look(name.replace("_", " ").capitalize()))
         kind = _special_kind(name, base, text_edits) or _kind(name, schema, look, limits)
-        found.append({"name": name, "label": look.label, "help": schema.get("description", ""),
-                      "expert": look.expert, "default": schema.get("default"), "unit": "",
-                      **kind})  # fmt: skip
+        text = schema.get("description", "").removeprefix("DiffStyler: ")
+        found.append({"name": name, "label": look.label, "description": text,
+                      "help": re.split("[:;]", text)[0], "expert": look.expert,
+                      "default": schema.get("default"), "unit": "", **kind})  # fmt: skip
     return found
 
 
@@ -76,7 +79,7 @@ def _special_kind(
 ) -> dict[str, Any] | None:
     """Kind of a control whose values are those of the base; None for other fields."""
     if name == "text_edit":
-        return {"kind": "choice", "values": list(text_edits)}
+        return {"kind": "choice", "values": [None, *text_edits]}
     if name not in ("content_cutoff", "level_weights"):
         return None
     size = base["image_size"]

@@ -6,7 +6,7 @@ import { emit, state } from "./state.js";
 const OTHERS = { level_weights: "content_cutoff", content_cutoff: "level_weights" };
 
 const asText = (value, unit) => (Array.isArray(value) ? value.join(", ")
-  : typeof value === "number" ? `${+value.toFixed(3)}${unit ? " " + unit : ""}`
+  : value === null ? "none" : typeof value === "number" ? `${+value.toFixed(3)}${unit ? " " + unit : ""}`
     : String(value).replaceAll("_", " "));
 
 // The control's element. Its method `show(trained)` shows the value of the mix, or what the first
@@ -21,7 +21,7 @@ export function control(description) {
   const inputs = { slider, stops, choice, text, levels }[kind](description, id);
   const heading = kind === "levels" ? element("span", { id, textContent: label })
     : element("label", { htmlFor: id, textContent: label });
-  const row = element("div", { className: "control" },
+  const row = element("div", { className: "control", title: description.description },
     element("div", { className: "name" }, heading, shown, reset), inputs.element, note);
   inputs.element.setAttribute("aria-describedby", note.id);
 
@@ -31,9 +31,10 @@ export function control(description) {
     row.classList.toggle("set", set);
     reset.hidden = !set;
     const known = value !== null && value !== undefined;
-    if (known) inputs.show(value);
+    if (known || ["choice", "text"].includes(kind)) inputs.show(value ?? null);
     const words = known && ["slider", "stops"].includes(kind) ? asText(value, unit) : "";
-    const trainedToo = !set && description.default === null && kind !== "choice";
+    const trainedToo = !set && description.default === null
+      && ["slider", "stops", "levels"].includes(kind);
     shown.textContent = [words, trainedToo && "as trained"].filter(Boolean).join(" · ");
   };
   inputs.element.addEventListener("input", () => {
@@ -100,13 +101,13 @@ function choice({ values, default: standard }, id) {
   const select = element("select", { id }, ...options.map(([v, text]) => new Option(text, v)));
   const read = (text) => (text === "" ? null : values.find((v) => String(v) === text));
   return { element: select, value: () => read(select.value),
-    show: (value) => { select.value = String(value); } };
+    show: (value) => { select.value = none.length && value === null ? "" : String(value); } };
 }
 
 function text(description, id) {
   const input = element("input", { type: "text", id });
   return { element: input, value: () => input.value || null,
-    show: (value) => { input.value = value; } };
+    show: (value) => { input.value = value ?? ""; } };
 }
 
 function levels({ values, unit }, id) {

@@ -15,7 +15,8 @@ def test_each_field_of_the_mix_has_a_control_within_its_range() -> None:
     assert set(found) == set(base["mix_fields"]) - {"styles"}
     assert list(found)[:3] == ["strength", "palette", "structure"]
     fields = Mix.model_fields
-    assert all(c["help"] == fields[name].description for name, c in found.items())
+    assert all(c["description"] == fields[name].description for name, c in found.items())
+    assert found["strength"]["help"] == "how strongly the style is applied"
     assert not any(found[name]["expert"] for name in ("strength", "palette", "structure"))
     for name, c in found.items():
         sent = [c["low"], c["high"]] if c["kind"] == "slider" else c["values"]
@@ -27,7 +28,7 @@ def test_each_field_of_the_mix_has_a_control_within_its_range() -> None:
     assert found["decode_steps"]["values"] == [5, 10, 20, 50]
     assert found["content_cutoff"]["values"] == [8, 16, 32, 64]
     assert found["blend"]["values"] == ["weights", "noise"]
-    assert found["text_edit"]["values"] == ["smile"]
+    assert found["text_edit"]["values"] == [None, "smile"]
 
 
 def test_text_edits_have_controls_where_there_are_any() -> None:
