@@ -137,6 +137,11 @@ def row_plan(plan: RowPlan) -> Iterator[None]:
         _PLAN.reset(token)
 
 
+def current_plan() -> RowPlan | None:
+    """The plan of the ``row_plan`` that this thread is in."""
+    return _PLAN.get()
+
+
 def install(unet: Any, sites: InjectionSites) -> None:
     """Give a diffusers UNet the processors and the feature hook. Outside of ``row_plan`` it still
     computes what it did.

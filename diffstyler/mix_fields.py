@@ -15,7 +15,6 @@ MIX_FIELDS = (
     "structure",
     "encode_steps",
     "decode_steps",
-    "seed",
     *DIFFSTYLER_FIELDS,
 )
 

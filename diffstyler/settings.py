@@ -80,6 +80,11 @@ class TrainSettings(InputModel):
         description="arithmetic of the UNet's forward passes; `auto`: bfloat16 where the device "
         "has instructions for it, else float32",
     )
+    recompute: bool = Field(
+        False,
+        description="compute activations again in the backward pass: a fraction of the memory, "
+        "more time, the same result; a style that runs out of memory is retried so",
+    )
     checkpoint_every: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="steps between checkpoints; null: by checkpoint_seconds"
     )

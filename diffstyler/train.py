@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffstyler.base import Base
 from diffstyler.images import resize
 from diffstyler.prediction import run_unet
 from diffstyler.prompts import embed_prompts, fill_template
+from diffstyler.recompute import recomputed_activations
 from diffstyler.settings import TrainSettings
 from osasis.arithmetic import Arithmetic, autocast, resolve
 from osasis.checkpoints import adam_tensors, load_adam_tensors
@@ -89,6 +91,7 @@ class AdapterTrainer:
         self.context = embed_prompts(base, [self.prompt])[self.prompt]
         self.views = _Views(base, image.to(base.device), settings)
         self.draw = draw or self._draw
+        self.recompute = settings.recompute
         self.iteration = 0
         self.history: list[dict[str, float]] = []
         self.parameters: dict[str, Tensor] = {}
@@ -104,15 +107,16 @@ class AdapterTrainer:
 
         Raises DivergedError naming the step where the loss is not finite.
         """
-        loss = self.loss(self.draw(self.iteration))
-        value = float(loss.detach())
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"training diverged at step {self.iteration + 1}: the loss is {value}; lower lr, "
-                "or use precision float32"
-            )
         self.optimiser.zero_grad()
-        loss.backward()
+        with recomputed_activations(self.base.unet) if self.recompute else nullcontext():
+            loss = self.loss(self.draw(self.iteration))
+            value = float(loss.detach())
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"training diverged at step {self.iteration + 1}: the loss is {value}; lower "
+                    "lr, or use precision float32"
+                )
+            loss.backward()
         self.optimiser.step()
         self.iteration += 1
         self.history.append({"total": value})

@@ -32,10 +32,31 @@ def training_settings() -> str:
         rows.append((f"`{name}`", limits(field), *values, field.description or ""))
     return (
         "# Training settings\n\n"
-        "Settings of `style-factory train`: for a run with `--set NAME=VALUE`, for one style under "
-        "`overrides` in the [catalog](catalog.md). `--preset` chooses the values that are not set; "
-        "the command's own default is `fast`. [Method](../contributing/method.md) says why the "
+        "Settings of `style-factory train` on a base of OSASIS (for DiffStyler, see "
+        "[Settings of DiffStyler](diffstyler-settings.md)): for a run with `--set NAME=VALUE`, "
+        "for one style under `overrides` in the [catalog](catalog.md). `--preset` chooses the "
+        "values that are not set; the command's own default is `fast`. "
+        "[Method](../contributing/method.md) says why the "
         f"presets differ.\n\nPresets: {', '.join(f'`{p}`' for p in PRESETS)}.\n\n"
+        + table(("setting", "allowed", *(f"`{p}`" for p in presets), "meaning"), rows)
+    )
+
+
+def diffstyler_settings() -> str:
+    """The settings of DiffStyler's styles, with the values of the presets side by side."""
+    from diffstyler.settings import StyleSettings, make_settings
+
+    presets = {name: make_settings(name) for name in ("default", "reference")}
+    rows = []
+    for name, field in StyleSettings.model_fields.items():
+        values = [code(getattr(settings, name)) for settings in presets.values()]
+        rows.append((f"`{name}`", limits(field), *values, field.description or ""))
+    return (
+        "# Settings of DiffStyler\n\n"
+        "Settings of `style-factory train` on a base of [DiffStyler](../how-to/diffstyler.md), for "
+        "a run with `--set NAME=VALUE`, for one style under `overrides` in the "
+        "[catalog](catalog.md). Those of sampling are the defaults of the style's "
+        "[mixes](mix.md).\n\n"
         + table(("setting", "allowed", *(f"`{p}`" for p in presets), "meaning"), rows)
     )
 
@@ -53,19 +74,21 @@ def base_settings() -> str:
 
 def mix() -> str:
     """The fields of a mix."""
+    from diffstyler.mix_fields import MIX_FIELDS
     from osasis.mix import Mix, StyleShare
 
+    diffstyler_fields = ", ".join(f"`{name}`" for name in sorted(MIX_FIELDS))
     example = {
         "styles": [{"style": "oil", "weight": 2}, {"style": "woodcut@champion"}],
         "strength": 0.8,
-        "seed": 7,
     }
     return (
         "# Mix\n\n"
         "The parameters of one stylization. The same fields are used by `style-factory stylize` "
         "(`--mix NAME=VALUE`, `--mix-file FILE`), by HTTP (`mix` in the body), by the page "
         "and by `osasis.mix.Mix`. A field that is left out or `null` takes its value from the "
-        "settings of the mix's first style.\n\n"
+        "settings of the mix's first style. A base of OSASIS refuses the fields of DiffStyler; one "
+        f"of [DiffStyler](../how-to/diffstyler.md) takes {diffstyler_fields}.\n\n"
         f"```json\n{json.dumps(example, indent=2)}\n```\n\n"
         + fields_table(Mix, "field")
         + "\n## A style's share\n\n"
@@ -193,6 +216,7 @@ def http() -> str:
     from fastapi.openapi.utils import get_openapi
 
     from serving import schemas
+    from serving.api.openai import EditAnswer, EditBody, ModelRow
     from serving.app import make_app
 
     paths = get_openapi(title="", version="", routes=make_app().routes)["paths"]
@@ -222,6 +246,8 @@ def http() -> str:
         "An item of `faces`": schemas.Face,
         "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
         "`POST /v1/inspect`": schemas.InspectAnswer,
+        "`POST /v1/images/edits`": EditAnswer,
+        "`GET /v1/models/{model}`; `GET /v1/models` has a list of them in `data`": ModelRow,
         "`GET /v1/styles`": schemas.StylesAnswer,
         "An item of `styles`; `GET /v1/styles/{style}` adds `settings`, `metrics` and `mix`": (
             schemas.StyleRow
@@ -253,6 +279,20 @@ def http() -> str:
         + """
 `POST /v1/inspect` takes a form with the file `image` only.
 
+`POST /v1/jobs` also takes:
+
+"""
+        + table(
+            ("field", "meaning"),
+            [("`webhook`", schemas.JobBody.model_fields["webhook"].description or "")],
+        )
+        + """
+`POST /v1/images/edits`, a form as OpenAI's clients send it, with the files `image` and, optionally,
+`mask`:
+
+"""
+        + fields_table(EditBody, "field")
+        + """
 In a form, `image` is a photo and may occur several times, `encoding` is the id of a photo that was
 sent before, `mask.NAME` is the mask NAME, `mix` is the mix as JSON, and `crop` is `X,Y,SIDE`. The
 other fields of the endpoint have the names and values of JSON.
@@ -281,6 +321,9 @@ Fields of JSON answers:
 """
         + "\n".join(f"{title}:\n\n{_answer_table(model)}" for title, model in answers.items())
         + """
+Paths in answers begin at the server's root, without a prefix that a proxy adds. The header
+`Location` of a job has the prefix (setting `root_path`). Every path that takes GET takes HEAD.
+
 A job's images are at the paths in `results`. A job is dropped after `job_age` seconds, or when the
 server ends.
 
@@ -347,6 +390,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "mix.md": mix,
     "serve-settings.md": serve_settings,
     "training-settings.md": training_settings,
+    "diffstyler-settings.md": diffstyler_settings,
 }
 
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticKnownError
 
 from osasis.choices import DecodeSolver, EncodeSolver, Spacing
 from osasis.networks.sizes import DiffAEConfig
-from osasis.settings import T0, Cutoff, PaletteShare, Seed, Steps, Strength
+from osasis.settings import T0, Cutoff, PaletteShare, Steps, Strength
 from osasis.validation import InputModel, InvalidInputError, Problem
 
 
@@ -63,7 +63,7 @@ class Mix(InputModel):
     )
     level_weights: Annotated[tuple[Level, ...], Field(strict=False, max_length=16)] | None = Field(
         None,
-        description="share of z_style at each resolution level, finest first; overrides "
+        description="share of z_style at each resolution level, finest first, in place of "
         "content_cutoff",
     )
     structure: Annotated[float, Field(ge=0, le=10)] | None = Field(
@@ -109,12 +109,17 @@ class Mix(InputModel):
         description="DiffStyler: first share of the denoising, in which styles take the photo's "
         "features; with preset `reference`, number of steps",
     )
-    seed: Seed = Field(0, description="seed of the random draws")
 
     @classmethod
     def of(cls, *styles: str, **fields: Any) -> Mix:
         """A mix of styles of equal weight. Raises InvalidInputError."""
         return cls.parse({"styles": list(styles), **fields})
+
+    def cross_problems(self) -> list[Problem]:
+        if self.content_cutoff is None or self.level_weights is None:
+            return []
+        message = "level_weights and content_cutoff exclude each other; leave one of them out"
+        return [Problem("level_weights", list(self.level_weights), message)]
 
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -6,6 +6,7 @@ defaults in its field types are the source of error messages, JSON Schemas and r
 
 from __future__ import annotations
 
+import json
 import re
 import types
 from collections.abc import Iterable
@@ -105,7 +106,7 @@ def problems_of(model: type[BaseModel], error: ValidationError) -> list[Problem]
     for e in error.errors(include_url=False):
         loc, kind = e["loc"], e["type"]
         field = _path(loc)
-        shown = f"{field or 'the input'} is {_shortened(e['input'])}"
+        shown = f"{field or 'the input'} is {shortened(e['input'])}"
         if kind == "problems":
             found += [p.with_prefix(field) for p in e["ctx"]["problems"]]
         elif kind == "extra_forbidden":
@@ -233,6 +234,9 @@ def _join(prefix: str, field: str) -> str:
     return prefix + field if field.startswith("[") else f"{prefix}.{field}"
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as it is written in JSON and YAML, with text in single quotes."""
     text = repr(value)
+    if value is None or isinstance(value, bool | dict | list):
+        text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -31,7 +31,15 @@ from factory.core.disk import disk_named
 from factory.core.uris import redact
 from osasis.errors import UserError
 from osasis.storage import DiskFullError, write_atomic, write_json
-from pipelines.job_identity import FOLDER, JOB, LOG, MANIFEST, check_same_job, job_identity
+from pipelines.job_identity import (
+    FOLDER,
+    JOB,
+    LOG,
+    MANIFEST,
+    check_same_job,
+    job_identity,
+    read_identity,
+)
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import (
     LISTING,
@@ -202,7 +210,7 @@ class JobFolder:
         path = self.path / JOB
         resumed = path.is_file()
         if resumed:
-            check_same_job(self.output, json.loads(path.read_text()), identity, manifest)
+            check_same_job(self.output, read_identity(path), identity, manifest)
         else:
             write_manifest(self.path / MANIFEST, manifest)
             write_json(path, identity)

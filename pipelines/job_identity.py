@@ -24,6 +24,15 @@ def job_identity(fingerprint: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def read_identity(path: Path) -> dict[str, Any]:
+    """The content of a job.json of this or an earlier version, whose mixes had a ``seed`` that had
+    no effect."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    for mix in found.get("targets", ()):
+        mix.pop("seed", None)
+    return found
+
+
 def check_same_job(
     output: Path, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table, advice: str = ""
 ) -> None:

@@ -23,7 +23,14 @@ import pyarrow.parquet as pq
 from osasis.errors import ImageError, UserError
 from osasis.storage import write_atomic, write_json
 from pipelines.job_folder import JobFolder
-from pipelines.job_identity import JOB, LOG, MANIFEST, check_same_job, job_identity
+from pipelines.job_identity import (
+    JOB,
+    LOG,
+    MANIFEST,
+    check_same_job,
+    job_identity,
+    read_identity,
+)
 from pipelines.manifest import photo_digest, printable, write_manifest
 from pipelines.photo_listing import LISTING
 from pipelines.source import read_photo
@@ -110,7 +117,7 @@ def take_up(
     """
     if not (folder.path / JOB).is_file():
         return None
-    old = json.loads((folder.path / JOB).read_text())
+    old = read_identity(folder.path / JOB)
     new = job_identity(fingerprint)
     different = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if not different:

@@ -36,7 +36,6 @@ OUTPUT_SCHEMA = pa.schema(
         ("stylized_style_fingerprint", pa.string()),
         ("stylized_base", pa.string()),
         ("stylized_mix", pa.string()),
-        ("stylized_seed", pa.string()),
         ("stylized_code", pa.string()),
         ("stylized_provenance", pa.string()),
     ]
@@ -129,7 +128,6 @@ def _told(data: bytes) -> dict[str, str]:
         "stylized_style_fingerprint": "+".join(s.fingerprint for s in info.styles),
         "stylized_base": info.base,
         "stylized_mix": json.dumps(info.mix.to_dict()),
-        "stylized_seed": str(info.mix.seed),
         "stylized_code": info.code,
         "stylized_provenance": json.dumps(info.to_text()),
     }

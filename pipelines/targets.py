@@ -195,7 +195,7 @@ def _shares(named: Any, weights: Any) -> list[StyleShare]:
 
 def _restore_int(field: str, value: Any) -> Any:
     """Convert a float back to int: pandas writes integer columns with nulls as floats."""
-    is_int = field in ("content_cutoff", "encode_steps", "decode_steps", "seed")
+    is_int = field in ("content_cutoff", "encode_steps", "decode_steps")
     return int(value) if is_int and isinstance(value, float) and value.is_integer() else value
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import ray
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from ray import serve
@@ -21,12 +20,13 @@ from factory import __version__
 from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
-from serving.api import health, inspect, jobs, page, photos, styles, stylize
+from serving.api import health, inspect, jobs, openai, page, photos, styles, stylize
 from serving.config import ServeConfig
 from serving.engine import Engine, ImageTask, Result
-from serving.errors import ApiError, shown
+from serving.errors import ApiError, parameter_error
+from serving.middleware import Cors, Head, RequestLog
 from serving.schemas import component_schemas, document_keys
-from serving.service import HEARTBEAT_SECONDS, Service, current, install, log_event
+from serving.service import HEARTBEAT_SECONDS, Service, current, install
 from serving.shared_state import SharedState
 from serving.submissions import TaskStatus
 
@@ -39,12 +39,13 @@ def make_app() -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
-    for module in (stylize, photos, inspect, jobs, styles, health, page):
+    for module in (stylize, photos, inspect, jobs, openai, styles, health, page):
         app.include_router(module.router)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
-    app.add_middleware(RequestLog)
+    for middleware in (Head, Cors, RequestLog):  # the last one comes first
+        app.add_middleware(middleware)
     default = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -58,66 +59,23 @@ def make_app() -> FastAPI:
     return app
 
 
-class RequestLog:
-    """Middleware that counts and logs requests, and answers unexpected errors as JSON."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        service = current()
-        is_work = scope["method"] == "POST"
-        service.open_requests += is_work
-        # 499: the client disconnected before an answer was sent.
-        started, status, request_id = time.monotonic(), 499, uuid.uuid4().hex[:16]
-
-        async def send_logged(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []), (b"x-log-id", request_id.encode())
-                ]  # fmt: skip
-            await send(message)
-
-        failure = None
-        try:
-            await self.app(scope, receive, send_logged)
-        except Exception as e:
-            failure = f"{type(e).__name__}: {e}"[:500]
-            if status != 499:
-                raise
-            message = f"unexpected error; see x-log-id {request_id} in the server's log"
-            answer = JSONResponse({"error": {"status": 500, "message": message}}, 500)
-            await answer(scope, receive, send_logged)
-        finally:
-            service.open_requests -= is_work
-            seconds = time.monotonic() - started
-            route = getattr(scope.get("route"), "path", "other")
-            service.counters.add("requests_total", route=route, status=status)
-            service.counters.observe("request_seconds", seconds)
-            fields = {"error": failure} if failure else {}
-            log_event(service, request=request_id, method=scope["method"], route=route,
-                      status=status, seconds=round(seconds, 4),
-                      key=scope.get("state", {}).get("key"), **fields)  # fmt: skip
-
-
 async def _api_error(_: Request, e: ApiError) -> JSONResponse:
     return JSONResponse(e.body(), e.status, headers=e.headers)
 
 
 async def _validation_error(_: Request, e: RequestValidationError) -> JSONResponse:
-    first = e.errors()[0]
-    field = ".".join(str(p) for p in first["loc"][1:])
-    error = ApiError(422, f"{field}: {first['msg']}", field=field, value=shown(first.get("input")))
-    return JSONResponse(error.body(), 422)
+    error = parameter_error(e.errors()[0])
+    return JSONResponse(error.body(), error.status)
 
 
-async def _http_error(_: Request, e: HTTPException) -> JSONResponse:
+async def _http_error(request: Request, e: HTTPException) -> Response:
+    if e.status_code == 405 and request.method == "OPTIONS":
+        return Response(None, 204, headers=e.headers)
     error = ApiError(e.status_code, str(e.detail), field="path" if e.status_code == 404 else None)
+    if e.status_code == 405:
+        error = ApiError(405, f"the path does not take {request.method[:40]}", field="method",
+                         value=request.method, allowed=dict(e.headers or {}).get("Allow")
+                         )  # fmt: skip
     return JSONResponse(error.body(), e.status_code, headers=e.headers)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from osasis.errors import UserError
@@ -13,20 +14,42 @@ from osasis.storage import write_json
 from serving.errors import ApiError
 
 PER_MINUTE = 600
+# Seconds between two looks at the key file.
+LOOK_SECONDS = 1.0
 
 
 class Keys:
     """Checks API keys and limits their rate with a token bucket that holds one minute's requests.
 
-    path: the key file; None serves every client.
+    path: the key file, which is read again when it changes; None serves every client. report:
+    called with the error of a file that has become invalid; its last valid keys stay in use.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(
+        self, path: Path | None, report: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.keys = read_keys(path) if path is not None else None
+        self._path, self._report = path, report
+        self._state, self._looked = _file_state(path), time.monotonic()
         self._buckets: dict[str, tuple[float, float]] = {}
+
+    def _follow(self) -> None:
+        """Read the file again if it has changed; looks at most once in LOOK_SECONDS."""
+        now = time.monotonic()
+        if self._path is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        if (state := _file_state(self._path)) == self._state:
+            return
+        self._state = state
+        try:
+            self.keys = read_keys(self._path)
+        except UserError as e:
+            self._report(str(e))
 
     def check(self, key: str | None) -> str:
         """Count a request and return the key's name. Raises ApiError 401 or 429."""
+        self._follow()
         if self.keys is None:
             return "anonymous"
         entry = self.keys.get(hash_key(key)) if key else None
@@ -48,6 +71,15 @@ class Keys:
         return name
 
 
+def _file_state(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes with the content of a file; None where there is none."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
 def hash_key(key: str) -> str:
     # Keys are 256 random bits, so that a slow hash is not needed.
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
@@ -55,6 +87,10 @@ def hash_key(key: str) -> str:
 
 def new_key(path: Path, name: str, per_minute: int = PER_MINUTE) -> str:
     """Add a key to the file and return it; only its hash is stored. Raises UserError."""
+    if not (1 <= len(name) <= 100 and name.isprintable() and name.strip() == name):
+        raise UserError(f"--new-key is {name[:100]!r}; it must be a name of 1 to 100 characters")
+    if path.is_file():
+        read_keys(path)
     known = json.loads(path.read_text()) if path.is_file() else {}
     if name in known:
         raise UserError(f"{path}: key {name!r} exists already; choose another name")

@@ -24,9 +24,10 @@ from serving.forms import (
     reject_other_files,
     sent_images,
 )
-from serving.schemas import EncodingsBody, FacesBody, StylizeBody
+from serving.schemas import EncodingsBody, FacesBody, JobBody, StylizeBody
 
 M = TypeVar("M", bound=InputModel)
+S = TypeVar("S", bound=StylizeBody)
 Reserve = Callable[[int], None]
 
 
@@ -59,19 +60,28 @@ class StylizeRequest:
         return self.options.alpha != "drop" and kind != "jpeg"
 
 
-async def read_stylize(
-    request: Request, limits: Limits, max_images: int, reserve: Reserve
-) -> StylizeRequest:
-    """Read the body of POST /v1/stylize and /v1/jobs. Raises ApiError.
+async def read_stylize(request: Request, limits: Limits, reserve: Reserve) -> StylizeRequest:
+    """Read the body of POST /v1/stylize. Raises ApiError. reserve: of ``read_body``."""
+    return (await _read_work(StylizeBody, request, limits, limits.images, reserve))[1]
 
-    reserve: of ``read_body``.
-    """
+
+async def read_job(
+    request: Request, limits: Limits, reserve: Reserve
+) -> tuple[StylizeRequest, str | None]:
+    """Read the body of POST /v1/jobs. Returns also its webhook. Raises ApiError."""
+    body, work = await _read_work(JobBody, request, limits, limits.job_images, reserve)
+    return work, body.webhook
+
+
+async def _read_work(
+    model: type[S], request: Request, limits: Limits, max_images: int, reserve: Reserve
+) -> tuple[S, StylizeRequest]:
     sent = await _read(request, limits, reserve)
     if isinstance(sent.fields.get("mix"), str):
         sent.fields["mix"] = parse_json(sent.fields["mix"], "mix")
-    body = validated(StylizeBody, sent.fields)
+    body = validated(model, sent.fields)
     photos = sent.files.pop("image", []) + sent_images(body.images)
-    return make_request(body, photos, _masks(body, sent), limits, max_images)
+    return body, make_request(body, photos, _masks(body, sent), limits, max_images)
 
 
 def make_request(

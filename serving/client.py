@@ -1,4 +1,4 @@
-"""Typed HTTP client. Needs Pillow, and none of the server's dependencies.
+"""Typed HTTP clients. They need Pillow, and none of the server's dependencies.
 
 client = Client("http://127.0.0.1:8000")
 photo = client.encode("photo.jpg")
@@ -7,6 +7,7 @@ client.stylize(photo, {"styles": ["oil"], "strength": 0.8}).save("out.png")
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -16,14 +17,20 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar
 
 from PIL import Image
 
 from factory.core.proxies import opener, used_proxy
 from osasis.errors import UserError
+
+T = TypeVar("T")
+ImageSource = str | Path | bytes
 
 
 class ServerError(UserError):
@@ -35,12 +42,34 @@ class ServerError(UserError):
         self.status, self.error, self.retry_after = status, error, retry_after
 
 
+class StyleInfo(TypedDict):
+    """A style, as ``GET /v1/styles`` lists it."""
+
+    id: str
+    version: int
+    reference: str
+    aliases: list[str]
+    tags: list[str]
+    licence: str
+    created_ms: int
+    preview: str
+    usable: bool
+    problem: str | None
+
+
 @dataclass(frozen=True)
 class Photo:
     """A photo stored on the server. data: the file's bytes, sent again if the id has expired."""
 
     id: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face of a photo. crop: left, top and side of an upright square around it, in pixels."""
+
+    crop: tuple[int, int, int]
 
 
 class Client:
@@ -57,9 +86,9 @@ class Client:
         self.url, self.key = url.rstrip("/"), key
         self.timeout, self.tries = timeout, tries
 
-    def styles(self, q: str = "") -> list[dict[str, Any]]:
+    def styles(self, q: str = "") -> list[StyleInfo]:
         """All styles that match the words of ``q``, from every page. Raises ServerError."""
-        found: list[dict[str, Any]] = []
+        found: list[StyleInfo] = []
         offset: int | None = 0
         while offset is not None:
             query = urllib.parse.urlencode({"offset": offset, "limit": 200, "q": q})
@@ -68,45 +97,58 @@ class Client:
             offset = page["next_offset"]
         return found
 
-    def encode(self, photo: str | Path | bytes, style: str | None = None) -> Photo:
+    def encode(self, photo: ImageSource, style: str | None = None) -> Photo:
         """Store a photo on the server; with ``style``, encode it now. Raises ServerError."""
         data = _read(photo)
         body = {"images": [_base64(data)], **({"style": style} if style else {})}
         answer = self._json("POST", "/v1/encodings", body)
         return Photo(answer["encodings"][0]["id"], data)
 
+    def faces(self, photo: Photo | ImageSource) -> list[Face]:
+        """The faces that fit ``align`` finds in a photo, from left to right. Raises ServerError."""
+        answer = self._with_photo(photo, {}, lambda body: self._json("POST", "/v1/faces", body))
+        boxes = [face["crop"] for face in answer["photos"][0]["faces"]]
+        return [Face((box["x"], box["y"], box["side"])) for box in boxes]
+
     def stylize(
         self,
-        photo: Photo | str | Path | bytes,
-        mix: dict[str, Any],
+        photo: Photo | ImageSource,
+        mix: Mapping[str, Any],
         *,
-        masks: dict[str, str | Path | bytes] | None = None,
-        fit: str = "crop",
-        crop: str | None = None,
-        size: str = "photo",
+        fit: Literal["crop", "pad", "resize", "align"] = "crop",
+        crop: tuple[int, int, int] | None = None,
+        size: Literal["photo", "base"] = "photo",
         detail: bool = False,
-        alpha: str | None = None,
-        provenance: str = "style",
+        no_face: Literal["error", "crop", "keep"] = "error",
+        masks: Mapping[str, ImageSource] | None = None,
+        alpha: Literal["keep", "drop"] | None = None,
+        provenance: Literal["full", "style", "none"] = "style",
     ) -> Image.Image:
-        """Stylize one photo with a mix. masks: image files by the names in the mix. Other
-        parameters: see ``POST /v1/stylize``.
+        """Stylize one photo with a mix.
 
-        Raises ServerError.
+        masks: image files by the names in the mix. crop: left, top and side in pixels. The others:
+        see ``POST /v1/stylize``. Raises ServerError.
         """
         body: dict[str, Any] = {
-            "mix": mix, "fit": fit, "crop": crop, "size": size, "detail": detail, "alpha": alpha,
-            "provenance": provenance,
+            "mix": dict(mix), "fit": fit, "size": size, "detail": detail, "no_face": no_face,
+            "alpha": alpha, "provenance": provenance,
         }  # fmt: skip
+        if crop is not None:
+            body["crop"] = dict(zip(("x", "y", "side"), crop, strict=True))
         if masks:
             body["masks"] = {name: _base64(_read(mask)) for name, mask in masks.items()}
+        return self._with_photo(photo, body, self._image)
+
+    def _with_photo(self, photo: Photo | ImageSource, body: dict[str, Any], send: Any) -> Any:
+        """Send a body with a photo, by its id if possible."""
         if isinstance(photo, Photo):
             try:
-                return self._image({**body, "encodings": [photo.id]})
+                return send({**body, "encodings": [photo.id]})
             except ServerError as e:
                 if e.status != 404:
                     raise
             photo = photo.data
-        return self._image({**body, "images": [_base64(_read(photo))]})
+        return send({**body, "images": [_base64(_read(photo))]})
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         answer = self._request(method, path, body, "application/json")
@@ -149,6 +191,47 @@ class Client:
         raise AssertionError("unreachable")
 
 
+class AsyncClient:
+    """``Client`` for asyncio: each call runs in a thread, ``concurrency`` at a time.
+
+    The other arguments are those of ``Client``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout: float = 180.0,
+        tries: int = 4,
+        concurrency: int = 16,
+    ) -> None:
+        self._client = Client(url, key, timeout=timeout, tries=tries)
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="style-client")
+
+    async def _run(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(call, *args, **options))
+
+    async def styles(self, q: str = "") -> list[StyleInfo]:
+        """As ``Client.styles``."""
+        return await self._run(self._client.styles, q)
+
+    async def encode(self, photo: ImageSource, style: str | None = None) -> Photo:
+        """As ``Client.encode``."""
+        return await self._run(self._client.encode, photo, style)
+
+    async def faces(self, photo: Photo | ImageSource) -> list[Face]:
+        """As ``Client.faces``."""
+        return await self._run(self._client.faces, photo)
+
+    async def stylize(
+        self, photo: Photo | ImageSource, mix: Mapping[str, Any], **options: Any
+    ) -> Image.Image:
+        """As ``Client.stylize``, with its options."""
+        return await self._run(self._client.stylize, photo, mix, **options)
+
+
 def _server_error(e: urllib.error.HTTPError, proxy: str | None) -> ServerError:
     try:
         error = json.loads(e.read())["error"]
@@ -159,7 +242,7 @@ def _server_error(e: urllib.error.HTTPError, proxy: str | None) -> ServerError:
     return ServerError(e.code, error, int(after) if after.isdigit() else None)
 
 
-def _read(image: str | Path | bytes) -> bytes:
+def _read(image: ImageSource) -> bytes:
     return image if isinstance(image, bytes) else Path(image).read_bytes()
 
 

@@ -106,7 +106,33 @@ class ServeConfig(InputModel):
     jobs: Count = Field(64, description="number of stored jobs")
     job_bytes: Budget = Field(1000 * MB, description="bytes of the images of stored jobs")
     job_age: Seconds = Field(3600.0, description="seconds that a job is stored")
+    webhooks: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="addresses that jobs may name as webhook, with all paths below them, such as "
+        "https://hooks.example/styles/",
+    )
+    cors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="origins whose scripts may use the server, such as https://a.example; `*`: all",
+    )
+    root_path: Annotated[str, Field(pattern=r"^(/[^/?#]+)*$")] = Field(
+        "",
+        description="path below which a proxy serves this server, such as /styles; the proxy "
+        "strips it",
+    )
+    connections: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        1000, description="open connections; 0: no limit"
+    )
+    client_connections: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        100, description="open connections of one address; 0: no limit, for servers behind a proxy"
+    )
+    head_seconds: Seconds = Field(10.0, description="seconds for the head of a request to arrive")
     keys: str | None = Field(None, description="file of API keys; null: every client is served")
+    traces: str | None = Field(
+        None,
+        description="address of an OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318; null: no traces. Needs the extra `otel`",
+    )
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
     limits: Limits = Field(default_factory=Limits, description="limits of one request")
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from osasis.validation import InvalidInputError
+
+# Characters of a value or field in an answer, and problems that are listed.
+MAX_SHOWN = 120
+MAX_ROWS = 50
 
 
 class ApiError(Exception):
@@ -35,10 +41,12 @@ class ApiError(Exception):
             self.headers["Retry-After"] = str(retry_after)
 
     def body(self) -> dict[str, Any]:
-        error: dict[str, Any] = {"status": self.status, "message": self.message}
+        error: dict[str, Any] = {"status": self.status, "message": cut(self.message)}
         for name in ("field", "value", "allowed", "retry_after", "errors"):
             if (value := getattr(self, name)) is not None:
-                error[name] = value if name != "value" else shown(value)
+                error[name] = shown(value) if name == "value" else value
+        if self.field is not None:
+            error["field"] = cut(self.field, MAX_SHOWN)
         return {"error": error}
 
 
@@ -47,16 +55,39 @@ def invalid(error: InvalidInputError, prefix: str = "") -> ApiError:
     problems = [p.with_prefix(prefix) for p in error.problems]
     rows = [
         {
-            "field": p.field,
-            "message": str(p),
+            "field": cut(p.field, MAX_SHOWN),
+            "message": cut(str(p)),
             **({"value": shown(p.value)} if p.value is not None else {}),
             **({"allowed": p.allowed} if p.allowed else {}),
         }
-        for p in problems
+        for p in problems[:MAX_ROWS]
     ]
     first = problems[0]
     return ApiError(422, str(first), field=first.field, value=first.value,
                     allowed=first.allowed or None, errors=rows)  # fmt: skip
+
+
+def parameter_error(problem: Mapping[str, Any]) -> ApiError:
+    """The 422 of a path or query parameter, from pydantic's error."""
+    field = ".".join(str(part) for part in problem["loc"][1:])
+    kind, facts = problem["type"], problem.get("ctx", {})
+    allowed = {
+        "int_parsing": "a whole number",
+        "greater_than_equal": f"a number from {facts.get('ge')}",
+        "less_than_equal": f"a number of at most {facts.get('le')}",
+        "literal_error": f"one of {facts.get('expected')}",
+        "string_too_long": f"at most {facts.get('max_length')} characters",
+        "too_long": f"at most {facts.get('max_length')} values",
+        "missing": "given",
+    }.get(kind, "another value")
+    value = shown(problem.get("input"))
+    return ApiError(422, f"{field} is {value!r}; it must be {allowed}", field=field, value=value,
+                    allowed=allowed)  # fmt: skip
+
+
+def cut(text: str, most: int = 500) -> str:
+    """The text, shortened where it is long."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(value: Any) -> Any:
@@ -65,6 +96,5 @@ def shown(value: Any) -> Any:
         return value
     if isinstance(value, float) and abs(value) < float("inf"):
         return value
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= 120 else text[:117] + "..."
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return cut(text.encode("utf-8", "backslashreplace").decode(), MAX_SHOWN)

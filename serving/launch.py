@@ -1,8 +1,9 @@
-"""`style-factory serve`: starts Ray Serve, waits for a signal, drains, stops."""
+"""`style-factory serve`: starts Ray Serve and the gate, waits for a signal, drains, stops."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import math
 import os
@@ -10,9 +11,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.core.home import Home
 from factory.methods import read_base_info
@@ -20,32 +21,76 @@ from osasis.errors import UserError
 from serving.auth import read_keys
 from serving.config import ServeConfig
 
+if TYPE_CHECKING:
+    from serving.served_styles import StyleCatalog
+
 APP_NAME = "style-factory"
+Report = Callable[[str], None]
 
 
 def check(config: ServeConfig, host: str, port: int) -> dict[str, Any]:
-    """Check settings, base, keys and styles. Returns url, base, styles and replicas.
+    """Check settings, address, base and keys, and load every style that would be served.
 
-    Raises UserError.
+    Returns url, base, styles and replicas. Raises UserError.
     """
-    home = Home.find(config.home)
+    _probe(host, 0)  # the port may be that of a running server
+    facts, catalog = _inspect(config, host, port)
+    _verify(catalog)
+    return facts
+
+
+def _inspect(config: ServeConfig, host: str, port: int) -> tuple[dict[str, Any], StyleCatalog]:
+    """What would be served. Raises UserError."""
+    from serving.served_styles import StyleCatalog
+    from serving.tracing import Tracing
+
+    home = _existing_home(config)
     info = read_base_info(home.base_folder(config.base))
     if config.keys:
         read_keys(Path(config.keys))
-    from serving.served_styles import StyleCatalog
-
+    Tracing(config.traces)
     catalog = StyleCatalog(home, info["fingerprint"])
     catalog.poll()
     if catalog.error:
         raise UserError(f"the registry cannot be read: {catalog.error}")
     for name in config.pinned:
         catalog.resolve(name)
-    return {
-        "url": f"http://{host}:{port}",
+    facts = {
+        "url": f"http://{f'[{host}]' if ':' in host else host}:{port}",
         "base": info["name"],
         "styles": sum(s.problem is None for s in catalog.styles.values()),
         "replicas": config.replicas,
     }
+    return facts, catalog
+
+
+def _existing_home(config: ServeConfig) -> Home:
+    """The home. Raises UserError where there is none: a server has nothing to serve from it."""
+    home = Home.find(config.home)
+    if not home.path.is_dir() and home.tracking_uri == home.own_tracking_uri:
+        raise UserError(
+            f"there is no home at {home.path}; name one with --home, or train styles with "
+            "`style-factory train`"
+        )
+    return home
+
+
+def _verify(catalog: StyleCatalog) -> None:
+    """Read the weights of every usable style. Raises UserError that names the damaged ones."""
+    from factory.registry.bundles import check_finite
+
+    problems = []
+    for style in catalog.styles.values():
+        missing = style.problem if style.version.base == catalog.base else None
+        try:
+            if style.problem is None:
+                check_finite(style.version.folder())
+        except Exception as e:  # damaged files raise errors of any type
+            missing = " ".join(str(e).split()) or type(e).__name__
+        if missing:
+            problems.append(f"style {style.version.reference}: {missing}")
+    if problems:
+        raise UserError("; ".join(problems) + "; restore the files, or delete the styles")
 
 
 def run(
@@ -53,23 +98,28 @@ def run(
     host: str,
     port: int,
     ready: Callable[[dict[str, Any]], None],
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish all accepted requests. Raises UserError.
 
-    ready: called with the result of ``check`` once the server answers. report: prints a line.
+    ready: called with what ``check`` returns once the server answers. report: prints a line.
     """
-    facts = check(config, host, port)
-    _check_port(host, port)
+    facts, catalog = _inspect(config, host, port)
+    _probe(host, port)
+    for line in _startup_lines(facts, catalog):
+        report(line)
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "0")
     # Ray lowers the priority of its workers by default; requests are interactive.
     os.environ.setdefault("RAY_worker_niceness", "0")
     from ray import serve
 
-    from factory.core.ray_cluster import connect, stop_ray
+    from factory.core.ray_cluster import cluster_address, connect, stop_ray
     from serving.app import build
 
     stop = threading.Event()
+    where = cluster_address()
+    report(f"starting Ray on this machine, {config.replicas} engine(s)" if where is None
+           else f"connecting to Ray at {where}")  # fmt: skip
     connect(math.ceil(config.engine_cpus * config.replicas))
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -77,16 +127,52 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         _check_gpus(config)
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
-        if not stop.is_set():
-            ready(facts)
-        stop.wait()
-        report("closing: finishing accepted requests")
-        _drain(config.drain)
+        with _listening(config, host, port, local=where is None):
+            serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
+            if not stop.is_set():
+                ready(facts)
+            stop.wait()
+            report("closing: finishing accepted requests")
+            _drain(config.drain)
     finally:
-        serve.shutdown()
+        # A local Ray ends as a whole. On a cluster, Serve would go on.
+        if where is not None:
+            serve.shutdown()
         stop_ray()
+
+
+@contextlib.contextmanager
+def _listening(config: ServeConfig, host: str, port: int, local: bool) -> Iterator[None]:
+    """Start Serve's HTTP proxy and, on this machine, the gate in front of it."""
+    from ray import serve
+
+    from serving.gate import Gate, GateLimits
+
+    options: dict[str, Any] = {"root_path": config.root_path}
+    if not local:
+        serve.start(http_options={**options, "host": host, "port": port})
+        yield
+        return
+    inner = _free_port()
+    serve.start(http_options={**options, "host": "127.0.0.1", "port": inner})
+    limits = GateLimits(config.connections, config.client_connections, config.head_seconds)
+    gate = Gate(inner, limits)
+    try:
+        gate.listen(host, port)
+        yield
+    finally:
+        gate.close()
+
+
+def _startup_lines(facts: dict[str, Any], catalog: StyleCatalog) -> Iterator[str]:
+    styles = catalog.styles.items()
+    yield f"base {facts['base']}"
+    usable = [name for name, style in styles if style.problem is None]
+    shown = ", ".join(usable[:8]) + (", ..." if len(usable) > 8 else "")
+    yield f"{len(usable)} style(s): {shown or 'none; train some with `style-factory train`'}"
+    for name, style in styles:
+        if style.problem is not None:
+            yield f"style {name} is not served: {style.problem}"
 
 
 def _check_gpus(config: ServeConfig) -> None:
@@ -124,14 +210,33 @@ def _drain(seconds: float) -> None:
         idle_polls = idle_polls + 1 if idle else 0
 
 
-def _check_port(host: str, port: int) -> None:
-    """Raise UserError if the address cannot be bound."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as e:
-            raise UserError(
-                f"{host}:{port} cannot be used ({(e.strerror or str(e)).lower()}); "
-                "choose another with --port or --host"
-            ) from None
+def _probe(host: str, port: int) -> None:
+    """Raise UserError if the address cannot be bound. port: 0 for any."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as e:
+        shown = f"{host}:{port}" if port else host
+        reason = (getattr(e, "strerror", None) or str(e)).lower()
+        raise UserError(
+            f"{shown} cannot be used ({reason}); choose another with --port or --host"
+        ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def page_url(facts: dict[str, Any]) -> str:
+    """The address of the page for a browser on this machine."""
+    host, _, port = facts["url"].removeprefix("http://").rpartition(":")
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host.strip("[]")).is_unspecified:
+            host = "127.0.0.1"
+    return f"http://{host}:{port}/"

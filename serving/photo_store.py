@@ -21,6 +21,8 @@ from serving.request_images import fitted_photo, photo_faces, photo_id, photo_si
 from serving.shared_state import StoredPhoto
 
 T = TypeVar("T")
+# Threads for work on whole photos: each takes up to 1.2 GB for a photo of 50 megapixels.
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class PhotoStore:
     def __init__(self, config: ServeConfig, state: Any, square: int) -> None:
         self.limits, self.state, self.square = config.limits, state, square
         self._fitted: ByteLru[FittedPhoto] = ByteLru(config.fitted, lambda photo: photo.nbytes)
-        # Work on whole photos takes seconds and memory; more threads than CPUs would not help.
-        self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="images")
+        threads = min(usable_cpus(), MAX_THREADS)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
     async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
         """Run a function on images in a thread."""

@@ -59,9 +59,10 @@ class PhotoWork:
         stylized = [Image.fromarray(result.image) for result in results]
         image = Compositor(self.fitted, self.options.photo).composite(stylized)
         embed = self.options.provenance != "none"
-        return encode_image(image, self._told(results), embed=embed), image.size
+        return encode_image(image, self.provenance(results), embed=embed), image.size
 
-    def _told(self, results: Sequence[Result]) -> Provenance:
+    def provenance(self, results: Sequence[Result]) -> Provenance:
+        """How the image was made."""
         options, photo = self.options, self.options.photo
         alpha: Alpha | None = None
         if self.fitted.transparent and options.format != "jpeg":

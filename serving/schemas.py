@@ -35,6 +35,15 @@ class StylizeBody(PhotoOptions):
     )
 
 
+class JobBody(StylizeBody):
+    webhook: str | None = Field(
+        None,
+        max_length=2000,
+        description="address that gets a POST of the job when it has ended; the server's setting "
+        "`webhooks` lists what is allowed",
+    )
+
+
 class EncodingsBody(InputModel):
     subject: ClassVar[str] = "body"
 
@@ -172,16 +181,18 @@ STYLIZE_EXAMPLE = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "the body is not valid JSON or not a valid form",
+        400: "the request is malformed, or the body is not valid JSON or not a valid form",
         401: "the API key is missing or unknown",
         404: "the path, style, job or encoding does not exist",
         406: "the server offers none of the types in Accept",
-        408: "the body did not arrive within limits.seconds",
+        405: "the path does not take this method",
+        408: "the body did not arrive in time, or too slowly",
         413: "the body or an image exceeds limits.body_bytes or limits.pixels",
         415: "the server does not read this type of body or image",
         422: "a field is wrong; the answer names the field",
         429: "the key's requests of this minute are used up; see Retry-After",
-        503: "the server is busy or closing, or a style cannot be loaded; see Retry-After",
+        503: "the server is busy or closing, or a style cannot be loaded; a later attempt may "
+        "succeed if there is a Retry-After",
         504: "the work took longer than limits.seconds",
     }.items()
 }
@@ -205,6 +216,8 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
     }
+    if body is JobBody:
+        form["webhook"] = {"type": "string"}
     names = {
         EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
     }.get(body, {*form} - {"style"})  # fmt: skip
@@ -250,7 +263,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 def component_schemas() -> dict[str, Any]:
     """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
-    for body in (StylizeBody, EncodingsBody, FacesBody):
+    for body in (JobBody, EncodingsBody, FacesBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.get("$defs", {})
     return found

@@ -77,7 +77,7 @@ class StyleCatalog:
         try:
             current = self._current()
             new = {
-                name: self.styles[name]
+                name: self._listed(self.styles[name].version)
                 for name, seen in current.items()
                 if self._seen.get(name) == seen and name in self.styles
             }
@@ -112,6 +112,8 @@ class StyleCatalog:
     def _listed(self, version: StyleVersion) -> ListedStyle:
         if version.base and version.base != self.base:
             return ListedStyle(version, f"it belongs to another base ({version.base})")
+        if version.in_home and not version.folder().is_dir():
+            return ListedStyle(version, "its files are missing")
         return ListedStyle(version)
 
     def resolve(self, reference: str) -> StyleVersion:

@@ -44,6 +44,7 @@ from serving.request_images import mask_png
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
 from serving.submissions import TaskStatus
+from serving.tracing import Tracing
 
 T = TypeVar("T")
 TaskReport = Callable[[TaskStatus], None]
@@ -68,7 +69,6 @@ class Service:
         self.catalog = StyleCatalog(self.home, self.info["fingerprint"])
         self.catalog.poll()
         self.catalog.start(config.poll)
-        self.keys = Keys(Path(config.keys) if config.keys else None)
         self.counters = Counters()
         self.name = uuid.uuid4().hex[:12]
         self.admission = Admission(config.queue, config.bodies)
@@ -80,7 +80,12 @@ class Service:
         self.last_heartbeat = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self.log = _logger(config.log)
+        self.tracing = Tracing(config.traces)
+        self.keys = Keys(Path(config.keys) if config.keys else None, self._report_keys)
         self.run_in_background(self._send_heartbeats())
+
+    def _report_keys(self, problem: str) -> None:
+        log_event(self, error=f"{problem}; the last valid keys stay in use")
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -167,6 +172,12 @@ class Service:
             except UserError as e:
                 raise ApiError(422, str(e), field=f"mix.styles[{i}].style",
                                value=share.style) from None  # fmt: skip
+            chosen = versions[share.style].reference
+            same = [name for name, v in versions.items() if v.reference == chosen]
+            if len(same) > 1:
+                raise ApiError(422, f"{same[0]} and {same[1]} are the same version",
+                               field=f"mix.styles[{i}].style", value=share.style,
+                               allowed="each version once")  # fmt: skip
         if mix.text_edit is None:
             return versions, None
         try:
@@ -232,7 +243,9 @@ class Service:
                 self.counters.add("images_total")
                 return outcome
             if isinstance(outcome, StyleFailedError):
-                raise ApiError(503, str(outcome), field="mix.styles", retry_after=10)
+                log_event(self, error=outcome.detail)
+                after = None if outcome.permanent else 10
+                raise ApiError(503, outcome.message, field="mix.styles", retry_after=after)
             if isinstance(outcome, InvalidInputError):
                 raise invalid(outcome, "mix")
             raise ApiError(422, str(outcome), field="mix")

@@ -17,7 +17,18 @@ LOAD_THREADS = 4
 
 
 class StyleFailedError(UserError):
-    """A style that cannot be loaded."""
+    """A style that cannot be loaded.
+
+    message: for clients, without paths of the server. detail: for the log. permanent: whether a
+    later attempt would fail, too, until the files are repaired.
+    """
+
+    def __init__(self, message: str, detail: str, permanent: bool) -> None:
+        super().__init__(message, detail, permanent)  # exceptions are unpickled from args
+        self.message, self.detail, self.permanent = message, detail, permanent
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class StyleLoader:
@@ -52,13 +63,18 @@ class StyleLoader:
             if self.base.device.type == "cuda":
                 style = style.map(Tensor.pin_memory)  # copies to the GPU do not block
         except Exception as e:  # broken files or unreachable storage of any kind
-            reason = " ".join(str(e).split()) or type(e).__name__
-            raise StyleFailedError(
-                f"style {version.reference} cannot be loaded: {reason}"
-            ) from None
+            raise _failure(version, e) from None
         self.cache.loads += 1
         self.cache.host.put(version.reference, style)
         return style
+
+
+def _failure(version: StyleVersion, error: Exception) -> StyleFailedError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    what = f"style {version.reference} cannot be loaded"
+    permanent = version.in_home
+    cause = "its files are missing or damaged" if permanent else "its storage does not answer"
+    return StyleFailedError(f"{what}: {cause}", f"{what}: {reason}", permanent)
 
 
 def when_all(futures: Iterable[Future[Style]], call: Callable[[], object]) -> None:

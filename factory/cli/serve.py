@@ -26,6 +26,9 @@ NETWORK, SETTINGS, KEYS = "Network", "Settings", "API keys"
 def serve(
     host: Annotated[str, option(NETWORK, "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, option(NETWORK, "Port to listen on.", min=1, max=65535)] = 8000,
+    open_: Annotated[
+        bool, option(NETWORK, "Open the page in a browser once it is served.", "--open")
+    ] = False,
     base: BaseOption = None,
     replicas: Annotated[int | None, option(SETTINGS, "Number of engines (default: 1).")] = None,
     config: Annotated[
@@ -57,13 +60,19 @@ def serve(
             metavar="NAME",
         ),
     ] = None,
+    per_minute: Annotated[
+        int | None,
+        option(KEYS, "With --new-key: requests per minute of the key (default: 600).", min=1),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve registered styles over HTTP."""
-    if new_key:
-        _add_key(keys, new_key, as_json)
+    if new_key is not None:
+        _add_key(keys, new_key, per_minute, as_json)
         return
+    if per_minute is not None:
+        raise UserError("--per-minute is the limit of a new key; give --new-key NAME, too")
     from serving import launch
 
     given = {"base": base, "replicas": replicas, "keys": keys}
@@ -75,6 +84,10 @@ def serve(
     def ready(facts: dict[str, Any]) -> None:
         line = f"serving {facts['styles']} style(s) at {facts['url']}"
         print_result(json.dumps(facts) if as_json else line, flush=True)
+        if open_:
+            import webbrowser
+
+            webbrowser.open(launch.page_url(facts))
 
     launch.run(settings, host, port, ready, print_progress)
 
@@ -99,11 +112,11 @@ def _settings(
     return ServeConfig.parse(data, str(file) if file else "serve")
 
 
-def _add_key(keys: str | None, name: str, as_json: bool) -> None:
-    from serving.auth import new_key
+def _add_key(keys: str | None, name: str, per_minute: int | None, as_json: bool) -> None:
+    from serving.auth import PER_MINUTE, new_key
 
     if not keys:
         raise UserError("--new-key needs --keys FILE, where the key's hash is saved")
-    key = new_key(Path(keys), name)
+    key = new_key(Path(keys), name, per_minute or PER_MINUTE)
     print_progress("store this key now: only its hash is saved")
     print_fields({"name": name, "key": key}, as_json)

@@ -214,7 +214,13 @@ def import_(
         bool, option(OUTPUTS, "Register the style as candidate instead of champion.", "--candidate")
     ] = False,
     checkpoint: Annotated[
-        Path | None, option(INPUTS, "iter_N.pt of the published code.", metavar="FILE")
+        Path | None,
+        option(
+            INPUTS,
+            "A style of another program: iter_N.pt of OSASIS's published code, or a LoRA file for "
+            "a base of DiffStyler.",
+            metavar="FILE",
+        ),
     ] = None,
     image: Annotated[
         Path | None, option(INPUTS, "The style image, with --checkpoint.", metavar="FILE")
@@ -223,15 +229,30 @@ def import_(
         Path | None,
         option(INPUTS, "The style's photo counterpart, with --checkpoint.", metavar="FILE"),
     ] = None,
+    prompt: Annotated[
+        str | None,
+        option(
+            INPUTS,
+            "The prompt that a LoRA was trained with, with --checkpoint (default: painting of "
+            "<sss>).",
+            metavar="TEXT",
+        ),
+    ] = None,
     base: BaseOption = None,
     licence: LicenceOption = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register an exported style, or a checkpoint of the published code."""
+    """Register an exported style, or a style of another program."""
     place = find_home(home)
     if checkpoint is None:
-        published = {"image": image, "counterpart": counterpart, "base": base, "licence": licence}
+        published = {
+            "image": image,
+            "counterpart": counterpart,
+            "prompt": prompt,
+            "base": base,
+            "licence": licence,
+        }
         if given := [name for name, value in published.items() if value]:
             raise UserError(f"--{given[0]} goes with --checkpoint; give that too, or leave it out")
         from factory.registry.bundles import import_bundle
@@ -249,6 +270,7 @@ def import_(
         checkpoint,
         image,
         counterpart=counterpart,
+        prompt=prompt,
         base=base,
         licence=licence,
     )

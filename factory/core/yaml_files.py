@@ -16,7 +16,7 @@ import yaml
 
 from factory.core.text_files import read_text
 from osasis.errors import UserError
-from osasis.validation import InputModel, InvalidInputError, Problem
+from osasis.validation import InputModel, InvalidInputError, Problem, shortened
 
 M = TypeVar("M", bound=InputModel)
 TAG = "tag:yaml.org,2002:"
@@ -281,7 +281,7 @@ def explained(problem: Problem, places: Places) -> Problem:
         return replace(
             problem, message=message, allowed=f"{problem.allowed}: write {written} without quotes"
         )
-    head = f"{problem.field} is {problem.value!r}"
+    head = f"{problem.field} is {shortened(problem.value)}"
     if not place.reading or not problem.message.startswith(head):
         return problem
     shown = place.text or "empty"

@@ -9,7 +9,6 @@ import torch
 from factory.core.bases import check_name
 from factory.core.home import Home
 from osasis.bundles.base import load_base
-from osasis.bundles.files import method_name, read_base_json
 from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError, did_you_mean
 from osasis.images.listing import find_images
@@ -42,12 +41,6 @@ def make_text_edit(
     Raises UserError.
     """
     check_name(name, "text edit")
-    info = read_base_json(home.base_folder(base))
-    if method_name(info) != "osasis":
-        raise UserError(
-            f"text edits are of method osasis, but base {info.get('name')!r} is of method "
-            f"{method_name(info)}; choose a base of osasis with --base"
-        )
     loaded = load_base(home.base_folder(base))
     if photos is not None:
         size = loaded.config.image_size

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from factory.methods import all_metrics
 from osasis.evaluation.names import METRIC_NAMES, PREFIX
-from osasis.validation import InputModel, InvalidInputError, Problem
+from osasis.validation import InputModel, InvalidInputError, Problem, shortened
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -66,12 +66,12 @@ def _parse_texts(value: Any) -> tuple[Condition, ...]:
     conditions, problems = [], []
     if not isinstance(texts, (list, tuple)):
         allowed = "a list of conditions such as style_distance<=0.8"
-        problems, texts = [Problem("", value, f"gate is {value!r}", allowed)], []
+        problems, texts = [Problem("", value, f"gate is {shortened(value)}", allowed)], []
     for index, text in enumerate(texts):
         if not isinstance(text, (str, Condition)):
             allowed = "a condition such as style_distance<=0.8"
             field = f"[{index}]"
-            problems.append(Problem(field, text, f"{field} is {text!r}", allowed, "text"))
+            problems.append(Problem(field, text, f"{field} is {shortened(text)}", allowed, "text"))
             continue
         for part in filter(str.strip, str(text).split(",")):
             try:

@@ -12,7 +12,7 @@ from factory.core.environment import default_environment
 from factory.core.home import Home
 from factory.registry.reaching import opening
 from factory.registry.resolving import Resolver
-from factory.registry.versions import StyleVersion, discard_stdout, from_mlflow
+from factory.registry.versions import StyleVersion, discard_stdout, from_mlflow, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,10 +62,22 @@ class RegistryReader(Resolver):
         return self.home.tracking_uri.startswith("sqlite:")
 
     def experiment_id(self, name: str) -> str:
-        """Id of the experiment with this name, which is created where it is missing."""
+        """Id of the experiment with this name, which is created where it is missing.
+
+        MLflow writes the files of an experiment's runs to an absolute path. In a home that was
+        moved or copied, the experiment of the former path is renamed, and runs go to another one.
+        """
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
+        own = self.home.tracking_uri == self.home.own_tracking_uri
+        if found is not None and own:
+            former = local_path(found.artifact_location)
+            if former is not None and former != self.home.artifacts:
+                self.client.rename_experiment(found.experiment_id, _named_at(name, former))
+                found = self.client.get_experiment_by_name(_named_at(name, self.home.artifacts))
+                if found is not None:  # the home is back where it was
+                    self.client.rename_experiment(found.experiment_id, name)
         if found is None:
             # MLflow's default location is below the current directory.
             location = self.home.artifacts.as_uri() if self.local else None
@@ -142,6 +154,11 @@ class RegistrySnapshot(Resolver):
         if style not in self.all:
             raise self.unknown_style(style)
         return self.all[style]
+
+
+def _named_at(experiment: str, artifacts: Path) -> str:
+    """The name of an experiment whose home was at another path."""
+    return f"{experiment} at {artifacts}"
 
 
 def _create_database(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Imports styles of the published code (``iter_N.pt``) into the registry."""
+"""Imports styles of other programs (``iter_N.pt``, LoRA files) into the registry."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def import_style(
     base: str | None = None,
     licence: str = "",
 ) -> StyleVersion:
-    """Convert and register a published style; returns the existing version of the same files.
+    """Convert and register a style's file; returns the existing version of the same files.
 
-    image: the style image. counterpart: its photo counterpart; None stores the style image in its
-    place. Raises UserError.
+    image: the style image. counterpart: its photo counterpart, for OSASIS; None stores the style
+    image in its place. prompt: that of a LoRA's training, for DiffStyler. Raises UserError.
     """
     check_name(style_id, "style")
     registry = Registry(home)
@@ -34,6 +34,7 @@ def import_style(
     fingerprint = ""
     if checkpoint.is_file() and image.is_file():
         parts = [loaded.fingerprint, sha256_file(checkpoint), sha256_file(image)]
+        parts += [] if prompt is None else [prompt]
         fingerprint = sha256_text("/".join(parts))[:16]
         if (found := registry.find(style_id, fingerprint)) is not None:
             return found

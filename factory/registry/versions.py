@@ -51,6 +51,11 @@ class StyleVersion:
     def reference(self) -> str:
         return f"{self.style}:{self.version}"
 
+    @property
+    def in_home(self) -> bool:
+        """Whether the bundle is on a local file system rather than in a server's store."""
+        return local_path(self.source) is not None
+
     def folder(self) -> Path:
         """The bundle's folder: the stored one for local artifacts, else a cached download."""
         return bundle_folder(self.source, self.tracking_uri, self.cache)
@@ -134,13 +139,26 @@ def from_mlflow(v: Any, model: Any, home: Home) -> StyleVersion:
         fingerprint=v.tags.get("fingerprint", ""),
         base=v.tags.get("base", ""),
         run_id=v.run_id or "",
-        source=v.source,
+        source=source_in_home(v.source, home, v.run_id or ""),
         aliases=tuple(sorted(a for a, n in model.aliases.items() if int(n) == int(v.version))),
         created_ms=int(v.creation_timestamp),
         tags={k: t for k, t in v.tags.items() if k not in ("fingerprint", "base")},
         tracking_uri=home.tracking_uri,
         cache=home.artifact_cache(v.run_id or ""),
     )
+
+
+def source_in_home(source: str, home: Home, run_id: str) -> str:
+    """The URI of a bundle where the home lies now.
+
+    MLflow stores absolute paths. The artifacts of a home's own registry are below the home, also
+    after it was moved, copied or restored.
+    """
+    local = local_path(source)
+    kept_in_home = home.tracking_uri == home.own_tracking_uri and local is not None
+    if not kept_in_home or local is None or local.parts[-3:-1] != (run_id, "artifacts"):
+        return source
+    return (home.artifacts / run_id / "artifacts" / local.name).as_uri()
 
 
 def local_path(source: str) -> Path | None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,69 @@ from factory.registry.versions import (
     local_path,
 )
 from osasis.errors import UserError
-from osasis.storage import sha256_file
+from osasis.storage import sha256_file, write_json
 
 # Tag of a registered model: all champions in order, for rollback.
 CHAMPIONS_TAG = "style_factory.champions"
 
 
+@dataclass
+class BegunRun:
+    """An MLflow run of a style in training. steps: whose losses are logged. uri: of its
+    artifacts."""
+
+    run_id: str
+    uri: str
+    steps: set[int]
+
+
 class Registry(RegistryReader):
     """A registry that can register, promote and delete styles."""
+
+    def begin_run(self, style: str, params: dict[str, Any]) -> BegunRun:
+        """Begin the run of a style's training."""
+        from mlflow.entities import Param
+
+        with discard_stdout():
+            info = self.client.create_run(self.experiment, run_name=style).info
+            run = BegunRun(info.run_id, info.artifact_uri, set())
+            try:
+                logged = [Param(name, str(value)) for name, value in params.items()]
+                self.client.log_batch(run.run_id, params=logged)
+            except Exception:
+                self._discard_run(run)
+                raise
+        return run
+
+    def continue_run(self, run_id: str) -> BegunRun | None:
+        """The run of an interrupted training; None where it is deleted, complete, or of a home that
+        was moved since."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            info = self.client.get_run(run_id).info
+            points = self.client.get_metric_history(run_id, "total")
+        except MlflowException:
+            return None
+        ended = info.lifecycle_stage == "deleted" or info.status == "FINISHED"
+        if ended or info.experiment_id != self.experiment:
+            return None
+        self.client.update_run(run_id, status="RUNNING")
+        return BegunRun(run_id, info.artifact_uri, {point.step for point in points})
+
+    def log_point(self, run: BegunRun, step: int, losses: dict[str, float]) -> None:
+        """Log the losses of an iteration, from 1."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in losses.items()]
+        self.client.log_batch(run.run_id, metrics=metrics)
+        run.steps.add(step)
+
+    def end_failed(self, run: BegunRun, reason: str) -> None:
+        """End the run of a failed training; its tag ``failure`` has the reason."""
+        self.client.set_tag(run.run_id, "failure", reason[:5000])
+        self.client.set_terminated(run.run_id, "FAILED")
 
     def register(
         self,
@@ -45,23 +101,31 @@ class Registry(RegistryReader):
         tags: dict[str, str],
         previews: Path | None = None,
         alias: str | None = CHAMPION,
+        run: BegunRun | None = None,
     ) -> StyleVersion:
         """Log an MLflow run with the bundle in ``folder``, and register a version with the alias.
 
-        history: losses per iteration. Returns the existing version where the fingerprint is
+        history: losses per iteration. run: begun with the training; None begins one. Tags without a
+        value are left out. Returns the existing version where the fingerprint is
         registered already. Raises UserError where the stored weights, read back before the
         version is created, differ from the folder's, or where the name belongs to another project.
         """
-        from factory.registry.pyfunc import write_mlmodel
+        from factory.registry.mlmodel import write_mlmodel
 
         # Serialises writers of a sqlite registry; a server's database does so itself.
         lock = self.home.locked("registering") if self.local else contextlib.nullcontext()
         with lock, discard_stdout():
             if fingerprint and (found := self.find(style, fingerprint)) is not None:
+                if run is not None:
+                    self.client.delete_run(run.run_id)
                 return found
             self._ensure_model(style)
             write_mlmodel(folder, self.home, style, base)
-            run_id, source = self._log_run(style, folder, params, history, metrics, tags, previews)
+            tags = {name: value for name, value in tags.items() if value}
+            if run is None:
+                run = self.begin_run(style, params)
+            self._complete_run(run, folder, history, metrics, tags, previews)
+            run_id, source = run.run_id, f"{run.uri}/style"
             try:
                 self._verify_stored(style, run_id, source, folder)
             except Exception:
@@ -72,6 +136,7 @@ class Registry(RegistryReader):
                 source=source,
                 run_id=run_id,
                 tags={"fingerprint": fingerprint, "base": base, **tags},
+                description=_described(style, tags, history),
             )
             number = int(created.version)
             if fingerprint and (earlier := self._earlier_duplicate(style, fingerprint, number)):
@@ -91,9 +156,9 @@ class Registry(RegistryReader):
 
         try:
             with discard_stdout():
-                run = self.client.create_run(self.experiment, run_name="doctor")
+                run = self.begin_run("doctor", {})
                 try:
-                    self.client.log_text(run.info.run_id, "writable", "doctor.txt")
+                    self.client.log_text(run.run_id, "writable", "doctor.txt")
                 finally:
                     self._discard_run(run)
         except (MlflowException, OSError) as e:
@@ -103,60 +168,54 @@ class Registry(RegistryReader):
                 "artifact store and credentials"
             ) from None
 
-    def _log_run(
+    def _complete_run(
         self,
-        style: str,
+        run: BegunRun,
         folder: Path,
-        params: dict[str, Any],
-        history: list[dict[str, float]],
-        metrics: dict[str, float],
-        tags: dict[str, str],
-        previews: Path | None,
-    ) -> tuple[str, str]:
-        """Log history, metrics, params, bundle and previews. Returns (run id, source URI)."""
-        run = self.client.create_run(self.experiment, run_name=style)
-        try:
-            self._fill_run(run.info.run_id, folder, params, history, metrics, tags, previews)
-        except Exception:
-            self._discard_run(run)
-            raise
-        return run.info.run_id, f"{run.info.artifact_uri}/style"
-
-    def _discard_run(self, run: Any) -> None:
-        """Delete an incomplete run; its files first, because the disk may be full."""
-        if (local := local_path(run.info.artifact_uri)) is not None:
-            shutil.rmtree(local.parent, ignore_errors=True)
-        with contextlib.suppress(Exception):
-            self.client.delete_run(run.info.run_id)
-
-    def _fill_run(
-        self,
-        run_id: str,
-        folder: Path,
-        params: dict[str, Any],
         history: list[dict[str, float]],
         metrics: dict[str, float],
         tags: dict[str, str],
         previews: Path | None,
     ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+        """Log what a run lacks of its history, metrics, tags, bundle and previews."""
+        try:
+            self._fill_run(run, folder, history, metrics, tags, previews)
+        except Exception:
+            self._discard_run(run)
+            raise
+
+    def _discard_run(self, run: BegunRun) -> None:
+        """Delete an incomplete run; its files first, because the disk may be full."""
+        if (local := local_path(run.uri)) is not None:
+            shutil.rmtree(local.parent, ignore_errors=True)
+        with contextlib.suppress(Exception):
+            self.client.delete_run(run.run_id)
+
+    def _fill_run(
+        self,
+        run: BegunRun,
+        folder: Path,
+        history: list[dict[str, float]],
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        previews: Path | None,
+    ) -> None:
+        from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
         logged = [
             Metric(name, value, now, step)
             for step, row in enumerate(history, start=1)
+            if step not in run.steps
             for name, value in row.items()
         ]
         logged += [Metric(name, value, now, 0) for name, value in metrics.items()]
         self.client.log_batch(
-            run_id,
-            metrics=logged,
-            params=[Param(k, str(v)) for k, v in params.items()],
-            tags=[RunTag(k, v) for k, v in tags.items()],
+            run.run_id, metrics=logged, tags=[RunTag(k, v) for k, v in tags.items()]
         )
-        self.client.log_artifacts(run_id, str(folder), "style")
+        self.client.log_artifacts(run.run_id, str(folder), "style")
         if previews is not None and previews.is_dir():
-            self.client.log_artifacts(run_id, str(previews), "previews")
+            self.client.log_artifacts(run.run_id, str(previews), "previews")
 
     def _verify_stored(self, style: str, run_id: str, source: str, folder: Path) -> None:
         """Raise UserError where the stored weights differ from the folder's."""
@@ -179,7 +238,9 @@ class Registry(RegistryReader):
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(style, tags={KIND_TAG: "style"})
+            self.client.create_registered_model(
+                style, tags={KIND_TAG: "style"}, description=f"Style {style} of style-factory"
+            )
         except MlflowException as e:
             if e.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -199,7 +260,11 @@ class Registry(RegistryReader):
         logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
         with discard_stdout():
             self.client.log_batch(version.run_id, metrics=logged)
-            self.client.log_dict(version.run_id, document, EVALUATION_FILE)
+            # MLflow would write to the path at which the home was when the run was made.
+            if (local := local_path(version.source)) is not None:
+                write_json(local.parent / EVALUATION_FILE, document)
+            else:
+                self.client.log_dict(version.run_id, document, EVALUATION_FILE)
 
     def apply_gate(self, version: StyleVersion, missed: Sequence[str]) -> None:
         """Store why a version misses a gate; a candidate that misses nothing becomes champion.
@@ -293,3 +358,11 @@ class Registry(RegistryReader):
             discard_stdout(),
         ):
             get_artifact_repository(root, self.home.tracking_uri).delete_artifacts()
+
+
+def _described(style: str, tags: dict[str, str], history: list[dict[str, float]]) -> str:
+    """The description of a version in MLflow."""
+    base = f" on base {tags['base_name']}" if "base_name" in tags else ""
+    trained = f", {len(history)} iterations" if history else ""
+    licence = f"; licence: {tags['licence']}" if "licence" in tags else ""
+    return f"Style {style}{base}{trained}{licence}"

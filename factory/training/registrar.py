@@ -13,6 +13,7 @@ from factory.methods import LoadedBase
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
 from factory.registry.bundles import check_finite
 from factory.registry.gate import Condition, gate_failures
+from factory.registry.writing import BegunRun
 from factory.reports.results import StyleResult
 from factory.training.style_worker import PREVIEWS, RESULT, StyleTask
 
@@ -27,8 +28,8 @@ class Registrar:
     previews_key: str
     report: Callable[[str], None]
 
-    def register(self, task: StyleTask) -> StyleResult:
-        """Check a trained style's bundle and register it.
+    def register(self, task: StyleTask, run: BegunRun | None = None) -> StyleResult:
+        """Check a trained style's bundle and register it. run: begun with the training.
 
         Any error but a full disk becomes a failed result of this style. Raises DiskFullError.
         """
@@ -54,6 +55,7 @@ class Registrar:
                 tags=tags | ({GATE_TAG: "; ".join(missed)} if missed else {}),
                 previews=folder / PREVIEWS,
                 alias=CANDIDATE if missed else CHAMPION,
+                run=run,
             )
         except Exception as e:
             if (full := find_disk_full(e, self.registry.home.path)) is not None:

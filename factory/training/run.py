@@ -31,6 +31,7 @@ from factory.reports.progress import Display, make_display
 from factory.reports.results import BankResult, StyleResult, TrainResult
 from factory.reports.style_states import Done, Failed, Snapshot
 from factory.training.lease_queue import RETRIES, RETRY_ON
+from factory.training.live_runs import LiveRuns
 from factory.training.plan import PlannedStyle, make_plan
 from factory.training.registrar import Registrar
 from factory.training.staged_images import StagedImages
@@ -287,19 +288,22 @@ class TrainingRun:
         job = TrainingJob(
             self.folder, self.base_folder, self.previews, tasks, options.retries, options.retry_on
         )
+        live = LiveRuns(self.registrar.registry, {t.id: t for t in tasks}, self.report)
         finished: set[str] = set()
         taken_over: list[PlannedStyle] = []
 
         def on_progress(snapshot: Snapshot) -> None:
             """Register each style when it is done, so that a killed run keeps it."""
             self.display.update(snapshot)
+            live.update(snapshot)
             for style, state in snapshot.items():
                 if isinstance(state, (Done, Failed)) and style not in finished:
                     finished.add(style)
                     if _is_taken_over(by_id[style][0], state, claims):
+                        live.fail(style, "another job took the style over")
                         taken_over.append(by_id[style][0])
                     else:
-                        self._finish_style(*by_id[style], state, claims)
+                        self._finish_style(*by_id[style], state, claims, live)
 
         # The queue file of an earlier round lists other styles.
         (self.folder / "queue.json").unlink(missing_ok=True)
@@ -325,15 +329,21 @@ class TrainingRun:
         )
 
     def _finish_style(
-        self, p: PlannedStyle, task: StyleTask, state: Done | Failed, claims: Claims
+        self,
+        p: PlannedStyle,
+        task: StyleTask,
+        state: Done | Failed,
+        claims: Claims,
+        live: LiveRuns,
     ) -> None:
         """Register a trained style, or record why it failed."""
         if isinstance(state, Failed):
+            live.fail(p.entry.id, state.reason)
             result = StyleResult(p.entry.id, "failed", reason=state.reason, kind=state.kind)
             if not (task.folder / CHECKPOINT).is_file():
                 shutil.rmtree(task.folder, ignore_errors=True)  # no checkpoint to resume from
         else:
-            result = self.registrar.register(task)
+            result = self.registrar.register(task, live.take(p.entry.id))
         self.results[p.entry.id] = replace(result, attempts=max(1, state.attempts))
         claims.release(p.claim)
 

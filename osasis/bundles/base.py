@@ -16,7 +16,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from osasis.bundles.files import BASE_JSON, read_bundle_json
+from osasis.bundles.files import (
+    BASE_JSON,
+    DEFAULT_METHOD,
+    method_name,
+    read_base_json,
+    read_bundle_json,
+    verify_files,
+)
 from osasis.devices import required_device
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
@@ -231,8 +238,11 @@ def _shards(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Ten
 def read_base_info(folder: Path) -> dict[str, Any]:
     """Read base.json. Raises UserError if it is missing, invalid or of another format."""
     path = folder / BASE_JSON
-    if not path.is_file():
-        raise UserError(f"{folder}: not a base (it has no {BASE_JSON})")
+    if (method := method_name(read_base_json(folder))) != DEFAULT_METHOD:
+        raise UserError(
+            f"{folder}: a base of method {method}, but one of method {DEFAULT_METHOD} is needed; "
+            "choose another base"
+        )
     keys = ("config", "guide", "perceptual", "files", "fingerprint")
     info = read_bundle_json(path, FORMAT, keys, "import the base again")
     kind = (info["guide"] or {}).get("kind")
@@ -250,7 +260,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
     info = read_base_info(folder)
     config = DiffAEConfig.parse(info["config"], str(folder / BASE_JSON))
     if verify:
-        _verify(folder, info["files"])
+        verify_files(folder, info["files"])
     tensors = _tensors(folder, "diffae")
     z_mean, z_std = (tensors.pop(k, torch.empty(0)) for k in ("z_mean", "z_std"))
     if z_mean.numel() != config.z_channels or z_std.numel() != config.z_channels:
@@ -282,15 +292,6 @@ def _load_prior(folder: Path, config: DiffAEConfig) -> UNet | None:
     return _load_network(
         lambda: UNet(sizes), _tensors(folder, "prior"), folder / "prior.safetensors"
     )
-
-
-def _verify(folder: Path, hashes: dict[str, str]) -> None:
-    for name, digest in hashes.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing; import the base again")
-        if sha256_file(path) != digest:
-            raise UserError(f"{path}: its SHA-256 differs from {BASE_JSON}; import the base again")
 
 
 def _load_network(build: Callable[[], M], tensors: dict[str, Tensor], source: Path) -> M:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osasis.errors import UserError
+from osasis.storage import sha256_file
 
 BASE_JSON, STYLE_JSON = "base.json", "style.json"
 # Pictures of a style. Styles that do not train on photos have no counterpart.
@@ -36,6 +37,19 @@ def read_base_json(folder: Path) -> dict[str, Any]:
     if "fingerprint" not in info:
         raise UserError(f"{path}: fingerprint is missing; import the base again")
     return info
+
+
+def verify_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Compare a base's files with their SHA-256 (a few milliseconds per megabyte).
+
+    Raises UserError naming the missing or damaged file.
+    """
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; import the base again")
+        if sha256_file(path) != digest:
+            raise UserError(f"{path}: its SHA-256 differs from {BASE_JSON}; import the base again")
 
 
 def read_bundle_json(

@@ -107,7 +107,16 @@ class Provenance(InputModel):
                 except (ValueError, RecursionError):
                     problem = Problem(name, text, f"{name} is damaged", "JSON")
                     raise InvalidInputError(subject, [problem]) from None
+        if isinstance(found["mix"], dict):
+            found["mix"] = _mix_of_older_version(found["mix"])
         return cls.parse({k: v for k, v in found.items() if k in cls.model_fields}, subject)
+
+
+def _mix_of_older_version(mix: dict[str, Any]) -> dict[str, Any]:
+    """A mix without ``seed``, which had no effect, and with one of two fields that exclude each
+    other: level_weights had precedence."""
+    dropped = {"seed"} | ({"content_cutoff"} if mix.get("level_weights") is not None else set())
+    return {name: value for name, value in mix.items() if name not in dropped}
 
 
 def _from_older_version(texts: Mapping[str, Any]) -> dict[str, Any]:

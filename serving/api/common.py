@@ -23,33 +23,34 @@ def authorised(request: Request) -> tuple[Service, str]:
 def negotiate(request: Request, offered: list[str]) -> str:
     """The offered media type that Accept prefers; the first of equals. Raises ApiError 406."""
     accept = request.headers.get("accept") or "*/*"
-    best, best_q = None, 0.0
-    for media in offered:
-        q = max((q for pattern, q in _ranges(accept) if _matches(pattern, media)), default=0.0)
-        if q > best_q:
-            best, best_q = media, q
-    if best is None:
+    ranges = _ranges(accept)
+    best = max(offered, key=lambda media: _quality(media, ranges))
+    if _quality(best, ranges) <= 0:
         raise ApiError(406, f"none of {accept[:100]!r} is offered here", field="Accept",
                        value=accept, allowed=offered)  # fmt: skip
     return best
 
 
-def _ranges(accept: str) -> list[tuple[str, float]]:
-    """Media ranges of an Accept header with their q."""
-    out = []
+def _quality(media: str, ranges: dict[str, float]) -> float:
+    """The q of the most specific range that matches (RFC 9110, section 12.5.1)."""
+    for pattern in (media, media.partition("/")[0] + "/*", "*/*", "*"):
+        if pattern in ranges:
+            return ranges[pattern]
+    return 0.0
+
+
+def _ranges(accept: str) -> dict[str, float]:
+    """q by media range of an Accept header."""
+    found = {}
     for part in accept.split(","):
         media, _, options = part.partition(";")
         q = 1.0
         for option in options.split(";"):
             name, _, value = option.strip().partition("=")
-            if name == "q":
+            if name.lower() == "q":
                 try:
                     q = float(value)
                 except ValueError:
                     q = 0.0
-        out.append((media.strip().lower(), q))
-    return out
-
-
-def _matches(pattern: str, media: str) -> bool:
-    return pattern in ("*/*", "*", media) or pattern == media.partition("/")[0] + "/*"
+        found[media.strip().lower()] = q
+    return found

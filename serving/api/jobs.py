@@ -7,14 +7,15 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from serving.api.common import authorised, negotiate
-from serving.bodies import StylizeRequest, read_stylize
+from serving.bodies import StylizeRequest, read_job
 from serving.engine import Result
 from serving.errors import ApiError
 from serving.photo_work import PhotoWork
 from serving.request_images import MEDIA
-from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, StylizeBody, body_docs
-from serving.service import Service
+from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, JobBody, body_docs
+from serving.service import Service, log_event
 from serving.submissions import TaskStatus
+from serving.webhooks import check_webhook, send_webhook
 
 router = APIRouter(tags=["jobs"])
 # Seconds between two looks at a running job.
@@ -25,7 +26,7 @@ LOOK_SECONDS = 0.5
     "/v1/jobs",
     status_code=202,
     responses=ERRORS,
-    openapi_extra=body_docs(StylizeBody, STYLIZE_EXAMPLE),
+    openapi_extra=body_docs(JobBody, STYLIZE_EXAMPLE),
 )
 async def submit(request: Request, response: Response) -> JobAnswer:
     """Queue photos for a mix; the header `Location` names the job's path."""
@@ -33,14 +34,15 @@ async def submit(request: Request, response: Response) -> JobAnswer:
     negotiate(request, ["application/json"])
     limits = service.config.limits
     with service.admit_body() as reserve:
-        body = await read_stylize(request, limits, limits.job_images, reserve)
+        body, webhook = await read_job(request, limits, reserve)
+        check_webhook(webhook, service.config.webhooks)
         works = await service.with_timeout(_works(service, body, owner))
     job = await service.state.add_job.remote(owner, len(works), service.name)
     if job is None:
         raise ApiError(503, "too many jobs", allowed=f"{service.config.jobs} jobs",
                        retry_after=service.admission.retry_after() + 10)  # fmt: skip
-    service.run_in_background(_run(service, job, works))
-    response.headers["Location"] = f"/v1/jobs/{job}"
+    service.run_in_background(_run_and_tell(service, job, owner, works, webhook))
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/jobs/{job}"
     answer: JobAnswer = await service.state.job.remote(job, owner)
     return answer
 
@@ -83,6 +85,19 @@ def _unknown(job: str) -> ApiError:
 async def _works(service: Service, body: StylizeRequest, owner: str) -> list[PhotoWork]:
     photos = await service.photos.of_request(body.photos, body.encodings, owner)
     return await service.make_works(body, photos, "png")
+
+
+async def _run_and_tell(
+    service: Service, job: str, owner: str, works: list[PhotoWork], webhook: str | None
+) -> None:
+    """Run a job, then send its state to the webhook."""
+    await _run(service, job, works)
+    answer: JobAnswer | None = await service.state.job.remote(job, owner)
+    if webhook is None or answer is None:
+        return
+    problem = await asyncio.to_thread(send_webhook, webhook, answer.model_dump_json().encode())
+    if problem is not None:
+        log_event(service, job=job, error=f"the webhook was not reached: {problem}")
 
 
 async def _run(service: Service, job: str, works: list[PhotoWork]) -> None:

@@ -92,8 +92,8 @@ async def preview(
 
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
-    """The base, the limits, the names of text edits, a description of the mix's controls and the
-    paths of example photos."""
+    """The base, its method, the fields of its mixes and their controls, the limits, the names of
+    text edits, and the paths of example photos."""
     service, _ = authorised(request)
     edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
     return {

@@ -40,7 +40,7 @@ async def stylize(request: Request) -> Response:
     limits = service.config.limits
     with contextlib.ExitStack() as held:
         reserve = held.enter_context(service.admit_body())
-        body = await read_stylize(request, limits, limits.images, reserve)
+        body = await read_stylize(request, limits, reserve)
         pictures = list(MEDIA.values()) if body.count == 1 else []
         media = negotiate(request, [*pictures, "application/json", EVENTS])
         held.enter_context(service.admission.admit_images(body.count))
@@ -127,12 +127,16 @@ async def run(
 ) -> Done:
     """Stylize the photos of a request. Raises ApiError. report: of ``Service.run_works``."""
     started = time.monotonic()
-    photos = await service.photos.of_request(body.photos, body.encodings, owner)
-    works = await service.make_works(body, photos, kind)
-    results = await service.run_works(works, report)
+    with service.tracing.span("route"):
+        photos = await service.photos.of_request(body.photos, body.encodings, owner)
+        works = await service.make_works(body, photos, kind)
+    with service.tracing.span("engine"):
+        results = await service.run_works(works, report)
+        service.tracing.add_engine_parts([r for of_photo in results for r in of_photo])
     await service.photos.keep(photos, owner)
-    images = await asyncio.gather(
-        *(service.photos.in_thread(w.image, r) for w, r in zip(works, results, strict=True))
-    )
+    with service.tracing.span("image"):
+        images = await asyncio.gather(
+            *(service.photos.in_thread(w.image, r) for w, r in zip(works, results, strict=True))
+        )
     flat = [result for of_photo in results for result in of_photo]
     return Done(body, works, list(images), timing(flat, time.monotonic() - started))

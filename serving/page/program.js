@@ -22,8 +22,10 @@ function curl() {
 
 function python() {
   const key = $("key").value ? ', key="..."' : "";
+  const values = { fit: JSON.stringify, crop: (box) => `(${box.replaceAll(",", ", ")})`,
+    detail: () => "True" };
   const more = Object.entries(changedOptions())
-    .map(([name, value]) => `, ${name}=${value === true ? "True" : JSON.stringify(value)}`);
+    .map(([name, value]) => `, ${name}=${values[name](value)}`);
   if (state.painted) more.unshift(`, masks={"painted": ${JSON.stringify(maskName())}}`);
   return "from serving.client import Client\n\n"
     + `client = Client("${address()}"${key})\n`

@@ -61,7 +61,7 @@ export function restore(saved) {
 export function changedOptions({ fit, crop, detail } = state.options) {
   const found = {};
   if (fit !== newOptions().fit) found.fit = fit;
-  if (crop) found.crop = `${crop.x},${crop.y},${crop.side}`;
+  if (crop) found.crop = [crop.x, crop.y, crop.side].join();
   if (detail) found.detail = true;
   return found;
 }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
 
@@ -43,6 +44,28 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert resumed.history == whole.history
     for key, value in whole.state_tensors().items():
         assert torch.equal(resumed.state_tensors()[key], value), key
+
+
+def test_recomputed_activations_train_the_same_adapter(base: Base) -> None:
+    plain, less = trainer(base), trainer(base, recompute=True)
+    saved: dict[str, int] = {}
+
+    def bytes_saved(own: AdapterTrainer, name: str) -> None:
+        def count(tensor: Tensor) -> Tensor:
+            saved[name] = saved.get(name, 0) + tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            own.step()
+
+    for _ in range(2):
+        bytes_saved(plain, "plain")
+        bytes_saved(less, "less")
+    assert less.history == plain.history
+    for key, value in plain.state_tensors().items():
+        assert torch.equal(less.state_tensors()[key], value), key
+    assert saved["less"] < 0.6 * saved["plain"]
+    assert not base.unet.is_gradient_checkpointing
 
 
 def test_training_lowers_the_loss_and_leaves_the_base(base: Base) -> None:

@@ -17,7 +17,6 @@ def test_round_trip_through_json() -> None:
     mix = Mix(
         styles=(StyleShare(style="a", weight=2.0, mask="left"), StyleShare(style="b")),
         blend="noise",
-        content_cutoff=16,
         level_weights=(0.0, 0.5, 1.0),
         structure=0.2,
         t0=0.4,
@@ -26,7 +25,6 @@ def test_round_trip_through_json() -> None:
         decode_steps=10,
         text_edit="smile",
         text_amount=-2.0,
-        seed=3,
     )
     assert Mix.parse(json.loads(json.dumps(mix.to_dict()))) == mix
 
@@ -38,6 +36,12 @@ def test_short_forms() -> None:
     assert Mix.of("a", "b", strength=0.5) == Mix(
         styles=(StyleShare(style="a"), StyleShare(style="b")), strength=0.5
     )
+
+
+def test_a_cutoff_and_level_weights_exclude_each_other() -> None:
+    found = problems({"styles": ["a"], "content_cutoff": 16, "level_weights": [1, 0, 0]})
+    assert list(found) == ["level_weights"]
+    assert "content_cutoff exclude each other" in found["level_weights"].message
 
 
 def test_every_problem_is_named_at_once() -> None:

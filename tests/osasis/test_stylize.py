@@ -181,7 +181,7 @@ def test_cutoff_and_level_weights_agree(
     # Levels of the tiny base: 32, 16 and 8 pixels.
     assert torch.equal(run(content_cutoff=16), run(level_weights=(1.0, 1.0, 0.0)))
     assert torch.equal(run(), run(level_weights=(1.0, 0.0, 0.0)))
-    assert torch.equal(run(content_cutoff=16, level_weights=ALL_PHOTO), run(content_cutoff=64))
+    assert torch.equal(run(level_weights=ALL_PHOTO), run(content_cutoff=64))
 
 
 def test_the_structure_network_is_added_at_each_step(

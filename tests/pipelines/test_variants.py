@@ -12,13 +12,13 @@ def test_columns_are_the_mix_or_the_values_of_sweeps_then_baselines() -> None:
     (ours,) = make_variants({}, [], [])
     assert (ours.name, ours.fields, ours.as_registered) == ("ours", {}, True)
     found = make_variants(
-        {"seed": 3}, [("strength", [0.4, 1]), ("t0", [0.5])], ["no-spn", "sdedit"]
+        {"text_amount": 3}, [("strength", [0.4, 1]), ("t0", [0.5])], ["no-spn", "sdedit"]
     )
     assert [(v.name, v.fields) for v in found] == [
-        ("strength=0.4", {"seed": 3, "strength": 0.4}),
-        ("strength=1", {"seed": 3, "strength": 1}),
-        ("t0=0.5", {"seed": 3, "t0": 0.5}),
-        ("no-spn", {"seed": 3, "structure": 0.0}),
+        ("strength=0.4", {"text_amount": 3, "strength": 0.4}),
+        ("strength=1", {"text_amount": 3, "strength": 1}),
+        ("t0=0.5", {"text_amount": 3, "t0": 0.5}),
+        ("no-spn", {"text_amount": 3, "structure": 0.0}),
         ("sdedit", None),
     ]
     assert not any(v.as_registered for v in found)
@@ -26,13 +26,13 @@ def test_columns_are_the_mix_or_the_values_of_sweeps_then_baselines() -> None:
 
 def test_a_training_setting_trains_again_and_the_mix_comes_first() -> None:
     found = make_variants(
-        {"seed": 3}, [("in_domain", [0, 0.5]), ("structure", [0])], ["no-in-domain"]
+        {"text_amount": 3}, [("in_domain", [0, 0.5]), ("structure", [0])], ["no-in-domain"]
     )
     assert [(v.name, v.fields, v.training) for v in found] == [
-        ("in_domain=0", {"seed": 3}, {"in_domain": 0}),
-        ("in_domain=0.5", {"seed": 3}, {"in_domain": 0.5}),
-        ("structure=0", {"seed": 3, "structure": 0}, {}),
-        ("no-in-domain", {"seed": 3}, {"in_domain": 0.0}),
+        ("in_domain=0", {"text_amount": 3}, {"in_domain": 0}),
+        ("in_domain=0.5", {"text_amount": 3}, {"in_domain": 0.5}),
+        ("structure=0", {"text_amount": 3, "structure": 0}, {}),
+        ("no-in-domain", {"text_amount": 3}, {"in_domain": 0.0}),
     ]
     (alone,) = make_variants({}, [("iterations", [8])], [])
     assert not alone.as_registered

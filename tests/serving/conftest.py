@@ -77,6 +77,9 @@ class Server:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, timeout=TIMEOUT, **self._with(options))
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=TIMEOUT, **self._with(options))
+
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "headers": {**self.headers, **(options.get("headers") or {})}}
 
@@ -142,10 +145,11 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A key file: ``alice`` has no effective rate limit, ``bob`` four requests per minute."""
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     return {
+        "file": path,
         "path": str(path),
         "alice": new_key(path, "alice", 1_000_000),
         "bob": new_key(path, "bob", 4),
@@ -153,12 +157,23 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def hook_port() -> int:
+    """The port at which the server's jobs may call webhooks, below /hooks."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
 def server(
-    shop_home: Path, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    shop_home: Path,
+    keys: dict[str, str],
+    hook_port: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A server for all tests that do not change it; requests carry alice's key."""
     folder = tmp_path_factory.mktemp("server")
-    options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"])
+    options = ("--set", "limits.seconds=150", "--set", f"queue={QUEUE}", "--keys", keys["path"],
+               "--set", 'cors=["https://a.example"]',
+               "--set", f'webhooks=["http://127.0.0.1:{hook_port}/hooks"]')  # fmt: skip
     with serving(shop_home, folder, *options) as running:
         running.headers["Authorization"] = f"Bearer {keys['alice']}"
         yield running

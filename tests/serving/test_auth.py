@@ -49,6 +49,32 @@ def test_only_hashes_are_stored(tmp_path: Path) -> None:
     assert Keys(None).check(None) == "anonymous"
 
 
+def test_the_key_file_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now, told = tmp_path / "keys.json", [1000.0], []
+    monkeypatch.setattr("serving.auth.time.monotonic", lambda: now[0])
+    alice = new_key(path, "alice")
+    keys = Keys(path, told.append)
+    bob = new_key(path, "bob")
+    with pytest.raises(ApiError):
+        keys.check(bob)
+    now[0] += 1.1
+    assert keys.check(bob) == "bob"
+    # An invalid file is reported, and the last valid keys stay in use.
+    path.write_text("{")
+    now[0] += 1.1
+    assert keys.check(alice) == "alice" and len(told) == 1 and "keys.json" in told[0]
+    path.write_text("{}")
+    now[0] += 1.1
+    with pytest.raises(ApiError):
+        keys.check(alice)
+
+
+@pytest.mark.parametrize("name", ["", " alice", "a" * 101, "a\nb"])
+def test_names_of_keys(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="--new-key is"):
+        new_key(tmp_path / "keys.json", name)
+
+
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", '{"a": 1}', '{"a": {}}', json.dumps({"a": {"sha256": "x", "per_minute": 0}})],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
 from osasis.errors import UserError
-from serving.client import Client, ServerError
+from serving.client import AsyncClient, Client, ServerError
 
 DEAD = "http://127.0.0.1:9"
 PAGE = {"styles": [{"id": "oil"}], "next_offset": None}
@@ -154,3 +156,40 @@ def test_servers_that_speak_no_http_are_one_line() -> None:
         thread.join()
     with pytest.raises(UserError, match="localhost:8000 cannot be reached"):
         Client("localhost:8000").styles()
+
+
+def test_the_async_client_asks_concurrently(serve: Callable[..., tuple[str, list[str]]]) -> None:
+    barrier = threading.Barrier(3, timeout=20)
+
+    def slow(handler: Any) -> None:
+        barrier.wait()  # passes once three requests are open
+        Handler.do_GET(handler)
+
+    url, asked = serve(do_GET=slow)
+
+    async def ask() -> list[Any]:
+        client = AsyncClient(url)
+        return await asyncio.gather(*(client.styles() for _ in range(3)))
+
+    assert asyncio.run(ask()) == [PAGE["styles"]] * 3 and len(asked) == 3
+
+
+def test_a_busy_server_is_asked_again_when_it_says(
+    serve: Callable[..., tuple[str, list[str]]],
+) -> None:
+    def busy(handler: Any) -> None:
+        handler.asked.append(handler.path)
+        late = len(handler.asked) > 2
+        body = json.dumps(PAGE if late else {"error": {"message": "busy"}}).encode()
+        handler.send_response(200 if late else 503)
+        if not late:
+            handler.send_header("Retry-After", "0")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    url, asked = serve(do_GET=busy)
+    assert Client(url).styles() == PAGE["styles"] and len(asked) == 3
+    with pytest.raises(ServerError, match="503: busy"):
+        url, _ = serve(do_GET=busy)
+        Client(url, tries=2).styles()

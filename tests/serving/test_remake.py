@@ -22,7 +22,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "one style": ("image/png", "png", {"styles": ["oil"]}),
     "a blend": ("image/png", "png", BLEND),
     "noise of a blend as JPEG": ("image/jpeg", "jpg", {**BLEND, "blend": "noise"}),
-    "WebP": ("image/webp", "webp", {"styles": ["sepia"], "structure": 0.3, "seed": 5}),
+    "WebP": ("image/webp", "webp", {"styles": ["sepia"], "structure": 0.3}),
     "masks": ("image/png", "png", MASKED),
     "a cut-out": ("image/png", "png", {"styles": ["oil"]}),
     "a cut-out on white": ("image/webp", "webp", {"styles": ["oil"]}),

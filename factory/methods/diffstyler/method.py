@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffstyler.mix_fields import MIX_FIELDS, mix_defaults, mix_problems
 from diffstyler.settings import PRESETS, StyleSettings, make_settings
-from osasis.bundles.files import BASE_JSON, read_base_json
+from osasis.bundles.files import BASE_JSON, read_base_json, verify_files
 from osasis.errors import UserError
 from osasis.mix import Mix
 from osasis.validation import Problem
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffstyler.style import Style
     from factory.methods.diffstyler.base import DiffStylerBase
 
-WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_seconds")
+WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_seconds", "recompute")
 MULTIPLE = 8
 # A photo takes two rows of the UNet for each style, and one for its source.
 PASS_SIZES = {"cpu": 1, "cuda": 4}
@@ -45,7 +45,7 @@ class DiffStylerMethod:
         }
 
     def can_recompute(self, settings: StyleSettings) -> bool:
-        return False
+        return not settings.recompute
 
     def check_base(self, folder: Path) -> dict[str, Any]:
         info = read_base_json(folder)
@@ -71,15 +71,14 @@ class DiffStylerMethod:
         return mix_defaults(StyleSettings.parse(style["settings"]))
 
     def load_base(self, folder: Path, device: str | torch.device) -> DiffStylerBase:
-        from transformers.utils.logging import disable_progress_bar
 
         from diffstyler.base import load_base  # says how to get the packages below
         from factory.methods.diffstyler.base import DiffStylerBase
         from osasis.devices import required_device
 
-        # Its bars would mix with the factory's own progress.
-        disable_progress_bar()
+        quieten()
         info = self.check_base(folder)
+        verify_files(folder, info.get("files", {}))
         return DiffStylerBase(self, load_base(folder, required_device(device)), info, folder)
 
     def load_style(self, folder: Path, base: Any | None) -> Style:
@@ -88,3 +87,11 @@ class DiffStylerMethod:
         if base is None:
             return load_style(folder)
         return load_style(folder, base.layout, base.fingerprint)
+
+
+def quieten() -> None:
+    """Silence bars and warnings that would mix with the factory's own; errors are raised."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -37,6 +37,7 @@ class DiffStylerTraining:
         self.trainer = AdapterTrainer(
             base.networks, self.image, self.settings, arithmetic=arithmetic
         )
+        self.trainer.recompute |= inputs.recompute
         if state is not None:
             self.trainer.load_state(*state)
 

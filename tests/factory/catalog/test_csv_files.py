@@ -107,8 +107,8 @@ def test_a_header_without_images_is_the_only_problem(images: Callable[..., Path]
     path = images("a.png") / "c.csv"
     path.write_text("id;image,licence\nx;a.png,CC0\ny;a.png,CC0\n")
     assert problems(path) == [
-        "1: unknown column 'id;image' (nearest: image); a column is a field of the catalog or a "
-        "training setting; a note's begins with x-",
+        "1: unknown column 'id;image' (nearest: image, guidance); a column is a field of the "
+        "catalog or a training setting; a note's begins with x-",
         "1: column 'image' is missing; add it",
     ]
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from factory.core.remake import provenance_of, remake_command
-from osasis.bundles.provenance import Provenance, UsedStyle, encode_image
+from osasis.bundles.provenance import Provenance, UsedStyle, encode_image, read_provenance
 from osasis.errors import UserError
+from osasis.images.photo_options import CropBox
 from osasis.mix import Mix
 
 OIL, INK = UsedStyle(reference="oil:3", fingerprint="a"), UsedStyle(reference="ink:1")
@@ -44,6 +45,14 @@ def test_one_style_with_everything_at_its_default() -> None:
         "--input": "a b.jpg",
         "--output": "OUTPUT",
     }
+
+
+def test_a_crop_box_is_in_the_command() -> None:
+    box = CropBox(x=10, y=0, side=64)
+    written = Provenance(styles=(OIL,), mix=Mix.of("oil"), fit="crop", crop=box, detail=True)
+    image = encode_image(Image.new("RGB", (8, 8)), written)
+    assert read_provenance(image) == written
+    assert options(written)["--crop"] == "10,0,64"
 
 
 def test_transparency_and_a_path_are_in_the_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from factory.methods.diffstyler.base import DiffStylerBase
 from factory.methods.diffstyler.method import DiffStylerMethod
 from factory.registry import StyleVersion
 from factory.training.style_worker import CHECKPOINT, StyleTask, StyleWorker
+from osasis.bundles.base import load_base as load_osasis_base
+from osasis.bundles.files import shipped_bases
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import from_uint8, tensor_to_image
@@ -33,7 +36,7 @@ from serving.engine import Engine, ImageTask
 from tests.diffstyler.tiny_base import FEW, write_base
 from tests.diffstyler.tiny_sd import SIZE, half_mask, random_adapter
 from tests.diffstyler.tiny_sd import picture as smooth
-from tests.tiny import picture
+from tests.tiny import picture, write_style
 
 SETTINGS = make_settings("default", **FEW)
 # Rounding of products, whose order depends on the size of a batch.
@@ -275,6 +278,24 @@ def test_a_base_needs_an_image_size(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text(json.dumps(info | {"method": "other"}))
     with pytest.raises(UserError, match="method 'other' is unknown; this version has osasis, diff"):
         read_base_info(tmp_path)
+
+
+def test_a_style_of_the_other_method_is_refused(base: DiffStylerBase, tmp_path: Path) -> None:
+    shipped = shipped_bases()["portraits64"]
+    write_style(tmp_path, shipped, "oil")
+    with pytest.raises(UserError, match="a style of method osasis, but base tiny-sd is of method"):
+        load_style(tmp_path, base)
+    with pytest.raises(UserError, match="a base of method diffstyler, but one of method osasis is"):
+        load_osasis_base(base.folder)
+
+
+def test_a_damaged_file_of_a_base_is_named(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "base"
+    shutil.copytree(folder, copied)
+    info = json.loads((copied / "base.json").read_text())
+    (copied / "base.json").write_text(json.dumps(info | {"files": {"unet/config.json": "0" * 64}}))
+    with pytest.raises(UserError, match=r"unet/config\.json: its SHA-256 differs from base\.json"):
+        load_base(copied)
 
 
 def peft_layout(style: Style) -> dict[str, Tensor]:

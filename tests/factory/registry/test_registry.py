@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -382,6 +383,27 @@ def test_a_style_is_an_mlflow_model_without_a_pickle(
     assert stack.shape == (2, 32, 32, 3) and stack.dtype == np.uint8
     with pytest.raises(UserError, match="image 1: not an image"):
         model.predict([data, b"no picture at all"])
+    # Fields of the mix are params.
+    (photo_again,) = model.predict([png], params={"strength": 0.0, "palette": 0.0})
+    (stylized,) = model.predict([png])
+    before = np.asarray(load_image(png), int)
+    changes = [np.abs(np.asarray(load_image(p), int) - before).mean() for p in
+               (photo_again, stylized)]  # fmt: skip
+    assert changes[0] < changes[1]
+    assert model.predict([png], params={"level_weights": [0.0, 0.0, 0.0]}) != [stylized]
+    for wrong, said in (
+        (None, "the input is NoneType; give a list of PIL images"),
+        ([], "the input is empty; give a list of PIL images"),
+        ({}, "the input is empty; give a list"),
+        (np.asarray(photo), "the input is one array (48, 40, 3); put it into a list"),
+        (7, "the input is int; give a list"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            model.predict(wrong)
+    with pytest.raises(UserError, match="strength is 9"):
+        model.predict([png], params={"strength": 9.0})
+    example = model.input_example
+    assert model.predict(example)["image"][0].startswith(b"\x89PNG")
 
 
 REGISTERING = """

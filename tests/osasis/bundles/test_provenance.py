@@ -179,3 +179,12 @@ def test_kept_exif_is_upright_and_otherwise_unchanged(kind: str, tmp_path: Path)
         assert found.get_ifd(0x8769)[0x9003] == "2001:02:03 04:05:06"
     assert read_provenance(data) == written
     assert kept_exif(saved("JPEG")) is None
+
+
+def test_mixes_of_earlier_versions_are_read() -> None:
+    mix = {"styles": ["oil"], "seed": 7, "content_cutoff": 16, "level_weights": [1.0, 0.0]}
+    texts = {"styles": json.dumps([{"reference": "oil:3"}]), "mix": json.dumps(mix)}
+    found = Provenance.from_text(texts)
+    assert found is not None
+    # A seed had no effect, and level_weights had precedence.
+    assert found.mix == Mix.of("oil", level_weights=[1.0, 0.0])
