@@ -129,7 +129,7 @@ def load_base(
     base = Base(
         **networks,
         tokenizer=_load_tokenizer(folder / "tokenizer", networks["text_encoder"].config.vocab_size),
-        schedule=_load_schedule(folder / "scheduler"),
+        schedule=load_schedule(folder / "scheduler"),
         sites=sites,
     )
     return base.to(device)
@@ -278,7 +278,7 @@ def _check_sizes(folder: Path, unet: Any, vae: Any, text_encoder: Any) -> None:
         )
 
 
-def _load_schedule(folder: Path) -> Schedule:
+def load_schedule(folder: Path) -> Schedule:
     """The schedule, from the configuration of any of diffusers' schedulers."""
     config = _read_json(folder / "scheduler_config.json")
     prediction = config.get("prediction_type", "epsilon")
