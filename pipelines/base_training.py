@@ -46,8 +46,8 @@ from factory.registry import Registry
 from osasis.bundles.files import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
+from osasis.images.photo_set import PhotoSet, Report, read_photo_set
 from osasis.networks.sizes import DiffAEConfig, load_config
-from osasis.pretraining.photo_set import PhotoSet, Report, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext

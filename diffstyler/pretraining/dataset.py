@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.images.tensors import from_uint8, to_uint8
-from osasis.pretraining.captions import (
+from osasis.looks.captions import (
     SUBJECTS,
     Appearance,
     make_caption,
     measure_appearance,
     vocabulary,
 )
-from osasis.pretraining.looks.dataset import make_look_dataset, read_photos
+from osasis.looks.dataset import make_look_dataset, read_photos
 
 # A "look" of photos that lost their detail, so that negative prompts have an effect.
 BLURRED = "blurred"

@@ -214,8 +214,8 @@ def evaluate(
     """Measure how well a base reconstructs and samples photos."""
     from osasis.bundles.base import load_base
     from osasis.guides.perceptual import PerceptualNet
+    from osasis.images.photo_set import read_photo_set
     from osasis.pretraining.evaluate_base import evaluate_base, save_evaluation_grids
-    from osasis.pretraining.photo_set import read_photo_set
 
     base = load_base(find_home(home).base_folder(name))
     photos = read_photo_set(images, base.config.image_size, print_progress).images(limit)
