@@ -42,14 +42,13 @@ class StageLoop:
         self.network, self.loss = network.train(), loss
         self.settings, self.steps, self.lr = settings, steps, lr
         self.step_count = 0
-        self.seconds = 0.0
-        self.trained = dict(network.named_parameters())
+        self.trained: dict[str, Tensor] = dict(network.named_parameters())
         self.device = next(iter(self.trained.values())).device
         self.arithmetic = resolve(settings.precision, self.device)
         self.ema = AveragedModel(network, multi_avg_fn=self._average)
         # The first update copies the weights: the average starts from the initial weights.
         self.ema.update_parameters(network)
-        self.optimiser = torch.optim.AdamW(self.trained.values(), lr, weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(self.trained.values(), lr, weight_decay=0.01, fused=True)
 
     def step(self) -> float:
         """Do one step. Returns its loss; raises DivergedError where that is not finite."""
@@ -95,7 +94,7 @@ class StageLoop:
     def save(self, path: Path) -> None:
         """Write a checkpoint, atomically."""
         averages = dict(self.averaged.named_parameters())
-        tensors = {f"model.{k}": p for k, p in self.trained.items()}
+        tensors: dict[str, Tensor] = {f"model.{k}": p for k, p in self.trained.items()}
         tensors |= {f"ema.{k}": averages[k] for k in self.trained}
         tensors |= adam_tensors(self.optimiser, self.trained.items())
         info = {"step": self.step_count, "arithmetic": self.arithmetic}

@@ -48,7 +48,7 @@ class VaeObjective(nn.Module):
 
 
 def reconstruction_error(made: Tensor, x: Tensor) -> Tensor:
-    """Mean absolute error of pixels (B, 3, H, W), and of neighbours' differences for sharp edges."""
+    """Mean absolute error of pixels (B, 3, H, W) and, for sharp edges, of their differences."""
     error = made - x
     columns, rows = error.diff(dim=-1), error.diff(dim=-2)
     return error.abs().mean() + columns.abs().mean() + rows.abs().mean()

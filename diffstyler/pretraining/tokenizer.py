@@ -21,7 +21,7 @@ LENGTH = 77
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merges that make each word one token, the most frequent pair first (Sennrich et al., 2016)."""
+    """Merges that make each word one token, most frequent pairs first (Sennrich et al., 2016)."""
     spellings = [[*word[:-1], word[-1] + WORD_END] for word in sorted(set(words))]
     merges = []
     while counts := Counter(pair for spelling in spellings for pair in pairwise(spelling)):

@@ -86,18 +86,14 @@ class BaseTraining:
         write_json(self.base / "scheduler" / "scheduler_config.json", SCHEDULER)
         with seeded(settings.seed, "pretrain init"):
             self.vae = self._placed(make_vae(sizes))
-            self.denoiser = nn.ModuleDict(
-                {
-                    "unet": self._placed(make_unet(sizes)),
-                    "text_encoder": make_text_encoder(sizes, self.tokens).to(self.device),
-                }
-            )
-        if self.device.type == "cpu":
-            # Plain products; PyTorch's fused attention takes three times as long for few channels.
-            self.denoiser["unet"].set_attn_processor(AttnProcessor())
-            self.vae.set_attn_processor(AttnProcessor())
+            unet = self._placed(make_unet(sizes))
+            text_encoder = make_text_encoder(sizes, self.tokens).to(self.device)
+        self.denoiser = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
     def _placed(self, network: Any) -> Any:
+        if self.device.type == "cpu":
+            # Plain products: with few channels PyTorch's fused attention takes longer.
+            network.set_attn_processor(AttnProcessor())
         # Channels last is twice as fast in bfloat16 on a CPU.
         return network.to(self.device).to(memory_format=torch.channels_last)
 
