@@ -21,10 +21,14 @@ from osasis.errors import UserError
 try:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging as transformers_logging
 except ImportError as e:
     raise UserError(
         f"DiffStyler needs the package {e.name}: pip install 'style-factory[diffstyler]'"
     ) from e
+
+# Loading takes seconds; a bar for each network would only interrupt a command's own progress.
+transformers_logging.disable_progress_bar()
 
 SUPPORTED = "Stable Diffusion 1.x and 2.x, and fine-tunes of their architecture"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -66,6 +70,13 @@ class Base:
     def latent_factor(self) -> int:
         """Pixels of an image's side per pixel of its latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images for which the UNet was trained."""
+        size = self.unet.config.sample_size
+        side = min(size) if isinstance(size, (list, tuple)) else size
+        return (side or 64) * self.latent_factor
 
     def to(self, device: torch.device | str) -> Base:
         """Move the networks in place."""

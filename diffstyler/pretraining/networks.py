@@ -1,20 +1,12 @@
-"""The networks of a small Stable Diffusion, and its folder in the diffusers layout."""
+"""The networks of a small Stable Diffusion, with random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffstyler.pretraining.settings import Sizes
 from diffstyler.pretraining.tokenizer import LENGTH
-from osasis.storage import save_tensors, to_float16, write_json
 
 LATENT_CHANNELS = 4
 # That of Stable Diffusion 2.1.
@@ -28,22 +20,6 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-}
-PIPELINE = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "safety_checker": [None, None],
-    "requires_safety_checker": False,
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
 }
 
 
@@ -89,35 +65,3 @@ def make_text_encoder(sizes: Sizes, tokens: int) -> CLIPTextModel:
             pad_token_id=0,
         )
     )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """State dicts of a trained base. scaling_factor: 1 / standard deviation of its latents."""
-
-    unet: Mapping[str, Tensor]
-    vae: Mapping[str, Tensor]
-    text_encoder: Mapping[str, Tensor]
-    scaling_factor: float
-
-
-def write_pipeline(folder: Path, sizes: Sizes, tokens: int, weights: Weights) -> None:
-    """Write a base in the diffusers layout, in float16, beside its tokenizer."""
-    with torch.device("meta"):
-        networks = {
-            "unet": make_unet(sizes),
-            "vae": make_vae(sizes),
-            "text_encoder": make_text_encoder(sizes, tokens),
-        }
-    networks["vae"].register_to_config(scaling_factor=weights.scaling_factor)
-    for part, network in networks.items():
-        config: Any = network.config
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        if part == "text_encoder":
-            write_json(folder / part / "config.json", config.to_dict())
-        else:
-            network.save_config(folder / part)
-        tensors = to_float16(getattr(weights, part))
-        save_tensors(folder / part / WEIGHTS[part], tensors, {"format": "pt"})
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    write_json(folder / "model_index.json", PIPELINE)

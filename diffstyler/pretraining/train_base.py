@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -20,15 +20,14 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from diffstyler.base import load_base, load_schedule
+from diffstyler.model_files import save_model
 from diffstyler.pretraining.dataset import Pictures, words
 from diffstyler.pretraining.loop import StageLoop
 from diffstyler.pretraining.networks import (
     SCHEDULER,
-    Weights,
     make_text_encoder,
     make_unet,
     make_vae,
-    write_pipeline,
 )
 from diffstyler.pretraining.samples import PROMPTS, sample_prompts
 from diffstyler.pretraining.settings import PretrainSettings, Sizes
@@ -160,14 +159,9 @@ class BaseTraining:
 
     def _show_base(self, loop: StageLoop, latents: Latents) -> None:
         """Write the base with averaged weights, and what it draws of prompts."""
-        averaged: Any = loop.averaged
-        weights = Weights(
-            averaged["unet"].state_dict(),
-            self.vae.state_dict(),
-            averaged["text_encoder"].state_dict(),
-            latents.scaling_factor,
-        )
-        write_pipeline(self.base, self.sizes, self.tokens, weights)
+        self.vae.register_to_config(scaling_factor=latents.scaling_factor)
+        networks = dict(cast(nn.ModuleDict, loop.averaged)) | {"vae": self.vae}
+        save_model(self.base, networks, self.base, torch.float16)
         base = load_base(self.base, self.device)
         images = [sample_prompts(base, PROMPTS, self.sizes.image_size, seed=n) for n in range(3)]
         self._save_samples(DIFFUSION, loop, torch.cat(images))
