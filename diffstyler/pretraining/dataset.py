@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffstyler.pretraining.settings import PretrainSettings
 from osasis.images.tensors import from_uint8, to_uint8
 from osasis.looks.captions import (
     SUBJECTS,
@@ -62,12 +63,11 @@ def words() -> list[str]:
     return sorted({*vocabulary(), *PROMPT_WORDS})
 
 
-def make_pictures(
-    folder: Path, size: int, looks: int, pictures_per_look: int, seed: int
-) -> Pictures:
-    """Read the photos of a folder and paint some of them. Raises UserError."""
-    photos = read_photos(folder)
-    made = make_look_dataset(photos, looks, min(pictures_per_look, len(photos)), size, seed)
+def make_pictures(folder: Path, size: int, settings: PretrainSettings) -> Pictures:
+    """Read the photos of a folder and paint some of them. size: side. Raises UserError."""
+    s, photos = settings, read_photos(folder)
+    per_look = min(s.pictures_per_look, len(photos))
+    made = make_look_dataset(photos, s.looks, per_look, size, s.seed)
     blurred = _blurred(made.photos[:: round(1 / BLURRED_SHARE)])
     images = torch.cat([made.photos, made.pictures.flatten(0, 1), blurred])
     names = [look for look in made.looks for _ in range(made.pictures.shape[1])]

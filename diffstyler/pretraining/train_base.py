@@ -49,9 +49,8 @@ VAE, DIFFUSION = "vae", "diffusion"
 SHOWN = 8
 # Steps that each reported loss averages.
 LOG_EVERY = 50
-# Settings that may change when a run is resumed. A longer run repeats none of its steps, unless
-# the learning rate had begun to fall.
-CHANGEABLE = ("steps", "vae_steps", "checkpoint_seconds", "samples_every")
+# Settings that may change when a run is resumed; ``steps`` so that a run can be continued.
+CHANGEABLE = ("steps", "checkpoint_seconds", "samples_every")
 
 Report = Callable[[str], None]
 
@@ -129,6 +128,7 @@ class BaseTraining:
         path = self.folder / f"{stage}.state.safetensors"
         loop.resume(path)
         losses: list[float] = []
+        first = loop.step_count
         began = saved = time.monotonic()
         while loop.step_count < loop.steps and time.monotonic() < self.deadline:
             losses.append(loop.step())
@@ -143,7 +143,7 @@ class BaseTraining:
             if now - saved > self.settings.checkpoint_seconds:
                 loop.save(path)
                 saved = now
-        if losses or not path.is_file():
+        if loop.step_count > first or not path.is_file():
             loop.save(path)
             show()
         return loop.step_count >= loop.steps
@@ -163,8 +163,8 @@ class BaseTraining:
         networks = dict(cast(nn.ModuleDict, loop.averaged)) | {"vae": self.vae}
         save_model(self.base, networks, self.base, torch.float16)
         base = load_base(self.base, self.device)
-        images = [sample_prompts(base, PROMPTS, self.sizes.image_size, seed=n) for n in range(3)]
-        self._save_samples(DIFFUSION, loop, torch.cat(images))
+        images = sample_prompts(base, PROMPTS * 2, self.sizes.image_size)
+        self._save_samples(DIFFUSION, loop, images)
 
     def _save_samples(self, stage: str, loop: StageLoop, images: Tensor) -> None:
         path = self.folder / SAMPLES / f"{stage}-{loop.step_count:07}.png"

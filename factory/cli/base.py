@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from factory.cli.base_diffstyler import train_diffstyler
 from factory.cli.base_guide import train_guide
 from factory.cli.base_import import import_base
 from factory.cli.calls import Command, Group
@@ -150,6 +151,7 @@ def evaluate(
     print_fields({"base": base.name, **evaluation.to_dict()}, as_json)
 
 
+app.command("train-diffstyler", cls=Command)(train_diffstyler)
 app.command("train-guide", cls=Command)(train_guide)
 
 

@@ -63,29 +63,32 @@ def import_stable_diffusion(
     check_name(name, "base")
     with disk_named(home.path):
         source = find_model(model, revision, dtype, report)
-        # Written to a staging folder and renamed, so that an interrupted import leaves no base.
-        staging = home.path / f"importing-{name}"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            info = _write(staging, name, source, config, dtype, photos, max_photos, licence)
-            install_base(staging, home.bases / name, info["fingerprint"], replace)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return info
+        return install_model(
+            home,
+            name,
+            source,
+            config=config,
+            dtype=dtype,
+            photos=photos,
+            max_photos=max_photos,
+            licence=licence,
+            replace=replace,
+        )
 
 
-def _write(
-    folder: Path,
+def install_model(
+    home: Home,
     name: str,
     source: Source,
-    config: Path | None,
-    dtype: Dtype,
-    photos: Path | None,
-    max_photos: int,
-    licence: str,
+    *,
+    config: Path | None = None,
+    dtype: Dtype = "float16",
+    photos: Path | None = None,
+    max_photos: int = 256,
+    licence: str = "",
+    replace: bool = False,
 ) -> dict[str, Any]:
-    """Write the base's folder and return its base.json."""
+    """Check a model on this machine and install it; arguments of ``import_stable_diffusion``."""
     # Importing torch and diffusers takes seconds, and diffusers may be missing.
     import torch
 
@@ -95,17 +98,28 @@ def _write(
 
     kind = torch.float16 if dtype == "float16" else torch.float32
     base = load_base(source.path, dtype=kind, config=config)
-    networks = {part: getattr(base, part) for part in PARTS}
-    save_model(folder, networks, config or source.path, kind)
-    if photos is not None:
-        stored = example_photos(photos, base.image_size, max_photos)
-        save_tensors(folder / PHOTOS, {"photos": stored})
-    provenance = {
-        "sources": {"stable_diffusion": source.facts | _hashes(source.path)},
-        "dtype": dtype,
-        "licence": licence,
-    }
-    return write_base_json(folder, name=name, image_size=base.image_size, provenance=provenance)
+    # Written to a staging folder and renamed, so that an interrupted import leaves no base.
+    staging = home.path / f"importing-{name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        networks = {part: getattr(base, part) for part in PARTS}
+        save_model(staging, networks, config or source.path, kind)
+        if photos is not None:
+            stored = example_photos(photos, base.image_size, max_photos)
+            save_tensors(staging / PHOTOS, {"photos": stored})
+        provenance = {
+            "sources": {"stable_diffusion": source.facts | _hashes(source.path)},
+            "dtype": dtype,
+            "licence": licence,
+        }
+        info = write_base_json(
+            staging, name=name, image_size=base.image_size, provenance=provenance
+        )
+        install_base(staging, home.bases / name, info["fingerprint"], replace)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return info
 
 
 def _hashes(path: Path) -> dict[str, Any]:
