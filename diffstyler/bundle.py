@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from osasis.bundles.files import BASE_JSON
 from osasis.storage import sha256_file, sha256_text, write_json
 
 FORMAT = 1
 METHOD = "diffstyler"
-JSON_NAME = "base.json"
 SHIPPED = Path(__file__).parent / "bases"
 
 
@@ -30,7 +30,7 @@ def write_base_json(
     files = {
         str(path.relative_to(folder).as_posix()): sha256_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != JSON_NAME
+        if path.is_file() and path.name != BASE_JSON
     }
     info = {
         "format": FORMAT,
@@ -41,10 +41,10 @@ def write_base_json(
         "fingerprint": sha256_text(json.dumps(files, sort_keys=True))[:16],
         "provenance": dict(provenance),
     }
-    write_json(folder / JSON_NAME, info)
+    write_json(folder / BASE_JSON, info)
     return info
 
 
 def shipped_bases() -> dict[str, Path]:
     """Folders of the bases inside this package, by name."""
-    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{JSON_NAME}"))}
+    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob(f"*/{BASE_JSON}"))}

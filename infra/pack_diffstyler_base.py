@@ -18,7 +18,7 @@ import torch
 from diffstyler.base import load_base
 from diffstyler.bundle import SHIPPED, write_base_json
 from diffstyler.model_files import save_model
-from osasis.bundles.base import shipped_bases
+from osasis.bundles.files import shipped_bases
 
 NAME = "portraits64-sd"
 PHOTOS = "photos.safetensors"
