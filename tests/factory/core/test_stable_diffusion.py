@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,11 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
 
 from diffstyler.base import load_base
-from factory.core.home import Home
-from factory.core.stable_diffusion import import_stable_diffusion, weight_files
-from osasis.errors import UserError
+from factory.core.stable_diffusion import weight_files
 from osasis.storage import sha256_file
 from tests.diffstyler.tiny_sd import SIZE, write_pipeline
 from tests.factory.conftest import Ran, cli
+from tests.factory.core.hub_server import COMMIT, hub_of
 from tests.tiny import picture
 
 
@@ -131,7 +133,42 @@ def test_one_variant_of_the_weights_is_downloaded() -> None:
     assert full == ["unet/diffusion_pytorch_model.safetensors", vae, text]
 
 
-def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="owner/model: no such file or folder, and it cannot be"):
-        import_stable_diffusion(Home(tmp_path), "x", "owner/model")
+def import_from_hub(home: Path, endpoint: str, model: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which reads the hub's address from the environment."""
+    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "0"}
+    arguments = ["base", "import", "x", "--stable-diffusion", model, "--home", str(home), "--json"]
+    return subprocess.run(
+        [sys.executable, "-m", "factory.cli", *arguments],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_models_on_the_hub(tmp_path: Path, model: Path) -> None:
+    """One variant of the weights is downloaded; base.json has the commit."""
+    served_folder = shutil.copytree(model, tmp_path / "served")
+    (served_folder / "big.ckpt").write_bytes(b"0" * 1000)
+    weights = served_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with hub_of(served_folder, "owner/model") as (endpoint, served):
+        ran = import_from_hub(tmp_path / "home", endpoint, "owner/model")
+        missing = import_from_hub(tmp_path / "home", endpoint, "owner/other")
+    assert ran.returncode == 0, ran.stderr
+    source = json.loads(ran.stdout)["provenance"]["sources"]["stable_diffusion"]
+    assert (source["hub"], source["revision"]) == ("owner/model", COMMIT)
+    assert [f for f in served if f.startswith("unet/diffusion")] == [
+        "unet/diffusion_pytorch_model.fp16.safetensors"
+    ]
+    assert "big.ckpt" not in served
+    assert missing.returncode == 2
+    assert "owner/other: no such file or folder, and it cannot be read from" in missing.stderr
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
+    ran = import_from_hub(tmp_path, "http://127.0.0.1:9", "owner/model")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: owner/model: no such file or folder, and it cannot be")
+    assert "Traceback" not in ran.stderr
