@@ -20,12 +20,12 @@ SHIPPED = Path(__file__).parent / "bases"
 
 
 def write_base_json(
-    folder: Path, *, name: str, image_size: int, provenance: Mapping[str, Any]
+    folder: Path, *, name: str, image_size: int, preset: str, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write base.json beside a model's files and return its content.
 
-    image_size: side in pixels for which the model was trained. The fingerprint is a hash of all
-    files of the model.
+    image_size: side in pixels for which the model was trained. preset: with which its styles train
+    by default. The fingerprint is a hash of all files of the model.
     """
     files = {
         str(path.relative_to(folder).as_posix()): sha256_file(path)
@@ -37,6 +37,7 @@ def write_base_json(
         "name": name,
         "method": METHOD,
         "image_size": image_size,
+        "preset": preset,
         "files": files,
         "fingerprint": sha256_text(json.dumps(files, sort_keys=True))[:16],
         "provenance": dict(provenance),

@@ -1,6 +1,6 @@
 """Write the DiffStyler base that the package ships.
 
-    python infra/pack_diffstyler_base.py --model RUN/base --run RUN/run.json
+    python infra/pack_diffstyler_base.py --model RUN/base --run RUN/run.json --steps N
 
 Its photos are those of the other shipped base, which are samples of that base, so that the package
 contains no training data.
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, type=Path, help="folder in the diffusers layout")
     parser.add_argument("--run", required=True, type=Path, help="run.json of its training")
+    parser.add_argument("--steps", required=True, type=int, help="steps of the UNet in the model")
     args = parser.parse_args()
     folder = SHIPPED / NAME
     shutil.rmtree(folder, ignore_errors=True)
@@ -37,11 +38,12 @@ def main() -> None:
     networks = {part: getattr(base, part) for part in ("unet", "vae", "text_encoder")}
     save_model(folder, networks, args.model, torch.float16, SHARD)
     shutil.copyfile(shipped_bases()["portraits64"] / PHOTOS, folder / PHOTOS)
-    run = json.loads(args.run.read_text())
+    run = json.loads(args.run.read_text()) | {"steps_done": args.steps}
     info = write_base_json(
         folder,
         name=NAME,
         image_size=base.image_size,
+        preset="small",
         provenance={"sources": {"training": run}, "dtype": "float16", "licence": "Apache-2.0"},
     )
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

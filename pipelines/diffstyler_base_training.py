@@ -95,6 +95,7 @@ def train_diffstyler_base(
                 home,
                 name,
                 Source(folder / BASE, facts),
+                preset="small",
                 photos=Path(images),
                 licence=licence,
                 replace=replace,

@@ -83,12 +83,16 @@ def install_model(
     *,
     config: Path | None = None,
     dtype: Dtype = "float16",
+    preset: str = "default",
     photos: Path | None = None,
     max_photos: int = 256,
     licence: str = "",
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Check a model on this machine and install it; arguments of ``import_stable_diffusion``."""
+    """Check a model on this machine and install it.
+
+    preset: with which its styles train by default. Others: of ``import_stable_diffusion``.
+    """
     # Importing torch and diffusers takes seconds, and diffusers may be missing.
     import torch
 
@@ -114,7 +118,11 @@ def install_model(
             "licence": licence,
         }
         info = write_base_json(
-            staging, name=name, image_size=base.image_size, provenance=provenance
+            staging,
+            name=name,
+            image_size=base.image_size,
+            preset=preset,
+            provenance=provenance,
         )
         install_base(staging, home.bases / name, info["fingerprint"], replace)
     finally:

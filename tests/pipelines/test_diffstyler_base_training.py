@@ -44,7 +44,7 @@ def test_a_stopped_training_is_resumed_and_installed(tmp_path: Path, photos: Pat
     done = train(tmp_path, photos, steps=1)
     assert done.code == 0, done.err
     info = done.document["base"]
-    assert (info["method"], info["image_size"]) == ("diffstyler", 16)
+    assert (info["method"], info["image_size"], info["preset"]) == ("diffstyler", 16, "small")
     source = info["provenance"]["sources"]["stable_diffusion"]
     assert source["settings"]["looks"] == 26
     assert source["sizes"]["unet_widths"] == [8, 8, 8, 8]

@@ -55,6 +55,7 @@ def test_base_json(home: Path, model: Path) -> None:
     folder = home / "bases" / "small"
     info = json.loads((folder / "base.json").read_text())
     assert (info["name"], info["method"], info["image_size"]) == ("small", "diffstyler", SIZE)
+    assert info["preset"] == "default"
     weights = "unet/diffusion_pytorch_model.safetensors"
     assert info["files"][weights] == sha256_file(folder / weights)
     assert set(info["files"]) >= {"tokenizer/vocab.json", "scheduler/scheduler_config.json"}
