@@ -63,12 +63,19 @@ def diffstyler_settings() -> str:
 
 def base_settings() -> str:
     """The settings of base training."""
+    from diffstyler.pretraining.settings import PretrainSettings as DiffStylerSettings
+    from diffstyler.pretraining.settings import Sizes
     from osasis.pretraining.settings import PretrainSettings
 
     return (
         "# Settings of base training\n\n"
         "Settings of `style-factory base train`, given with `--set NAME=VALUE`.\n\n"
         + fields_table(PretrainSettings, "setting")
+        + "\n\n## DiffStyler\n\n"
+        "Settings of `style-factory base train-diffstyler`, given with `--set NAME=VALUE`.\n\n"
+        + fields_table(DiffStylerSettings, "setting")
+        + "\n\nSizes of the networks, in the JSON file of `--config`.\n\n"
+        + fields_table(Sizes, "size")
     )
 
 
