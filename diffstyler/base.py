@@ -21,10 +21,14 @@ from osasis.errors import UserError
 try:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging as transformers_logging
 except ImportError as e:
     raise UserError(
         f"DiffStyler needs the package {e.name}: pip install 'style-factory[diffstyler]'"
     ) from e
+
+# Loading takes seconds; a bar for each network would only interrupt a command's own progress.
+transformers_logging.disable_progress_bar()
 
 SUPPORTED = "Stable Diffusion 1.x and 2.x, and fine-tunes of their architecture"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -66,6 +70,13 @@ class Base:
     def latent_factor(self) -> int:
         """Pixels of an image's side per pixel of its latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images for which the UNet was trained."""
+        size = self.unet.config.sample_size
+        side = min(size) if isinstance(size, (list, tuple)) else size
+        return (side or 64) * self.latent_factor
 
     def to(self, device: torch.device | str) -> Base:
         """Move the networks in place."""
@@ -129,7 +140,7 @@ def load_base(
     base = Base(
         **networks,
         tokenizer=_load_tokenizer(folder / "tokenizer", networks["text_encoder"].config.vocab_size),
-        schedule=_load_schedule(folder / "scheduler"),
+        schedule=load_schedule(folder / "scheduler"),
         sites=sites,
     )
     return base.to(device)
@@ -278,7 +289,7 @@ def _check_sizes(folder: Path, unet: Any, vae: Any, text_encoder: Any) -> None:
         )
 
 
-def _load_schedule(folder: Path) -> Schedule:
+def load_schedule(folder: Path) -> Schedule:
     """The schedule, from the configuration of any of diffusers' schedulers."""
     config = _read_json(folder / "scheduler_config.json")
     prediction = config.get("prediction_type", "epsilon")

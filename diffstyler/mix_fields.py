@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from diffstyler.settings import SampleSettings
+from typing import Any
+
+from diffstyler.settings import SampleSettings, StyleSettings
 from osasis.mix import DIFFSTYLER_FIELDS, Mix
 from osasis.validation import InvalidInputError, Problem
 
@@ -26,6 +28,13 @@ def _step_problems(mix: Mix) -> list[Problem]:
     except InvalidInputError as e:
         return [p for p in e.problems if p.field in given]
     return []
+
+
+def mix_defaults(settings: StyleSettings) -> dict[str, Any]:
+    """What the fields of a mix are that it leaves None, with a style of these settings."""
+    sampling = settings.sampling()
+    names = ("structure", "encode_steps", "decode_steps", *DIFFSTYLER_FIELDS)
+    return {"strength": 1.0, **{name: getattr(sampling, name) for name in names}}
 
 
 def mix_problems(mix: Mix) -> list[Problem]:

@@ -63,12 +63,19 @@ def diffstyler_settings() -> str:
 
 def base_settings() -> str:
     """The settings of base training."""
+    from diffstyler.pretraining.settings import PretrainSettings as DiffStylerSettings
+    from diffstyler.pretraining.settings import Sizes
     from osasis.pretraining.settings import PretrainSettings
 
     return (
         "# Settings of base training\n\n"
         "Settings of `style-factory base train`, given with `--set NAME=VALUE`.\n\n"
         + fields_table(PretrainSettings, "setting")
+        + "\n\n## DiffStyler\n\n"
+        "Settings of `style-factory base train-diffstyler`, given with `--set NAME=VALUE`.\n\n"
+        + fields_table(DiffStylerSettings, "setting")
+        + "\n\nSizes of the networks, in the JSON file of `--config`.\n\n"
+        + fields_table(Sizes, "size")
     )
 
 
@@ -245,10 +252,11 @@ def http() -> str:
         "An item of `photos`": schemas.FacesRow,
         "An item of `faces`": schemas.Face,
         "`POST /v1/jobs`, `GET /v1/jobs/{job}`": schemas.JobAnswer,
+        "`POST /v1/inspect`": schemas.InspectAnswer,
         "`POST /v1/images/edits`": EditAnswer,
         "`GET /v1/models/{model}`; `GET /v1/models` has a list of them in `data`": ModelRow,
         "`GET /v1/styles`": schemas.StylesAnswer,
-        "An item of `styles`; `GET /v1/styles/{style}` adds `settings` and `metrics`": (
+        "An item of `styles`; `GET /v1/styles/{style}` adds `settings`, `metrics` and `mix`": (
             schemas.StyleRow
         ),
     }
@@ -276,6 +284,8 @@ def http() -> str:
 """
         + fields_table(schemas.FacesBody, "field")
         + """
+`POST /v1/inspect` takes a form with the file `image` only.
+
 `POST /v1/jobs` also takes:
 
 """
@@ -323,6 +333,17 @@ Paths in answers begin at the server's root, without a prefix that a proxy adds.
 
 A job's images are at the paths in `results`. A job is dropped after `job_age` seconds, or when the
 server ends.
+
+## Progress
+
+With `Accept: text/event-stream`, `POST /v1/stylize` answers with server-sent events: `progress`,
+repeatedly, then `result` with the JSON answer, or `error` with the body of an error. Closing the
+connection cancels the work. Data of `progress`:
+
+"""
+        + _answer_table(schemas.ProgressEvent)
+        + """
+A job's progress is in its answer; `DELETE /v1/jobs/{job}` cancels it.
 
 ## Errors
 

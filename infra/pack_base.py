@@ -4,7 +4,7 @@
         --perceptual perceptual.safetensors --guide GUIDE
 
 The photos are samples of the base, and the style images are painted on samples by
-``osasis.pretraining.looks``, so that the package contains no training data.
+``osasis.looks``, so that the package contains no training data.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from osasis.guides.perceptual import PerceptualNet
 from osasis.images.decoding import png_bytes
 from osasis.images.grid import save_image_grid
 from osasis.images.tensors import tensor_to_image, to_uint8
+from osasis.looks import paint
 from osasis.networks.sizes import load_config
 from osasis.pretraining.evaluate_base import draw_samples
-from osasis.pretraining.looks import paint
 from osasis.storage import sha256_file, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -58,8 +58,8 @@ class Mix(InputModel):
     )
     content_cutoff: Cutoff | None = Field(
         None,
-        description="resolution levels of this size and above take z_style, lower levels and the "
-        "middle block take z_in (f_ch of the paper)",
+        description="resolution levels of this size and above follow the style (z_style), lower "
+        "levels and the middle block the photo (z_in); f_ch of the paper",
     )
     level_weights: Annotated[tuple[Level, ...], Field(strict=False, max_length=16)] | None = Field(
         None,
@@ -74,8 +74,8 @@ class Mix(InputModel):
     t0: T0 | None = Field(None, description="fraction of the schedule to which the photo is noised")
     strength: Strength | None = Field(
         None,
-        description="factor of epsilon_B's difference from epsilon_A, or of DiffStyler's adapter; "
-        "with 0, OSASIS reconstructs the photo",
+        description="how strongly the style is applied: factor of epsilon_B's difference from "
+        "epsilon_A, or of DiffStyler's adapter; with 0, OSASIS reconstructs the photo",
     )
     palette: PaletteShare | None = Field(
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from osasis.diffusion import ROUNDING, Schedule
 from osasis.encode import EncodePlan
 from osasis.mix import Mix, cutoff_weights
 from osasis.networks.adapters import WeightedAdapters
+from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.palette import Palette, transfer_palette
 from osasis.sampling import Walk, denoising_walk
-from osasis.settings import stride_problem
+from osasis.settings import TrainSettings, stride_problem
 from osasis.train import spn_step
 from osasis.validation import InvalidInputError, Problem
 
@@ -113,6 +115,25 @@ def make_recipe(
         _palettes(mix, chosen, strength, shares),
         None if mix.text_edit is None else mix.text_amount * (text_edits or {})[mix.text_edit],
     )
+
+
+def mix_defaults(settings: TrainSettings, config: DiffAEConfig) -> dict[str, Any]:
+    """What the fields of a mix are that it leaves None, with a style of these settings."""
+    cutoff = settings.content_cutoff or config.suggested_cutoff
+    exact = settings.encode_solver == "fixed_point"  # as in ``encode_plan``
+    return {
+        "content_cutoff": cutoff,
+        "level_weights": cutoff_weights(cutoff, config),
+        "structure": settings.spn_weight,
+        "t0": settings.t0,
+        "strength": settings.strength,
+        "palette": settings.palette,
+        "encode_steps": settings.stylize_decode_steps if exact else settings.stylize_encode_steps,
+        "decode_steps": settings.stylize_decode_steps,
+        "spacing": settings.spacing,
+        "encode_solver": settings.encode_solver,
+        "decode_solver": settings.decode_solver,
+    }
 
 
 def level_conditions(z_in: Tensor, z_style: Tensor, weights: Sequence[float]) -> Tensor:

@@ -46,8 +46,8 @@ from factory.registry import Registry
 from osasis.bundles.files import shipped_bases
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
+from osasis.images.photo_set import PhotoSet, Report, read_photo_set
 from osasis.networks.sizes import DiffAEConfig, load_config
-from osasis.pretraining.photo_set import PhotoSet, Report, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import WEIGHTS, BaseTraining, Event, LossPoint, Samples
 from osasis.pretraining.training_loop import WorkerContext
@@ -131,7 +131,7 @@ def train_base(
         )
     model = home.base_folder(like) if like else next(iter(shipped_bases().values()))
     folder = home.path / "bases-in-training" / name
-    with disk_named(home.path), _claimed(home, name, report):
+    with disk_named(home.path), claimed_base(home, name, report):
         if is_uri(str(images)):
             images = copy_images(str(images), folder / "images")
         photos = _photos(images, sizes.image_size, folder, report)
@@ -169,7 +169,7 @@ def train_base(
 
 
 @contextlib.contextmanager
-def _claimed(home: Home, name: str, report: Report) -> Iterator[None]:
+def claimed_base(home: Home, name: str, report: Report) -> Iterator[None]:
     """Hold the claim of a base's name; waits while another run trains it."""
     claims, claim = Claims(home.claims, f"base-train-{uuid.uuid4().hex[:12]}"), f"base-{name}"
     reported = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import ray
@@ -20,14 +20,18 @@ from factory import __version__
 from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
-from serving.api import health, jobs, openai, photos, styles, stylize
+from serving.api import health, inspect, jobs, openai, page, photos, styles, stylize
 from serving.config import ServeConfig
-from serving.engine import Engine, ImageTask, Result, abandon
+from serving.engine import Engine, ImageTask, Result
 from serving.errors import ApiError, parameter_error
 from serving.middleware import Cors, Head, RequestLog
 from serving.schemas import component_schemas, document_keys
 from serving.service import HEARTBEAT_SECONDS, Service, current, install
 from serving.shared_state import SharedState
+from serving.submissions import TaskStatus
+
+# Seconds between two looks at a watched task.
+STATUS_SECONDS = 0.1
 
 
 def make_app() -> FastAPI:
@@ -35,7 +39,7 @@ def make_app() -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
-    for module in (stylize, photos, jobs, openai, styles, health):
+    for module in (stylize, photos, inspect, jobs, openai, styles, health, page):
         app.include_router(module.router)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_validation_error)
@@ -126,10 +130,26 @@ class EngineDeployment:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            abandon(future)
+            future.abandon()
             raise
         except UserError as e:
             return e
+
+    async def watch(self, task: ImageTask) -> AsyncIterator[TaskStatus | Result | UserError]:
+        """The statuses of a task, as they change, then what ``run`` returns."""
+        future, shown = self.engine.submit(task), None
+        ended = asyncio.wrap_future(future)
+        try:
+            while not ended.done():
+                if (status := future.status(self.engine.taken)) != shown:
+                    yield (shown := status)
+                await asyncio.wait([ended], timeout=STATUS_SECONDS)
+            error = ended.exception()
+            if error is not None and not isinstance(error, UserError):
+                raise error
+            yield error or ended.result()
+        finally:
+            future.abandon()  # no effect on a finished task
 
     async def problem(self) -> str | None:
         return self.engine.problem()

@@ -164,6 +164,17 @@ def _check_masks(mix: Mix, masks: dict[str, bytes]) -> None:
                        field="masks", value=unknown[0], allowed=sorted(named))  # fmt: skip
 
 
+async def read_picture(request: Request, limits: Limits, reserve: Reserve) -> SentFile:
+    """The picture of a form whose only part is the file `image`. Raises ApiError."""
+    sent = await _read(request, limits, reserve)
+    pictures = sent.files.pop("image", [])
+    reject_other_files(sent.files, "image")
+    if sent.fields or len(pictures) != 1:
+        raise ApiError(422, f"the form has {len(pictures)} files named image", field="image",
+                       allowed="one file named image, no other fields")  # fmt: skip
+    return pictures[0]
+
+
 def _check_limits(mix: Mix, limits: Limits) -> None:
     """Raise ApiError if a mix exceeds the limits or names a style twice."""
     if len(mix.styles) > limits.styles:

@@ -7,6 +7,7 @@ pass takes one image, so that a result does not depend on the batch that compute
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import threading
@@ -28,6 +29,7 @@ from osasis.validation import InvalidInputError, Problem
 from serving.caches import ByteLru, StyleCache
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
+from serving.submissions import Stage, Submission
 
 PREPARE_THREADS = 4
 NOT_FINITE = "the image has values that are not finite; the style may have diverged"
@@ -77,7 +79,7 @@ class Result:
 class _QueuedTask:
     task: ImageTask
     styles: dict[str, Style]
-    future: Future[Result]
+    future: Submission[Result]
     photo: str
     plan: Plan
     pixels: Tensor
@@ -102,7 +104,7 @@ class _QueuedTask:
 
 
 class _AbandonedError(Exception):
-    """All clients of a group have disconnected."""
+    """All tasks that are computed together are abandoned."""
 
 
 class Engine:
@@ -112,7 +114,7 @@ class Engine:
     others. pass_size: of ``decode_rows``. styles_host, styles_device, encodings: bytes of the
     caches. stall: seconds without progress after which ``problem`` reports the engine.
     encode_calls: most network calls of an inversion of a full schedule that a mix may ask for,
-    beyond what its style takes by default.
+    beyond what its style takes by default. taken: tasks taken out of the queue so far.
     """
 
     def __init__(
@@ -135,17 +137,17 @@ class Engine:
         self.loader = StyleLoader(base, self.styles)
         self.encodings: ByteLru[Encodings] = ByteLru(encodings, lambda e: e.nbytes)
         self.batches = self.images = self.encoded = self.abandoned = 0
-        self._busy = False
+        self._busy, self.taken, self._tickets = False, 0, itertools.count()
         self._last_progress = time.monotonic()
         self._queue: queue.SimpleQueue[_QueuedTask] = queue.SimpleQueue()
         self._prepare_pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, task: ImageTask) -> Future[Result]:
+    def submit(self, task: ImageTask) -> Submission[Result]:
         """Queue a task. The future raises UserError for an invalid task or a style that cannot be
-        loaded; ``abandon`` cancels it."""
-        future: Future[Result] = Future()
+        loaded; its ``abandon`` cancels it."""
+        future: Submission[Result] = Submission()
         start = time.monotonic()
         loads = {name: self.loader.submit(v) for name, v in task.versions.items()}
         when_all(
@@ -165,7 +167,7 @@ class Engine:
 
     def _prepare(
         self, task: ImageTask, loads: dict[str, Future[Style]], start: float,
-        future: Future[Result],
+        future: Submission[Result],
     ) -> None:  # fmt: skip
         """Decode the task's PNGs in the prepare pool and queue it. All loads have ended."""
         try:
@@ -179,10 +181,11 @@ class Engine:
                 name: torch.from_numpy(to_pixels(data)).float() / 255
                 for name, data in task.masks.items()
             }
-            now = time.monotonic()
+            future.ticket = next(self._tickets)
+            future.enter("queue")
             self._queue.put(
                 _QueuedTask(task, styles, future, photo_id(task.photo), plan,
-                            pixels / 127.5 - 1, masks, load_seconds, now)
+                            pixels / 127.5 - 1, masks, load_seconds, time.monotonic())
             )  # fmt: skip
         except BaseException as e:
             if not future.done():
@@ -222,6 +225,7 @@ class Engine:
                 items.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 break
+        self.taken += len(items)
         return items
 
     def _compute(self, items: list[_QueuedTask]) -> None:
@@ -255,10 +259,9 @@ class Engine:
             group = [waiting[i] for i in rows]
             try:
                 self._decode(group, [of_items[i] for i in rows], encodings, started)
-            except _AbandonedError:
-                self.abandoned += len(group)
             except Exception as e:
-                if len({item.decode_key for item in group}) > 1:  # find the mix that fails
+                several = len({item.decode_key for item in group}) > 1
+                if several and not isinstance(e, _AbandonedError):  # find the mix that fails
                     for item in group:
                         self._stylize([item], encodings, started)
                     continue
@@ -282,7 +285,7 @@ class Engine:
             start = time.monotonic()
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)
             try:
-                done = self.base.encode(photos, plan, progress=self._progress(None))
+                done = self.base.encode(photos, plan, progress=self._progress(members, "encode"))
                 if self.base.device.type == "cuda":  # for the time
                     torch.cuda.synchronize(self.base.device)
             except Exception as e:
@@ -320,11 +323,9 @@ class Engine:
         """Decode tasks that share forward passes."""
         start = time.monotonic()
         parts = [encodings[item.encoding_key] for item in group]
-        images = self.base.decode_rows(
-            list(zip(parts, recipes, strict=True)),
-            pass_size=self.pass_size,
-            progress=self._progress(group),
-        )
+        rows = list(zip(parts, recipes, strict=True))
+        report = self._progress(group, "decode")
+        images = self.base.decode_rows(rows, pass_size=self.pass_size, progress=report)
         finite = images.isfinite().flatten(1).all(dim=1).tolist()
         pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         elapsed = time.monotonic() - start
@@ -348,15 +349,18 @@ class Engine:
                    item.load_seconds, item.encode_seconds, decode_seconds)
         )  # fmt: skip
 
-    def _progress(self, group: list[_QueuedTask] | None) -> Callable[[int, int], None]:
+    def _progress(self, group: list[_QueuedTask], stage: Stage) -> Callable[[int, int], None]:
         """A callback per step: records progress and stops a group that is abandoned as a whole."""
+        for item in group:
+            item.future.enter(stage)
 
         def step(done: int, of: int) -> None:
             self._last_progress = time.monotonic()
-            if group and all(getattr(i.future, "abandoned", False) for i in group):
-                for item in group:
-                    item.future.set_exception(_AbandonedError())
+            if all(item.future.abandoned for item in group):
+                self.abandoned += len(group)
                 raise _AbandonedError
+            for item in group:
+                item.future.enter(stage, done, of)
 
         return step
 
@@ -375,9 +379,3 @@ class Engine:
             "encoding_hits_total": self.encodings.hits,
             "encoding_misses_total": self.encodings.misses,
         }
-
-
-def abandon(future: Future[Result]) -> None:
-    """Cancel a task. A running group stops at its next step once all its tasks are abandoned."""
-    if not future.cancel():
-        future.abandoned = True  # type: ignore[attr-defined]

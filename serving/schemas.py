@@ -10,8 +10,9 @@ from osasis.choices import Alpha, Fit, NoFace, OutputSize, Provenance
 from osasis.images.photo_options import CropBox, PhotoOptions
 from osasis.mix import Mix
 from osasis.validation import InputModel
+from serving.submissions import Stage
 
-JobState = Literal["queued", "running", "done", "failed"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class StylizeBody(PhotoOptions):
@@ -114,6 +115,28 @@ class StylizeAnswer(BaseModel):
     )
 
 
+class ProgressEvent(BaseModel):
+    """Data of a server-sent event `progress`."""
+
+    image: int = Field(description="index of the photo")
+    stage: Stage = Field(
+        description="`load` while styles are loaded, `queue` while others are computed, `encode`, "
+        "`decode`"
+    )
+    place: int = Field(description="in the stage `queue`: number of squares before this one")
+    step: int = Field(description="finished steps of the stage")
+    steps: int = Field(description="all steps of the stage; 0 before the first")
+    seconds_left: float | None = Field(
+        description="estimate of the seconds until the stage ends; null: unknown"
+    )
+
+
+class InspectAnswer(BaseModel):
+    provenance: dict[str, Any] | None = Field(
+        description="how the image was made, with its `mix`; null: the file does not tell"
+    )
+
+
 class StyleRow(BaseModel):
     id: str = Field(description="the style's id")
     version: int = Field(description="number of the served version")
@@ -141,6 +164,9 @@ class JobAnswer(BaseModel):
     done: int = Field(description="number of finished images")
     message: str | None = Field(None, description="why the job failed")
     results: list[str] = Field(default_factory=list, description="paths of the finished images")
+    stage: Stage = Field("load", description="what happens to the photos that are computed now")
+    step: int = Field(0, description="finished steps of the stage `encode` or `decode`")
+    steps: int = Field(0, description="all steps of the stage")
 
 
 class ErrorAnswer(BaseModel):
@@ -212,6 +238,14 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
             },
         }
     }
+
+
+def picture_docs() -> dict[str, Any]:
+    """``requestBody`` of an operation that takes a form with one picture."""
+    image = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"image": image}, "required": ["image"]}
+    content = {"multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def document_keys(schema: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -14,9 +15,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -42,9 +43,13 @@ from serving.photo_work import AnswerOptions, PhotoWork
 from serving.request_images import mask_png
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
+from serving.submissions import TaskStatus
 from serving.tracing import Tracing
 
 T = TypeVar("T")
+TaskReport = Callable[[TaskStatus], None]
+# With the index of the photo.
+Report = Callable[[int, TaskStatus], None]
 MAX_ATTEMPTS = 4
 HEARTBEAT_SECONDS = 1.0
 _current: Service | None = None
@@ -181,35 +186,50 @@ class Service:
             raise ApiError(422, str(e), field="mix.text_edit", value=mix.text_edit) from None
         return versions, edit.direction
 
-    async def run_works(self, works: list[PhotoWork]) -> list[list[Result]]:
-        """The results of each work, of whose photos one image each is admitted. Raises ApiError."""
+    async def run_works(
+        self, works: list[PhotoWork], report: Report | None = None
+    ) -> list[list[Result]]:
+        """The results of each work, of whose photos one image each is admitted. Raises ApiError.
+
+        report: called with the index of a work and the status of a task of it.
+        """
         tasks = [task for work in works for task in work.tasks]
+        owners = [i for i, work in enumerate(works) for _ in work.tasks]
+        reports = report and [functools.partial(report, i) for i in owners]
         with self.admission.count_images(max(0, len(tasks) - len(works))):
-            results = iter(await self.run_all(tasks))
+            results = iter(await self.run_all(tasks, reports))
         return [[next(results) for _ in work.tasks] for work in works]
 
-    async def run_all(self, tasks: list[ImageTask]) -> list[Result]:
-        """Run tasks concurrently; the first error cancels the others. Raises ApiError."""
-        running = [asyncio.create_task(self.run(task)) for task in tasks]
+    async def run_all(
+        self, tasks: list[ImageTask], reports: Sequence[TaskReport] | None = None
+    ) -> list[Result]:
+        """Run tasks concurrently; the first error cancels the others. Raises ApiError.
+
+        reports: of ``run``, for each task.
+        """
+        own: Sequence[TaskReport | None] = reports or [None] * len(tasks)
+        running = [
+            asyncio.create_task(self.run(task, report))
+            for task, report in zip(tasks, own, strict=True)
+        ]
         try:
             return list(await asyncio.gather(*running))
         except BaseException:
-            for each in running:
-                each.cancel()
+            for task in running:
+                task.cancel()
             raise
 
-    async def run(self, task: ImageTask) -> Result:
-        """Run a task on an engine, and on another engine if that one dies. Raises ApiError."""
+    async def run(self, task: ImageTask, report: TaskReport | None = None) -> Result:
+        """Run a task on an engine, and on another engine if that one dies. Raises ApiError.
+
+        report: called with the statuses of the task.
+        """
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import RayServeException
 
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            response = self.engines.run.remote(task)
             try:
-                outcome = await response
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
+                outcome = await self._ask_engine(task, report)
             except (RayActorError, RayServeException) as e:
                 # Retries are safe: stylization is a pure function.
                 self.counters.add("engine_retries_total")
@@ -229,6 +249,24 @@ class Service:
             if isinstance(outcome, InvalidInputError):
                 raise invalid(outcome, "mix")
             raise ApiError(422, str(outcome), field="mix")
+        raise AssertionError("unreachable")
+
+    async def _ask_engine(self, task: ImageTask, report: TaskReport | None) -> Result | UserError:
+        """One attempt of ``run``; its cancellation cancels the task."""
+        if report is None:
+            response = self.engines.run.remote(task)
+        else:
+            response = self.engines.options(stream=True).watch.remote(task)
+        try:
+            if report is None:
+                return cast("Result | UserError", await response)
+            async for found in response:
+                if not isinstance(found, TaskStatus):
+                    return cast("Result | UserError", found)
+                report(found)
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         raise AssertionError("unreachable")
 
 

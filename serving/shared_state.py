@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from serving.caches import ByteLru
 from serving.schemas import JobAnswer, JobState
+from serving.submissions import TaskStatus
 
 # Seconds without a heartbeat after which a process counts as dead.
 HEARTBEAT_TIMEOUT = 15.0
@@ -26,7 +27,7 @@ class Job:
     """A queued batch of images.
 
     owner: name of the API key. created: monotonic seconds. ingress: the process that runs the job.
-    results: PNG images, in order.
+    results: PNG images, in order. status: of the photos that are computed now.
     """
 
     id: str
@@ -37,15 +38,17 @@ class Job:
     state: JobState = "queued"
     message: str | None = None
     results: list[bytes] = field(default_factory=list)
+    status: TaskStatus = field(default_factory=TaskStatus)
 
     @property
     def ended(self) -> bool:
-        return self.state in ("done", "failed")
+        return self.state in ("done", "failed", "cancelled")
 
     def answer(self) -> JobAnswer:
         paths = [f"/v1/jobs/{self.id}/images/{i}" for i in range(len(self.results))]
         return JobAnswer(id=self.id, state=self.state, images=self.images, done=len(paths),
-                         message=self.message, results=paths)  # fmt: skip
+                         message=self.message, results=paths, stage=self.status.stage,
+                         step=self.status.step, steps=self.status.steps)  # fmt: skip
 
 
 class SharedState:
@@ -80,9 +83,23 @@ class SharedState:
         self._jobs[job.id] = job
         return job.id
 
-    def job_running(self, job_id: str) -> None:
-        if job := self._jobs.get(job_id):
-            job.state = "running"
+    def job_running(self, job_id: str, status: TaskStatus) -> bool:
+        """Record that a job runs, and how far its current photos are. Returns whether the job is
+        still wanted."""
+        job = self._jobs.get(job_id)
+        if job is None or job.ended:
+            return False
+        job.state, job.status = "running", status
+        return True
+
+    def cancel_job(self, job_id: str, owner: str) -> JobAnswer | None:
+        """Cancel a job; its finished images stay. A job that has ended is not changed."""
+        job = self._jobs.get(job_id)
+        if job is None or job.owner != owner:
+            return None
+        if not job.ended:
+            job.state = "cancelled"
+        return job.answer()
 
     def _drop_ended(self) -> bool:
         """Drop the oldest ended job. Returns whether there was one."""

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from factory.cli.base_diffstyler import train_diffstyler
 from factory.cli.base_guide import train_guide
+from factory.cli.base_import import import_base
 from factory.cli.calls import Command, Group
 from factory.cli.options import (
     CLUSTER,
@@ -24,9 +26,8 @@ from factory.cli.options import (
     option,
 )
 from factory.cli.output import print_document, print_fields, print_progress
-from osasis.errors import UserError
 
-GUIDE, PERCEPTUAL, MEASUREMENT = "Guide", "Perceptual net", "Measurement"
+MEASUREMENT = "Measurement"
 # Number of photos that `base evaluate --output` reconstructs.
 SHOWN_PHOTOS = 8
 
@@ -46,89 +47,7 @@ ConfigOption = Annotated[
 ]
 
 
-@app.command("import", cls=Command)
-def import_(
-    name: NameArgument,
-    config: ConfigOption,
-    diffae: Annotated[
-        Path, option(INPUTS, "DiffAE checkpoint with the latent net.", metavar="FILE")
-    ],
-    latent_stats: Annotated[
-        Path | None, option(INPUTS, "latent.pkl of the checkpoint.", metavar="FILE")
-    ] = None,
-    prior: Annotated[
-        Path | None, option(INPUTS, "P2 checkpoint of the photo prior.", metavar="FILE")
-    ] = None,
-    photos: Annotated[
-        Path | None,
-        option(
-            INPUTS, "Folder of photos of the base's domain to keep with the base.", metavar="DIR"
-        ),
-    ] = None,
-    guide: Annotated[
-        Literal["statistics", "open_clip"], option(GUIDE, "Kind of the guide.")
-    ] = "statistics",
-    guide_stages: Annotated[
-        str,
-        option(
-            GUIDE,
-            "Stages of the perceptual net that a statistics guide reads, of 0 to 5.",
-            metavar="STAGES",
-        ),
-    ] = "0,1,2,3",
-    guide_grid: Annotated[int, option(GUIDE, "Grid cells per side of a statistics guide.")] = 1,
-    guide_model: Annotated[
-        str, option(GUIDE, "open_clip model name.", metavar="NAME")
-    ] = "ViT-B-32",
-    guide_weights: Annotated[
-        str, option(GUIDE, "open_clip tag or local checkpoint.", metavar="NAME")
-    ] = "openai",
-    guide_config: Annotated[
-        Path | None, option(GUIDE, "open_clip model configuration.", metavar="MODEL.json")
-    ] = None,
-    perceptual: Annotated[
-        Literal["vgg", "alex", "small"],
-        option(PERCEPTUAL, "Net of the perceptual distance (LPIPS)."),
-    ] = "vgg",
-    perceptual_weights: Annotated[
-        Path | None,
-        option(PERCEPTUAL, "Weights of the perceptual net (default: download).", metavar="FILE"),
-    ] = None,
-    licence: LicenceOption = "",
-    replace: ReplaceOption = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Convert official checkpoints into a base."""
-    from factory.core.bases import GuideChoice, import_base
-
-    stages = [s.strip() for s in guide_stages.split(",")]
-    if not all(s.isdigit() for s in stages):
-        raise UserError(f"--guide-stages is {guide_stages!r}; give numbers such as 0,1,2,3")
-    info = import_base(
-        find_home(home),
-        name,
-        config=config,
-        diffae=diffae,
-        latent_stats=latent_stats,
-        prior=prior,
-        guide=GuideChoice(
-            kind=guide,
-            stages=tuple(int(s) for s in stages),
-            grid=guide_grid,
-            model=guide_config.stem if guide_config else guide_model,
-            pretrained=guide_weights,
-            config=guide_config,
-        ),
-        perceptual_net=perceptual,
-        perceptual_weights=perceptual_weights,
-        photos=photos,
-        licence=licence,
-        replace=replace,
-        report=print_progress,
-    )
-    text = f"base {info['name']} imported (fingerprint {info['fingerprint']})"
-    print_document(info, text, as_json)
+app.command("import", cls=Command)(import_base)
 
 
 @app.command(cls=Command)
@@ -214,8 +133,8 @@ def evaluate(
     """Measure how well a base reconstructs and samples photos."""
     from osasis.bundles.base import load_base
     from osasis.guides.perceptual import PerceptualNet
+    from osasis.images.photo_set import read_photo_set
     from osasis.pretraining.evaluate_base import evaluate_base, save_evaluation_grids
-    from osasis.pretraining.photo_set import read_photo_set
 
     base = load_base(find_home(home).base_folder(name))
     photos = read_photo_set(images, base.config.image_size, print_progress).images(limit)
@@ -232,6 +151,7 @@ def evaluate(
     print_fields({"base": base.name, **evaluation.to_dict()}, as_json)
 
 
+app.command("train-diffstyler", cls=Command)(train_diffstyler)
 app.command("train-guide", cls=Command)(train_guide)
 
 

@@ -103,11 +103,11 @@ def import_base(
             "licence": licence,
         },
     )
-    _install(staging, home.bases / name, info["fingerprint"], replace)
+    install_base(staging, home.bases / name, info["fingerprint"], replace)
     return info
 
 
-def _install(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
+def install_base(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
     """Rename a new base into place. Raises UserError where a different base has the name."""
     if (folder / BASE_JSON).is_file():
         existing = json.loads((folder / BASE_JSON).read_text()).get("fingerprint")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from diffstyler.bundle import shipped_bases as shipped_diffstyler_bases
 from factory.core.disk import disk_named
 from osasis.bundles.files import BASE_JSON, read_base_json, shipped_bases
 from osasis.errors import UserError, did_you_mean
@@ -135,9 +136,8 @@ class Home:
     def base_folders(self) -> dict[str, Path]:
         """Folders of all usable bases by name: the home's own, then those of the package."""
         own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{BASE_JSON}")}
-        return dict(sorted(own.items())) | {
-            name: folder for name, folder in shipped_bases().items() if name not in own
-        }
+        shipped = shipped_bases() | shipped_diffstyler_bases()
+        return dict(sorted(own.items())) | {n: f for n, f in shipped.items() if n not in own}
 
     def base_names(self) -> list[str]:
         return list(self.base_folders())
@@ -145,12 +145,12 @@ class Home:
     def base_folder(self, name: str | None) -> Path:
         """The folder of the base with this name.
 
-        None selects the home's only base, or the package's base where the home has none. Raises
-        UserError where no base has the name, or where None is ambiguous.
+        None selects the home's only base, or the package's base of OSASIS where the home has none.
+        Raises UserError where no base has the name, or where None is ambiguous.
         """
         folders = self.base_folders()
         own = [n for n, folder in folders.items() if folder.parent == self.bases]
-        choice = own or list(folders)
+        choice = own or list(shipped_bases())
         if not choice:
             raise UserError(f"no base in {self.bases}: make one with `style-factory base import`")
         if name is None:

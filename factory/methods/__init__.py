@@ -13,6 +13,7 @@ from factory.methods.lookup import (
     load_base,
     load_style,
     method_of,
+    mix_defaults,
     read_base_info,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "load_base",
     "load_style",
     "method_of",
+    "mix_defaults",
     "read_base_info",
 ]

@@ -324,6 +324,10 @@ class Method(Protocol):
     def mix_problems(self, mix: Mix, info: Mapping[str, Any]) -> list[Problem]:
         """Problems of a mix with a base, beside fields that are not of the method."""
 
+    def mix_defaults(self, style: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the fields that a mix leaves None, by name. style: content of the first style's
+        style.json. base: content of base.json. Raises InvalidInputError."""
+
     def load_base(self, folder: Path, device: str | torch.device) -> LoadedBase: ...
 
     def load_style(self, folder: Path, base: Any | None) -> Style: ...

@@ -78,6 +78,15 @@ def load_style(folder: Path, base: LoadedBase | None = None) -> Style:
     return method.load_style(folder, base)
 
 
+def mix_defaults(style: Path, base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mix takes from its first style where it sets nothing.
+
+    style: folder of the style. base: content of base.json. Raises UserError.
+    """
+    info = read_json(style / STYLE_JSON, "train the style again")
+    return method_of(info).mix_defaults(info, base)
+
+
 def check_mix(mix: Mix, info: Mapping[str, Any]) -> None:
     """Check a mix for a base. info: content of base.json. Raises InvalidInputError."""
     method = method_of(info)

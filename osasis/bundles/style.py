@@ -7,7 +7,7 @@ On disk a style is one folder: ``style.json`` (settings, provenance), ``style.sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def load_style(folder: Path, base: Base | None = None, verify: bool = True) -> S
             delta[name] = LowRank(value, tensors[f"right.{name}"].view(value.shape[1], *shape))
         elif kind == "spn":
             spn[name] = value
-    settings = _read_settings(info, path)
+    settings = style_settings(info, str(path))
     return Style(
         info["id"],
         delta,
@@ -202,11 +202,12 @@ def _read_palette(path: Path) -> Palette | None:
         return Palette.of(image_to_tensor(image))
 
 
-def _read_settings(info: dict[str, Any], path: Path) -> TrainSettings:
+def style_settings(info: Mapping[str, Any], name: str = "style.json") -> TrainSettings:
+    """The settings of a style. info: content of style.json. name: of the file, in errors."""
     settings = dict(info["settings"])
     # Styles without a recorded arithmetic were trained when `bfloat16` meant today's `auto`.
     if "arithmetic" not in info and settings.get("precision") == "bfloat16":
         settings["precision"] = "auto"
     # Styles from before the solvers were settings use DDIM.
     settings = {"encode_solver": "ddim", "decode_solver": "ddim"} | settings
-    return TrainSettings.parse(settings, str(path))
+    return TrainSettings.parse(settings, name)

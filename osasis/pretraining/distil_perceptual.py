@@ -19,6 +19,7 @@ from torch import Tensor
 from osasis.arithmetic import Arithmetic
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.tensors import from_uint8
+from osasis.looks.dataset import read_photos
 from osasis.networks.small_features import DISTANCE, SmallFeatures, unit_length
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
@@ -29,7 +30,6 @@ from osasis.pretraining.budgeted_training import (
 )
 from osasis.pretraining.distillation_targets import DistillationTargets, compute_targets
 from osasis.pretraining.image_pairs import make_pairs
-from osasis.pretraining.looks.dataset import read_photos
 from osasis.pretraining.student_initialisation import initialise_from_teacher
 from osasis.seeds import derived_generator, seeded
 from osasis.storage import save_tensors, sha256_file, to_float16, write_json

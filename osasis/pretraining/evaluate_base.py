@@ -15,7 +15,7 @@ from osasis.diffusion import ddim_sample, image_schedule, latent_schedule
 from osasis.evaluation.frechet import frechet
 from osasis.guides.perceptual import PerceptualNet
 from osasis.images.grid import save_image_grid
-from osasis.pretraining.photo_set import Report
+from osasis.images.photo_set import Report
 from osasis.sampling import INVERTERS, denoising_walk, sample
 from osasis.seeds import derived_generator
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.images.tensors import from_uint8, to_uint8
-from osasis.pretraining.looks.dataset import make_look_dataset
+from osasis.looks.dataset import make_look_dataset
 from osasis.seeds import derived_generator
 
 

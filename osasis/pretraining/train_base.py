@@ -29,13 +29,13 @@ from osasis.devices import required_device
 from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
 from osasis.images.grid import save_image_grid
+from osasis.images.photo_set import PhotoSet, read_photo_set
 from osasis.images.tensors import from_uint8
 from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig, load_config
 from osasis.networks.unet import UNet
 from osasis.pretraining.objectives import DiffAEObjective, LatentObjective, PriorObjective
-from osasis.pretraining.photo_set import PhotoSet, read_photo_set
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.training_loop import TrainingLoop, WorkerContext
 from osasis.seeds import derived_generator, derived_seed, seeded

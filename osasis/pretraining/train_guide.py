@@ -27,7 +27,8 @@ from osasis.arithmetic import Arithmetic, Precision, autocast, resolve
 from osasis.errors import UserError
 from osasis.guides.guide import OpenClipGuide, OpenClipMetadata, open_clip_guide
 from osasis.images.tensors import from_uint8
-from osasis.pretraining import captions
+from osasis.looks import captions
+from osasis.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.pretraining.budgeted_training import (
     TrainingBudget,
     optimiser_step,
@@ -35,7 +36,6 @@ from osasis.pretraining.budgeted_training import (
     tool_parser,
     train_within_budget,
 )
-from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset, read_photos
 from osasis.seeds import derived_generator, seeded
 from osasis.storage import save_tensors, to_float16, write_atomic, write_json
 

@@ -1,10 +1,9 @@
-"""Health, readiness, metrics and the page."""
+"""Health, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -15,13 +14,6 @@ from serving.schemas import ERRORS
 from serving.service import current
 
 router = APIRouter(tags=["health"])
-PAGE = Path(__file__).resolve().parents[1] / "page"
-MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-FILES = {p.name: MEDIA[p.suffix] for p in PAGE.iterdir() if p.suffix in MEDIA}
-POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-)
 
 
 @router.get("/healthz", responses={503: ERRORS[503]})
@@ -53,26 +45,3 @@ async def metrics() -> Response:
     """Counters of all processes in Prometheus's text format."""
     samples = await current().state.samples.remote()
     return Response(render(samples), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> Response:
-    return _file("index.html")
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs() -> Response:
-    return _file("api.html")
-
-
-@router.get("/page/{name}", include_in_schema=False)
-async def page_file(name: str) -> Response:
-    if name not in FILES:
-        raise ApiError(404, f"there is no {name[:64]!r}", field="path")
-    return _file(name)
-
-
-def _file(name: str) -> Response:
-    return Response((PAGE / name).read_bytes(), media_type=f"{FILES[name]}; charset=utf-8",
-                    headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache",
-                             "X-Content-Type-Options": "nosniff"})  # fmt: skip

@@ -8,14 +8,18 @@ from fastapi import APIRouter, Request, Response
 
 from serving.api.common import authorised, negotiate
 from serving.bodies import StylizeRequest, read_job
+from serving.engine import Result
 from serving.errors import ApiError
 from serving.photo_work import PhotoWork
 from serving.request_images import MEDIA
 from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, JobBody, body_docs
 from serving.service import Service, log_event
+from serving.submissions import TaskStatus
 from serving.webhooks import check_webhook, send_webhook
 
 router = APIRouter(tags=["jobs"])
+# Seconds between two looks at a running job.
+LOOK_SECONDS = 0.5
 
 
 @router.post(
@@ -48,6 +52,16 @@ async def state(job: str, request: Request) -> JobAnswer:
     """State of a job and paths of its finished images."""
     service, owner = authorised(request)
     answer: JobAnswer | None = await service.state.job.remote(job, owner)
+    if answer is None:
+        raise _unknown(job)
+    return answer
+
+
+@router.delete("/v1/jobs/{job}", responses=ERRORS)
+async def cancel(job: str, request: Request) -> JobAnswer:
+    """Cancel a job; its finished images stay until it is dropped."""
+    service, owner = authorised(request)
+    answer: JobAnswer | None = await service.state.cancel_job.remote(job, owner)
     if answer is None:
         raise _unknown(job)
     return answer
@@ -89,7 +103,6 @@ async def _run_and_tell(
 async def _run(service: Service, job: str, works: list[PhotoWork]) -> None:
     """Run a job's works in batches and store each image; an error fails the job."""
     try:
-        await service.state.job_running.remote(job)
         # Jobs use at most half of the queue, so that interactive requests are always admitted.
         half = service.config.queue // 2
         size = max(1, min(service.config.batch, half))
@@ -99,10 +112,31 @@ async def _run(service: Service, job: str, works: list[PhotoWork]) -> None:
                 while service.admission.images > half:
                     await asyncio.sleep(0.1)
                 with service.admission.admit_images(len(batch)):
-                    results = await service.run_works(batch)
+                    results = await _run_unless_cancelled(service, job, batch)
+            if results is None:
+                return
             for work, of_work in zip(batch, results, strict=True):
                 image, _ = await service.photos.in_thread(work.image, of_work)
                 await service.state.job_result.remote(job, image)
     except Exception as e:
         message = e.message if isinstance(e, ApiError) else "the job failed; see the server's log"
         await service.state.job_failed.remote(job, message)
+
+
+async def _run_unless_cancelled(
+    service: Service, job: str, batch: list[PhotoWork]
+) -> list[list[Result]] | None:
+    """The results of a batch; None where the job is cancelled, which stops the work."""
+    status = TaskStatus()
+
+    def report(_: int, newest: TaskStatus) -> None:
+        nonlocal status
+        status = newest
+
+    running = asyncio.create_task(service.run_works(batch, report))
+    while not running.done():
+        if not await service.state.job_running.remote(job, status):
+            running.cancel()
+            return None
+        await asyncio.wait([running], timeout=LOOK_SECONDS)
+    return running.result()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from factory.methods import base_facts
+from factory.methods import base_facts, mix_defaults
+from factory.registry import StyleVersion
 from osasis.errors import UserError
 from serving.api.common import authorised
+from serving.api.page import SAMPLE_FILES
+from serving.controls import controls
 from serving.errors import ApiError
 from serving.schemas import ERRORS, StylesAnswer
 from serving.served_styles import ListedStyle
@@ -44,7 +49,8 @@ async def styles(
 
 @router.get("/v1/styles/{style}", responses=ERRORS)
 async def style(style: str, request: Request) -> dict[str, Any]:
-    """One style with its settings and metrics."""
+    """One style with its settings, its metrics, and as ``mix`` what a mix takes from it where it
+    sets nothing."""
     service, _ = authorised(request)
     listed = _listed(service, style)
     details = await asyncio.to_thread(_details, service, listed)
@@ -56,21 +62,25 @@ async def style(style: str, request: Request) -> dict[str, Any]:
 async def preview(
     style: str,
     kind: Annotated[
-        Literal["style", "counterpart"], Query(description="which image; default `style`")
+        Literal["style", "counterpart", "stylized"],
+        Query(
+            description="which image; default `style`. A style without examples shows its style "
+            "image as `stylized`"
+        ),
     ] = "style",
     version: Annotated[
         int | None, Query(ge=1, le=10**9, description="default: the served version")
     ] = None,
 ) -> Response:
-    """The style image or its photo counterpart, as PNG; needs no key."""
+    """The style image, its photo counterpart or an example photo in the style, as PNG; needs no
+    key."""
     service = current()
     listed = _listed(service, style)
     try:
         found = listed.version
         if version is not None and version != found.version:
             found = await asyncio.to_thread(service.catalog.registry.get, style, str(version))
-        path = await asyncio.to_thread(found.folder)
-        data = await asyncio.to_thread((path / f"{kind}.png").read_bytes)
+        data = await asyncio.to_thread(lambda: _picture(found, kind).read_bytes())
     except UserError as e:
         raise ApiError(404, str(e), field="version", value=version) from None
     except Exception:
@@ -82,7 +92,8 @@ async def preview(
 
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
-    """The base, its method, the fields of its mixes, the limits and the names of text edits."""
+    """The base, its method, the fields of its mixes and their controls, the limits, the names of
+    text edits, and the paths of example photos."""
     service, _ = authorised(request)
     edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
     return {
@@ -90,10 +101,20 @@ async def info(request: Request) -> dict[str, Any]:
         "fingerprint": service.info["fingerprint"],
         **base_facts(service.info),
         "text_edits": edits,
+        "controls": controls(base_facts(service.info), service.config.limits, edits),
+        "samples": [f"/page/samples/{name}" for name in SAMPLE_FILES],
         "limits": vars(service.config.limits),
         "styles": len(service.catalog.styles),
         "registry_error": service.catalog.error,
     }
+
+
+def _picture(version: StyleVersion, kind: str) -> Path:
+    """File of a version's picture."""
+    if kind == "stylized" and (examples := version.previews()):
+        return examples[0]
+    name = "style" if kind == "stylized" else kind
+    return version.folder() / f"{name}.png"
 
 
 def _listed(service: Service, style: str) -> ListedStyle:
@@ -105,9 +126,11 @@ def _listed(service: Service, style: str) -> ListedStyle:
 
 
 def _details(service: Service, listed: ListedStyle) -> dict[str, Any]:
-    """Settings and metrics of the style's MLflow run; empty if the run cannot be read."""
-    try:
+    """Settings and metrics of the style's MLflow run, and its mix; empty if unreadable."""
+    found: dict[str, Any] = {"settings": {}, "metrics": {}, "mix": {}}
+    with contextlib.suppress(Exception):
         run = service.catalog.registry.client.get_run(listed.version.run_id)
-        return {"settings": dict(run.data.params), "metrics": dict(run.data.metrics)}
-    except Exception:
-        return {"settings": {}, "metrics": {}}
+        found |= {"settings": dict(run.data.params), "metrics": dict(run.data.metrics)}
+    with contextlib.suppress(UserError, OSError):
+        found["mix"] = mix_defaults(listed.version.folder(), service.info)
+    return found

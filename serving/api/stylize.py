@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from fastapi import APIRouter, Request, Response
 from osasis.choices import ImageFormat
 from osasis.images.geometry import Size
 from serving.api.common import authorised, negotiate
+from serving.api.events import EVENTS, event_stream
 from serving.bodies import StylizeRequest, read_stylize
 from serving.photo_work import PhotoWork, timing
 from serving.request_images import MEDIA
 from serving.schemas import ERRORS, STYLIZE_EXAMPLE, StylizeAnswer, StylizeBody, body_docs
-from serving.service import Service
+from serving.service import Report, Service
 
 router = APIRouter(tags=["stylize"])
 PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA.values()}
@@ -27,20 +29,30 @@ PICTURES = {m: {"schema": {"type": "string", "format": "binary"}} for m in MEDIA
 @router.post(
     "/v1/stylize",
     response_model=StylizeAnswer,
-    responses={200: {"content": PICTURES}, **ERRORS},
+    responses={200: {"content": {**PICTURES, EVENTS: {"schema": {"type": "string"}}}}, **ERRORS},
     openapi_extra=body_docs(StylizeBody, STYLIZE_EXAMPLE),
 )
 async def stylize(request: Request) -> Response:
     """Stylize photos, or photos sent before, with a mix. One image is answered as PNG, JPEG, WebP
-    or JSON, by Accept; several images as JSON."""
+    or JSON, by Accept; several images as JSON. With Accept `text/event-stream`, the answer is
+    events `progress`, then `result` with the JSON or `error`; disconnecting cancels the work."""
     service, owner = authorised(request)
     limits = service.config.limits
-    with service.admit_body() as reserve:
+    with contextlib.ExitStack() as held:
+        reserve = held.enter_context(service.admit_body())
         body = await read_stylize(request, limits, reserve)
-        media = negotiate(request, [*MEDIA.values(), "application/json"] if body.count == 1
-                          else ["application/json"])  # fmt: skip
-        with service.admission.admit_images(body.count):
+        pictures = list(MEDIA.values()) if body.count == 1 else []
+        media = negotiate(request, [*pictures, "application/json", EVENTS])
+        held.enter_context(service.admission.admit_images(body.count))
+        if media != EVENTS:
             return await service.with_timeout(_answer(service, body, owner, media))
+
+        async def work(report: Report) -> dict[str, Any]:
+            done = await service.with_timeout(run(service, body, owner, "png", report))
+            return done.document(service)
+
+        speed = service.admission.throughput
+        return event_stream(work, held.pop_all(), lambda: speed.seconds_per_image)
 
 
 async def _answer(service: Service, body: StylizeRequest, owner: str, media: str) -> Response:
@@ -106,14 +118,20 @@ class Done:
         }  # fmt: skip
 
 
-async def run(service: Service, body: StylizeRequest, owner: str, kind: ImageFormat) -> Done:
-    """Stylize the photos of a request. Raises ApiError."""
+async def run(
+    service: Service,
+    body: StylizeRequest,
+    owner: str,
+    kind: ImageFormat,
+    report: Report | None = None,
+) -> Done:
+    """Stylize the photos of a request. Raises ApiError. report: of ``Service.run_works``."""
     started = time.monotonic()
     with service.tracing.span("route"):
         photos = await service.photos.of_request(body.photos, body.encodings, owner)
         works = await service.make_works(body, photos, kind)
     with service.tracing.span("engine"):
-        results = await service.run_works(works)
+        results = await service.run_works(works, report)
         service.tracing.add_engine_parts([r for of_photo in results for r in of_photo])
     await service.photos.keep(photos, owner)
     with service.tracing.span("image"):

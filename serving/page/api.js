@@ -1,5 +1,5 @@
 // Renders the API's documentation from /openapi.json.
-import { $, element } from "./core.js";
+import { $, element } from "./dom.js";
 
 function typeName(schema = {}) {
   if (schema.$ref) return schema.$ref.split("/").pop();
@@ -51,7 +51,7 @@ function operation(method, path, op) {
 }
 
 try {
-  const api = await (await fetch("/openapi.json")).json();
+  const api = await (await fetch(new URL("../openapi.json", import.meta.url))).json();
   const all = element("section", {},
     element("h2", { textContent: `Endpoints, version ${api.info.version}` }));
   for (const [path, methods] of Object.entries(api.paths))

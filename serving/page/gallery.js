@@ -1,6 +1,7 @@
-// The style gallery: search, and the choice of one or two styles.
-import { $, element, request, showError, state } from "./core.js";
-import { showTrained } from "./mix.js";
+// The style gallery: search, and the choice of up to four styles.
+import { $, element, setStatus, showError } from "./dom.js";
+import { json, url } from "./server.js";
+import { emit, MOST_STYLES, on, state } from "./state.js";
 
 const PAGE = 60;
 let next = 0;
@@ -11,7 +12,7 @@ export async function list(first) {
   const id = ++latest;
   const offset = first ? 0 : next;
   const query = new URLSearchParams({ limit: PAGE, offset, q: $("search").value });
-  const page = await (await request(`/v1/styles?${query}`)).json();
+  const page = await json(`v1/styles?${query}`);
   if (id !== latest) return; // a newer search has started
   if (first) $("styles").replaceChildren();
   $("styles").append(...page.styles.map(card));
@@ -25,44 +26,56 @@ export async function list(first) {
   mark();
 }
 
+// A card shows an example photo in the style; its corner, the style image.
 function card(style) {
   const info = [style.reference, ...style.tags, style.licence].filter(Boolean).join(" · ");
+  const picture = (className, more) => element("img",
+    { className, src: url(style.preview + more), alt: "", loading: "lazy" });
   const button = element("button", {
     type: "button", className: "card", disabled: !style.usable, title: style.problem || info,
-  }, element("img", { src: style.preview, alt: "", loading: "lazy" }),
+    data: { style: style.id },
+  }, picture("example", "&kind=stylized"), picture("corner", ""),
   element("span", { textContent: style.id }));
-  button.dataset.style = style.id;
   button.addEventListener("click", () => choose(style.id));
   return button;
 }
 
-function choose(id) {
-  const index = state.chosen.indexOf(id);
-  if (index >= 0) state.chosen.splice(index, 1);
-  else state.chosen = [...state.chosen, id].slice(-2);
-  mark();
-  if (state.chosen.length) showTrained(state.chosen[0]).catch(showError);
-  state.update();
+// Add a style, or take it out.
+export function choose(id) {
+  const found = state.styles.findIndex((s) => s.style === id);
+  if (found >= 0) state.styles.splice(found, 1);
+  else if (state.styles.length >= most()) {
+    setStatus(`A mix has at most ${most()} styles; take one out first.`, true);
+    return;
+  } else state.styles.push({ style: id, weight: 1 });
+  emit("styles");
+  emit("mix");
 }
 
-// Mark the chosen cards; show the cross-fader for two.
+const most = () => Math.min(MOST_STYLES, state.info.limits.styles);
+
 function mark() {
-  const two = state.chosen.length === 2;
-  for (const b of document.querySelectorAll(".card")) {
-    const index = state.chosen.indexOf(b.dataset.style);
-    b.setAttribute("aria-pressed", String(index >= 0));
-    if (index >= 0 && two) b.dataset.place = "AB"[index]; else delete b.dataset.place;
+  const several = state.styles.length > 1;
+  for (const card of document.querySelectorAll(".card")) {
+    const index = state.styles.findIndex((s) => s.style === card.dataset.style);
+    card.setAttribute("aria-pressed", String(index >= 0));
+    if (index >= 0 && several) card.dataset.place = index + 1; else delete card.dataset.place;
   }
-  $("fade-row").hidden = !two;
-  if (two) [$("fade-a").textContent, $("fade-b").textContent] = state.chosen;
+}
+
+// A newcomer who has chosen a photo sees a result at once.
+function chooseFirst() {
+  const first = document.querySelector(".card:not(:disabled)");
+  if (!state.styles.length && first) choose(first.dataset.style);
 }
 
 let typing = 0;
 export function start() {
   $("more").addEventListener("click", () => list(false).catch(showError));
-  $("fade").addEventListener("input", () => state.update());
   $("search").addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(() => list(true).catch(showError), 200);
   });
+  on("styles", mark);
+  on("photo", chooseFirst);
 }

@@ -1,5 +1,7 @@
-// The mask brush: a canvas over the image. The style shows where the canvas is opaque.
-import { $, state } from "./core.js";
+// The mask brush: a canvas over the square that is stylized. The style shows where it is opaque.
+import { $, clamp } from "./dom.js";
+import { place } from "./crop.js";
+import { emit, on, square, state } from "./state.js";
 
 const SIZE = 256;
 const canvas = $("mask"), context = canvas.getContext("2d", { willReadFrequently: true });
@@ -19,7 +21,7 @@ function stamp() {
   context.beginPath();
   context.arc(brush.x, brush.y, Number($("brush").value) / 2, 0, 7);
   context.fill();
-  state.painted = context.getImageData(0, 0, SIZE, SIZE).data.some((v, i) => i % 4 === 3 && v > 0);
+  state.painted = pixels().data.some((v, i) => i % 4 === 3 && v > 0);
 }
 
 function movePointer(e) {
@@ -33,46 +35,73 @@ function onKey(e) {
   const steps = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] };
   const step = steps[e.key];
   if (step) {
-    brush.x = Math.min(SIZE, Math.max(0, brush.x + step[0]));
-    brush.y = Math.min(SIZE, Math.max(0, brush.y + step[1]));
+    brush.x = clamp(brush.x + step[0], 0, SIZE);
+    brush.y = clamp(brush.y + step[1], 0, SIZE);
   } else if (e.key === " ") {
     stamp();
-    state.update();
+    emit("mix");
   } else return;
   e.preventDefault();
-  const percent = (v) => (v / SIZE) * 100 + "%";
-  Object.assign($("cursor").style, { left: percent(brush.x), top: percent(brush.y),
-    width: percent(Number($("brush").value)), height: percent(Number($("brush").value)) });
+  showCursor();
+}
+
+// The brush of the keyboard, in the place of the canvas.
+function showCursor() {
+  const { x, y, side } = square(), size = Number($("brush").value) / SIZE * side;
+  place($("cursor"), { x: x + brush.x / SIZE * side, y: y + brush.y / SIZE * side, side: size });
   $("cursor").hidden = false;
 }
 
-// The mask as a grey PNG, white where the style shows, in base64.
-export function toBase64() {
+function grey() {
   const out = document.createElement("canvas");
   out.width = out.height = SIZE;
-  const from = context.getImageData(0, 0, SIZE, SIZE);
+  const from = pixels();
   for (let i = 0; i < from.data.length; i += 4) {
     from.data.fill(from.data[i + 3], i, i + 3);
     from.data[i + 3] = 255;
   }
   out.getContext("2d").putImageData(from, 0, 0);
-  return out.toDataURL("image/png").split(",")[1];
+  return out;
+}
+
+// The mask as a grey PNG, white where the style shows, in base64; and as a blob.
+export const toBase64 = () => grey().toDataURL("image/png").split(",")[1];
+export const toPng = () => new Promise((resolve) => grey().toBlob(resolve));
+
+// The pixels of the canvas, and the mask that they were taken of.
+export const pixels = () => context.getImageData(0, 0, SIZE, SIZE);
+export function restorePixels(saved) {
+  context.putImageData(saved, 0, 0);
+  state.painted = true;
+  emit("mix");
+}
+
+function clear() {
+  context.clearRect(0, 0, SIZE, SIZE);
+  state.painted = false;
+  choose(null);
+}
+
+// The mask belongs to a part of a photo: with faces there is none.
+function follow() {
+  const at = state.photo && square();
+  for (const id of ["paint", "erase", "clear"]) $(id).disabled = !at;
+  if (at) place(canvas, at);
+  else if (state.painted || tool) clear();
 }
 
 export function start() {
   $("paint").addEventListener("click", () => choose("paint"));
   $("erase").addEventListener("click", () => choose("erase"));
-  $("clear").addEventListener("click", () => {
-    context.clearRect(0, 0, SIZE, SIZE);
-    state.painted = false;
-    choose(null);
-    state.update();
-  });
+  $("clear").addEventListener("click", () => { clear(); emit("mix"); });
   canvas.addEventListener("pointerdown", (e) => {
     canvas.setPointerCapture(e.pointerId);
     movePointer(e);
   });
   canvas.addEventListener("pointermove", movePointer);
-  canvas.addEventListener("pointerup", () => state.update());
+  canvas.addEventListener("pointerup", () => emit("mix"));
   canvas.addEventListener("keydown", onKey);
+  on("photo", () => { clear(); follow(); });
+  on("restored", clear);
+  on("square", follow);
 }

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osasis.bundles.base import Base, load_base, shipped_bases
+from osasis.bundles.base import Base, load_base
+from osasis.bundles.files import shipped_bases
 from osasis.bundles.style import Style
 from osasis.contents import ContentBank
 from osasis.counterpart import photo_counterpart

@@ -39,6 +39,9 @@ __all__ = ["FEW", "home", "imported", "local_ray", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {"ink": 21, "oil": 61, "sepia": 81}
 TIMEOUT = 180.0
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+Visit = Callable[..., Any]
 QUEUE = 12
 
 
@@ -91,10 +94,18 @@ class Server:
         """Process ids of this server's replicas of a deployment."""
         return ray_processes(f"ServeReplica:style-factory:{deployment}", self.process.pid)
 
-    def stylize(self, photo: bytes, mix: dict[str, Any], **options: Any) -> httpx.Response:
-        """Send one photo as a form."""
+    def stylize(
+        self,
+        photo: bytes,
+        mix: dict[str, Any],
+        *,
+        fields: dict[str, str] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """Send one photo as a form. fields: further fields of the form."""
         files = {"image": ("photo.png", photo, "image/png")}
-        return self.post("/v1/stylize", files=files, data={"mix": json.dumps(mix)}, **options)
+        data = {"mix": json.dumps(mix), **(fields or {})}
+        return self.post("/v1/stylize", files=files, data=data, **options)
 
 
 def free_port() -> int:
@@ -166,6 +177,54 @@ def server(
     with serving(shop_home, folder, *options) as running:
         running.headers["Authorization"] = f"Bearer {keys['alice']}"
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+               "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # fmt: skip
+    with playwright.sync_playwright() as p:
+        found = p.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server, keys: dict[str, str]) -> Iterator[Visit]:
+    """Opens the page with alice's key, each time as a new visitor. Checks at the end that no
+    request went to another host and that no script raised an error."""
+    contexts, outside, errors = [], [], []
+
+    def note(request: Any) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:", "data:")):
+            outside.append(request.url)
+
+    def opened(
+        kind: dict[str, Any] = DESKTOP, key: str | None = keys["alice"], url: str = server.url
+    ) -> Any:
+        context = browser.new_context(**kind)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", note)
+        # From here on, a chooser that opens is reported; a first listener during the test is late.
+        page.on("filechooser", lambda chooser: None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto(url)
+        if key is not None:
+            page.locator("#key:visible").fill(key)  # the field opens when a key is needed
+            page.locator("#key").press("Tab")
+            page.locator(".card").first.wait_for()
+            page.locator("#access summary").click()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not outside and not errors
 
 
 def photo_bytes(seed: int = 500, size: tuple[int, int] = (40, 48), kind: str = "PNG") -> bytes:

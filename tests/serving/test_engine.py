@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from osasis.images.tensors import load_square
 from osasis.mix import Mix
 from osasis.validation import InvalidInputError
 from serving.caches import ByteLru, StyleCache
-from serving.engine import Engine, ImageTask, abandon
+from serving.engine import Engine, ImageTask
 from serving.style_loader import LOAD_THREADS, StyleFailedError, StyleLoader
+from serving.submissions import TaskStatus
 from tests.serving.conftest import photo_bytes
 from tests.tiny import write_style
 
@@ -170,19 +173,48 @@ def test_abandoned_tasks_are_cancelled_and_a_stall_is_reported(
     running = engine.submit(make_task(folders, "a"))
     assert entered.wait(120)
     waiting = engine.submit(make_task(folders, "b"))
-    abandon(waiting)
+    waiting.abandon()
     assert waiting.cancelled()
     deadline = threading.Event()
     while engine.problem() is None:
         assert not deadline.wait(0.05)
     assert "one step" in str(engine.problem())
-    abandon(running)  # already running: stops at the next step
+    running.abandon()  # already running: stops at the next step
     gate.set()
     with pytest.raises(Exception):  # noqa: B017
         running.result(120)
     last = engine.submit(make_task(folders, "a", seed=1)).result(120)
     assert last.pixels is not None and engine.problem() is None
     assert engine.abandoned == 1 and engine.styles.loads <= 2
+
+
+def test_a_submission_tells_its_place_and_its_steps(
+    base: LoadedBase, folders: dict[str, Path]
+) -> None:
+    engine = Engine(base, batch=1, batch_wait=0.0)
+    tasks = [make_task(folders, "a", seed=i, decode_steps=20) for i in range(3)]
+    last = [engine.submit(task) for task in tasks][-1]
+    seen: list[TaskStatus] = []
+    while not last.done():
+        if (status := last.status(engine.taken)) not in seen:
+            seen.append(status)
+        time.sleep(0.001)
+    assert last.result().pixels is not None
+    order = [k for k, _ in itertools.groupby(s.stage for s in seen)]
+    assert [stage for stage in order if stage != "load"] == ["queue", "encode", "decode"]
+    places = [s.place for s in seen if s.stage == "queue"]
+    assert places == sorted(places, reverse=True) and places[0] >= 1
+    steps = [s.step for s in seen if s.stage == "decode"]
+    assert steps == sorted(steps) and len(steps) > 2
+    assert {s.steps for s in seen if s.stage == "decode" and s.step} == {10}
+    # A task that is cancelled while its photo is encoded stops there.
+    running = engine.submit(make_task(folders, "a", seed=9, encode_steps=200))
+    while running.stage != "encode":
+        time.sleep(0.001)
+    running.abandon()
+    with pytest.raises(Exception):  # noqa: B017
+        running.result(60)
+    assert engine.abandoned == 1 and engine.encoded == 3
 
 
 def test_caches_stay_within_their_budget() -> None:

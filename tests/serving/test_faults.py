@@ -41,15 +41,19 @@ def two(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 def test_killed_engines_lose_no_accepted_request(two: Server) -> None:
     wait_until(lambda: len(two.replicas("engine")) == 2)
-    stop, statuses = threading.Event(), []
+    stop = threading.Event()
+    statuses: list[int | str] = []
 
     def client(seed: int) -> None:
         with httpx.Client(timeout=400) as http:
             while not stop.is_set():
                 body = {"images": [text_of(photo_bytes(seed))],
                         "mix": {"styles": ["ink"], "decode_steps": 100}}  # fmt: skip
-                answer = http.post(two.url + "/v1/stylize", json=body)
-                statuses.append(answer.status_code)
+                events = bool(seed % 2)  # half of the clients watch the progress
+                headers = {"Accept": "text/event-stream"} if events else {}
+                answer = http.post(two.url + "/v1/stylize", json=body, headers=headers)
+                failed = events and "event: result" not in answer.text
+                statuses.append(answer.text if failed else answer.status_code)
 
     with ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(client, 900 + i) for i in range(6)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving.shared_state import SharedState, StoredPhoto
+from serving.submissions import TaskStatus
 
 
 def make(**options: float) -> SharedState:
@@ -33,10 +34,29 @@ def test_draining_waits_for_jobs() -> None:
     beat(state, "a", 1)
     job = state.add_job("alice", 2, "a")
     assert job is not None and not state.drain()
-    state.job_running(job)
+    assert state.job_running(job, TaskStatus("decode", 0, 3, 10))
+    answer = state.job(job, "alice")
+    assert answer is not None and (answer.state, answer.step, answer.steps) == ("running", 3, 10)
     state.job_result(job, b"1")
     assert not state.drain()
     state.job_result(job, b"2")
+    assert state.drain()
+
+
+def test_a_job_is_cancelled() -> None:
+    state = make()
+    beat(state, "a", 1)
+    job = state.add_job("alice", 2, "a")
+    assert job is not None and state.job_running(job, TaskStatus())
+    state.job_result(job, b"1")
+    assert state.cancel_job(job, "bob") is None
+    answer = state.cancel_job(job, "alice")
+    assert answer is not None and answer.state == "cancelled" and len(answer.results) == 1
+    # What runs is told to stop; what it still sends is dropped, and draining does not wait.
+    assert not state.job_running(job, TaskStatus())
+    state.job_result(job, b"2")
+    answer = state.cancel_job(job, "alice")
+    assert answer is not None and answer.state == "cancelled" and answer.done == 1
     assert state.drain()
 
 

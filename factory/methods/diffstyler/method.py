@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffstyler.mix_fields import MIX_FIELDS, mix_problems
+from diffstyler.mix_fields import MIX_FIELDS, mix_defaults, mix_problems
 from diffstyler.settings import PRESETS, StyleSettings, make_settings
 from osasis.bundles.files import BASE_JSON, read_base_json, verify_files
 from osasis.errors import UserError
@@ -66,6 +66,9 @@ class DiffStylerMethod:
 
     def mix_problems(self, mix: Mix, info: Mapping[str, Any]) -> list[Problem]:
         return mix_problems(mix)
+
+    def mix_defaults(self, style: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        return mix_defaults(StyleSettings.parse(style["settings"]))
 
     def load_base(self, folder: Path, device: str | torch.device) -> DiffStylerBase:
 

@@ -81,6 +81,12 @@ class OsasisMethod:
     def mix_problems(self, mix: Mix, info: Mapping[str, Any]) -> list[Problem]:
         return mix.problems_on(_config(info))
 
+    def mix_defaults(self, style: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        from osasis.bundles.style import style_settings
+        from osasis.recipe import mix_defaults
+
+        return mix_defaults(style_settings(style), _config(base))
+
     def load_base(self, folder: Path, device: str | torch.device) -> OsasisBase:
         from factory.methods.osasis.base import OsasisBase
         from osasis.bundles.base import load_base

@@ -26,8 +26,8 @@ def test_base_list_and_info(home: Path) -> None:
     listed = cli("base", "list", "--home", home, "--json")
     assert listed.code == 0
     # The home's base, then the package's.
-    row, shipped = listed.document["bases"]
-    assert shipped["name"] == "portraits64"
+    row, *shipped = listed.document["bases"]
+    assert [base["name"] for base in shipped] == ["portraits64", "portraits64-sd"]
     info = cli("base", "info", "--home", home, "--json")
     assert info.document == row
     assert row["name"] == "tiny"
@@ -66,7 +66,8 @@ def test_another_base_does_not_take_a_name_silently(
 def test_base_list_of_an_empty_home(tmp_path: Path) -> None:
     ran = cli("base", "list", "--home", tmp_path, "--json")
     assert ran.code == 0
-    (shipped,) = ran.document["bases"]
+    shipped, diffstyler = ran.document["bases"]
+    assert (diffstyler["name"], diffstyler["method"]) == ("portraits64-sd", "diffstyler")
     assert (shipped["name"], shipped["folder"]) == (
         "portraits64",
         str(shipped_bases()["portraits64"]),

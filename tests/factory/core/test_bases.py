@@ -79,7 +79,7 @@ def test_the_only_base_is_the_default(tmp_path: Path) -> None:
         home.base_folder(None)
     assert home.base_folder("a") == home.bases / "a"
     assert home.base_folder("portraits64") == shipped_bases()["portraits64"]
-    assert home.base_names() == ["a", "b", "portraits64"]
+    assert home.base_names() == ["a", "b", "portraits64", "portraits64-sd"]
 
 
 def test_a_base_of_the_home_hides_the_packages_base_of_that_name(tmp_path: Path) -> None:

@@ -388,3 +388,16 @@ def test_an_engine_mixes_two_styles_with_masks(
     refused = engine.submit(replace(task, mix=mix.replace(encode_steps=5)))
     with pytest.raises(InvalidInputError, match="encode_steps is 5"):
         refused.result(60)
+
+
+def test_the_defaults_of_a_mix_change_nothing(
+    base: DiffStylerBase, styles: dict[str, Style]
+) -> None:
+    found = DiffStylerMethod().mix_defaults({"settings": SETTINGS.to_dict()}, base.info)
+    assert set(found) <= DiffStylerMethod.mix_fields
+    plain, explicit = Mix.of("a"), Mix.of("a", **found)
+    check_mix(explicit, base.info)
+    assert base.plan(explicit, SETTINGS) == base.plan(plain, SETTINGS)
+    recipes = [base.recipe(mix, styles, base.plan(mix, SETTINGS)) for mix in (plain, explicit)]
+    assert recipes[0].settings == recipes[1].settings
+    assert recipes[0].layers[0].settings == recipes[1].layers[0].settings

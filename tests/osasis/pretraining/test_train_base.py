@@ -19,9 +19,9 @@ from osasis.arithmetic import ENVIRONMENT
 from osasis.bundles.importers import read_diffae, read_prior
 from osasis.checkpoints import load_checkpoint
 from osasis.errors import UserError
+from osasis.images.photo_set import PhotoSet
 from osasis.networks.sizes import DiffAEConfig, PriorConfig
 from osasis.pretraining.objectives import DiffAEObjective
-from osasis.pretraining.photo_set import PhotoSet
 from osasis.pretraining.settings import PretrainSettings
 from osasis.pretraining.train_base import BaseTraining, Event, LossPoint
 from osasis.pretraining.training_loop import WorkerContext

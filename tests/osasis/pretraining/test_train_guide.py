@@ -14,9 +14,9 @@ from torch import Tensor
 from osasis.errors import UserError
 from osasis.guides.guide import open_clip_guide
 from osasis.images.tensors import from_uint8, tensor_to_image, to_uint8
+from osasis.looks.dataset import LookDataset, make_look_dataset
 from osasis.pretraining import train_guide as module
 from osasis.pretraining.budgeted_training import TrainingBudget, train_within_budget
-from osasis.pretraining.looks.dataset import LookDataset, make_look_dataset
 from osasis.pretraining.train_guide import (
     GuideTrainer,
     direction_separation,

@@ -1,12 +1,18 @@
-"""The facts of OSASIS: which settings its fingerprints hash."""
+"""The facts of OSASIS: which settings its fingerprints hash, defaults of mixes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from factory.methods import find_method
+import pytest
+import torch
+
+from factory.methods import check_mix, find_method
 from factory.training.fingerprint import fingerprint
+from osasis.encode import encode_plan
+from osasis.mix import Mix, cutoff_weights
 from osasis.settings import make_settings
+from tests.tiny import CONFIG
 
 
 def of(settings: dict[str, Any]) -> str:
@@ -32,3 +38,20 @@ def test_settings_without_effect_are_not_hashed() -> None:
         assert (of(settings) == with_losses) is hashed
     # The checkpoint interval does not affect the result.
     assert of({**same, "checkpoint_every": 5}) == of(same)
+
+
+@pytest.mark.parametrize("preset", ["default", "reference"])
+def test_the_defaults_of_a_mix_are_what_it_leaves_out(preset: str) -> None:
+    settings = make_settings(preset)
+    style, base = (
+        {"settings": settings.to_dict(), "arithmetic": "float32"},
+        {"config": CONFIG.to_dict()},
+    )
+    found = find_method("osasis").mix_defaults(style, base)
+    mix = Mix.of("a", **{k: v for k, v in found.items() if k != "content_cutoff"})
+    check_mix(mix, base)
+    assert {name for name in found if getattr(Mix.of("a"), name) is not None} == set()
+    device = torch.device("cpu")
+    assert encode_plan(mix, settings, device) == encode_plan(None, settings, device)
+    assert found["decode_steps"] == settings.stylize_decode_steps
+    assert found["level_weights"] == cutoff_weights(found["content_cutoff"], CONFIG)

@@ -12,8 +12,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from osasis.guides.tokenizer import split_words
-from osasis.pretraining.looks import LOOKS
+from osasis.looks import LOOKS
 
 PHOTO = ("photo", "photograph", "portrait photo", "colour photo")
 
@@ -127,4 +126,4 @@ def vocabulary() -> list[str]:
     """All words of captions and users' texts, sorted."""
     phrases = [*PHOTO, *SUBJECTS, *HUES, *TONES, *BACKGROUNDS, *FUNCTION_WORDS]
     phrases += [p for name in LOOKS for p in MEDIA[name]]
-    return sorted({word for phrase in phrases for word in split_words(phrase)})
+    return sorted({word for phrase in phrases for word in phrase.split()})

@@ -7,7 +7,8 @@ import torch
 
 from osasis.errors import UserError
 from osasis.guides.tokenizer import WordTokenizer, split_words
-from osasis.pretraining.captions import (
+from osasis.looks import LOOKS
+from osasis.looks.captions import (
     BACKGROUNDS,
     MEDIA,
     TONES,
@@ -15,7 +16,6 @@ from osasis.pretraining.captions import (
     measure_appearance,
     vocabulary,
 )
-from osasis.pretraining.looks import LOOKS
 
 
 def flat(*colour: float) -> torch.Tensor:

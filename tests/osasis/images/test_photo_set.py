@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from osasis.errors import UserError
-from osasis.pretraining.photo_set import PhotoSet, read_photo_set
+from osasis.images.photo_set import PhotoSet, read_photo_set
 
 
 def numbered(count: int) -> PhotoSet:

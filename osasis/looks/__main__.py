@@ -1,4 +1,4 @@
-"""``python -m osasis.pretraining.looks PHOTO... --look NAME --seed N --out FILE``."""
+"""``python -m osasis.looks PHOTO... --look NAME --seed N --out FILE``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes
 from osasis.images.tensors import load_square, tensor_to_image
-from osasis.pretraining.looks import LOOKS, paint
+from osasis.looks import LOOKS, paint
 from osasis.storage import write_atomic
 
 
 def main(argv: list[str] | None = None) -> int:
     """Paint photos in one or more looks. Exit codes: 0 success, 2 invalid input."""
     parser = argparse.ArgumentParser(
-        prog="python -m osasis.pretraining.looks",
+        prog="python -m osasis.looks",
         description="Paint photos in procedural looks.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.errors import UserError, did_you_mean
-from osasis.pretraining.looks import painting, printing
-from osasis.pretraining.looks.image_ops import SeededRandom
+from osasis.looks import painting, printing
+from osasis.looks.image_ops import SeededRandom
 from osasis.seeds import derived_seed
 
 Painter = Callable[[Tensor, SeededRandom], Tensor]

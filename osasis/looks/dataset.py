@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osasis.errors import UserError
+from osasis.images.photo_set import read_photo_set
 from osasis.images.tensors import from_uint8, to_uint8
-from osasis.pretraining.looks import LOOKS, PAINT_SIDE, paint
-from osasis.pretraining.photo_set import read_photo_set
+from osasis.looks import LOOKS, PAINT_SIDE, paint
 from osasis.seeds import derived_generator, derived_seed
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from osasis.errors import UserError
 from osasis.images.tensors import from_uint8, load_square, tensor_to_image, to_uint8
-from osasis.pretraining.looks import LOOKS, paint
-from osasis.pretraining.looks.__main__ import main
-from osasis.pretraining.looks.dataset import make_look_dataset
+from osasis.looks import LOOKS, paint
+from osasis.looks.__main__ import main
+from osasis.looks.dataset import make_look_dataset
 
 Images = Callable[..., Tensor]
 

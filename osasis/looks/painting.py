@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from osasis.pretraining.looks.image_ops import (
+from osasis.looks.image_ops import (
     CREAMS,
     WHITES,
     Colour,

@@ -1,0 +1,1 @@
+"""Training of a small base: a latent diffusion of the Stable Diffusion architecture."""
