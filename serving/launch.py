@@ -81,14 +81,16 @@ def _verify(catalog: StyleCatalog) -> None:
 
     problems = []
     for style in catalog.styles.values():
-        missing = style.problem if style.version.base == catalog.base else None
+        if style.version.base not in ("", catalog.base):
+            continue
+        problem = style.problem
         try:
-            if style.problem is None:
+            if problem is None:
                 check_finite(style.version.folder())
         except Exception as e:  # damaged files raise errors of any type
-            missing = " ".join(str(e).split()) or type(e).__name__
-        if missing:
-            problems.append(f"style {style.version.reference}: {missing}")
+            problem = " ".join(str(e).split()) or type(e).__name__
+        if problem is not None:
+            problems.append(f"style {style.version.reference}: {problem}")
     if problems:
         raise UserError("; ".join(problems) + "; restore the files, or delete the styles")
 

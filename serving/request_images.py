@@ -27,6 +27,7 @@ from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.kinds import HEAD_BYTES, kind_of
 from osasis.images.masks import fit_mask, read_mask
 from osasis.images.photo_options import PhotoOptions
+from osasis.images.transparency import separate_alpha
 from serving.config import Limits
 from serving.errors import ApiError
 
@@ -66,8 +67,9 @@ def photo_faces(data: bytes, field: str, limits: Limits) -> tuple[Size, list[Squ
     """Width and height of a client's photo, and the squares of its faces. Raises ApiError."""
     check_header(data, field, limits)
     with _refused(field):
-        image, size = load_sized(data, name=field, max_pixels=limits.pixels)
-        return size, find_faces(image)
+        image, size = load_sized(data, name=field, max_pixels=limits.pixels, alpha=True)
+        # As fit ``align`` sees a photo whose transparency is kept.
+        return size, find_faces(separate_alpha(image, keep=True)[0])
 
 
 def mask_png(

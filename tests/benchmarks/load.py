@@ -100,8 +100,11 @@ class Http:
         return {k.lower(): v for k, v in answer.getheaders()}, data
 
     def stylize(self, mix: dict[str, Any], **photos: list[str]) -> dict[str, float]:
-        """The answer's batch size, and the seconds to load styles."""
-        headers, data = self.post("/v1/stylize", {"mix": mix, **photos})
+        """The answer's batch size, and the seconds to load styles.
+
+        The image has the base's size, as in the bare loop.
+        """
+        headers, data = self.post("/v1/stylize", {"mix": mix, "size": "base", **photos})
         assert data.startswith(b"\x89PNG")
         return {"batch": float(headers["x-batch-size"]), "load": float(headers["x-load-seconds"])}
 

@@ -194,14 +194,6 @@ def test_idle_uploads_keep_nobody_out(server: Server) -> None:
         answer = server.post("/v1/stylize", json=BODY)
         assert answer.status_code == 200, answer.text
         assert Image.open(io.BytesIO(answer.content)).size == (40, 48)
-        # They send too little, too slowly.
-        idle[0].settimeout(20)
-        told = b""
-        while b"bytes a second" not in told:
-            part = idle[0].recv(4000)
-            assert part, told
-            told += part
-        assert told.startswith(b"HTTP/1.1 408 ")
     finally:
         for client in idle:
             client.close()
