@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,9 +52,13 @@ def save_model(
         copied = network if network.dtype == dtype else copy.deepcopy(network)
         nn.Module.to(copied, dtype)
         copied.save_pretrained(folder / part, safe_serialization=True, max_shard_size=shard_size)
+        config = folder / part / "config.json"
+        # The folder that a network was read from is no property of it, and would change hashes.
+        kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        write_json(config, kept)
         # safetensors creates files that only their owner may read.
         for path in (folder / part).glob("*.safetensors"):
-            path.chmod((folder / part / "config.json").stat().st_mode)
+            path.chmod(config.stat().st_mode)
     names = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
     for name in (*names, "scheduler/scheduler_config.json"):
         source, target = configurations / name, folder / name

@@ -45,7 +45,6 @@ LOOKS = {
     "t0": Look("Noise (t0)", 0.1, 0.9, 0.05),
     "encode_steps": Look("Encode steps"),
     "decode_steps": Look("Decode steps"),
-    "seed": Look("Seed", 0, 99, 1),
 }
 
 

@@ -154,7 +154,7 @@ def test_another_job_in_the_same_folder_is_refused_with_the_differences(
         ({"mix": {"strength": 0.5}}, "targets[0].strength: none before, 0.5 now"),
         ({"fit": "pad"}, 'options.fit: "crop" before, "pad" now'),
         ({"styles": ["oil"]}, 'styles.ink: "ink:1 (ink-5)" before, none now'),
-        ({"source": other}, "before"),
+        ({"source": other, "frozen": True}, "before"),
     ):
         call = {"styles": ["oil", "ink"], "source": photos, "size": "base", **change}
         with pytest.raises(UserError) as refused:

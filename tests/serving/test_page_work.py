@@ -92,8 +92,7 @@ def test_an_address_restores_everything(visit: Visit) -> None:
     assert far(shown(page), own) < 1e-3
     # An address of an unknown style or with nonsense is an error in words.
     page.goto(link.partition("#")[0] + "#styles=nobody:x,ink:-3&strength=much&crop=1,2")
-    page.locator("#status.bad").wait_for()
-    assert re.search("nobody|strength", page.locator("#status").inner_text())
+    page.locator("#status.bad", has_text=re.compile("nobody|strength")).wait_for()
 
 
 def test_a_dropped_result_restores_its_mix(visit: Visit, server: Server) -> None:

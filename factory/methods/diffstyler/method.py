@@ -90,8 +90,7 @@ class DiffStylerMethod:
 
 
 def quieten() -> None:
-    """Silence bars and warnings that would mix with the factory's own; errors are raised."""
+    """Silence warnings that would mix with the factory's own messages; errors are raised."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -120,7 +120,7 @@ def test_styles_show(trained_home: Path) -> None:
     names = {p.name for p in Path(shown["folder"]).iterdir()}
     assert names == {
         *("style.json", "style.safetensors", "style.png", "counterpart.png"),
-        *("MLmodel", "training.json"),
+        *("MLmodel", "input_example.json", "training.json"),
     }
     plain = cli("styles", "show", "ink@champion", "--home", trained_home).out
     assert "fingerprint: " + shown["fingerprint"] in plain

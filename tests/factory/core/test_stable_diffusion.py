@@ -74,6 +74,17 @@ def test_the_weights_are_those_of_the_model_rounded(home: Path, model: Path) -> 
         assert all(torch.equal(value.half().float(), new[key]) for key, value in old.items())
 
 
+def test_the_fingerprint_does_not_depend_on_the_place(
+    home: Path, model: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(model, tmp_path / "moved")
+    photos = home / "photos"
+    again = import_model(tmp_path / "home", "other", moved, "--photos", photos).document
+    before = json.loads((home / "bases" / "small" / "base.json").read_text())
+    assert again["fingerprint"] == before["fingerprint"]
+    assert str(tmp_path) not in (tmp_path / "home/bases/other/unet/config.json").read_text()
+
+
 def test_a_name_keeps_its_base(home: Path, model: Path) -> None:
     before = json.loads((home / "bases" / "small" / "base.json").read_text())
     refused = import_model(home, "small", model, "--dtype", "float32")
