@@ -155,6 +155,7 @@ def test_other_weights_measure_and_make_again_what_depends_on_them(
     assert pq.read_table(output / MERGED).num_rows == 3 + 4
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_column_a_value_and_is_not_logged(
     shop: Home, faces: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_sweep_has_a_column_a_value_and_is_not_logged(
     assert found.registered == ()
 
 
+@pytest.mark.slow
 def test_unreadable_photos_are_reported_and_the_others_measured(
     shop: Home, faces: Path, tmp_path: Path
 ) -> None:

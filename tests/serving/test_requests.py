@@ -149,7 +149,7 @@ def test_errors_are_short_and_name_what_is_allowed(server: Server) -> None:
         ("/v1/styles?limit=0", "a number from 1"),
         ("/v1/styles?limit=201", "a number of at most 200"),
         (f"/v1/styles?q={'a' * 300}", "at most 200 characters"),
-        ("/v1/styles/ink/preview?kind=foo", "one of 'style' or 'counterpart'"),
+        ("/v1/styles/ink/preview?kind=foo", "one of 'style', 'counterpart' or 'stylized'"),
     ):
         error = error_of(server.get(path), 422)
         assert error["allowed"] == allowed and "should" not in error["message"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from diffstyler.settings import StyleSettings
 from factory.catalog import CatalogError, check_catalog
 from factory.catalog.schema import schema_text, shipped_schema
 from factory.core.uris import read_bytes
@@ -279,8 +280,11 @@ def test_the_shipped_schema_matches_the_models() -> None:
     for field in (*schema["properties"].values(), *entry.values()):
         assert field["description"]
     settings = entry["overrides"]["properties"]
-    assert all(field["description"] for field in settings.values())
-    assert set(settings) == set(TrainSettings.model_fields)
+    # A setting of both methods has the form of either.
+    forms = [f for s in settings.values() for f in ([s] if "description" in s else s["anyOf"])]
+    assert all(form["description"] for form in forms)
+    assert set(settings) == {*TrainSettings.model_fields, *StyleSettings.model_fields}
     assert settings["spacing"]["enum"] == ["leading", "trailing", "quadratic"]
-    assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (1, 1024)
+    sizes = settings["batch_size"]["anyOf"]
+    assert [(size["minimum"], size["maximum"]) for size in sizes] == [(1, 1024)] * 2
     assert settings["keep_best"]["type"] == "boolean"

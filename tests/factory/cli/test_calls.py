@@ -44,12 +44,12 @@ def choices(command: str, option: str) -> set[str]:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("train", "text-edit", "stylize", "evaluate", "inspect", "serve"),
+        *("train", "text-edit", "stylize", "evaluate", "inspect", "serve", "doctor"),
         *("catalog check", "catalog schema", "slots add", "slots show"),
         *(f"styles {name}" for name in ("list", "show", "compare", "promote", "rollback")),
         *(f"styles {name}" for name in ("delete", "compact", "export", "import")),
         *(f"base {name}" for name in ("import", "train", "evaluate", "train-guide")),
-        *(f"base {name}" for name in ("list", "info")),
+        *(f"base {name}" for name in ("list", "info", "train-diffstyler")),
     }
 
 

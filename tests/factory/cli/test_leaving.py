@@ -34,7 +34,8 @@ cli.run()
 # The program with a `text-edit` that never ends.
 ENDLESS = """
 import sys, time
-from factory import cli, text_edits
+from factory import cli
+from factory.methods import text_edits
 
 def wait(*args, **options):
     print("ready", file=sys.stderr, flush=True)
@@ -54,7 +55,8 @@ print("imported", file=sys.stderr, flush=True)
 """
 IMPORTING = """
 import sys, time
-from factory import cli, text_edits
+from factory import cli
+from factory.methods import text_edits
 
 def wait(*args, **options):
     import interrupted_import

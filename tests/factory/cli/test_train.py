@@ -156,7 +156,10 @@ TRAIN_PROBLEMS = [
 ]
 # Options, and a part of the error message.
 TRAIN_MISTAKES = [
-    (["--base", "tinny"], "unknown base 'tinny': there are tiny, portraits64 (nearest: tiny)"),
+    (
+        ["--base", "tinny"],
+        "unknown base 'tinny': there are tiny, portraits64, portraits64-sd (nearest: tiny)",
+    ),
     (
         ["--set", "spacing=leading", "--set", "decode_steps=600"],
         "a schedule of 600 steps is not possible",

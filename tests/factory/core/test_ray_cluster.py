@@ -97,6 +97,7 @@ def test_cpus_of_a_local_ray_are_those_of_the_affinity(in_a_thread: dict[str, An
     assert in_a_thread["cpus"] == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_a_long_tmpdir_is_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 100)
     folder.mkdir()

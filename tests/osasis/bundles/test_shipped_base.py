@@ -30,6 +30,8 @@ def test_files_stay_small() -> None:
     assert len(list((EXAMPLES / "styles").glob("*.png"))) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_inverts_and_reconstructs_photos(base: Base) -> None:
     assert base.photos is not None and len(base.photos) > HELD_OUT
     photos = from_uint8(base.photos[-2:])

@@ -167,6 +167,7 @@ def test_the_small_net_is_not_downloaded(tmp_path: Path) -> None:
         PerceptualNet("small")
 
 
+@pytest.mark.slow
 def test_the_command(
     vgg_file: Path, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
