@@ -48,7 +48,8 @@ test test-slow test-ci: export STYLE_FACTORY_ARITHMETIC := $(ARITHMETIC)
 
 # Tests that compute nothing with a base of osasis, or whose computations other tests repeat, are
 # left out of the second run.
-NO_ARITHMETIC := docs infra diffstyler factory/catalog factory/cli factory/core factory/reports
+NO_ARITHMETIC := docs infra diffstyler factory/catalog factory/cli factory/core factory/methods \
+	factory/registry factory/reports serving
 LEFT_OUT := $(if $(filter bfloat16,$(ARITHMETIC)),$(NO_ARITHMETIC:%=--ignore=tests/%))
 test: install
 	$(PYTEST) -m "not slow" $(LEFT_OUT)

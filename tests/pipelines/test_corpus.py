@@ -103,6 +103,7 @@ def test_the_same_call_resumes_and_repeats_no_output(
     assert (third.images, third.done_now, third.passes) == (18, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_uri_gives_the_outputs_of_its_folder(
     both: tuple[StylizeResult, Path], gallery: Home, photos: Path, tmp_path: Path
 ) -> None:

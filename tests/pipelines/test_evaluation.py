@@ -185,7 +185,6 @@ def test_unreadable_photos_are_reported_and_the_others_measured(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_results_are_logged_and_a_gate_refuses_a_spoilt_style(
     shop: Home, faces: Path, tmp_path: Path
 ) -> None:

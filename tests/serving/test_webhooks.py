@@ -92,6 +92,7 @@ def test_attempts_and_redirects(
     assert send_webhook(url, b"{}") == "it answers 302" and received == []
 
 
+@pytest.mark.slow
 def test_a_job_tells_its_end(
     server: Server, hook_port: int, ended: list[ThreadingHTTPServer]
 ) -> None:

@@ -161,6 +161,7 @@ def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
     assert time.monotonic() - started < 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 def test_ctrl_c_during_the_clean_up(late: bool) -> None:
     """Ignored at first, so that Ray's processes and files go; a late one ends the process."""

@@ -133,7 +133,8 @@ def test_metrics_history_has_every_iteration(trained_home: Path) -> None:
         run = registry.get("oil", str(version)).run_id
         for name in LOSS_NAMES:
             history = registry.client.get_metric_history(run, name)
-            assert [m.step for m in history] == list(range(1, iterations + 1))
+            # MLflow does not order points that were logged live.
+            assert sorted(m.step for m in history) == list(range(1, iterations + 1))
 
 
 def test_unknown_style_where_none_is_registered(trained_home: Path, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_arithmetic(
     tmp_path: Path,
     tiny_config: DiffAEConfig,
@@ -224,6 +225,7 @@ def test_settings_report_every_problem() -> None:
     assert found["encoder"].allowed == "one of trained, frozen"
 
 
+@pytest.mark.slow
 def test_the_command_stops_and_resumes(tmp_path: Path, tiny_config: DiffAEConfig) -> None:
     """`python -m osasis.pretraining.train_base` with a time limit, then without."""
     (tmp_path / "photos").mkdir()
