@@ -20,7 +20,8 @@ TRAINING, CLUSTER, FAILURES = "Training", "Cluster", "Failures"
 # Bytes of a unit, in GB.
 UNITS = {"GB": 1.0, "MB": 1e-3, "GIB": 2**30 / 1e9, "MIB": 2**20 / 1e9}
 
-Preset = Literal["reference", "default", "fast"]
+# Of all methods; the method of the base refuses those of the other.
+Preset = Literal["reference", "default", "fast", "small"]
 
 
 def option(panel: str, help: str, *names: str, **settings: Any) -> Any:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from factory.cli.options import memory_setting
+from factory.cli.options import Preset, memory_setting
+from factory.methods.lookup import all_methods
 from osasis.errors import UserError
+
+
+def test_the_presets_of_every_method_can_be_chosen() -> None:
+    assert set(get_args(Preset)) == {name for method in all_methods() for name in method.presets}
 
 
 @pytest.mark.parametrize(
