@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,26 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, KeyError, ValueError) as e:
         raise UserError(f"{path}: not a checkpoint ({e}); delete it to start again") from None
     return tensors, info
+
+
+def check_same_run(path: Path, inputs: Mapping[str, Any], changeable: Collection[str]) -> None:
+    """Raise UserError, naming the differences, if a training's file has other inputs.
+
+    inputs: as the file was written, with the settings under ``settings``. changeable: settings that
+    may differ.
+    """
+    before = json.loads(path.read_text())
+    different = [k for k in inputs if k != "settings" and before.get(k) != inputs[k]]
+    different += [
+        f"setting {k} ({before['settings'].get(k)}, now {v})"
+        for k, v in inputs["settings"].items()
+        if k not in changeable and before["settings"].get(k) != v
+    ]
+    if different:
+        raise UserError(
+            f"{path.parent} contains another run, which differs in {', '.join(different)}; "
+            "continue it with its own inputs, or choose another folder"
+        )
 
 
 def adam_tensors(

@@ -7,7 +7,6 @@ was at the last pictures, in the diffusers layout. A second call continues an in
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from diffstyler.pretraining.stages import (
     encode_pictures,
 )
 from diffstyler.pretraining.tokenizer import token_count, write_tokenizer
-from osasis.errors import UserError
+from osasis.checkpoints import check_same_run
 from osasis.images.grid import save_image_grid
 from osasis.images.tensors import from_uint8
 from osasis.seeds import seeded
@@ -181,15 +180,4 @@ class BaseTraining:
         if not path.is_file():
             write_json(path, inputs)
             return
-        before = json.loads(path.read_text())
-        different = [k for k in ("sizes", "pictures") if before[k] != inputs[k]]
-        different += [
-            f"setting {k} ({before['settings'].get(k)}, now {v})"
-            for k, v in inputs["settings"].items()
-            if k not in CHANGEABLE and before["settings"].get(k) != v
-        ]
-        if different:
-            raise UserError(
-                f"{self.folder} contains another run, which differs in {', '.join(different)}; "
-                "continue it with its own inputs, or choose another folder"
-            )
+        check_same_run(path, inputs, CHANGEABLE)

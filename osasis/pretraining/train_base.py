@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from osasis.bundles.importers import read_diffae
-from osasis.checkpoints import load_checkpoint, save_checkpoint
+from osasis.checkpoints import check_same_run, load_checkpoint, save_checkpoint
 from osasis.devices import required_device
 from osasis.diffusion import ddim_sample, image_schedule
 from osasis.errors import UserError
@@ -278,20 +278,8 @@ class BaseTraining:
             if self.worker.is_leader:
                 write_json(path, inputs)
             return
-        before = json.loads(path.read_text())
-        # These settings do not affect the result and may change.
-        changeable = {"checkpoint_every", "samples_every"}
-        different = [k for k in ("config", "photos", "start") if before.get(k) != inputs[k]]
-        different += [
-            f"setting {k} ({before['settings'].get(k)}, now {v})"
-            for k, v in inputs["settings"].items()
-            if k not in changeable and before["settings"].get(k) != v
-        ]
-        if different:
-            raise UserError(
-                f"{self.folder} contains another run, which differs in {', '.join(different)}; "
-                "continue it with its own inputs, or choose another folder"
-            )
+        # These settings do not affect the result.
+        check_same_run(path, inputs, ("checkpoint_every", "samples_every"))
 
 
 def main(argv: list[str] | None = None) -> int:
