@@ -162,10 +162,9 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
     import torch
 
     from factory.core.home import Home
-    from factory.registry import KIND_TAG, Registry
+    from factory.registry import CHAMPION, KIND_TAG, Registry
     from osasis.bundles.base import load_base
     from osasis.bundles.style import save_style
-    from serving.caches import style_bytes
     from tests.benchmarks.corpus import random_style
 
     base, place = load_base(base_folder), Home(home)
@@ -179,7 +178,8 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
         client.create_registered_model(name, tags={KIND_TAG: "style"})
         source = (place.artifacts / name).as_uri()
         client.create_model_version(name, source=source, tags={**tags, "fingerprint": name})
-    return style_bytes(style)
+        client.set_registered_model_alias(name, CHAMPION, "1")
+    return style.nbytes
 
 
 def plans(images: int, rounds: int) -> Plan:
