@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.home import Home
+from factory.core.ports import free_port
 from factory.methods import read_base_info
 from osasis.errors import UserError
 from serving.auth import read_keys
@@ -155,7 +156,7 @@ def _listening(config: ServeConfig, host: str, port: int, local: bool) -> Iterat
         serve.start(http_options={**options, "host": host, "port": port})
         yield
         return
-    inner = _free_port()
+    inner = free_port()
     serve.start(http_options={**options, "host": "127.0.0.1", "port": inner})
     limits = GateLimits(config.connections, config.client_connections, config.head_seconds)
     gate = Gate(inner, limits)
@@ -226,13 +227,6 @@ def _probe(host: str, port: int) -> None:
         raise UserError(
             f"{shown} cannot be used ({reason}); choose another with --port or --host"
         ) from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def page_url(facts: dict[str, Any]) -> str:

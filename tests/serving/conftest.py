@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 from PIL import Image
 
 from factory.core.home import Home
+from factory.core.ports import free_port
 from factory.registry import StyleVersion
 from serving.auth import new_key
 from tests.factory.conftest import (
@@ -108,13 +108,6 @@ class Server:
         return self.post("/v1/stylize", files=files, data=data, **options)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
     """Run the command on a free port until the block ends."""
@@ -131,8 +124,11 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
     try:
         # The command prints one line once the server is ready.
         line = process.stdout.readline()
-        assert line, f"the server did not start: {(folder / 'err.txt').read_text()[-3000:]}"
-        facts = json.loads(line)
+        try:
+            facts = json.loads(line)
+        except json.JSONDecodeError:
+            told = line + process.stdout.read() + (folder / "err.txt").read_text()[-3000:]
+            pytest.fail(f"the server did not start: {told}")
         yield Server(facts["url"], process, path, path / "logs" / "serve.jsonl")
     finally:
         if process.poll() is None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from factory.core.ports import free_port
 from osasis.errors import UserError
 from osasis.validation import InvalidInputError
 from serving.app import engine_gpus
 from serving.config import ServeConfig, load_config
-from tests.serving.conftest import free_port
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from factory.core.ports import free_port
 from serving.gate import Gate, GateLimits
-from tests.serving.conftest import free_port
 
 LARGE = b"0123456789abcdef" * 200_000
 

@@ -31,7 +31,8 @@ def main():
 cli.main = main
 cli.run()
 """
-# The program with a `text-edit` that never ends.
+# The program with a `text-edit` that never ends. Its sleeps are short because a signal that comes
+# just before a sleep begins is handled only when the sleep ends.
 ENDLESS = """
 import sys, time
 from factory import cli
@@ -39,7 +40,8 @@ from factory.methods import text_edits
 
 def wait(*args, **options):
     print("ready", file=sys.stderr, flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)
 
 text_edits.make_text_edit = wait
 sys.argv = ["style-factory", "text-edit", "smile", "--source", "a", "--target", "b", "--json"]

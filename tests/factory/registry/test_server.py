@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from factory.core.home import HOME_VARIABLE, Home
+from factory.core.ports import free_port
 from factory.registry import CANDIDATE, CHAMPION, Registry, StyleVersion
 from osasis.bundles.base import read_base_info
 from tests.conftest import ROOT
@@ -31,9 +31,7 @@ pytestmark = pytest.mark.slow
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A server's address, and the folder where it keeps artifacts."""
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     with (folder / "log.txt").open("w") as log:
