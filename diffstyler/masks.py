@@ -56,7 +56,12 @@ def union(masks: Sequence[Tensor | None]) -> Tensor | None:
     return None if outside is None else 1 - outside
 
 
-def over(below: Tensor, above: Tensor, mask: Tensor | None) -> Tensor:
-    """``above`` laid over ``below`` (..., h, w), where the mask (h, w) is set; None: everywhere."""
+def over(below: Tensor, above: Tensor, mask: Tensor | None, cover: float = 1.0) -> Tensor:
+    """``above`` laid over ``below`` (..., h, w), where the mask (h, w) is set; None: everywhere.
+
+    cover: share of ``above`` where the mask is 1.
+    """
+    if mask is None:
+        return above if cover == 1 else torch.lerp(below, above, cover)
     # lerp is exact at shares of 0 and 1.
-    return above if mask is None else torch.lerp(below, above, mask.to(above))
+    return torch.lerp(below, above, mask.to(above) * cover)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffstyler.settings import SampleSettings, StyleSettings
-from osasis.mix import DIFFSTYLER_FIELDS, Mix
+from osasis.mix import DIFFSTYLER_FIELDS, DIFFSTYLER_SHARE_FIELDS, Mix
 from osasis.validation import InvalidInputError, Problem
 
 MIX_FIELDS = (
@@ -39,7 +39,11 @@ def mix_defaults(settings: StyleSettings) -> dict[str, Any]:
 
 def mix_problems(mix: Mix) -> list[Problem]:
     """Problems of a mix that do not depend on base and styles."""
-    return _step_problems(mix) + [
+    return _step_problems(mix) + _weight_problems(mix) + _share_problems(mix)
+
+
+def _weight_problems(mix: Mix) -> list[Problem]:
+    return [
         Problem(
             f"styles[{i}].weight",
             share.weight,
@@ -49,4 +53,21 @@ def mix_problems(mix: Mix) -> list[Problem]:
         )
         for i, share in enumerate(mix.styles)
         if any(s.mask for s in mix.styles) and share.weight != 1
+    ]
+
+
+def _share_problems(mix: Mix) -> list[Problem]:
+    """Blended weights are one adapter, so that no style has a guidance or a span of its own."""
+    if len(mix.styles) == 1 or mix.blend == "noise" or any(s.mask for s in mix.styles):
+        return []
+    return [
+        Problem(
+            f"styles[{i}].{name}",
+            value,
+            f"styles[{i}].{name} is {value:g}, but blend weights makes one adapter of all styles",
+            "null, unless blend is noise or styles have masks",
+        )
+        for i, share in enumerate(mix.styles)
+        for name in DIFFSTYLER_SHARE_FIELDS
+        if (value := getattr(share, name)) is not None
     ]

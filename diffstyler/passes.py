@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from diffstyler.adapter import Adapter
@@ -21,20 +20,18 @@ from osasis.arithmetic import Arithmetic
 class Layer:
     """A style over the picture. mask: uint8 (H, W), 255 where it shows; None: everywhere.
 
-    share: of a style without a mask, in a blend with those below it.
+    weight: relative, in a blend with the other layers that have one; None: it hides those below.
     """
 
     adapter: Adapter
     settings: LayerSettings
     mask: Tensor | None = None
     mask_name: str = "mask"
-    share: float = 1.0
+    weight: float | None = None
 
     def mask_at(self, size: tuple[int, int], edges: str) -> Tensor | None:
         """The mask at (h, w); None where it is 1 everywhere. Raises UserError if it is black."""
-        if self.mask is not None:
-            return fit_mask(self.mask, size, edges, self.mask_name)
-        return None if self.share == 1.0 else torch.full(size, self.share)
+        return None if self.mask is None else fit_mask(self.mask, size, edges, self.mask_name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,8 @@ class Request:
 class Pass:
     """One network's prediction for one request: of the base, or of the base with an adapter.
 
-    layer: index in the request; None: the base. attention, features: the source's shares.
+    layer: index in the request; None: the base. attention, features: the source's shares. cover:
+    share of the picture that it covers of the passes below, where its mask is 1.
     """
 
     layer: int | None
@@ -85,6 +83,7 @@ class Pass:
     strength: float
     attention: float
     features: float
+    cover: float = 1.0
 
 
 def base_pass(settings: SampleSettings, i: int, t: int) -> Pass:
@@ -114,8 +113,8 @@ def _shares(
 def passes_at(request: Request, masks: Sequence[Tensor | None], i: int, t: int) -> list[Pass]:
     """The passes that are seen in the prediction of step i, lowest first.
 
-    A layer without a mask hides all below it. The base shows where no layer does, unless the photo
-    is put there.
+    A layer without a mask hides all below it, unless both are of a blend. The base shows where no
+    layer does, unless the photo is put there.
     """
     share = i / request.settings.decode_steps
     active = [
@@ -123,11 +122,30 @@ def passes_at(request: Request, masks: Sequence[Tensor | None], i: int, t: int) 
         for n, layer in enumerate(request.layers)
         if layer.settings.start <= share < layer.settings.end
     ]
-    full = [n for n in active if masks[n] is None]
-    layers = [layer_pass(request, n, i, t) for n in active if not full or n >= full[-1]]
+    covers = _covers(request, active)
+    full = [n for n in active if masks[n] is None and covers[n] == 1]
+    layers = [
+        replace(layer_pass(request, n, i, t), cover=covers[n])
+        for n in active
+        if not full or n >= full[-1]
+    ]
     all_active = len(active) == len(request.layers)
     hidden = full or (request.keeps_photo and all_active)
     return layers if hidden else [base_pass(request.settings, i, t), *layers]
+
+
+def _covers(request: Request, active: Sequence[int]) -> dict[int, float]:
+    """The share that each active layer covers of those below it.
+
+    Laid over each other, the layers of a blend then have their relative weights at every step,
+    whichever of them act.
+    """
+    covers, total = {}, 0.0
+    for n in active:
+        weight = request.layers[n].weight
+        total += weight or 0.0
+        covers[n] = 1.0 if weight is None else weight / total
+    return covers
 
 
 class RowBatch:

@@ -93,7 +93,16 @@ def _layers(mix: Mix, styles: Mapping[str, Style], masks: Mapping[str, Tensor]) 
     """A layer for each style; for blended weights, one layer with the prompt of the first style."""
     chosen = [styles[s.style] for s in mix.styles]
     strength = 1.0 if mix.strength is None else mix.strength
-    settings = [LayerSettings(prompt=style.prompt, strength=strength) for style in chosen]
+    settings = [
+        LayerSettings(
+            prompt=style.prompt,
+            strength=strength,
+            guidance=share.guidance,
+            start=share.span[0],
+            end=share.span[1],
+        )
+        for style, share in zip(chosen, mix.styles, strict=True)
+    ]
     weights = [s.weight for s in mix.styles]
     if any(s.mask for s in mix.styles):
         pixels = [None if s.mask is None else _to_bytes(masks[s.mask]) for s in mix.styles]
@@ -104,10 +113,9 @@ def _layers(mix: Mix, styles: Mapping[str, Style], masks: Mapping[str, Tensor]) 
     if mix.blend == "weights" and len(chosen) > 1:
         relative = [w / sum(weights) for w in weights]
         return [Layer(weighted_sum([s.adapter for s in chosen], relative), settings[0])]
-    # Laid over each other with these shares, the predictions have their relative weights.
     return [
-        Layer(style.adapter, own, share=weights[i] / sum(weights[: i + 1]))
-        for i, (style, own) in enumerate(zip(chosen, settings, strict=True))
+        Layer(style.adapter, own, weight=weight)
+        for style, own, weight in zip(chosen, settings, weights, strict=True)
     ]
 
 

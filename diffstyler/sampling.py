@@ -128,5 +128,5 @@ def compose(
     guided = [p.guidance * (eps[1] - eps[0]) + eps[0] for p, eps in zip(passes, pairs, strict=True)]
     out = guided[0]
     for p, above in zip(passes[1:], guided[1:], strict=True):
-        out = over(out, above, None if p.layer is None else masks[p.layer])
+        out = over(out, above, None if p.layer is None else masks[p.layer], p.cover)
     return out

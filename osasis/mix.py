@@ -13,6 +13,13 @@ from osasis.networks.sizes import DiffAEConfig
 from osasis.settings import T0, Cutoff, PaletteShare, Steps, Strength
 from osasis.validation import InputModel, InvalidInputError, Problem
 
+Level = Annotated[float, Field(ge=0, le=1)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
+Window = Annotated[float, Field(ge=0, le=1000)]
+# Fields of the mix, and of its styles, that OSASIS does not have.
+DIFFSTYLER_FIELDS = ("guidance", "negative_prompt", "attention_window", "feature_window")
+DIFFSTYLER_SHARE_FIELDS = ("guidance", "start", "end")
+
 
 class StyleShare(InputModel):
     """One style of a mix. The photo is unchanged where no mask applies."""
@@ -25,6 +32,32 @@ class StyleShare(InputModel):
         None,
         description="name of the mask (a grey image) that limits the style; null: the whole image",
     )
+    guidance: Guidance | None = Field(
+        None, description="DiffStyler: guidance of this style; null: that of the mix"
+    )
+    start: Level | None = Field(
+        None, description="DiffStyler: share of the denoising after which the style acts; null: 0"
+    )
+    end: Level | None = Field(
+        None, description="DiffStyler: share of the denoising up to which the style acts; null: 1"
+    )
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Shares of the denoising between which the style acts."""
+        return (0.0 if self.start is None else self.start, 1.0 if self.end is None else self.end)
+
+    def cross_problems(self) -> list[Problem]:
+        start, end = self.span
+        if start < end:
+            return []
+        return [Problem("end", end, f"end is {end:g}", f"a number above start, {start:g}")]
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out DiffStyler's fields where they are not set, as the mix does."""
+        unset = [n for n in DIFFSTYLER_SHARE_FIELDS if getattr(self, n) is None]
+        return {name: value for name, value in serialize(self).items() if name not in unset}
 
 
 def _expand_style_id(value: Any) -> Any:
@@ -37,10 +70,6 @@ def _expand_style_id(value: Any) -> Any:
 Share = Annotated[
     StyleShare, BeforeValidator(_expand_style_id, json_schema_input_type=StyleShare | str)
 ]
-Level = Annotated[float, Field(ge=0, le=1)]
-Window = Annotated[float, Field(ge=0, le=1000)]
-# Fields that mixes of OSASIS do not have.
-DIFFSTYLER_FIELDS = ("guidance", "negative_prompt", "attention_window", "feature_window")
 
 
 class Mix(InputModel):
@@ -93,7 +122,7 @@ class Mix(InputModel):
     text_amount: Annotated[float, Field(ge=-10, le=10)] = Field(
         1.0, description="factor of the direction of text_edit"
     )
-    guidance: Annotated[float, Field(ge=0, le=100)] | None = Field(
+    guidance: Guidance | None = Field(
         None, description="DiffStyler: scale of the classifier-free guidance"
     )
     negative_prompt: Annotated[str, Field(max_length=1000)] | None = Field(

@@ -277,6 +277,7 @@ class LoadedBase(Protocol):
 class Method(Protocol):
     """A method: its settings, its metrics, the fields of the mix that it understands.
 
+    share_fields: those of each style in a mix, beside style, weight and mask.
     models_photos: whether a base models photos of a domain, on which contents, photo counterparts,
     densities and SDEdit rely. metrics: of a trained style. pass_sizes: images of a forward pass by
     device.
@@ -296,6 +297,9 @@ class Method(Protocol):
 
     @property
     def mix_fields(self) -> frozenset[str]: ...
+
+    @property
+    def share_fields(self) -> frozenset[str]: ...
 
     @property
     def models_photos(self) -> bool: ...

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from factory.methods.interface import LoadedBase, Method, Style
 from osasis.bundles.files import STYLE_JSON, method_name, read_base_json, read_json
 from osasis.errors import UserError
-from osasis.mix import Mix
+from osasis.mix import DIFFSTYLER_SHARE_FIELDS, Mix
 from osasis.validation import InvalidInputError, Problem
 
 if TYPE_CHECKING:
@@ -99,6 +99,16 @@ def check_mix(mix: Mix, info: Mapping[str, Any]) -> None:
         )
         for name, value in mix.changes().items()
         if name not in method.mix_fields
+    ]
+    problems += [
+        Problem(
+            f"styles[{i}].{name}",
+            value,
+            f"{name} is no field of a style in a mix of method {method.name}, which is the base's",
+        )
+        for i, share in enumerate(mix.styles)
+        for name, value in share.model_dump(mode="json").items()
+        if name in DIFFSTYLER_SHARE_FIELDS and name not in method.share_fields
     ]
     if problems := problems + method.mix_problems(mix, info):
         raise InvalidInputError(mix.subject, problems)

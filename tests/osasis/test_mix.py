@@ -38,6 +38,18 @@ def test_short_forms() -> None:
     )
 
 
+def test_a_style_acts_from_its_start_to_its_end() -> None:
+    mix = Mix.parse({"styles": ["a", {"style": "b", "start": 0.25, "guidance": 2}]})
+    assert [s.span for s in mix.styles] == [(0.0, 1.0), (0.25, 1.0)]
+    # Data of mixes without these fields is that of earlier versions.
+    assert mix.to_dict()["styles"] == [
+        {"style": "a", "weight": 1.0, "mask": None},
+        {"style": "b", "weight": 1.0, "mask": None, "start": 0.25, "guidance": 2.0},
+    ]
+    found = problems({"styles": ["a", {"style": "b", "start": 0.5, "end": 0.5}]})
+    assert found["styles[1].end"].allowed == "a number above start, 0.5"
+
+
 def test_a_cutoff_and_level_weights_exclude_each_other() -> None:
     found = problems({"styles": ["a"], "content_cutoff": 16, "level_weights": [1, 0, 0]})
     assert list(found) == ["level_weights"]

@@ -10,7 +10,7 @@ from diffstyler.mix_fields import MIX_FIELDS, mix_defaults, mix_problems
 from diffstyler.settings import PRESETS, StyleSettings, make_settings
 from osasis.bundles.files import BASE_JSON, read_base_json, verify_files
 from osasis.errors import UserError
-from osasis.mix import Mix
+from osasis.mix import DIFFSTYLER_SHARE_FIELDS, Mix
 from osasis.validation import Problem
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class DiffStylerMethod:
     presets = PRESETS
     metrics = ("style_distance", "edges", "lpips")
     mix_fields = frozenset(MIX_FIELDS)
+    share_fields = frozenset(DIFFSTYLER_SHARE_FIELDS)
     models_photos = False
     pass_sizes = PASS_SIZES
 

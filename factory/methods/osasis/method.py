@@ -42,6 +42,7 @@ class OsasisMethod:
     presets = PRESETS
     metrics = METRICS
     mix_fields = frozenset(Mix.model_fields) - frozenset(DIFFSTYLER_FIELDS)
+    share_fields: frozenset[str] = frozenset()
     models_photos = True
     pass_sizes = BATCH_SIZES
 

@@ -12,6 +12,7 @@ from factory.training.fingerprint import fingerprint
 from osasis.encode import encode_plan
 from osasis.mix import Mix, cutoff_weights
 from osasis.settings import make_settings
+from osasis.validation import InvalidInputError
 from tests.tiny import CONFIG
 
 
@@ -55,3 +56,10 @@ def test_the_defaults_of_a_mix_are_what_it_leaves_out(preset: str) -> None:
     assert encode_plan(mix, settings, device) == encode_plan(None, settings, device)
     assert found["decode_steps"] == settings.stylize_decode_steps
     assert found["level_weights"] == cutoff_weights(found["content_cutoff"], CONFIG)
+
+
+def test_fields_of_another_methods_styles_are_refused() -> None:
+    mix = Mix.parse({"styles": ["a", {"style": "b", "start": 0.5, "guidance": 3}]})
+    with pytest.raises(InvalidInputError) as e:
+        check_mix(mix, {"config": CONFIG.to_dict()})
+    assert [p.field for p in e.value.problems] == ["styles[1].guidance", "styles[1].start"]
