@@ -5,9 +5,10 @@ The module imports only ``typing``, so that help and shell completion do not imp
 
 from typing import Literal
 
-# How a photo is fitted to the base's square; ``align`` detects faces.
+# How a photo is fitted to the base's square. ``align`` detects faces; ``whole`` keeps the photo's
+# shape, for methods that need no square.
 SquareFit = Literal["crop", "pad", "resize"]
-Fit = Literal[SquareFit, "align"]
+Fit = Literal[SquareFit, "align", "whole"]
 # With fit ``align``: what happens to a photo without a face.
 NoFace = Literal["error", "crop", "keep"]
 OutputSize = Literal["photo", "base"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from factory.core.home import Home
 from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
-from factory.methods import image_size, read_base_info
+from factory.methods import check_fit, image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from pipelines.corpus_run import CorpusRun
@@ -129,7 +129,9 @@ def stylize(
     if targets.base is None:
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
-    square = image_size(read_base_info(targets.base))
+    info = read_base_info(targets.base)
+    check_fit(options, info)
+    square = image_size(info)
     mask_specs = read_masks(masks or {}, targets.targets, options, square)
     folder = JobFolder(output_folder)
     progress = Progress(report, terminal)

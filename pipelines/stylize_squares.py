@@ -84,31 +84,25 @@ class StylizeSquares:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if stopped(self.job.folder, self.job.run):
             return STYLIZED.empty_table()
-        rows = batch.to_pylist()
-        results = _Batch(self, rows)
         started = time.perf_counter()
         self.started = self.started or time.time()
-        for outputs in results.stylize():
-            self._report_progress(outputs)
+        by_shape: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for row in batch.to_pylist():
+            by_shape.setdefault(_shape(row), []).append(row)
+        batches = [_Batch(self, rows) for rows in by_shape.values()]
+        for each in batches:
+            for outputs in each.stylize():
+                self._report_progress(outputs)
         first = {
             "busy": time.perf_counter() - started,
             "ended": time.time(),
-            "images": results.images,
-            "passes": results.passes,
+            "images": sum(each.images for each in batches),
+            "passes": sum(each.passes for each in batches),
         }
-        others = dict.fromkeys(first, 0)
-        node = _node()
-        out = [
-            {
-                **row,
-                "stylized": [png for t in row["todo"] for png in results.stylized[k, t]],
-                "failed": [results.failed.get((k, t), "") for t in row["todo"]],
-                "arithmetic": [results.arithmetic(t) for t in row["todo"]],
-                "node": node,
-                **(others if k else first),
-            }
-            for k, row in enumerate(rows)
-        ]
+        others, node = dict.fromkeys(first, 0), _node()
+        out = [{**row, "node": node, **others} for each in batches for row in each.results()]
+        if out:
+            out[0] |= first
         return pa.Table.from_pylist(out, schema=STYLIZED)
 
     def _report_progress(self, outputs: int) -> None:
@@ -154,6 +148,14 @@ def _mask(png: bytes) -> Tensor:
         return torch.from_numpy(np.array(image)).float() / 255
 
 
+def _shape(row: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of the row's squares; (0, 0) without a face."""
+    if not row["squares"]:
+        return 0, 0
+    with Image.open(io.BytesIO(row["squares"][0]), formats=["PNG"]) as image:
+        return image.size
+
+
 def _node() -> str:
     import ray
 
@@ -161,7 +163,7 @@ def _node() -> str:
 
 
 class _Batch:
-    """The squares of a batch as one tensor, their encodings, and the results by (row, target)."""
+    """Squares of one shape as a tensor, their encodings, and the results by (row, target)."""
 
     def __init__(self, actor: StylizeSquares, rows: list[dict[str, Any]]) -> None:
         import torch
@@ -204,6 +206,16 @@ class _Batch:
             if target == targets[-1] or len(recipes) == size or not (recipe and recipe.low_rank):
                 yield from self._stylize_targets(recipes, size)
                 recipes = {}
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The rows with what was made of them."""
+        for k, row in enumerate(self.rows):
+            yield {
+                **row,
+                "stylized": [png for t in row["todo"] for png in self.stylized[k, t]],
+                "failed": [self.failed.get((k, t), "") for t in row["todo"]],
+                "arithmetic": [self.arithmetic(t) for t in row["todo"]],
+            }
 
     def _stylize_targets(self, recipes: dict[int, Recipe], size: int) -> Iterator[int]:
         squares = [

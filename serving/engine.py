@@ -231,14 +231,15 @@ class Engine:
     def _compute(self, items: list[_QueuedTask]) -> None:
         started = time.monotonic()
         encodings = self._encode(items)
-        groups: dict[str, list[_QueuedTask]] = {}
+        groups: dict[tuple[torch.Size, str], list[_QueuedTask]] = {}
         for item in items:
             if item.task.mix is None:
                 self._finish(item, None, item.encoded_together, started, 0.0)
             elif not item.future.done():
                 # Full-rank styles are large: their mixes are resolved one at a time.
                 mixed = self.pass_size > 1 and all(s.low_rank for s in item.styles.values())
-                groups.setdefault("" if mixed else item.decode_key, []).append(item)
+                key = "" if mixed else item.decode_key
+                groups.setdefault((item.pixels.shape, key), []).append(item)
         for group in groups.values():
             self._stylize(group, encodings, started)
 
@@ -269,9 +270,9 @@ class Engine:
                     item.future.set_exception(e)
 
     def _encode(self, items: list[_QueuedTask]) -> dict[str, Encodings]:
-        """Encodings by key, from the cache or from one encode call per plan."""
+        """Encodings by key, from the cache or from one encode call per plan and shape."""
         found: dict[str, Encodings] = {}
-        missing: dict[Plan, dict[str, _QueuedTask]] = {}
+        missing: dict[tuple[Plan, torch.Size], dict[str, _QueuedTask]] = {}
         for item in items:
             key = item.encoding_key
             cached = found.get(key) or self.encodings.get(key)
@@ -279,8 +280,8 @@ class Engine:
             if cached is not None:
                 found[key] = cached
             else:
-                missing.setdefault(item.plan, {}).setdefault(key, item)
-        for plan, new in missing.items():
+                missing.setdefault((item.plan, item.pixels.shape), {}).setdefault(key, item)
+        for (plan, _), new in missing.items():
             members = [i for i in items if i.encoding_key in new]
             start = time.monotonic()
             photos = torch.stack([i.pixels for i in new.values()]).to(self.base.device)

@@ -22,13 +22,14 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from factory.core.home import Home
-from factory.methods import check_mix, image_size, read_base_info
+from factory.methods import check_fit, check_mix, image_size, read_base_info
 from factory.methods.text_edits import find_text_edit
 from factory.registry import StyleVersion
 from osasis.choices import ImageFormat
 from osasis.errors import UserError
 from osasis.images.fitting import FittedPhoto
 from osasis.images.masks import shape_problem
+from osasis.images.photo_options import PhotoOptions
 from osasis.mix import Mix
 from osasis.validation import InvalidInputError
 from serving.admission import Admission
@@ -127,7 +128,7 @@ class Service:
     ) -> list[PhotoWork]:
         """The work of each photo, with resolved styles, masks and text edit. Raises ApiError."""
         keep_alpha = request.keeps_alpha(kind)
-        fitted = [await self.photos.fit(p, request.options, keep_alpha) for p in photos]
+        fitted = await self.fit(photos, request.options, keep_alpha)
         masks = await self._read_masks(request, fitted)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
@@ -143,6 +144,16 @@ class Service:
             )
             for photo, each in zip(photos, fitted, strict=True)
         ]  # fmt: skip
+
+    async def fit(
+        self, photos: list[RequestPhoto], options: PhotoOptions, keep_alpha: bool
+    ) -> list[FittedPhoto]:
+        """The photos as the base takes them. Raises ApiError."""
+        try:
+            check_fit(options, self.info)
+        except InvalidInputError as e:
+            raise invalid(e) from None
+        return [await self.photos.fit(photo, options, keep_alpha) for photo in photos]
 
     async def _read_masks(
         self, request: StylizeRequest, photos: list[FittedPhoto]

@@ -277,7 +277,8 @@ class LoadedBase(Protocol):
 class Method(Protocol):
     """A method: its settings, its metrics, the fields of the mix that it understands.
 
-    share_fields: those of each style in a mix, beside style, weight and mask.
+    share_fields: those of each style in a mix, beside style, weight and mask. any_shape: whether a
+    base computes with photos of any shape (fit ``whole``), or with squares alone.
     models_photos: whether a base models photos of a domain, on which contents, photo counterparts,
     densities and SDEdit rely. metrics: of a trained style. pass_sizes: images of a forward pass by
     device.
@@ -300,6 +301,9 @@ class Method(Protocol):
 
     @property
     def share_fields(self) -> frozenset[str]: ...
+
+    @property
+    def any_shape(self) -> bool: ...
 
     @property
     def models_photos(self) -> bool: ...

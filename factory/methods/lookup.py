@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from factory.methods.interface import LoadedBase, Method, Style
 from osasis.bundles.files import STYLE_JSON, method_name, read_base_json, read_json
 from osasis.errors import UserError
+from osasis.images.photo_options import PhotoOptions
 from osasis.mix import DIFFSTYLER_SHARE_FIELDS, Mix
 from osasis.validation import InvalidInputError, Problem
 
@@ -55,8 +56,12 @@ def image_size(info: Mapping[str, Any]) -> int:
 def base_facts(info: Mapping[str, Any]) -> dict[str, Any]:
     """What a client needs to know of a base to make mixes. info: content of base.json."""
     method = method_of(info)
-    fields = sorted(method.mix_fields)
-    return {"method": method.name, "mix_fields": fields, **method.facts(info)}
+    return {
+        "method": method.name,
+        "mix_fields": sorted(method.mix_fields),
+        "any_shape": method.any_shape,
+        **method.facts(info),
+    }
 
 
 def load_base(folder: Path, device: str | torch.device = "cpu") -> LoadedBase:
@@ -112,6 +117,15 @@ def check_mix(mix: Mix, info: Mapping[str, Any]) -> None:
     ]
     if problems := problems + method.mix_problems(mix, info):
         raise InvalidInputError(mix.subject, problems)
+
+
+def check_fit(options: PhotoOptions, info: Mapping[str, Any]) -> None:
+    """Check the fit of photos for a base. info: content of base.json. Raises InvalidInputError."""
+    method = method_of(info)
+    if options.fit == "whole" and not method.any_shape:
+        message = f"fit is whole, but bases of method {method.name} compute with squares"
+        allowed = "one of crop, pad, resize, align"
+        raise InvalidInputError(options.subject, [Problem("fit", options.fit, message, allowed)])
 
 
 def all_metrics() -> tuple[str, ...]:

@@ -13,7 +13,15 @@ from osasis.errors import FitError
 from osasis.images.compositing import composite_into_photo, downscaled_photo, photo_needed
 from osasis.images.decoding import MAX_PIXELS, load_sized, png_bytes, read_png
 from osasis.images.faces import cut_square, find_faces
-from osasis.images.geometry import Box, Size, SquarePlacement, fit_square, placement_for_fit
+from osasis.images.geometry import (
+    Box,
+    Size,
+    SquarePlacement,
+    aspect_problem,
+    fit_square,
+    fit_whole,
+    placement_for_fit,
+)
 from osasis.images.photo_options import PhotoOptions
 from osasis.images.transparency import separate_alpha
 
@@ -29,7 +37,8 @@ class FittedPhoto:
 
     size: width and height of the photo, in pixels. fit: as it was applied: ``crop`` for a photo
     without a face that is cropped. box: the square of fit ``crop``; None for the central one.
-    places: of the squares in the photo. squares: PNGs of the base's size. photo: the copy of the
+    places: of the squares in the photo. squares: PNGs of the base's size; with fit ``whole`` one of
+    the photo's shape, whose shorter side is the base's. photo: the copy of the
     photo that compositing needs; None where it needs none. transparent: whether the photo has
     transparent pixels. alpha: its alpha channel at the output's size, where the output keeps it.
     """
@@ -88,7 +97,7 @@ def fit_photo(
 
     data: content of the file. keep_alpha: whether the output keeps the photo's transparency. name:
     of the photo, in errors. Raises ImageError for a file that cannot be read, FitError for a photo
-    without a face and a crop box beyond the photo.
+    without a face, a crop box beyond the photo, and a strip with fit ``whole``.
     """
     whole = options.fit == "align" or (options.detail and options.size == "photo")
     target = None if whole or options.crop is not None else square
@@ -98,7 +107,7 @@ def fit_photo(
     box = None if options.crop is None else options.crop.within(size, name)
     fit, places, squares = _fitted(image, size, square, options, box, name)
     if alpha is not None and options.size == "base":
-        alpha = fit_square(alpha, square, fit, box)
+        alpha = _scaled(alpha, size, square, fit, box)
     need = photo_needed(size, fit, options.detail, box) if options.size == "photo" else ""
     photo = None
     if need == "whole":
@@ -123,7 +132,17 @@ def _fitted(
         if options.no_face == "error":
             raise FitError(name, NO_FACE, "fit")
         fit = "crop"
-    return fit, [placement_for_fit(size, square, fit, box)], [fit_square(image, square, fit, box)]
+    if fit == "whole" and (problem := aspect_problem(size)):
+        raise FitError(name, problem, "fit")
+    place = placement_for_fit(size, square, fit, box)
+    return fit, [place], [_scaled(image, size, square, fit, box)]
+
+
+def _scaled(image: Image.Image, size: Size, square: int, fit: str, box: Box | None) -> Image.Image:
+    """A photo of width and height ``size``, or its alpha channel, as the base takes it."""
+    if fit == "whole":
+        return fit_whole(image, size, square)
+    return fit_square(image, square, fit, box)
 
 
 class Compositor:

@@ -15,6 +15,11 @@ Size = tuple[int, int]
 # Left, top and side of a square, in pixels.
 Box = tuple[int, int, int]
 FITS = get_args(SquareFit)
+# How much longer than its shorter side an image may be that keeps its shape: a strip would need
+# unbounded memory, and Stable Diffusion was trained on squares.
+MAX_ASPECT = 4
+# The latents of Stable Diffusion have an eighth of an image's sides.
+WHOLE_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def placement_for_fit(
 ) -> SquarePlacement:
     """Placement of the square that ``fit_square`` makes of a photo of this width and height."""
     width, height = photo
-    if fit == "resize":
+    if fit in ("resize", "whole"):
         return SquarePlacement(2 / width, 0.0, -1.0, 0.0, 2 / height, -1.0)
     if fit == "crop":
         left, top, side = box or crop_box(photo)
@@ -85,6 +90,29 @@ def placement_for_fit(
         2 * w / (width * square), 0.0, 2 * left / square - 1,
         0.0, 2 * h / (height * square), 2 * top / square - 1,
     )  # fmt: skip
+
+
+def working_size(size: Size, shorter: int, multiple: int) -> Size:
+    """Width and height with a shorter side of ``shorter`` pixels, each a multiple of ``multiple``.
+
+    With a multiple of 1 the longer side is rounded down.
+    """
+    least = min(size)
+    if multiple == 1:
+        width, height = (side * shorter // least for side in size)
+    else:
+        width, height = (max(1, round(n * shorter / least / multiple)) * multiple for n in size)
+    return width, height
+
+
+def aspect_problem(size: Size) -> str:
+    """Why an image of this size has no working size; "" where it has one."""
+    if max(size) <= MAX_ASPECT * min(size):
+        return ""
+    return (
+        f"it has {size[0]}x{size[1]} pixels; the longer side may have at most {MAX_ASPECT} times "
+        "the shorter one's; crop it"
+    )
 
 
 def crop_box(photo: Size) -> Box:
@@ -99,6 +127,15 @@ def pad_box(photo: Size, square: int) -> tuple[tuple[int, int], Size]:
     scale = square / max(photo)
     inner = (max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale)))
     return ((square - inner[0]) // 2, (square - inner[1]) // 2), inner
+
+
+def fit_whole(image: Image.Image, photo: Size, square: int) -> Image.Image:
+    """An image of a photo of this size, or its mask, in the photo's shape: fit ``whole``.
+
+    The shorter side has ``square`` pixels, and both sides are multiples of ``WHOLE_MULTIPLE``.
+    """
+    size = working_size(photo, square, WHOLE_MULTIPLE)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def fit_square(

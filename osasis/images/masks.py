@@ -9,7 +9,7 @@ from PIL import Image
 
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import MAX_PIXELS, load_sized
-from osasis.images.geometry import Size, fit_square
+from osasis.images.geometry import Size, fit_square, fit_whole
 from osasis.images.photo_options import PhotoOptions
 
 # Differences of lightness and alpha up to this many of 255 are a lossy file's, not a meaning.
@@ -72,7 +72,7 @@ def _contradiction(alpha: np.ndarray, lightness: np.ndarray) -> str:
 
 
 def fit_mask(mask: Mask, square: int, options: PhotoOptions) -> Image.Image:
-    """The mask ("L") of the base's square, of ``square`` pixels.
+    """The mask ("L") of the base's square, of ``square`` pixels; with fit ``whole`` of its shape.
 
     A mask is fitted like the photo; a square mask is the mask of the base's square itself. Raises
     ImageError for a crop box beyond the mask, UserError with fit ``align``.
@@ -81,6 +81,8 @@ def fit_mask(mask: Mask, square: int, options: PhotoOptions) -> Image.Image:
         raise UserError("masks cannot be combined with fit align; choose another fit")
     if mask.size[0] == mask.size[1]:
         return fit_square(mask.image, square)
+    if options.fit == "whole":
+        return fit_whole(mask.image, mask.size, square)
     box = None if options.crop is None else options.crop.within(mask.size, "the mask")
     return fit_square(mask.image, square, options.fit, box)
 

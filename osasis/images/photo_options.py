@@ -65,7 +65,9 @@ class PhotoOptions(InputModel):
     subject: ClassVar[str] = "options"
 
     fit: choices.Fit = Field(
-        "crop", description="how a photo is fitted to the base's square; `align` finds faces"
+        "crop",
+        description="how a photo is fitted to the base's square; `align` finds faces, `whole` "
+        "keeps the photo's shape (bases of DiffStyler)",
     )
     crop: Crop | None = Field(
         None,

@@ -60,7 +60,7 @@ async def _store(
         except UserError as e:
             raise ApiError(422, str(e), field="style", value=body.style) from None
         options = PhotoOptions(fit=body.fit)
-        fitted = [await service.photos.fit(photo, options, keep_alpha=True) for photo in photos]
+        fitted = await service.fit(photos, options, keep_alpha=True)
         squares = [square for photo in fitted for square in photo.squares]
         with service.admission.count_images(max(0, len(squares) - len(photos))):
             await service.run_all([ImageTask(s, None, {body.style: version}) for s in squares])

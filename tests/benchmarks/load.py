@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SIDE = 512
-STYLES = [f"s{i}" for i in range(6)]
-COLD = STYLES[4:]  # requested only by slider_client
-MIXES: list[list[str]] = [["s0"], ["s1"], ["s2"], ["s0", "s3"]]
+STYLES = [f"s{i}" for i in range(8)]
+COLD = STYLES[6:]  # requested only by slider_client
+MIXES = [*([s] for s in STYLES[:6]), ["s0", "s3"], ["s1", "s2"]]
 Ask = Callable[[int], dict[str, float]]
 Steps = tuple[int, int]
 # (concurrency, photo numbers) of each level.

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.serving [--threads 1] [--parts load,cycle]
 
-A client process sends new photos (512 px JPEG) with four mixes to a real `style-factory serve` on
+A client process sends new photos (512 px JPEG) with eight mixes to a real `style-factory serve` on
 127.0.0.1, with a fixed number of concurrent requests. The bare loop passes the same photos and
 mixes to `serving.engine.Engine` without Ray or HTTP, with the same concurrency. Styles are random
 and have the size of trained ones. Prints one JSON document. Compare ratios, not absolute times, and
@@ -185,7 +185,7 @@ def fill(home: Path, base_folder: Path, names: list[str]) -> int:
 def plans(images: int, rounds: int) -> Plan:
     """Levels of concurrency with distinct photos: 32 in every round, then 8 and 1 once."""
     number, levels = 10_000, []
-    for at_once, count in [*[(32, images)] * rounds, (8, 16), (1, 3)]:
+    for at_once, count in [*[(32, images)] * rounds, (8, images), (1, 3)]:
         levels.append((at_once, list(range(number, number + count))))
         number += count
     return levels

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from diffstyler.images import resize, working_size
+from diffstyler.images import resize
 from diffstyler.settings import (
     SAMPLE_PRESETS,
     TRAIN_PRESETS,
@@ -12,6 +12,7 @@ from diffstyler.settings import (
     make_train_settings,
 )
 from osasis.errors import ImageError
+from osasis.images.geometry import working_size
 from osasis.validation import InvalidInputError
 
 

@@ -168,5 +168,7 @@ def test_what_cannot_be_placed_is_refused_with_its_field(server: Server) -> None
     assert refused(WIDE, crop="1,2")["field"] == "crop"
     assert refused(WIDE, crop="0,0,50", fit="pad")["field"] == "crop"
     assert refused(WIDE, fit="align", size="base")["field"] == "size"
+    error = refused(WIDE, fit="whole")
+    assert error["field"] == "fit" and error["allowed"] == "one of crop, pad, resize, align"
     two = {"images": [], "encodings": ["0" * 32] * 2, "mix": INK, "crop": "0,0,50"}
     assert error_of(server.post("/v1/stylize", json=two), 422)["field"] == "crop"

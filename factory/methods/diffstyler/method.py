@@ -10,6 +10,7 @@ from diffstyler.mix_fields import MIX_FIELDS, mix_defaults, mix_problems
 from diffstyler.settings import PRESETS, StyleSettings, make_settings
 from osasis.bundles.files import BASE_JSON, read_base_json, verify_files
 from osasis.errors import UserError
+from osasis.images.geometry import WHOLE_MULTIPLE
 from osasis.mix import DIFFSTYLER_SHARE_FIELDS, Mix
 from osasis.validation import Problem
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from factory.methods.diffstyler.base import DiffStylerBase
 
 WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_seconds", "recompute")
-MULTIPLE = 8
 # A photo takes two rows of the UNet for each style, and one for its source.
 PASS_SIZES = {"cpu": 1, "cuda": 4}
 
@@ -34,6 +34,7 @@ class DiffStylerMethod:
     metrics = ("style_distance", "edges", "lpips")
     mix_fields = frozenset(MIX_FIELDS)
     share_fields = frozenset(DIFFSTYLER_SHARE_FIELDS)
+    any_shape = True
     models_photos = False
     pass_sizes = PASS_SIZES
 
@@ -51,10 +52,10 @@ class DiffStylerMethod:
     def check_base(self, folder: Path) -> dict[str, Any]:
         info = read_base_json(folder)
         size = info.get("image_size")
-        if not isinstance(size, int) or size < MULTIPLE or size % MULTIPLE:
+        if not isinstance(size, int) or size < WHOLE_MULTIPLE or size % WHOLE_MULTIPLE:
             raise UserError(
                 f"{folder / BASE_JSON}: image_size is {size!r}; it must be a multiple of "
-                f"{MULTIPLE}; import the base again"
+                f"{WHOLE_MULTIPLE}; import the base again"
             )
         return info
 

@@ -43,6 +43,7 @@ class OsasisMethod:
     metrics = METRICS
     mix_fields = frozenset(Mix.model_fields) - frozenset(DIFFSTYLER_FIELDS)
     share_fields: frozenset[str] = frozenset()
+    any_shape = False
     models_photos = True
     pass_sizes = BATCH_SIZES
 

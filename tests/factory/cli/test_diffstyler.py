@@ -84,6 +84,15 @@ def test_train_stylize_inspect(local_ray: None, tmp_path: Path) -> None:
     expected = tensor_to_image(image).resize(size, Image.Resampling.LANCZOS)
     assert np.array_equal(np.asarray(Image.open(made)), np.asarray(expected))
 
+    # Photos of several shapes in one batch, each as a whole.
+    picture(300, (48, 96)).save(place / "photos" / "tall.png")
+    whole = ("--styles", "oil", "--fit", "whole", "--size", "base", "--workers", "1")
+    ran = cli(*stylize[:-1], place / "whole", *whole)
+    assert ran.code == 0, ran.err
+    sizes = {p.stem: Image.open(p).size for p in (place / "whole" / "oil").glob("*.png")}
+    square = (SIZE, SIZE)
+    assert sizes == {"0": square, "1": square, "tall": (SIZE, 2 * SIZE)}
+
     document = cli("inspect", made, "--home", home, "--json").document
     found = document["provenance"]
     assert found["mix"]["guidance"] == 1.5

@@ -111,3 +111,35 @@ def test_the_box_around_a_face_lies_inside_the_photo() -> None:
     np.testing.assert_allclose(np.hypot(*(corners[1] - corners[0])), 40, atol=1e-6)
     moved = replace(place, u0=place.u0 - 2)
     assert moved.upright_box((200, 100))[0] > 50
+
+
+@pytest.mark.parametrize("size", ["photo", "base"])
+@pytest.mark.parametrize(
+    ("shape", "inner"), [((160, 80), (64, 32)), ((50, 71), (32, 48)), ((40, 40), (32, 32))]
+)
+def test_the_whole_photo_keeps_its_shape(
+    shape: tuple[int, int], inner: tuple[int, int], size: str
+) -> None:
+    photo = gradient(*shape)
+    found, options = fitted(photo, fit="whole", size=size)
+    (square,) = (read_png(s) for s in found.squares)
+    # Sides are multiples of 8, the shorter one the base's.
+    assert square.size == inner
+    out = Compositor(found, options).composite([square])
+    assert out.size == (shape if size == "photo" else inner)
+    expected = photo.resize(out.size)
+    assert np.abs(np.asarray(out, int) - np.asarray(expected, int)).mean() < 4
+
+
+def test_the_detail_of_a_whole_photo_is_its_own() -> None:
+    photo = gradient(160, 80)
+    found, options = fitted(photo, fit="whole", detail=True)
+    (square,) = (read_png(s) for s in found.squares)
+    darker = square.point([v // 2 for v in range(256)] * 3)
+    out = Compositor(found, options).composite([darker])
+    assert np.abs(np.asarray(out, int) - np.asarray(photo, int) // 2).mean() < 4
+
+
+def test_a_strip_has_no_whole_shape() -> None:
+    with pytest.raises(FitError, match="it has 900x40 pixels; the longer side may have at most 4"):
+        fitted(gradient(900, 40), fit="whole")
