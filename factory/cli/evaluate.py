@@ -24,6 +24,7 @@ from factory.cli.output import print_document, print_progress, print_raw
 from osasis import choices
 
 if TYPE_CHECKING:
+    from pipelines.evaluation_bases import Comparison
     from pipelines.evaluation_result import EvaluationResult
 
 MEASUREMENT, MIX = "Measurement", "Mix"
@@ -31,7 +32,12 @@ MEASUREMENT, MIX = "Measurement", "Mix"
 
 def evaluate(
     styles: Annotated[
-        str, option(INPUTS, "Styles, comma-separated: a, b@candidate, c:3.", metavar="NAMES")
+        str,
+        option(
+            INPUTS,
+            "Styles, comma-separated: a, b@candidate, c:3. They may be of several bases.",
+            metavar="NAMES",
+        ),
     ],
     photos: Annotated[
         str,
@@ -127,11 +133,13 @@ def evaluate(
 ) -> None:
     """Measure styles on photos, and compare them with other methods, mixes and training settings.
 
+    Styles of several bases are evaluated base by base, and compared in a table.
+
     The same command resumes a killed evaluation.
     """
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
-    import pipelines
     from factory.cli.retrain import retrain
+    from pipelines.evaluation_bases import evaluate_bases
     from pipelines.published import DENSITY, TABLE_2
     from pipelines.variants import parse_sweep
 
@@ -140,7 +148,7 @@ def evaluate(
         density = density or DENSITY
         sweeps.append(("structure", list(TABLE_2)))
     terminal = sys.stderr.isatty()
-    result = pipelines.evaluate(
+    result = evaluate_bases(
         names(styles),
         photos,
         output,
@@ -161,9 +169,18 @@ def evaluate(
         report=print_raw if terminal else print_progress,
         terminal=terminal,
     )
-    print_document(result.to_dict(), _summary(result), as_json)
+    print_document(result.to_dict(), _text(result), as_json)
     if not result.complete:
         raise typer.Exit(1)
+
+
+def _text(result: EvaluationResult | Comparison) -> str:
+    from pipelines.evaluation_bases import Comparison
+
+    if not isinstance(result, Comparison):
+        return _summary(result)
+    blocks = [f"base {name}\n{_summary(each)}" for name, each in result.evaluations.items()]
+    return "\n\n".join([*blocks, result.table()])
 
 
 def _summary(result: EvaluationResult) -> str:
