@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from osasis.bundles.base import load_base
+from osasis.images.decoding import reads_kind
+from osasis.text_edit import TextEdit, save_text_edit
 from serving.api.page import SAMPLES
 from tests.serving.browser import (
     card,
@@ -23,7 +27,8 @@ from tests.serving.browser import (
     upload,
     violations,
 )
-from tests.serving.conftest import Server, Visit, photo_bytes, pixels, wait_until
+from tests.serving.conftest import Server, Visit, photo_bytes, pixels, register, wait_until
+from tests.tiny import picture
 
 pytestmark = pytest.mark.slow
 # An address whose stylization takes many seconds.
@@ -238,3 +243,51 @@ def test_the_page_below_a_path(visit: Visit, server: Server) -> None:
         page.get_by_text("/v1/stylize").first.wait_for()
         page.get_by_text("Page", exact=True).click()
         finished(page)
+
+
+def test_a_fifth_style_is_refused(visit: Visit, server: Server, tmp_path: Path) -> None:
+    for seed, name in enumerate(("zebra", "zinc"), start=40):
+        register(server.home, name, seed, tmp_path / name)
+    wait_until(lambda: len(server.get("/v1/styles").json()["styles"]) >= 5, 30)
+    page = visit()
+    names = ["ink", "oil", "sepia", "zebra"]
+    four = styled(page, *names)
+    card(page, "zinc").click()
+    assert page.locator("#status").inner_text() == (
+        "A mix has at most 4 styles; take one out first."
+    )
+    assert page.locator('.card[aria-pressed="true"]').count() == 4
+    card(page, "ink").click()
+    card(page, "zinc").click()
+    assert far(shown(page), four) > 0.02
+
+
+def test_a_text_edit_is_chosen(visit: Visit, server: Server) -> None:
+    base = load_base(server.home / "bases" / "tiny")
+    noise = torch.Generator().manual_seed(0)
+    direction = torch.randn(base.config.z_channels, generator=noise)
+    edit = TextEdit("a face", "a smile", direction, base.fingerprint, {})
+    save_text_edit(server.home / "text-edits" / "smile", edit)
+    page = visit()
+    plain = styled(page, "ink")
+    page.locator("#mix-text_edit").select_option("smile")
+    smiling = shown(page)
+    assert far(smiling, plain) > 0.01
+    direct = server.stylize(photo_bytes(800, (32, 32)), {"styles": ["ink"], "text_edit": "smile"})
+    assert far(smiling, pixels(direct.content)) < 1e-3
+
+
+@pytest.mark.skipif(not reads_kind("HEIC"), reason="the extra heif is not installed")
+def test_a_photo_that_browsers_do_not_show(visit: Visit, server: Server) -> None:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture(77, (48, 36))).save(buffer)
+    page = visit()
+    card(page, "ink").click()
+    upload(page, buffer.getvalue(), "IMG_1.HEIC")
+    finished(page)
+    direct = server.stylize(buffer.getvalue(), {"styles": ["ink"]})
+    assert far(shown(page), pixels(direct.content)) < 1e-3
+    assert page.locator("#sizes").inner_text().split(" · ")[0].split()[1::2] == ["48", "36"]
+    assert page.locator("#before").is_hidden()
