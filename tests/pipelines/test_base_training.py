@@ -16,7 +16,8 @@ from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.networks.sizes import load_config
 from osasis.pretraining.settings import PretrainSettings
-from pipelines.base_training import PHOTOS, BaseTrainingJob, ProgressLog, _run_workers
+from pipelines.base_training import PHOTOS, BaseTrainingJob, _run_workers
+from pipelines.base_training_log import ProgressLog
 from tests.factory.conftest import Ran, cli
 
 SETTINGS = {
