@@ -123,7 +123,8 @@ class _SavedBytes:
         if storage.data_ptr() not in self.known:
             self.known.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        # An output that its own node saves would keep the node, and so itself, for ever.
+        return tensor.detach()
 
     def enter(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.entered = self.total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,19 @@ def limit_for(trainer: StyleTrainer, contents: int, recompute: bool = False) -> 
     """GB that a step on this number of contents takes."""
     memory = step_memory(trainer)[recompute]
     return (memory.first + (contents - 0.5) * memory.further) / GB
+
+
+def live_bytes() -> int:
+    gc.collect()
+    return sum(o.nbytes for o in gc.get_objects() if type(o) is torch.Tensor)
+
+
+def test_counting_keeps_no_memory(tiny_trainer: Trainers) -> None:
+    trainer = tiny_trainer()
+    step_memory(trainer)
+    before = live_bytes()
+    step_memory(trainer)
+    assert live_bytes() == before
 
 
 def test_a_step_that_fits_is_left_as_it_is(tiny_trainer: Trainers) -> None:

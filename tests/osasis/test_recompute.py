@@ -19,7 +19,7 @@ def saved_bytes(trainer: StyleTrainer) -> int:
     def pack(tensor: Tensor) -> Tensor:
         nonlocal total
         total += tensor.nbytes
-        return tensor
+        return tensor.detach()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         trainer.step()
