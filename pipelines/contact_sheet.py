@@ -129,8 +129,9 @@ def _read_photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
     try:
         if listing["row"] < 0:
             return read_photo(location)
-        for _, found in read_group(location, listing["group"], job.image_column, [listing["row"]]):
-            return row_photo(found)
+        columns = [job.image_column] if job.image_column else []
+        for _, found in read_group(location, listing["group"], columns, [listing["row"]]):
+            return row_photo(found[0])
     except (UserError, OSError):
         pass
     return None

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
 from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
-from factory.methods import check_fit, image_size, read_base_info
+from factory.methods import check_fit, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
 from pipelines.job_revision import known_names, take_up
+from pipelines.job_spec import PHOTO_MASK, PhotoMasks
 from pipelines.manifest import build_manifest
-from pipelines.masks import read_masks
+from pipelines.masks import photo_mask_files, read_masks
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import check_columns
 from pipelines.progress import Progress
 from pipelines.result import StylizeResult
-from pipelines.source import open_source
+from pipelines.source import Source, open_source
 from pipelines.stream import plan_workers
 from pipelines.targets import ROW_FIELDS, Targets, common_targets, read_mix_file, row_targets
 
@@ -53,6 +55,7 @@ def stylize(
     no_face: str = "error",
     precision: str | None = None,
     masks: Mapping[str, str | os.PathLike[str]] | None = None,
+    photo_masks: str | os.PathLike[str] | None = None,
     image_column: str | None = None,
     workers: int | None = None,
     readers: int | None = None,
@@ -76,7 +79,10 @@ def stylize(
     override them for their row.
     fit, crop, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face,
     precision: see ``OutputOptions``. masks: an image file for each mask that the mix names, applied
-    to every photo. image_column: column of a Parquet input with image bytes or paths.
+    to every photo. photo_masks: folder or URI with a mask for each photo, see
+    ``photo_mask_files``; a mix without masks is limited to it, another names it ``photo``. A column
+    ``mask`` of a Parquet input does the same. image_column: column of a Parquet input with image
+    bytes or paths.
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
@@ -123,20 +129,22 @@ def stylize(
     corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS, skip=output_folder)
     if options.format == "parquet":
         check_columns(corpus.tables)
-    targets = Targets(home)
+    corpus = with_masks(corpus, photo_masks)
+    own_masks = None if corpus.masks is None else PhotoMasks(column=corpus.mask_column)
+    targets = Targets(home, PHOTO_MASK if own_masks else None)
     common = common_targets(targets, list(styles), mix_fields)
     rows, problems = row_targets(targets, common, mix_fields, corpus.columns, corpus.count)
     if targets.base is None:
         first = next(iter(problems.values()), "no style is named; name at least one")
         raise UserError(first)
-    info = read_base_info(targets.base)
-    check_fit(options, info)
-    square = image_size(info)
-    mask_specs = read_masks(masks or {}, targets.targets, options, square)
+    check_fit(options, read_base_info(targets.base))
+    mask_specs = read_masks(masks or {}, targets.targets, options, own_masks is not None)
     folder = JobFolder(output_folder)
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):
-        job = CorpusRun(home, options, corpus, targets, mask_specs, folder, timeout_per_image)
+        job = CorpusRun(
+            home, options, corpus, targets, mask_specs, own_masks, folder, timeout_per_image
+        )  # fmt: skip
         names = job.output_names(known_names(folder.path))
         manifest = build_manifest(corpus, rows, problems, names)
         fingerprint = job.fingerprint(manifest)
@@ -156,6 +164,24 @@ def stylize(
             contact_sheet=contact_sheet,
             changes=changes,
         )
+
+
+def with_masks(corpus: Source, given: str | os.PathLike[str] | None) -> Source:
+    """A corpus with the masks of a folder or URI. Raises UserError."""
+    if given is None:
+        return corpus
+    if corpus.masks is not None:
+        raise UserError(
+            "masks are named both by --masks and in the input (its column mask); name them once"
+        )
+    place = os.fspath(given)
+    if corpus.kind == "folder" and Path(place).resolve().is_relative_to(
+        Path(corpus.folder).resolve()
+    ):
+        raise UserError(
+            f"--masks {place} is inside the input, so that its masks would be stylized; move it"
+        )
+    return replace(corpus, masks=photo_mask_files(given, corpus.listing["key"].to_pylist()))
 
 
 def _output_folder(source: str | os.PathLike[str], given: str) -> Path:

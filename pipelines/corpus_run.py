@@ -21,7 +21,7 @@ from osasis.storage import DiskFullError, write_json
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_revision import InputChanges
-from pipelines.job_spec import JobSpec, MaskSpec, StyleSpec
+from pipelines.job_spec import PHOTO_MASK, JobSpec, MaskSpec, PhotoMasks, StyleSpec
 from pipelines.manifest import listing_digest, longest_name, output_names
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import write_tables
@@ -41,7 +41,8 @@ class CorpusRun:
 
     def __init__(
         self, home: Home, options: OutputOptions, source: Source, targets: Targets,
-        masks: dict[str, MaskSpec], folder: JobFolder, timeout: float | None,
+        masks: dict[str, MaskSpec], photo_masks: PhotoMasks | None, folder: JobFolder,
+        timeout: float | None,
     ) -> None:  # fmt: skip
         assert targets.base is not None
         info = read_base_info(targets.base)
@@ -67,6 +68,7 @@ class CorpusRun:
             text_edits=str(home.text_edits),
             options=options,
             masks=masks,
+            photo_masks=photo_masks,
             image_column=source.image_column,
             input=source.folder,
             timeout=timeout,
@@ -88,6 +90,9 @@ class CorpusRun:
     def fingerprint(self, manifest: pa.Table) -> dict[str, Any]:
         """The fields that identify a job. Only a call with the same fields resumes the job."""
         spec = self.spec
+        masks: dict[str, Any] = {name: mask.sha256 for name, mask in spec.masks.items()}
+        if spec.photo_masks is not None:
+            masks[PHOTO_MASK] = spec.photo_masks.identity()
         return {
             "code": spec.code,
             "base": spec.base_fingerprint,
@@ -95,7 +100,7 @@ class CorpusRun:
             "options": spec.options.fingerprint(),
             **({"folder": spec.input} if spec.options.provenance == "full" else {}),
             "targets": [t.mix.to_dict() for t in spec.targets],
-            **({"masks": {n: m.sha256 for n, m in spec.masks.items()}} if spec.masks else {}),
+            **({"masks": masks} if masks else {}),
             "input": f"{manifest.num_rows} photo(s), {listing_digest(manifest)}",
         }
 

@@ -134,7 +134,7 @@ def evaluate(
             source, groups = by_density(source, density, ranks, plan, progress)
         if planned and retrain is not None:
             chosen |= add_retrained(planned, retrain, place, targets)
-        corpus = CorpusRun(home, options, source, targets, {}, folder, None)
+        corpus = CorpusRun(home, options, source, targets, {}, None, folder, None)
         rows = [sorted(set(chosen.values()))] * source.count
         manifest = build_manifest(source, rows, {}, corpus.output_names())
         made = corpus.run(

@@ -32,7 +32,7 @@ from pipelines.job_identity import (
     read_identity,
 )
 from pipelines.manifest import photo_digest, printable, write_manifest
-from pipelines.photo_listing import LISTING
+from pipelines.photo_listing import MASKS, listing_names
 from pipelines.source import read_photo
 
 # New state while it is written, and when it is complete.
@@ -195,21 +195,24 @@ def _match(
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     """The rows of a listing, a few at a time in memory."""
-    for batch in table.select(LISTING.names).to_batches(max_chunksize=1 << 14):
+    for batch in table.select(listing_names(table)).to_batches(max_chunksize=1 << 14):
         yield from batch.to_pylist()
 
 
 def _stamp(row: dict[str, Any]) -> int:
-    """A hash of where a photo's file is, its size and its modification time."""
-    return hash(tuple(row[name] for name in ("path", "group", "size", "mtime")))
+    """A hash of where a photo's file and its mask are, their sizes and modification times."""
+    return hash(tuple(row.get(name) for name in ("path", "group", "size", "mtime", *MASKS.names)))
 
 
 def _equal_bytes(row: dict[str, Any], digest: str | None) -> bool:
-    """Whether an image file still has the bytes with this digest; rows of tables are not read."""
-    if digest is None or row["row"] >= 0:
+    """Whether an image file and its mask still have the bytes with this digest; rows of tables are
+    not read."""
+    if digest is None or row["row"] >= 0 or row.get("mask_problem"):
         return False
+    mask = row.get("mask")
     try:
-        return photo_digest(read_photo(os.fsdecode(row["path"]))) == digest
+        mask_data = b"" if mask is None else read_photo(os.fsdecode(mask))
+        return photo_digest(read_photo(os.fsdecode(row["path"])), mask_data) == digest
     except ImageError:
         return False
 

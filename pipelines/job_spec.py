@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from pydantic import Field
 
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
 from osasis.choices import Alpha
+from osasis.images.decoding import read_png
 from osasis.mix import Mix
 from osasis.validation import InputModel
 from pipelines.options import OutputOptions
+
+# Name in mixes of the mask that each photo has of its own.
+PHOTO_MASK = "photo"
 
 
 class StyleSpec(InputModel):
@@ -31,11 +37,26 @@ class TargetSpec(InputModel):
 
 
 class MaskSpec(InputModel):
-    """A mask at the base's size. png: greyscale, encoded; sha256, size: of the user's file."""
+    """A mask of all photos. png: greyscale, of the size of the user's file; sha256: of the file."""
 
     sha256: str
     png: bytes
-    size: tuple[int, int]
+
+    def image(self) -> Image.Image:
+        return read_png(self.png, "L")
+
+
+class PhotoMasks(InputModel):
+    """Where each photo has a mask of its own from, which mixes name ``PHOTO_MASK``.
+
+    column: of a Parquet input that holds their bytes; None: the manifest holds their locations.
+    """
+
+    column: str | None = None
+
+    def identity(self) -> Any:
+        """What makes two jobs the same, besides the bytes of the masks."""
+        return "one of each photo"
 
 
 class JobSpec(InputModel):
@@ -43,10 +64,10 @@ class JobSpec(InputModel):
 
     folder: the job folder. output: the output folder. run: id of this driver's run. base: the
     base's bundle. square: the base's image size in pixels. styles: by name. text_edits: folder of
-    the saved text edits. masks: by name. image_column: column of a Parquet input that holds image
-    bytes, else None. input: folder of the photos as the call names it, "" where their keys are
-    paths. batch: photos per model batch. timeout: seconds to read and fit a photo, and
-    to encode an output.
+    the saved text edits. masks: of all photos, by name. photo_masks: the masks of each photo, if
+    there are any. image_column: column of a Parquet input that holds image bytes, else None. input:
+    folder of the photos as the call names it, "" where their keys are paths. batch: photos per
+    model batch. timeout: seconds to read and fit a photo, and to encode an output.
     """
 
     subject: ClassVar[str] = "job"
@@ -63,6 +84,7 @@ class JobSpec(InputModel):
     text_edits: str
     options: OutputOptions
     masks: dict[str, MaskSpec] = Field(default_factory=dict)
+    photo_masks: PhotoMasks | None = None
     image_column: str | None = None
     input: str = ""
     batch: int = 1
@@ -73,11 +95,23 @@ class JobSpec(InputModel):
         label = self.targets[target].label
         return Path(self.output) / label / (os.fsdecode(name) + FORMATS[self.options.encoding])
 
-    def provenance(self, target: int, key: str, arithmetic: Any, transparent: bool) -> Provenance:
-        """The provenance of an output. key, transparent: the photo's."""
+    def names_photo_mask(self, target: int) -> bool:
+        """Whether a target needs the photo's own mask."""
+        if self.photo_masks is None:
+            return False
+        return any(s.mask == PHOTO_MASK for s in self.targets[target].mix.styles)
+
+    def composites(self, targets: Iterable[int]) -> bool:
+        """Whether masks leave parts of a photo as they are in one of the targets."""
+        return any(all(s.mask for s in self.targets[t].mix.styles) for t in targets)
+
+    def provenance(
+        self, target: int, key: str, arithmetic: Any, row: Mapping[str, Any]
+    ) -> Provenance:
+        """The provenance of an output. key: the photo's. row: the photo's row of ``SQUARES``."""
         mix, o = self.targets[target].mix, self.options
         alpha: Alpha | None = None
-        if transparent and o.encoding != "jpeg":
+        if row["transparent"] and o.encoding != "jpeg":
             alpha = "keep" if o.keeps_alpha else "drop"
         styles = [self.styles[s.style] for s in mix.styles]
         return Provenance(
@@ -97,6 +131,10 @@ class JobSpec(InputModel):
             quality=None if o.encoding == "png" else o.quality,
             alpha=alpha,
             metadata=o.metadata,
-            masks={s.mask: self.masks[s.mask].sha256 for s in mix.styles if s.mask},
+            masks={
+                s.mask: self.masks[s.mask].sha256 if s.mask in self.masks else row["mask_sha256"]
+                for s in mix.styles
+                if s.mask
+            },
             source=source_name(os.path.join(self.input, key), o.provenance),  # noqa: PTH118
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osasis.storage import write_atomic
-from pipelines.photo_listing import LISTING
+from pipelines.photo_listing import LISTING, listing_names
 from pipelines.source import Source
 
 ROW_GROUP = 1024
@@ -46,7 +46,7 @@ def build_manifest(
     """
     if names is None:
         names = output_names(source.listing["key"].to_pylist())[0]
-    return pa.table(
+    manifest = pa.table(
         [
             *source.listing.columns,
             pa.array(names, pa.large_binary()),
@@ -55,6 +55,10 @@ def build_manifest(
         ],
         schema=SCHEMA,
     )
+    if source.masks is not None:
+        for field in source.masks.schema:
+            manifest = manifest.append_column(field, source.masks[field.name])
+    return manifest
 
 
 def output_names(
@@ -165,15 +169,18 @@ def _read_row_group(path: str, written: int, group: int) -> pa.Table:
         return table.read_row_group(group)
 
 
-def photo_digest(data: bytes) -> str:
-    """A hash of a photo's bytes, 16 hex digits."""
-    return hashlib.sha256(data).hexdigest()[:16]
+def photo_digest(data: bytes, mask: bytes = b"") -> str:
+    """A hash of a photo's bytes and those of its mask file, 16 hex digits."""
+    digest = hashlib.sha256(data)
+    digest.update(mask)
+    return digest.hexdigest()[:16]
 
 
 def listing_digest(table: pa.Table) -> str:
     """A hash of the photos' keys, paths, sizes and modification times."""
     digest = hashlib.sha256()
-    for batch in table.select(LISTING.names).combine_chunks().to_batches(max_chunksize=1 << 16):
+    names = listing_names(table)
+    for batch in table.select(names).combine_chunks().to_batches(max_chunksize=1 << 16):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(repr(row).encode())
     return digest.hexdigest()[:16]
@@ -183,12 +190,18 @@ def first_difference(old: pa.Table, new: pa.Table) -> str:
     """The first difference of two listings, as text."""
     if old.num_rows != new.num_rows:
         return f"{old.num_rows} photo(s) before, {new.num_rows} now"
-    for name in LISTING.names:
+    if listing_names(old) != listing_names(new):
+        had, has = (
+            "a mask for each photo" if "mask" in table.column_names else "no masks of photos"
+            for table in (old, new)
+        )
+        return f"{had} before, {has} now"
+    for name in listing_names(new):
         before, now = old[name].to_pylist(), new[name].to_pylist()
         for i, (a, b) in enumerate(zip(before, now, strict=True)):
             if a != b:
                 key = printable(new["key"][i].as_py())
-                what = {"mtime": "modification time"}.get(name, name)
+                what = {"mtime": "modification time"}.get(name, name.replace("_", " "))
                 return f"{key} has another {what} than before"
     return "the photos are the same"
 

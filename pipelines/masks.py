@@ -1,16 +1,23 @@
-"""Masks of a corpus job: one image per mask name, applied to every photo."""
+"""Masks of a corpus job: for all photos, and one of each photo."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 
+import pyarrow as pa
+
+from factory.core.uris import redact
+from osasis.errors import UserError
 from osasis.images.decoding import png_bytes, read_image_file
-from osasis.images.masks import fit_mask, read_mask
+from osasis.images.masks import read_mask, refuse_align
 from osasis.images.photo_options import PhotoOptions
 from osasis.validation import InvalidInputError, Problem
-from pipelines.job_spec import MaskSpec, TargetSpec
+from pipelines.job_spec import PHOTO_MASK, MaskSpec, TargetSpec
+from pipelines.photo_listing import mask_table
+from pipelines.source import open_source
 
 MAX_BYTES = 1 << 28
 
@@ -19,32 +26,73 @@ def read_masks(
     given: Mapping[str, str | os.PathLike[str]],
     targets: Iterable[TargetSpec],
     options: PhotoOptions,
-    square: int,
+    of_photos: bool = False,
 ) -> dict[str, MaskSpec]:
-    """Read mask files and fit them to the base's square like the photos.
+    """Read the masks of all photos.
 
-    given: files by mask name. square: pixels. Raises InvalidInputError if the names differ from
-    those in the targets' mixes; UserError for an unreadable file, or masks with fit ``align``.
+    given: files by mask name. of_photos: each photo has a mask of its own, ``PHOTO_MASK``. Raises
+    InvalidInputError if the names differ from those in the targets' mixes; UserError for an
+    unreadable file, or masks with fit ``align``.
     """
     named = {s.mask for t in targets for s in t.mix.styles if s.mask}
+    files = set(given) | ({PHOTO_MASK} if of_photos else set())
     problems = [
         Problem("mask", name, f"the mix names mask {name!r}, but no file is given (--mask)")
-        for name in sorted(named - set(given))
+        for name in sorted(named - files)
     ]
     problems += [
         Problem("mask", name, f"a file is given for mask {name!r}, but no mix names this mask")
-        for name in sorted(set(given) - named)
+        for name in sorted(files - named)
     ]
+    if of_photos and PHOTO_MASK in given:
+        message = f"mask {PHOTO_MASK!r} is the mask of each photo; give the file another name"
+        problems.append(Problem("mask", PHOTO_MASK, message))
     if problems:
         raise InvalidInputError("masks", problems)
-    return {name: _read(os.fspath(path), options, square) for name, path in given.items()}
+    if files:
+        refuse_align(options)
+    return {name: _read(os.fspath(path)) for name, path in given.items()}
 
 
-def _read(path: str, options: PhotoOptions, square: int) -> MaskSpec:
+def _read(path: str) -> MaskSpec:
     data = read_image_file(path, MAX_BYTES)
-    mask = read_mask(data, path)
-    return MaskSpec(
-        sha256=hashlib.sha256(data).hexdigest(),
-        png=png_bytes(fit_mask(mask, square, options)),
-        size=mask.size,
-    )
+    return MaskSpec(sha256=hashlib.sha256(data).hexdigest(), png=png_bytes(read_mask(data, path)))
+
+
+def photo_mask_files(given: str | os.PathLike[str], keys: Sequence[bytes]) -> pa.Table:
+    """The mask of each photo in a folder or URI: a ``mask_table``.
+
+    keys: of the photos. A mask has its photo's path below the folder, with any image suffix in
+    place of the photo's or after it. Raises UserError where the folder cannot be listed.
+    """
+    place = redact(os.fspath(given))
+    source = open_source(given)
+    if source.kind not in ("folder", "uri"):
+        raise UserError(f"--masks {place}: is a {source.kind}; give a folder of masks")
+    rows: dict[bytes, list[int]] = {}
+    for row, key in enumerate(source.listing["key"].to_pylist()):
+        rows.setdefault(_stem(key), []).append(row)
+    found = [rows.get(key) or rows.get(_stem(key)) or [] for key in keys]
+    names = source.listing["key"].to_pylist()
+    problems = [
+        _problem(key, [names[r] for r in of], place) for key, of in zip(keys, found, strict=True)
+    ]
+    chosen = [of[0] if len(of) == 1 else None for of in found]
+    columns = (source.listing[name].to_pylist() for name in ("path", "size", "mtime"))
+    paths, sizes, times = ([None if r is None else c[r] for r in chosen] for c in columns)
+    return mask_table(paths, list(zip(sizes, times, strict=True)), problems)
+
+
+def _stem(key: bytes) -> bytes:
+    return os.path.splitext(key)[0]  # noqa: PTH122  # many files
+
+
+def _problem(key: bytes, found: list[bytes], place: str) -> str | None:
+    """Why a photo has no mask; None where it has one."""
+    stem = PurePosixPath(os.fsdecode(_stem(key)))
+    if not found:
+        return f"no mask {stem}.png in {place} (nor with another image suffix)"
+    if len(found) == 1:
+        return None
+    several = ", ".join(PurePosixPath(os.fsdecode(name)).name for name in sorted(found))
+    return f"several masks in {place}: {several}; keep one of them"

@@ -14,10 +14,17 @@ import pyarrow.parquet as pq
 
 from factory.core.uris import URI, file_system, first_line, sibling_uri
 from osasis.errors import UserError
-from pipelines.photo_listing import absolute, listing_table, size_and_mtime
+from pipelines.photo_listing import (
+    absolute,
+    listing_table,
+    mask_table,
+    masks_at,
+    size_and_mtime,
+)
 
 BYTES_COLUMNS = ("image", "bytes", "photo", "content", "img")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path", "uri")
+MASK_COLUMN = "mask"
 KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
 
 
@@ -25,13 +32,15 @@ KEY_COLUMNS = ("key", "name", *PATH_COLUMNS, "id", "__key__")
 class ParquetPhotos:
     """The photos of Parquet files.
 
-    columns: values of the wanted columns, by row. image_column: the column of image bytes, or None
-    if the files hold paths.
+    columns: values of the wanted columns, by row. image_column, mask_column: the columns of image
+    bytes, or None if the files hold paths. masks: a ``mask_table``; None without a column ``mask``.
     """
 
     listing: pa.Table
     columns: dict[str, list[Any]]
     image_column: str | None
+    masks: pa.Table | None = None
+    mask_column: str | None = None
 
 
 def list_parquet(
@@ -41,6 +50,7 @@ def list_parquet(
     parts: list[pa.Table] = []
     columns: dict[str, list[Any]] = {}
     image: str | None = None
+    masks: list[tuple[pa.Table, bool] | None] = []
     for position, file in enumerate(files):
         with open_parquet(file) as table:
             schema = table.schema_arrow
@@ -49,6 +59,7 @@ def list_parquet(
                 raise UserError(f"{file}: column {chosen!r} has another type in {files[0]}")
             image = chosen if is_bytes else None
             parts.append(_list_rows(table, file, chosen, is_bytes, len(files) > 1))
+            masks.append(_list_masks(table, file, is_bytes))
             for field in row_fields:
                 if field in schema.names:
                     values = columns.setdefault(field, [None] * sum(len(p) for p in parts[:-1]))
@@ -59,7 +70,14 @@ def list_parquet(
     listing = pa.concat_tables(parts)
     if not listing.num_rows:
         raise UserError(f"{name}: the Parquet input has no row")
-    return ParquetPhotos(listing, columns, image)
+    found = [m for m in masks if m is not None]
+    if not found:
+        return ParquetPhotos(listing, columns, image)
+    if len(found) < len(masks) or len({in_table for _, in_table in found}) > 1:
+        raise UserError(f"{name}: its files have no column {MASK_COLUMN!r} of one type; they must")
+    in_table = found[0][1]
+    table = pa.concat_tables(m for m, _ in found)
+    return ParquetPhotos(listing, columns, image, table, MASK_COLUMN if in_table else None)
 
 
 def _resolve(file: str, path: str) -> str:
@@ -173,23 +191,44 @@ def _list_rows(
     return listing_table(keys, [absolute(file)] * len(keys), stats, positions)
 
 
-def read_group(
-    location: str, group: int, column: str | None, wanted: Sequence[int], batch: int = 16
-) -> Iterator[tuple[int, bytes | str | None]]:
-    """(row, bytes) of the wanted rows of a row group, in order; ``batch`` rows in memory at a time.
+def _list_masks(
+    table: pq.ParquetFile, file: str, photos_in_table: bool
+) -> tuple[pa.Table, bool] | None:
+    """The ``mask_table`` of a file's column of masks, and whether the column holds their bytes."""
+    if MASK_COLUMN not in table.schema_arrow.names:
+        return None
+    kind = table.schema_arrow.field(MASK_COLUMN).type
+    if _holds_bytes(kind) and photos_in_table:
+        nothing = [None] * table.metadata.num_rows
+        return mask_table(nothing, [(None, None)] * len(nothing), nothing), True
+    if not _holds_text(kind):
+        allowed = "paths or encoded images" if photos_in_table else "paths, as the photos are"
+        raise UserError(
+            f"{file}: column {MASK_COLUMN!r} is {kind}; the mask of each photo must be {allowed}; "
+            "convert it, or rename the column if it holds something else"
+        )
+    paths = table.read([MASK_COLUMN]).column(0).to_pylist()
+    places = [_resolve(file, path) if path else None for path in paths]
+    return masks_at(places, f"the row's {MASK_COLUMN} is null"), False
 
-    A row with a path instead of bytes yields the location of its file, and a null row None. Raises
-    UserError.
+
+def read_group(
+    location: str, group: int, columns: Sequence[str], wanted: Sequence[int], batch: int = 16
+) -> Iterator[tuple[int, list[bytes | str | None]]]:
+    """(row, bytes in each column) of the wanted rows of a row group, in order.
+
+    ``batch`` rows are in memory at a time. A value with a path instead of bytes is the location of
+    its file, and a null None. Raises UserError.
     """
     rows, last = set(wanted), max(wanted)
     start = 0
     with open_parquet(location) as table:
-        for part in table.iter_batches(batch, row_groups=[group], columns=[column]):
+        for part in table.iter_batches(batch, row_groups=[group], columns=list(columns)):
             if start > last:
                 return
             for i in range(part.num_rows):
                 if start + i in rows:
-                    yield start + i, _photo(part.column(0)[i].as_py(), location)
+                    yield start + i, [_photo(part[name][i].as_py(), location) for name in columns]
             start += part.num_rows
 
 

@@ -22,6 +22,43 @@ LISTING = pa.schema(
         ("mtime", pa.int64()),
     ]
 )
+# Further columns where each photo has a mask of its own. mask: path or URI of its file; null where
+# the photo has none, for the reason mask_problem, and where a Parquet input holds it. mask_size,
+# mask_mtime: of the file.
+MASKS = pa.schema(
+    [
+        ("mask", pa.large_binary()),
+        ("mask_size", pa.int64()),
+        ("mask_mtime", pa.int64()),
+        ("mask_problem", pa.string()),
+    ]
+)
+
+
+def listing_names(table: pa.Table) -> list[str]:
+    """The columns of a manifest that say which photos, and which masks of them, it lists."""
+    return [*LISTING.names, *(name for name in MASKS.names if name in table.column_names)]
+
+
+def mask_table(
+    locations: Sequence[bytes | None],
+    stats: Sequence[tuple[int | None, int | None]],
+    problems: Sequence[str | None],
+) -> pa.Table:
+    """The columns ``MASKS``. stats: size and mtime by photo."""
+    sizes, times = ([s[i] for s in stats] for i in (0, 1))
+    columns = zip((locations, sizes, times, problems), MASKS.types, strict=True)
+    return pa.table([pa.array(values, kind) for values, kind in columns], schema=MASKS)
+
+
+def masks_at(locations: Sequence[str | None], missing: str) -> pa.Table:
+    """A ``mask_table`` of masks at paths or URIs. missing: the reason why a photo has none."""
+    at = [None if place is None else absolute(place) for place in locations]
+    return mask_table(
+        [None if place is None else _encode(place) for place in at],
+        [(None, None) if place is None else size_and_mtime(place) for place in at],
+        [missing if place is None else None for place in at],
+    )
 
 
 def size_and_mtime(location: str) -> tuple[int, int]:

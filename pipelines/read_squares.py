@@ -17,9 +17,11 @@ from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, photo_digest
 from pipelines.parquet_input import read_group
+from pipelines.photo_mask import read_photo_mask
 from pipelines.source import read_photo, row_photo
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
+MASK_NULL = "the row's mask is null"
 # A table is yielded at this size even if it has fewer rows than a model batch.
 MAX_TABLE_BYTES = 32 * 1024 * 1024
 
@@ -37,11 +39,15 @@ SQUARES = pa.schema(
         ("transparent", pa.bool_()),
         ("alpha", pa.large_binary()),
         ("exif", pa.large_binary()),
-        # Of the photo's bytes.
+        # Of the bytes of the photo and its mask.
         ("digest", pa.string()),
+        # Of ``PhotoMask``; null where there is none.
+        ("mask", pa.large_binary()),
+        ("mask_square", pa.large_binary()),
+        ("mask_sha256", pa.string()),
     ]
 )
-# Returns the bytes of a photo; can be pickled.
+# Returns the bytes of a photo or mask; can be pickled.
 Fetch = Callable[[], bytes]
 
 
@@ -55,18 +61,19 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     ready: list[dict[str, Any]] = []
     errors: list[OutputRecord] = []
     size = 0
-    for row, fetch in _fetchers(rows, job):
+    for row, fetch, fetch_mask in _fetchers(rows, job):
         if stopped(job.folder, job.run):
             break
         index = row["index"]
-        result = _read_with_timeout(fetch, job)
+        result = _read_with_timeout(fetch, fetch_mask, job.composites(todo[index]), job)
         if isinstance(result, dict):
             refused = _mask_errors(index, todo[index], result, job)
             errors += refused
             fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
             if fitting:
                 ready.append({"index": index, "todo": fitting, **result})
-                size += len(result["photo"] or b"") + sum(map(len, result["squares"]))
+                size += sum(len(result[name] or b"") for name in ("photo", "mask"))
+                size += sum(map(len, result["squares"]))
         else:
             errors += [OutputRecord(index, target, *result) for target in todo[index]]
         if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
@@ -80,54 +87,83 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
 def _mask_errors(
     index: int, targets: list[int], photo: dict[str, Any], job: JobSpec
 ) -> list[OutputRecord]:
-    """An error for each target with a mask of another shape than the photo's."""
+    """An error for each target with a mask that the photo lacks, or of another shape than its."""
     size, cropped = (photo["width"], photo["height"]), job.options.crop is not None
+    sizes = {name: mask.image().size for name, mask in job.masks.items()}
     records = []
     for target in targets:
-        names = [s.mask for s in job.targets[target].mix.styles if s.mask]
-        problems = {n: shape_problem(job.masks[n].size, size, cropped) for n in names}
+        if job.names_photo_mask(target) and photo["mask_problem"]:
+            records.append(OutputRecord(index, target, "mask", photo["mask_problem"]))
+            continue
+        names = [s.mask for s in job.targets[target].mix.styles if s.mask in sizes]
+        problems = {n: shape_problem(sizes[n], size, cropped) for n in names}
         found = next((f"mask {name} {text}" for name, text in problems.items() if text), None)
         if found:
             records.append(OutputRecord(index, target, "fit", found))
     return records
 
 
-def _fetchers(rows: list[dict[str, Any]], job: JobSpec) -> Iterator[tuple[dict[str, Any], Fetch]]:
-    """Each row with a function that returns its bytes; a Parquet row group is read in one pass."""
+def _fetchers(
+    rows: list[dict[str, Any]], job: JobSpec
+) -> Iterator[tuple[dict[str, Any], Fetch, Fetch | None]]:
+    """Each row with functions that return the bytes of its photo and of its mask, if it has one.
+
+    A Parquet row group is read in one pass.
+    """
     for row in (r for r in rows if r["row"] < 0):
-        yield row, partial(read_photo, os.fsdecode(row["path"]))
+        yield row, partial(read_photo, os.fsdecode(row["path"])), _mask_fetcher(row)
     groups: dict[tuple[bytes, int], dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["row"] >= 0:
             groups.setdefault((row["path"], row["group"]), {})[row["row"]] = row
+    masks = job.photo_masks.column if job.photo_masks else None
+    columns = [name for name in (job.image_column, masks) if name is not None]
     for (path, group), by_row in groups.items():
         try:
             wanted = list(by_row)
-            for number, data in read_group(os.fsdecode(path), group, job.image_column, wanted):
-                yield by_row.pop(number), partial(row_photo, data)
+            for number, (data, *mask) in read_group(os.fsdecode(path), group, columns, wanted):
+                row = by_row.pop(number)
+                own = partial(row_photo, mask[0], MASK_NULL) if mask else _mask_fetcher(row)
+                yield row, partial(row_photo, data), own
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             for row in by_row.values():
-                yield row, partial(row_photo, None, reason)
+                yield row, partial(row_photo, None, reason), None
 
 
-def _read_with_timeout(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
-    """A row of SQUARES without index and todo, or (stage, reason) of the failure."""
+def _mask_fetcher(row: dict[str, Any]) -> Fetch | None:
+    """Reads the mask file of a row of the manifest; None where the job has no masks of photos."""
+    if reason := row.get("mask_problem"):
+        return partial(row_photo, None, reason)
+    return partial(read_photo, os.fsdecode(row["mask"])) if row.get("mask") else None
+
+
+def _read_with_timeout(
+    fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec
+) -> dict[str, Any] | tuple[str, str]:
+    """A row of SQUARES without index and todo but with mask_problem, or (stage, reason) of the
+    failure. composited: whether masks leave parts of the photo as they are."""
     try:
-        return run_with_timeout(job.timeout, _read, fetch, job)
+        return run_with_timeout(job.timeout, _read, fetch, fetch_mask, composited, job)
     except (CallTimeoutError, WorkerCrashedError) as e:
         return "read", str(e)
 
 
-def _read(fetch: Fetch, job: JobSpec) -> dict[str, Any] | tuple[str, str]:
+def _read(
+    fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec
+) -> dict[str, Any] | tuple[str, str]:
     options = job.options
     stage = "read"
     try:
         data = fetch()
         stage = "decode"
-        fitted = fit_photo(data, job.square, options, keep_alpha=options.keeps_alpha)
+        fitted = fit_photo(
+            data, job.square, options, keep_alpha=options.keeps_alpha, masked=composited
+        )
         exif = kept_exif(data) if options.metadata == "keep" else None
-        return {**fitted.to_row(), "exif": exif, "digest": photo_digest(data)}
+        mask = read_photo_mask(fetch_mask, fitted.size, job)
+        digest = photo_digest(data, mask.file)
+        return {**fitted.to_row(), "exif": exif, "digest": digest, **mask.to_row()}
     except ImageError as e:
         return "fit" if isinstance(e, FitError) else stage, e.reason
     except UserError as e:

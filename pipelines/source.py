@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from osasis.images.listing import (
 )
 from pipelines.globs import explain_brackets, is_pattern, matching_files
 from pipelines.parquet_input import list_parquet
-from pipelines.photo_listing import absolute, listing_table, size_and_mtime
+from pipelines.photo_listing import absolute, listing_table, masks_at, size_and_mtime
 
 MAX_BYTES = 512 * 1024 * 1024
 PARQUET = ".parquet"
@@ -55,8 +55,9 @@ class Source:
 
     kind: "folder", "glob", "list", "photo", "uri" or "parquet". left_out: files that are not read,
     counted by kind. folder: where the keys start, as the input was given; "" where the keys are
-    paths themselves. Of a Parquet input: columns: its mix fields, by row; image_column: its column
-    of image bytes, or None if it holds paths; tables: its files, in order.
+    paths themselves. masks: a ``mask_table``, where each photo has a mask of its own. Of a Parquet
+    input: columns: its mix fields, by row; image_column, mask_column: its columns of image bytes,
+    or None if it holds paths; tables: its files, in order.
     """
 
     kind: str
@@ -66,6 +67,8 @@ class Source:
     tables: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     folder: str = ""
+    masks: pa.Table | None = None
+    mask_column: str | None = None
 
     @property
     def count(self) -> int:
@@ -85,7 +88,8 @@ class _Input:
         found = list_parquet(files, self.shown, self.column, self.row_fields)
         return Source(
             "parquet", found.listing, found.columns, found.image_column,
-            tuple(map(absolute, files)), left_out or Counter(),
+            tuple(map(absolute, files)), left_out or Counter(), masks=found.masks,
+            mask_column=found.mask_column,
         )  # fmt: skip
 
 
@@ -205,17 +209,26 @@ def _from_glob(pattern: str, what: _Input) -> Source:
 
 
 def _from_list(path: Path) -> Source:
-    """A file of paths (relative to its folder) or URIs; blank lines and # comments are skipped."""
+    """A file of paths (relative to its folder) or URIs; blank lines and # comments are skipped.
+
+    A line may have the path of the photo's mask behind a tab.
+    """
     lines = list(text_lines(read_text(path, "surrogateescape")))
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path}: the list is empty; write one path per line")
-    lines = [existing_location(line, path.parent) for line in lines]
+    masks = [line.partition("\t")[2].strip() for line in lines]
+    lines = [existing_location(line.partition("\t")[0].strip(), path.parent) for line in lines]
     locations = [line if URI.match(line) else str(path.parent / line) for line in lines]
     keys = [re.sub(URI, "", line) for line in lines]
     if any(Path(k).is_absolute() for k in keys):
         keys = _below_common(keys)
-    return _listed("list", keys, locations)
+    listed = _listed("list", keys, locations)
+    if not any(masks):
+        return listed
+    found = [existing_location(mask, path.parent) if mask else None for mask in masks]
+    at = [m if m is None or URI.match(m) else str(path.parent / m) for m in found]
+    return replace(listed, masks=masks_at(at, "the list names no mask of this photo"))
 
 
 def _below_common(keys: list[str]) -> list[str]:

@@ -79,7 +79,7 @@ class StylizeSquares:
 
             edit = load_text_edit(Path(job.text_edits) / str(name), self.base.fingerprint)
             self.text_edits[str(name)] = edit.direction.to(device)
-        self.masks = {name: _mask(m.png).to(device) for name, m in job.masks.items()}
+        self.masks = {name: mask.image() for name, mask in job.masks.items()}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if stopped(self.job.folder, self.job.run):
@@ -140,14 +140,6 @@ class StylizeSquares:
         return self.base.plan(mix, settings, self.job.options.precision)
 
 
-def _mask(png: bytes) -> Tensor:
-    """A greyscale PNG as (H, W) in [0, 1]."""
-    import torch
-
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        return torch.from_numpy(np.array(image)).float() / 255
-
-
 def _shape(row: dict[str, Any]) -> tuple[int, int]:
     """Width and height of the row's squares; (0, 0) without a face."""
     if not row["squares"]:
@@ -197,13 +189,15 @@ class _Batch:
         ``failed``.
         """
         size = self.actor.pass_size
-        recipes: dict[int, Recipe] = {}
+        recipes: dict[tuple[int, int], Recipe] = {}
         targets = list(self.plans)
-        for target in targets:
-            if (recipe := self._recipe(target)) is not None:
-                recipes[target] = recipe
+        for number, target in enumerate(targets):
+            found = self._recipes(target)
+            recipes |= found
             # Full-rank styles are large: one at a time.
-            if target == targets[-1] or len(recipes) == size or not (recipe and recipe.low_rank):
+            low_rank = bool(found) and all(recipe.low_rank for recipe in found.values())
+            waiting = len({t for t, _ in recipes})
+            if number == len(targets) - 1 or waiting == size or not low_rank:
                 yield from self._stylize_targets(recipes, size)
                 recipes = {}
 
@@ -217,18 +211,13 @@ class _Batch:
                 "arithmetic": [self.arithmetic(t) for t in row["todo"]],
             }
 
-    def _stylize_targets(self, recipes: dict[int, Recipe], size: int) -> Iterator[int]:
-        squares = [
-            (target, k, i)
-            for target in recipes
-            for k in self._lacking(target)
-            for i in self.spans[k]
-        ]
-        outputs = sum(len(self._lacking(target)) for target in recipes)
+    def _stylize_targets(self, recipes: dict[tuple[int, int], Recipe], size: int) -> Iterator[int]:
+        """recipes: by target and row."""
+        squares = [(target, k, i) for target, k in recipes for i in self.spans[k]]
         # Photos without a face have no squares, and are kept unchanged.
-        if unchanged := outputs - len({(target, k) for target, k, _ in squares}):
+        if unchanged := len(recipes) - len({(target, k) for target, k, _ in squares}):
             yield unchanged
-        for group in self.actor.base.groups([recipes[t] for t, _, _ in squares], size):
+        for group in self.actor.base.groups([recipes[t, k] for t, k, _ in squares], size):
             chosen = [squares[g] for g in group]
             self._stylize_group(chosen, recipes)
             self.images += len(chosen)
@@ -239,20 +228,59 @@ class _Batch:
         """The rows that lack a target."""
         return [k for k, row in enumerate(self.rows) if target in row["todo"]]
 
-    def _recipe(self, target: int) -> Recipe | None:
-        """The recipe of a target; None where it fails, which must not fail the other targets."""
-        actor = self.actor
+    def _recipes(self, target: int) -> dict[tuple[int, int], Recipe]:
+        """The recipes of a target by (target, row); rows with equal masks have the same one.
+
+        A failure is recorded, and must not fail other rows and targets.
+        """
+        found: dict[tuple[int, int], Recipe] = {}
+        made: dict[tuple[bytes, ...], Recipe | str] = {}
         for k in self._lacking(target):
             self.stylized[k, target] = [None] * len(self.spans[k])
-        try:
-            mix = actor.targets[target]
-            styles = {s.style: actor.style(s.style) for s in mix.styles}
-            return actor.base.recipe(
-                mix, styles, self.plans[target], masks=actor.masks, text_edits=actor.text_edits
-            )
-        except Exception as e:
-            self._fail(target, describe_failure(e))
-            return None
+            masks = self._square_masks(target, k)
+            key = tuple(mask.tobytes() for mask in masks.values())
+            if key not in made:
+                try:
+                    made[key] = self._recipe(target, masks)
+                except Exception as e:
+                    made[key] = describe_failure(e)
+            result = made[key]
+            if isinstance(result, str):
+                self.failed[k, target] = result
+            else:
+                found[target, k] = result
+        return found
+
+    def _square_masks(self, target: int, k: int) -> dict[str, Image.Image]:
+        """The masks of a target's mix on the square of a row, see ``shares_inside``."""
+        from osasis.images.decoding import read_png
+        from osasis.images.masks import fit_mask, shares_inside
+
+        row, job = self.rows[k], self.actor.job
+        names = [s.mask for s in job.targets[target].mix.styles]
+        size = row["width"], row["height"]
+        masks = {
+            name: fit_mask(self.actor.masks[name], job.square, job.options, size)
+            if name in self.actor.masks
+            else read_png(row["mask_square"], "L")
+            for name in names
+            if name
+        }
+        return shares_inside(masks, names)
+
+    def _recipe(self, target: int, masks: dict[str, Image.Image]) -> Recipe:
+        import torch
+
+        actor = self.actor
+        mix = actor.targets[target]
+        styles = {s.style: actor.style(s.style) for s in mix.styles}
+        tensors = {
+            name: torch.from_numpy(np.array(mask)).float().div(255).to(actor.base.device)
+            for name, mask in masks.items()
+        }
+        return actor.base.recipe(
+            mix, styles, self.plans[target], masks=tensors, text_edits=actor.text_edits
+        )
 
     def _fail(self, target: int, reason: str) -> None:
         """Record that a target fails for all rows."""
@@ -266,7 +294,7 @@ class _Batch:
         return "" if plan is None else plan.arithmetic
 
     def _stylize_group(
-        self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]
+        self, squares: list[tuple[int, int, int]], recipes: dict[tuple[int, int], Recipe]
     ) -> None:
         """Decode and store squares of one group, as (target, row, square)."""
         from osasis.images.decoding import png_bytes
@@ -291,14 +319,18 @@ class _Batch:
             else:
                 self.stylized[k, target][i - self.spans[k].start] = png
 
-    def _decode(self, squares: list[tuple[int, int, int]], recipes: dict[int, Recipe]) -> Tensor:
+    def _decode(
+        self, squares: list[tuple[int, int, int]], recipes: dict[tuple[int, int], Recipe]
+    ) -> Tensor:
         import torch
 
         rows = []
-        for target, group in groupby(squares, key=lambda square: square[0]):
-            encodings, place = self._encode(recipes[target].plan)
-            index = torch.tensor([place[i] for _, _, i in group], device=self.actor.base.device)
-            rows.append((encodings.take(index), recipes[target]))
+        for _, group in groupby(squares, key=lambda square: id(recipes[square[0], square[1]])):
+            members = list(group)
+            recipe = recipes[members[0][0], members[0][1]]
+            encodings, place = self._encode(recipe.plan)
+            index = torch.tensor([place[i] for _, _, i in members], device=self.actor.base.device)
+            rows.append((encodings.take(index), recipe))
         return self.actor.base.decode_rows(rows, pass_size=self.actor.pass_size).cpu()
 
     def _encode(self, plan: Plan) -> tuple[Encodings, dict[int, int]]:

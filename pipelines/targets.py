@@ -25,8 +25,9 @@ ROW_FIELDS = ("style", "styles", "weight", "weights", *MIX_FIELDS)
 class Targets:
     """The distinct targets of a job, their style versions, and the common base."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, home: Home, default_mask: str | None = None) -> None:
+        """default_mask: name of the mask that limits all styles of a mix without masks."""
+        self.home, self.default_mask = home, default_mask
         self.registry = RegistrySnapshot(home)
         self.versions: dict[str, StyleVersion] = {}
         self.targets: list[TargetSpec] = []
@@ -60,7 +61,13 @@ class Targets:
 
     def mix(self, shares: list[StyleShare], fields: dict[str, Any]) -> Mix:
         """The checked mix of these styles. Raises UserError."""
-        styles = [s.replace(style=self.style(s.style)).to_dict() for s in shares]
+        limited = any(s.mask for s in shares)
+        styles = [
+            s.replace(
+                style=self.style(s.style), mask=s.mask if limited else self.default_mask
+            ).to_dict()
+            for s in shares
+        ]
         mix = Mix.parse({"styles": styles, **fields})
         check_mix(mix, self._info)
         if mix.text_edit is not None:

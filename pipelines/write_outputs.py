@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 
 from factory.core.failures import describe_failure
 from osasis.arithmetic import Arithmetic
@@ -107,13 +108,22 @@ def _encode_output(
         _compositors[key] = Compositor(FittedPhoto.from_row(row), job.options)
     try:
         return encode_image(
-            _compositors[key].composite([read_png(s) for s in stylized]),
-            job.provenance(target, printable(listing["key"]), arithmetic, row["transparent"]),
+            _compositors[key].composite([read_png(s) for s in stylized], _masks(row, target, job)),
+            job.provenance(target, printable(listing["key"]), arithmetic, row),
             exif=row["exif"],
             embed=job.options.provenance != "none",
         )
     except (OSError, ValueError, ImageError, MemoryError) as e:
         return describe_failure(e)
+
+
+def _masks(row: dict[str, Any], target: int, job: JobSpec) -> list[Image.Image | None]:
+    """The masks of a target's styles; None for a style that covers the photo."""
+    own, masks = row["mask"], job.masks
+    return [
+        None if not s.mask else masks[s.mask].image() if s.mask in masks else read_png(own, "L")
+        for s in job.targets[target].mix.styles
+    ]
 
 
 def _write_part(

@@ -76,14 +76,17 @@ class PhotoStore:
             await self.state.put_photo.remote(owner, photo.key, photo.stored)
 
     async def fit(
-        self, photo: RequestPhoto, options: PhotoOptions, keep_alpha: bool
+        self, photo: RequestPhoto, options: PhotoOptions, keep_alpha: bool, masked: bool = False
     ) -> FittedPhoto:
-        """The photo's squares, from the cache or its file. Raises ApiError."""
-        key = json.dumps([photo.key, options.to_dict(), keep_alpha], sort_keys=True)
+        """The photo's squares, from the cache or its file. Raises ApiError.
+
+        masked: of ``fit_photo``.
+        """
+        key = json.dumps([photo.key, options.to_dict(), keep_alpha, masked], sort_keys=True)
         if (found := self._fitted.get(key)) is None:
             found = await self.in_thread(
                 fitted_photo, photo.stored.data, photo.field, self.square, options, keep_alpha,
-                self.limits,
+                self.limits, masked,
             )  # fmt: skip
             self._fitted.put(key, found)
         return found

@@ -27,7 +27,8 @@ QUALITY = 95  # of JPEG and WebP
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What a request's images are. mask_hashes: SHA-256 of the masks as sent, by name."""
+    """What a request's images are. masks: by name, as sent ("L"). mask_hashes: SHA-256 of their
+    files."""
 
     mix: Mix
     versions: dict[str, StyleVersion]
@@ -35,6 +36,7 @@ class AnswerOptions:
     format: ImageFormat
     photo: PhotoOptions
     provenance: ProvenanceLevel = "style"
+    masks: dict[str, Image.Image] = field(default_factory=dict)
     mask_hashes: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,7 +59,8 @@ class PhotoWork:
     def image(self, results: Sequence[Result]) -> tuple[bytes, Size]:
         """The encoded image with its provenance, and its width and height."""
         stylized = [Image.fromarray(result.image) for result in results]
-        image = Compositor(self.fitted, self.options.photo).composite(stylized)
+        masks = [self.options.masks[s.mask] if s.mask else None for s in self.options.mix.styles]
+        image = Compositor(self.fitted, self.options.photo).composite(stylized, masks)
         embed = self.options.provenance != "none"
         return encode_image(image, self.provenance(results), embed=embed), image.size
 

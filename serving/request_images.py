@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from osasis.images.faces import find_faces
 from osasis.images.fitting import FittedPhoto, fit_photo
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.kinds import HEAD_BYTES, kind_of
-from osasis.images.masks import fit_mask, read_mask
+from osasis.images.masks import fit_mask, read_mask, refuse_align, shares_inside
 from osasis.images.photo_options import PhotoOptions
 from osasis.images.transparency import separate_alpha
 from serving.config import Limits
@@ -39,17 +39,25 @@ PHOTO_CONTAINERS = ("JPEG", "HEIC")
 
 
 def fitted_photo(
-    data: bytes, field: str, square: int, options: PhotoOptions, keep_alpha: bool, limits: Limits
+    data: bytes,
+    field: str,
+    square: int,
+    options: PhotoOptions,
+    keep_alpha: bool,
+    limits: Limits,
+    masked: bool = False,
 ) -> FittedPhoto:
     """A client's photo, fitted to squares of ``square`` pixels. Raises ApiError.
 
     field: of the photo in the request. keep_alpha: whether the answer keeps its transparency.
+    masked: of ``fit_photo``.
     """
     check_header(data, field, limits)
     with _refused(field):
         found = fit_photo(
-            data, square, options, keep_alpha=keep_alpha, name=field, max_pixels=limits.pixels
-        )
+            data, square, options, keep_alpha=keep_alpha, masked=masked, name=field,
+            max_pixels=limits.pixels,
+        )  # fmt: skip
     if len(found.squares) > limits.faces:
         raise ApiError(422, f"{field} has {len(found.squares)} faces", field="fit", value="align",
                        allowed=f"at most {limits.faces} faces, or another fit")  # fmt: skip
@@ -72,15 +80,28 @@ def photo_faces(data: bytes, field: str, limits: Limits) -> tuple[Size, list[Squ
         return size, find_faces(separate_alpha(image, keep=True)[0])
 
 
-def mask_png(
-    data: bytes, field: str, square: int, options: PhotoOptions, limits: Limits
-) -> tuple[bytes, Size]:
-    """A mask as a grey PNG of ``square`` pixels, white where the style shows, and the size of its
-    file. Raises ApiError."""
+def client_mask(data: bytes, field: str, options: PhotoOptions, limits: Limits) -> Image.Image:
+    """A client's mask ("L"), white where the style shows. Raises ApiError."""
     check_header(data, field, limits)
     with _refused(field):
-        mask = read_mask(data, field, max_pixels=limits.pixels)
-        return png_bytes(fit_mask(mask, square, options)), mask.size
+        refuse_align(options)
+        return read_mask(data, field, max_pixels=limits.pixels)
+
+
+def square_masks(
+    masks: Mapping[str, Image.Image],
+    names: Sequence[str | None],
+    square: int,
+    options: PhotoOptions,
+    photo: Size,
+) -> dict[str, bytes]:
+    """The masks that compose a mix on a photo's square, see ``shares_inside``, as grey PNGs.
+
+    names: of the mix's styles. photo: its size. Raises ApiError.
+    """
+    with _refused("masks"):
+        fitted = {name: fit_mask(mask, square, options, photo) for name, mask in masks.items()}
+    return {name: png_bytes(mask) for name, mask in shares_inside(fitted, names).items()}
 
 
 @contextlib.contextmanager

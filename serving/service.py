@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from PIL import Image
 from torch import Tensor
 
 from factory.core.home import Home
@@ -41,7 +42,7 @@ from serving.errors import ApiError, invalid
 from serving.metrics import Counters
 from serving.photo_store import PhotoStore, RequestPhoto
 from serving.photo_work import AnswerOptions, PhotoWork
-from serving.request_images import mask_png
+from serving.request_images import client_mask, square_masks
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
 from serving.submissions import TaskStatus
@@ -128,45 +129,50 @@ class Service:
     ) -> list[PhotoWork]:
         """The work of each photo, with resolved styles, masks and text edit. Raises ApiError."""
         keep_alpha = request.keeps_alpha(kind)
-        fitted = await self.fit(photos, request.options, keep_alpha)
+        names = [share.mask for share in request.mix.styles]
+        fitted = await self.fit(photos, request.options, keep_alpha, all(names))
         masks = await self._read_masks(request, fitted)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
         options = AnswerOptions(
             request.mix, versions, self.info["fingerprint"], kind, request.options,
-            request.provenance, hashes,
+            request.provenance, masks, hashes,
         )  # fmt: skip
-        return [
-            PhotoWork(
-                photo.key, photo.stored.source, each,
-                tuple(ImageTask(s, request.mix, versions, masks, edit) for s in each.squares),
-                options,
+        works = []
+        for photo, each in zip(photos, fitted, strict=True):
+            on_square = await self.photos.in_thread(
+                square_masks, masks, names, self.image_size, request.options, each.size
             )
-            for photo, each in zip(photos, fitted, strict=True)
-        ]  # fmt: skip
+            tasks = (ImageTask(s, request.mix, versions, on_square, edit) for s in each.squares)
+            works.append(PhotoWork(photo.key, photo.stored.source, each, tuple(tasks), options))
+        return works
 
     async def fit(
-        self, photos: list[RequestPhoto], options: PhotoOptions, keep_alpha: bool
+        self,
+        photos: list[RequestPhoto],
+        options: PhotoOptions,
+        keep_alpha: bool,
+        masked: bool = False,
     ) -> list[FittedPhoto]:
-        """The photos as the base takes them. Raises ApiError."""
+        """The photos as the base takes them. masked: of ``fit_photo``. Raises ApiError."""
         try:
             check_fit(options, self.info)
         except InvalidInputError as e:
             raise invalid(e) from None
-        return [await self.photos.fit(photo, options, keep_alpha) for photo in photos]
+        return [await self.photos.fit(photo, options, keep_alpha, masked) for photo in photos]
 
     async def _read_masks(
         self, request: StylizeRequest, photos: list[FittedPhoto]
-    ) -> dict[str, bytes]:
-        """The masks by name, at the base's size. Raises ApiError."""
+    ) -> dict[str, Image.Image]:
+        """The masks ("L") by name. Raises ApiError."""
         masks, cropped = {}, request.options.crop is not None
         for name, data in request.masks.items():
             field = f"masks.{name}"
-            masks[name], size = await self.photos.in_thread(
-                mask_png, data, field, self.image_size, request.options, self.config.limits
+            masks[name] = await self.photos.in_thread(
+                client_mask, data, field, request.options, self.config.limits
             )
             for photo in photos:
-                if problem := shape_problem(size, photo.size, cropped):
+                if problem := shape_problem(masks[name].size, photo.size, cropped):
                     raise ApiError(422, f"{field} {problem}", field=field)
         return masks
 

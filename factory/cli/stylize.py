@@ -99,6 +99,15 @@ def stylize(
             metavar="NAME=FILE",
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        option(
+            MIX,
+            "Folder or URI with a mask for each photo, of the photo's name below it with any image "
+            "suffix. Mixes name it `photo`; one without masks is limited to it.",
+            metavar="DIR|URI",
+        ),
+    ] = None,
     size: Annotated[
         choices.OutputSize,
         option(OUTPUTS, "Size of the outputs: the photo's own, or the base's square."),
@@ -208,6 +217,7 @@ def stylize(
         no_face=no_face,
         precision=precision,
         masks=_mask_files(mask or []),
+        photo_masks=masks,
         image_column=image_column,
         workers=workers,
         readers=readers,

@@ -22,6 +22,7 @@ from osasis.images.geometry import (
     fit_whole,
     placement_for_fit,
 )
+from osasis.images.masks import coverage, fit_mask, mask_on_photo
 from osasis.images.photo_options import PhotoOptions
 from osasis.images.transparency import separate_alpha
 
@@ -90,14 +91,16 @@ def fit_photo(
     options: PhotoOptions,
     *,
     keep_alpha: bool,
+    masked: bool = False,
     name: str = "image",
     max_pixels: int = MAX_PIXELS,
 ) -> FittedPhoto:
     """Decode a photo and fit it to squares of ``square`` pixels.
 
-    data: content of the file. keep_alpha: whether the output keeps the photo's transparency. name:
-    of the photo, in errors. Raises ImageError for a file that cannot be read, FitError for a photo
-    without a face, a crop box beyond the photo, and a strip with fit ``whole``.
+    data: content of the file. keep_alpha: whether the output keeps the photo's transparency.
+    masked: whether masks leave parts of the photo as they are. name: of the photo, in errors.
+    Raises ImageError for a file that cannot be read, FitError for a photo without a face, a crop
+    box beyond the photo, and a strip with fit ``whole``.
     """
     whole = options.fit == "align" or (options.detail and options.size == "photo")
     target = None if whole or options.crop is not None else square
@@ -110,7 +113,7 @@ def fit_photo(
         alpha = _scaled(alpha, size, square, fit, box)
     need = photo_needed(size, fit, options.detail, box) if options.size == "photo" else ""
     photo = None
-    if need == "whole":
+    if need == "whole" or (masked and options.size == "photo"):
         photo = data
     elif need == "small":
         photo = png_bytes(downscaled_photo(image, square))
@@ -151,15 +154,40 @@ class Compositor:
     def __init__(self, fitted: FittedPhoto, options: PhotoOptions) -> None:
         self.fitted, self.options = fitted, options
         self._photo: Image.Image | None = None
+        # The photo's own colours, also below transparent pixels.
+        self._unchanged: Image.Image | None = None
         self._squares: list[Image.Image] | None = None
 
-    def composite(self, stylized: Sequence[Image.Image]) -> Image.Image:
-        """The output image. stylized: the base's output for each square, in order."""
+    def composite(
+        self, stylized: Sequence[Image.Image], masks: Sequence[Image.Image | None] = ()
+    ) -> Image.Image:
+        """The output image. stylized: the base's output for each square, in order.
+
+        masks: of the mix's styles, None for a style without one. Where all are 0, the output has
+        the photo's own pixels; this needs a photo that was fitted with ``masked``.
+        """
         image = self._opaque(stylized)
+        cover = coverage([None if m is None else self._mask(m, image.size) for m in masks])
+        if cover is not None:
+            image = Image.composite(image, self._outside(), cover)
         if self.fitted.alpha is not None:
             image = image.copy()
             image.putalpha(read_png(self.fitted.alpha, "L"))
         return image
+
+    def _mask(self, mask: Image.Image, output: Size) -> Image.Image:
+        """A mask at the output's size."""
+        if self.options.size == "base":
+            return fit_mask(mask, output[0], self.options, self.fitted.size)
+        return mask_on_photo(mask, output, self.options)
+
+    def _outside(self) -> Image.Image:
+        """The picture outside of all masks."""
+        if self.options.size == "base":
+            return read_png(self.fitted.squares[0])
+        if self._unchanged is None:
+            raise ValueError("the photo was fitted without masked; compositing by masks needs it")
+        return self._unchanged
 
     def _opaque(self, stylized: Sequence[Image.Image]) -> Image.Image:
         fitted = self.fitted
@@ -168,9 +196,20 @@ class Compositor:
         if self._squares is None:
             self._squares = [read_png(s) for s in fitted.squares]
             if fitted.photo is not None:
-                photo, _ = load_sized(fitted.photo, min_side=1, alpha=True)
-                self._photo, _ = separate_alpha(photo, keep=fitted.alpha is not None)
+                self._read_photo(fitted.photo)
         return composite_into_photo(
             fitted.size, fitted.fit, fitted.places, self._squares, stylized,
             photo=self._photo, detail=self.options.detail, box=fitted.box,
         )  # fmt: skip
+
+    def _read_photo(self, data: bytes) -> None:
+        """Decode the copy of the photo that the fit and masks need."""
+        fitted = self.fitted
+        image, _ = load_sized(data, min_side=1, alpha=True)
+        keep = fitted.alpha is not None
+        photo, _ = separate_alpha(image, keep)
+        if photo.size == fitted.size:
+            self._unchanged = image.convert("RGB") if keep else photo
+        if photo_needed(fitted.size, fitted.fit, self.options.detail, fitted.box) == "small":
+            photo = downscaled_photo(photo, read_png(fitted.squares[0]).width)
+        self._photo = photo

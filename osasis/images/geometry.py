@@ -129,17 +129,26 @@ def pad_box(photo: Size, square: int) -> tuple[tuple[int, int], Size]:
     return ((square - inner[0]) // 2, (square - inner[1]) // 2), inner
 
 
-def fit_whole(image: Image.Image, photo: Size, square: int) -> Image.Image:
+def fit_whole(
+    image: Image.Image,
+    photo: Size,
+    square: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """An image of a photo of this size, or its mask, in the photo's shape: fit ``whole``.
 
     The shorter side has ``square`` pixels, and both sides are multiples of ``WHOLE_MULTIPLE``.
     """
     size = working_size(photo, square, WHOLE_MULTIPLE)
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return image.resize(size, resample, reducing_gap=3.0)
 
 
 def fit_square(
-    image: Image.Image, size: int, fit: str = "crop", box: Box | None = None
+    image: Image.Image,
+    size: int,
+    fit: str = "crop",
+    box: Box | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Image.Image:
     """Fit an image to ``size`` x ``size`` pixels. Mode "L" (a mask) is kept; others become "RGB".
 
@@ -164,7 +173,7 @@ def fit_square(
     elif fit == "pad":
         _, inner = pad_box(image.size, size)
     # reducing_gap: Pillow averages whole blocks first, which is several times faster.
-    scaled = image.resize(inner, Image.Resampling.LANCZOS, box=part, reducing_gap=3.0)
+    scaled = image.resize(inner, resample, box=part, reducing_gap=3.0)
     if inner != (size, size):
         gaps = [((size - n) // 2, size - n - (size - n) // 2) for n in reversed(inner)]
         pixels = np.asarray(scaled)

@@ -1,48 +1,43 @@
-"""Mask files: which part of a picture is the mask, and whether a mask fits a photo."""
+"""Masks: which part of a file is the mask, whether it fits a photo, and where it lies on it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import MAX_PIXELS, load_sized
-from osasis.images.geometry import Size, fit_square, fit_whole
+from osasis.images.geometry import Size, crop_box, fit_square, fit_whole, pad_box
 from osasis.images.photo_options import PhotoOptions
 
 # Differences of lightness and alpha up to this many of 255 are a lossy file's, not a meaning.
 TOLERANCE = 16
 # Aspect ratios may differ by this share, as those of scaled copies do.
 ASPECT_TOLERANCE = 0.02
+# Sharper filters ring, so that pixels outside of a mask would not be 0.
+FILTER = Image.Resampling.BILINEAR
 
 
-@dataclass(frozen=True)
-class Mask:
-    """A decoded mask. image: "L", white where the style shows. size: of the file, in pixels."""
-
-    image: Image.Image
-    size: Size
-
-
-def read_mask(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Mask:
-    """Read a mask from the bytes of an image file. name: of the mask, in errors.
+def read_mask(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a mask ("L", white where the style shows) from the bytes of an image file.
 
     Where the alpha channel varies, it is the mask: the style shows where the file is opaque. Else
-    the lightness is the mask. Raises ImageError for a file that cannot be read, and for one whose
-    opaque part is black or of several tones, so that its lightness contradicts its alpha channel.
+    the lightness is the mask. name: of the mask, in errors. Raises ImageError for a file that
+    cannot be read, and for one whose opaque part is black or of several tones, so that its
+    lightness contradicts its alpha channel.
     """
-    image, size = load_sized(data, name=name, max_pixels=max_pixels, alpha=True)
+    image, _ = load_sized(data, name=name, max_pixels=max_pixels, alpha=True)
     if image.mode != "RGBA":
-        return Mask(image.convert("L"), size)
+        return image.convert("L")
     alpha = image.getchannel("A")
     lightness = image.convert("RGB").convert("L")
     lowest, highest = alpha.getextrema()
     if lowest == highest:
         if highest == 0:
             raise ImageError(name, f"the mask is transparent everywhere; {_REMEDY}")
-        return Mask(lightness, size)
+        return lightness
     found = _contradiction(np.asarray(alpha), np.asarray(lightness))
     if found:
         raise ImageError(
@@ -50,7 +45,7 @@ def read_mask(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Mask:
             f"the mask has transparency, and {found}: it may mean that the style shows where the "
             f"mask is opaque, or where it is {_OTHER[found]}; {_REMEDY}",
         )
-    return Mask(alpha, size)
+    return alpha
 
 
 _BLACK, _TONES = "its opaque part is black", "its opaque part has several tones"
@@ -71,20 +66,80 @@ def _contradiction(alpha: np.ndarray, lightness: np.ndarray) -> str:
     return "" if difference.max() <= TOLERANCE else _TONES
 
 
-def fit_mask(mask: Mask, square: int, options: PhotoOptions) -> Image.Image:
-    """The mask ("L") of the base's square, of ``square`` pixels; with fit ``whole`` of its shape.
-
-    A mask is fitted like the photo; a square mask is the mask of the base's square itself. Raises
-    ImageError for a crop box beyond the mask, UserError with fit ``align``.
-    """
+def refuse_align(options: PhotoOptions) -> None:
+    """Raise UserError for masks with fit ``align``, which may have several squares in a photo."""
     if options.fit == "align":
         raise UserError("masks cannot be combined with fit align; choose another fit")
-    if mask.size[0] == mask.size[1]:
-        return fit_square(mask.image, square)
+
+
+def fit_mask(mask: Image.Image, square: int, options: PhotoOptions, photo: Size) -> Image.Image:
+    """The mask ("L") of the base's square, of ``square`` pixels; with fit ``whole`` of its shape.
+
+    photo: the photo's size. A mask is fitted like the photo; a square mask that has not the photo's size is the mask of the
+    base's square itself. Raises ImageError for a crop box beyond the mask, UserError with fit
+    ``align``.
+    """
+    refuse_align(options)
     if options.fit == "whole":
-        return fit_whole(mask.image, mask.size, square)
+        return fit_whole(mask, photo, square, FILTER)
+    if mask.size[0] == mask.size[1] and mask.size != photo:
+        return fit_square(mask, square, resample=FILTER)
     box = None if options.crop is None else options.crop.within(mask.size, "the mask")
-    return fit_square(mask.image, square, options.fit, box)
+    return fit_square(mask, square, options.fit, box, FILTER)
+
+
+def mask_on_photo(mask: Image.Image, photo: Size, options: PhotoOptions) -> Image.Image:
+    """The mask ("L") at the photo's size.
+
+    A square mask that has not the photo's size is the mask of the base's square; beyond the square
+    of fit ``crop``, its border is continued. Raises ImageError for a crop box beyond the photo.
+    """
+    if mask.size == photo:
+        return mask
+    if mask.width != mask.height or options.fit in ("resize", "whole"):
+        return mask.resize(photo, FILTER, reducing_gap=3.0)
+    if options.fit == "pad":
+        (left, top), (width, height) = pad_box(photo, mask.width)
+        inner = (left, top, left + width, top + height)
+        return mask.resize(photo, FILTER, box=inner, reducing_gap=3.0)
+    box = crop_box(photo) if options.crop is None else options.crop.within(photo, "the photo")
+    left, top, side = box
+    inside = np.asarray(mask.resize((side, side), FILTER, reducing_gap=3.0))
+    around = ((top, photo[1] - top - side), (left, photo[0] - left - side))
+    return Image.fromarray(np.pad(inside, around, mode="edge"))
+
+
+def coverage(masks: Sequence[Image.Image | None]) -> Image.Image | None:
+    """The largest value of masks ("L", of one size) at each pixel; None where one is None, which
+    stands for the whole picture."""
+    found: Image.Image | None = None
+    for mask in masks:
+        if mask is None:
+            return None
+        found = mask if found is None else ImageChops.lighter(found, mask)
+    return found
+
+
+def shares_inside(
+    masks: Mapping[str, Image.Image], names: Sequence[str | None]
+) -> dict[str, Image.Image]:
+    """The masks by which a mix composes its styles, each relative to the coverage of all.
+
+    Their largest value is 255 wherever the photo is covered at all, so that soft borders are
+    stylized completely: compositing then blends them with the photo once, at its own resolution.
+
+    masks: "L", of one size. names: of the mix's styles; None for a style without a mask, which
+    covers the picture, so that the masks are returned as they are.
+    """
+    used = {name: masks[name] for name in names if name is not None}
+    if not used or None in names:
+        return used
+    pixels = {name: np.asarray(mask, np.float32) for name, mask in used.items()}
+    whole = np.maximum.reduce(list(pixels.values())).clip(min=1)
+    return {
+        name: Image.fromarray((values * 255 / whole).round().astype(np.uint8))
+        for name, values in pixels.items()
+    }
 
 
 def shape_problem(mask: Size, photo: Size, cropped: bool = False) -> str:

@@ -80,7 +80,7 @@ def run(home: Path, tmp_path: Path) -> Run:
             timeout=timeout,
             batch=4,
             options=chosen,
-            masks=read_masks({"m": mask}, targets, chosen, SIZE) if mask else {},
+            masks=read_masks({"m": mask}, targets, chosen) if mask else {},
             input=corpus.folder,
         )
         actor = StylizeSquares(job, "cpu", pass_size)

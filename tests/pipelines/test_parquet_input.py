@@ -58,8 +58,8 @@ def test_bytes(layout: str, tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     source = open_source(tmp_path / "a.parquet")
     assert (source.image_column, source.count) == ("image", 4)
-    rows = list(read_group(str(tmp_path / "a.parquet"), 1, "image", [0, 1]))
-    assert rows == [(0, b"1"), (1, None)]
+    rows = list(read_group(str(tmp_path / "a.parquet"), 1, ["image"], [0, 1]))
+    assert rows == [(0, [b"1"]), (1, [None])]
 
 
 def test_rows_of_hugging_face_datasets(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_rows_of_hugging_face_datasets(tmp_path: Path) -> None:
     source = open_source(tmp_path / "hf.parquet")
     names = [b"a.png", b"b.png", b"gone.png", b"000003", b"000004", b"000005"]
     assert source.listing["key"].to_pylist() == names
-    found = [f for _, f in read_group(str(tmp_path / "hf.parquet"), 0, "image", range(6))]
+    found = [f for _, (f,) in read_group(str(tmp_path / "hf.parquet"), 0, ["image"], range(6))]
     assert found == [b"1", f"{tmp_path}/b.png", f"{tmp_path}/gone.png", b"2", None, None]
     assert row_photo(found[0]) == b"1"
     assert row_photo(found[1]) == (tmp_path / "b.png").read_bytes()

@@ -107,7 +107,7 @@ def test_parquet_of_bytes_and_of_paths(folder: Path, tmp_path: Path) -> None:
     assert (source.image_column, source.columns) == ("image", {"strength": [0.5, None]})
     assert keys(source) == ["7", "8"]
     assert source.listing["group"].to_pylist() == [0, 1]
-    assert list(read_group(str(tmp_path / "bytes.parquet"), 1, "image", [0])) == [(0, data[1])]
+    assert list(read_group(str(tmp_path / "bytes.parquet"), 1, ["image"], [0])) == [(0, [data[1]])]
     pq.write_table(pa.table({"file": ["in/b.png"]}), tmp_path / "paths.parquet")
     source = open_source(tmp_path / "paths.parquet")
     assert source.image_column is None

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from osasis.errors import ImageError
-from osasis.images.masks import read_mask, shape_problem
+from osasis.images.masks import (
+    coverage,
+    fit_mask,
+    mask_on_photo,
+    read_mask,
+    shape_problem,
+    shares_inside,
+)
+from osasis.images.photo_options import PhotoOptions
 from tests.osasis.images.odd_pictures import encode
 
 SQUARE = np.zeros((32, 32), bool)
@@ -21,8 +29,8 @@ def mask(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
 
 def meaning(image: Image.Image, kind: str = "PNG", **options: object) -> np.ndarray:
     found = read_mask(encode(image, kind, **options), "masks.a")
-    assert found.size == image.size and found.image.mode == "L"
-    return np.asarray(found.image)
+    assert found.size == image.size and found.mode == "L"
+    return np.asarray(found)
 
 
 @pytest.mark.parametrize(
@@ -114,3 +122,49 @@ def test_a_mask_of_another_shape_is_refused(
         f"has 300x200 pixels, but the photo has {photo[0]}x{photo[1]}; give the mask the photo's "
         "aspect ratio, or make it square for the base's square"
     )
+
+
+def grey(values: list[list[int]]) -> Image.Image:
+    return Image.fromarray(np.array(values, np.uint8))
+
+
+def test_a_mask_of_the_photos_size_is_its_mask_even_where_it_is_square() -> None:
+    """Another square mask is the mask of the base's square."""
+    options = PhotoOptions.parse({"crop": "16,16,16"})
+    whole = Image.fromarray(np.where(SQUARE, 255, 0).astype(np.uint8))
+    assert mask_on_photo(whole, (32, 32), options) is whole
+    part = np.asarray(fit_mask(whole, 16, options, (32, 32)))
+    assert (part[:8, :8].min(), part[8:].max()) == (255, 0)
+    small = whole.resize((16, 16))
+    np.testing.assert_array_equal(fit_mask(small, 16, options, (32, 32)), small)
+    placed = np.asarray(mask_on_photo(small, (32, 32), options))
+    np.testing.assert_array_equal(placed[16:, 16:], small)
+    assert not placed[:16].any()
+
+
+@pytest.mark.parametrize(
+    ("fit", "want"),
+    [
+        ("resize", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
+        # The square is columns 1 to 3, and its border is continued.
+        ("crop", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
+        ("pad", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
+    ],
+)
+def test_a_square_mask_lies_where_the_square_is(fit: str, want: np.ndarray) -> None:
+    mask = Image.fromarray(np.tile(np.repeat([0, 255], 300), (600, 1)).astype(np.uint8))
+    found = np.asarray(mask_on_photo(mask, (600, 300), PhotoOptions.parse({"fit": fit})))
+    np.testing.assert_array_equal(found[50::100, 50::100], want)
+
+
+def test_composing_masks_are_relative_to_what_they_cover() -> None:
+    """So that the stylization is complete wherever compositing shows any of it."""
+    a, b = grey([[0, 50, 200, 255]]), grey([[0, 100, 0, 255]])
+    cover = coverage([a, b])
+    assert cover is not None and np.asarray(cover).tolist() == [[0, 100, 200, 255]]
+    inside = shares_inside({"a": a, "b": b}, ["a", "b"])
+    assert np.asarray(inside["a"]).tolist() == [[0, 128, 255, 255]]
+    assert np.asarray(inside["b"]).tolist() == [[0, 255, 0, 255]]
+    # A style without a mask covers the picture: nothing is composited.
+    assert shares_inside({"a": a}, ["a", None]) == {"a": a}
+    assert coverage([a, None]) is None

@@ -1,0 +1,269 @@
+"""A mask for each photo of a corpus: where it is found, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from factory.core.home import Home
+from osasis.bundles.base import load_base
+from osasis.bundles.provenance import read_provenance
+from osasis.errors import UserError
+from osasis.mix import StyleShare
+from osasis.validation import InvalidInputError
+from pipelines.corpus import with_masks
+from pipelines.corpus_run import CorpusRun
+from pipelines.job_folder import JobFolder
+from pipelines.job_revision import InputChanges, known_names, take_up
+from pipelines.job_spec import PHOTO_MASK, PhotoMasks
+from pipelines.manifest import build_manifest
+from pipelines.masks import photo_mask_files, read_masks
+from pipelines.options import OutputOptions
+from pipelines.read_squares import READ_TASK, read_squares
+from pipelines.source import open_source
+from pipelines.stylize_squares import StylizeSquares
+from pipelines.targets import Targets
+from pipelines.write_outputs import write_outputs
+from tests.pipelines.conftest import written
+from tests.tiny import picture
+
+LEFT = np.zeros((60, 90), np.uint8)
+LEFT[:, :30] = 255
+LEFT[:, 30:40] = np.linspace(230, 20, 10)  # a soft border
+Made = tuple[JobFolder, InputChanges | None, list[str]]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    picture(1, (90, 60)).save(folder / "a.png")
+    transparent = picture(2, (90, 60)).convert("RGBA")
+    transparent.paste((7, 200, 9, 100), (50, 10, 70, 50))
+    transparent.save(folder / "sub" / "b.png")
+    return folder
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    folder = tmp_path / "masks"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.webp").write_bytes(png(LEFT))
+    (folder / "sub" / "b.png").write_bytes(png(LEFT))
+    return folder
+
+
+@pytest.fixture
+def run(gallery: Home, tmp_path: Path) -> Callable[..., Made]:
+    """A job in style oil without Ray; returns its folder, the changes and the photos it made."""
+
+    def go(source: Path, masks: Path | None = None, **options: Any) -> Made:
+        chosen = OutputOptions.parse({k: v for k, v in options.items() if k != "mix"})
+        corpus = with_masks(open_source(source), masks)
+        own = None if corpus.masks is None else PhotoMasks(column=corpus.mask_column)
+        targets = Targets(gallery, PHOTO_MASK if own else None)
+        targets.add([StyleShare(style="oil")], options.get("mix", {}))
+        fixed = read_masks({}, targets.targets, chosen, own is not None)
+        folder = JobFolder(tmp_path / "out")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        job = CorpusRun(gallery, chosen, corpus, targets, fixed, own, folder, None)
+        names = job.output_names(known_names(folder.path))
+        manifest = build_manifest(corpus, [[0]] * corpus.count, {}, names)
+        changes = take_up(folder, job.fingerprint(manifest), manifest)
+        folder.open(job.fingerprint(manifest), manifest)
+        todo = [{"index": i, "todo": t} for i, t in folder.missing()]
+        actor = StylizeSquares(job.spec, "cpu")
+        for squares in read_squares(pa.Table.from_pylist(todo, schema=READ_TASK), job.spec):
+            write_outputs(actor(squares), job.spec)
+        folder.merge_records()
+        keys = manifest["key"].to_pylist()
+        return folder, changes, [keys[t["index"]].decode() for t in todo]
+
+    return go
+
+
+def pixels(image: Path | bytes, mode: str = "RGBA") -> np.ndarray:
+    source = io.BytesIO(image) if isinstance(image, bytes) else image
+    return np.asarray(Image.open(source).convert(mode)).astype(int)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"detail": True}, {"fit": "pad"}, {"fit": "resize"}, {"crop": "10,5,40"}],
+    ids=str,
+)
+def test_a_photo_is_itself_where_its_mask_is_0(
+    run: Callable[..., Made], photos: Path, masks: Path, options: dict[str, Any]
+) -> None:
+    """Pixel by pixel at the photo's size, also the colours below transparent pixels."""
+    folder, _, _ = run(photos, masks, **options)
+    assert folder.failures == {}
+    files = written(folder.output)
+    assert set(files) == {"oil/a.png", "oil/sub/b.png"}
+    for name, photo in (("oil/a.png", "a.png"), ("oil/sub/b.png", "sub/b.png")):
+        found, before = pixels(files[name]), pixels(photos / photo)
+        assert found.shape == (60, 90, 4)
+        np.testing.assert_array_equal(found[LEFT == 0], before[LEFT == 0])
+        assert np.abs(found - before)[LEFT == 255].mean() > 4
+    told = read_provenance(files["oil/a.png"])
+    assert told is not None and told.mix.styles[0].mask == PHOTO_MASK
+    assert len(told.masks[PHOTO_MASK]) == 64
+
+
+def test_a_soft_border_blends_photo_and_stylization_once(
+    run: Callable[..., Made], photos: Path, masks: Path
+) -> None:
+    folder, _, _ = run(photos, masks)
+    soft = pixels(folder.output / "oil" / "a.png", "RGB")
+    (masks / "a.webp").write_bytes(png(np.where(LEFT > 0, 255, 0).astype(np.uint8)))
+    _, _, made = run(photos, masks)
+    hard = pixels(folder.output / "oil" / "a.png", "RGB")
+    assert made == ["a.png"]
+    share = LEFT[..., None] / 255
+    want = share * hard + (1 - share) * pixels(photos / "a.png", "RGB")
+    assert np.abs(soft - want).max() <= 1.0
+
+
+def test_outputs_of_the_bases_size_have_the_squares_own_pixels(
+    run: Callable[..., Made], photos: Path, masks: Path
+) -> None:
+    (masks / "a.webp").write_bytes(png(np.zeros_like(LEFT)))
+    folder, _, _ = run(photos / "a.png", masks, size="base", fit="resize")
+    want = Image.open(photos / "a.png").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    found = pixels(folder.output / "oil" / "a.png", "RGB")
+    np.testing.assert_array_equal(found, np.asarray(want))
+
+
+def test_photos_without_a_mask_are_rows_of_errors_that_name_it(
+    run: Callable[..., Made], photos: Path, masks: Path
+) -> None:
+    (masks / "sub" / "b.png").unlink()
+    picture(3, (90, 60)).save(photos / "c.png")
+    (masks / "c.png").write_bytes(b"no image")
+    picture(4, (90, 60)).save(photos / "d.png")
+    (masks / "d.png").write_bytes(png(np.zeros((60, 50), np.uint8)))
+    (masks / "e.jpg").write_bytes(png(LEFT))
+    (masks / "e.png").write_bytes(png(LEFT))
+    picture(5, (90, 60)).save(photos / "e.png")
+    folder, _, _ = run(photos, masks)
+    assert set(written(folder.output)) == {"oil/a.png"}
+    rows = {row["path"].rpartition("/")[2]: row for row in folder.error_rows(_targets(folder))}
+    assert {row["stage"] for row in rows.values()} == {"mask"}
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "b.png": f"no mask sub/b.png in {masks} (nor with another image suffix)",
+        "c.png": "not an image; PNG, JPEG, WEBP, GIF, TIFF, BMP, PPM and AVIF files are read",
+        "d.png": "the mask has 50x60 pixels, but the photo has 90x60; give the mask the photo's "
+        "aspect ratio, or make it square for the base's square",
+        "e.png": f"several masks in {masks}: e.jpg, e.png; keep one of them",
+    }
+
+
+def _targets(folder: JobFolder) -> list[Any]:
+    from osasis.mix import Mix
+    from pipelines.job_spec import TargetSpec
+
+    return [TargetSpec(label="oil", mix=Mix.of("oil"))]
+
+
+def test_a_changed_mask_makes_its_outputs_again(
+    run: Callable[..., Made], photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    first, _, made = run(photos, masks)
+    before = written(first.output)
+    assert made == ["a.png", "sub/b.png"]
+    (masks / "a.webp").write_bytes(png(255 - LEFT))
+    (masks / "sub" / "b.png").touch()
+    folder, changes, made = run(photos, masks)
+    assert (changes, made) == (InputChanges(changed=("a.png",), touched=1), ["a.png"])
+    after = written(folder.output)
+    assert after["oil/sub/b.png"] == before["oil/sub/b.png"]
+    assert after["oil/a.png"] != before["oil/a.png"]
+    # A missing mask that is given later.
+    (masks / "a.webp").rename(tmp_path / "kept.png")
+    assert run(photos, masks)[0].count(2) == 1
+    (tmp_path / "kept.png").rename(masks / "a.png")
+    folder, _, made = run(photos, masks)
+    assert (made, folder.failures, written(folder.output)) == (["a.png"], {}, after)
+    with pytest.raises(UserError, match=r"input: a mask for each photo before, no masks of"):
+        run(photos)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "paths", "paths of masks only", "list"])
+def test_masks_that_the_input_names(
+    kind: str, run: Callable[..., Made], photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    """A column `mask` of a Parquet input, or a second column of a list."""
+    of_files, _, _ = run(photos, masks)
+    want = {name.rpartition("/")[2]: pixels(d) for name, d in written(of_files.output).items()}
+    (tmp_path / "out").rename(tmp_path / "of files")
+    names, files = ["a.png", "b.png"], [photos / "a.png", photos / "sub" / "b.png"]
+    places = ["masks/a.webp", "masks/sub/b.png"]
+    source = tmp_path / "input.parquet"
+    if kind == "list":
+        source = tmp_path / "input.txt"
+        lines = [f"photos/{f.relative_to(photos)}\t{m}" for f, m in zip(files, places, strict=True)]
+        source.write_text("\n".join(["# photos and their masks", *lines]))
+    else:
+        of_bytes = [f.read_bytes() for f in files]
+        columns: dict[str, Any] = {"name": names, "image": of_bytes}
+        columns["mask"] = [(tmp_path / m).read_bytes() for m in places]
+        if kind != "bytes":
+            columns["mask"] = places
+        if kind == "paths":
+            columns = {"path": [str(f) for f in files], "mask": places}
+        if kind == "bytes":
+            columns = {name: [*values, values[0]] for name, values in columns.items()}
+            columns["name"][2], columns["mask"][2] = "c.png", None
+        pq.write_table(pa.table(columns), source)
+    folder, _, _ = run(source)
+    found = {name.rpartition("/")[2]: pixels(d) for name, d in written(folder.output).items()}
+    assert found.keys() == want.keys()
+    for name, image in want.items():
+        np.testing.assert_array_equal(found[name], image)
+    reasons = [f.reason for f in folder.failures.values()]
+    assert reasons == (["the row's mask is null"] if kind == "bytes" else [])
+
+
+def test_masks_that_are_no_masks_of_photos_are_refused(
+    gallery: Home, photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"--masks .*a\.png: is a photo; give a folder of masks"):
+        photo_mask_files(photos / "a.png", [b"a.png"])
+    with pytest.raises(UserError, match="is inside the input"):
+        with_masks(open_source(photos), photos / "sub")
+    table = pa.table({"path": [str(photos / "a.png")], "mask": [1]})
+    pq.write_table(table, tmp_path / "numbers.parquet")
+    with pytest.raises(UserError, match="column 'mask' is int64; the mask of each photo must be"):
+        open_source(tmp_path / "numbers.parquet")
+    pq.write_table(table.set_column(1, "mask", [["a.png"]]), tmp_path / "paths.parquet")
+    with pytest.raises(UserError, match="both by --masks and in the input"):
+        with_masks(open_source(tmp_path / "paths.parquet"), masks)
+    targets = Targets(gallery, PHOTO_MASK)
+    targets.add([StyleShare(style="oil")], {})
+    with pytest.raises(UserError, match="masks cannot be combined with fit align"):
+        read_masks({}, targets.targets, OutputOptions(fit="align"), True)
+    with pytest.raises(InvalidInputError, match="'photo' is the mask of each photo"):
+        read_masks({PHOTO_MASK: masks / "a.webp"}, targets.targets, OutputOptions(), True)
+
+
+def test_a_mix_limits_single_styles_to_the_photos_mask(gallery: Home) -> None:
+    targets = Targets(gallery, PHOTO_MASK)
+    index = targets.add([StyleShare(style="oil", mask=PHOTO_MASK), StyleShare(style="ink")], {})
+    assert [s.mask for s in targets.targets[index].mix.styles] == [PHOTO_MASK, None]
+    index = targets.add([StyleShare(style="oil"), StyleShare(style="ink")], {})
+    assert [s.mask for s in targets.targets[index].mix.styles] == [PHOTO_MASK] * 2
+    assert load_base(gallery.bases / "tiny").config.image_size == 32
