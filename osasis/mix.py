@@ -19,6 +19,8 @@ Window = Annotated[float, Field(ge=0, le=1000)]
 # Fields of the mix, and of its styles, that OSASIS does not have.
 DIFFSTYLER_FIELDS = ("guidance", "negative_prompt", "attention_window", "feature_window")
 DIFFSTYLER_SHARE_FIELDS = ("guidance", "start", "end")
+# Name of the mask that each photo of a corpus has of its own.
+PHOTO_MASK = "photo"
 
 
 class StyleShare(InputModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from PIL import Image
 from factory.core.html import render_report
 from osasis.bundles.provenance import source_name
 from osasis.errors import UserError
-from osasis.images.decoding import load_image
+from osasis.images.decoding import load_image, load_sized
 from osasis.mix import Mix
 from osasis.storage import write_atomic
 from pipelines.job_folder import DONE, JobFolder, part_path
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import printable
-from pipelines.parquet_input import read_group
 from pipelines.parquet_output import read_parts
+from pipelines.photo_mask import read_photo_mask
+from pipelines.read_squares import fetchers
 from pipelines.result import StylizeResult
-from pipelines.source import read_photo, row_photo
 
 # Most rows, columns and error reasons of a sheet.
 MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20
@@ -70,6 +69,7 @@ def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder:
         title=f"{_count(result.images, 'image')} of {_count(result.photos, 'photo')}",
         meta=", ".join(result.styles),
         stats=_stats(result),
+        masked=job.photo_masks is not None,
         targets=[(job.targets[t].label, _mix_text(job.targets[t].mix)) for t in targets],
         rows=rows,
         footnote=_footnote(result, len(rows), len(targets), len(job.targets)),
@@ -86,7 +86,10 @@ def _sheet_row(
     folder: JobFolder,
 ) -> Row:
     listing = {n: folder.manifest[n][index].as_py() for n in folder.manifest.column_names}
-    cells = [Cell("the photo", _thumbnail(_read_photo(listing, job)))]
+    photo, mask = _photo_and_mask(listing, job)
+    cells = [Cell("the photo", _thumbnail(photo))]
+    if job.photo_masks is not None:
+        cells.append(Cell("its mask", _thumbnail(mask)))
     for target in targets:
         if target in listing["targets"] and folder.done(index, target):
             data = tables.get((index, target)) if tables else _read_output(job, listing, target)
@@ -124,17 +127,18 @@ def _spread(items: Sequence[int], most: int) -> list[int]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _read_photo(listing: dict[str, Any], job: JobSpec) -> bytes | None:
-    location = os.fsdecode(listing["path"])
-    try:
-        if listing["row"] < 0:
-            return read_photo(location)
-        columns = [job.image_column] if job.image_column else []
-        for _, found in read_group(location, listing["group"], columns, [listing["row"]]):
-            return row_photo(found[0])
-    except (UserError, OSError):
-        pass
-    return None
+def _photo_and_mask(row: dict[str, Any], job: JobSpec) -> tuple[bytes | None, bytes | None]:
+    """A photo's bytes, and its mask as a PNG; a proposed mask is made again, with equal pixels."""
+    for _, fetch, fetch_mask in fetchers([row], job):
+        try:
+            photo = fetch()
+            if job.photo_masks is None:
+                return photo, None
+            size = load_sized(photo, target=THUMBNAIL_SIDE)[1]
+        except (UserError, OSError):
+            break
+        return photo, read_photo_mask(photo, fetch_mask, size, job).png
+    return None, None
 
 
 def _read_output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | None:

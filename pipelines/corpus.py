@@ -19,12 +19,12 @@ from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
 from factory.methods import check_fit, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
+from osasis.mix import PHOTO_MASK
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
 from pipelines.job_revision import known_names, take_up
-from pipelines.job_spec import PHOTO_MASK, PhotoMasks
 from pipelines.manifest import build_manifest
-from pipelines.masks import photo_mask_files, read_masks
+from pipelines.masks import masks_of_photos, photo_mask_files, read_masks
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import check_columns
 from pipelines.progress import Progress
@@ -56,6 +56,9 @@ def stylize(
     precision: str | None = None,
     masks: Mapping[str, str | os.PathLike[str]] | None = None,
     photo_masks: str | os.PathLike[str] | None = None,
+    mask_region: str | None = None,
+    segmenter: Mapping[str, Any] | None = None,
+    save_masks: str | os.PathLike[str] | None = None,
     image_column: str | None = None,
     workers: int | None = None,
     readers: int | None = None,
@@ -81,8 +84,9 @@ def stylize(
     precision: see ``OutputOptions``. masks: an image file for each mask that the mix names, applied
     to every photo. photo_masks: folder or URI with a mask for each photo, see
     ``photo_mask_files``; a mix without masks is limited to it, another names it ``photo``. A column
-    ``mask`` of a Parquet input does the same. image_column: column of a Parquet input with image
-    bytes or paths.
+    ``mask`` of a Parquet input does the same. mask_region, segmenter: the mask that a segmenter
+    proposes for each photo instead, see ``MaskProposal``. save_masks: folder for the masks of the
+    photos, as greyscale PNGs. image_column: column of a Parquet input with image bytes or paths.
     workers: model actors. gpus_per_worker: GPUs per model actor; may be a fraction. readers:
     concurrent reading tasks, and concurrent writing tasks. max_errors: stop the job after more
     new errors than this. timeout_per_image: seconds for reading and fitting a photo, and for
@@ -130,7 +134,7 @@ def stylize(
     if options.format == "parquet":
         check_columns(corpus.tables)
     corpus = with_masks(corpus, photo_masks)
-    own_masks = None if corpus.masks is None else PhotoMasks(column=corpus.mask_column)
+    own_masks = masks_of_photos(corpus, mask_region, segmenter, save_masks)
     targets = Targets(home, PHOTO_MASK if own_masks else None)
     common = common_targets(targets, list(styles), mix_fields)
     rows, problems = row_targets(targets, common, mix_fields, corpus.columns, corpus.count)

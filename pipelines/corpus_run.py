@@ -17,11 +17,12 @@ from factory.core.home import Home
 from factory.methods import image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
+from osasis.mix import PHOTO_MASK
 from osasis.storage import DiskFullError, write_json
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_revision import InputChanges
-from pipelines.job_spec import PHOTO_MASK, JobSpec, MaskSpec, PhotoMasks, StyleSpec
+from pipelines.job_spec import JobSpec, MaskSpec, PhotoMasks, StyleSpec
 from pipelines.manifest import listing_digest, longest_name, output_names
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import write_tables

@@ -13,12 +13,10 @@ from pydantic import Field
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
 from osasis.choices import Alpha
 from osasis.images.decoding import read_png
-from osasis.mix import Mix
+from osasis.images.segmenting import MaskProposal
+from osasis.mix import PHOTO_MASK, Mix
 from osasis.validation import InputModel
 from pipelines.options import OutputOptions
-
-# Name in mixes of the mask that each photo has of its own.
-PHOTO_MASK = "photo"
 
 
 class StyleSpec(InputModel):
@@ -50,13 +48,18 @@ class PhotoMasks(InputModel):
     """Where each photo has a mask of its own from, which mixes name ``PHOTO_MASK``.
 
     column: of a Parquet input that holds their bytes; None: the manifest holds their locations.
+    proposal: how they are made instead. proposal_identity: the same, with the hash of the model.
+    save: folder for the masks.
     """
 
     column: str | None = None
+    proposal: MaskProposal | None = None
+    proposal_identity: dict[str, Any] | None = None
+    save: str | None = None
 
     def identity(self) -> Any:
         """What makes two jobs the same, besides the bytes of the masks."""
-        return "one of each photo"
+        return self.proposal_identity or "one of each photo"
 
 
 class JobSpec(InputModel):
@@ -136,5 +139,11 @@ class JobSpec(InputModel):
                 for s in mix.styles
                 if s.mask
             },
+            mask_proposal=self._proposal(target),
             source=source_name(os.path.join(self.input, key), o.provenance),  # noqa: PTH118
         )
+
+    def _proposal(self, target: int) -> dict[str, Any] | None:
+        """How the photo's mask is made; None where a target does not use a proposed mask."""
+        found = self.photo_masks.proposal_identity if self.photo_masks else None
+        return found if self.names_photo_mask(target) else None

@@ -6,18 +6,21 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
-from factory.core.uris import redact
+from factory.core.uris import is_uri, redact
 from osasis.errors import UserError
 from osasis.images.decoding import png_bytes, read_image_file
 from osasis.images.masks import read_mask, refuse_align
 from osasis.images.photo_options import PhotoOptions
+from osasis.images.segmenting import MaskProposal
+from osasis.mix import PHOTO_MASK
 from osasis.validation import InvalidInputError, Problem
-from pipelines.job_spec import PHOTO_MASK, MaskSpec, TargetSpec
+from pipelines.job_spec import MaskSpec, PhotoMasks, TargetSpec
 from pipelines.photo_listing import mask_table
-from pipelines.source import open_source
+from pipelines.source import Source, open_source
 
 MAX_BYTES = 1 << 28
 
@@ -57,6 +60,44 @@ def read_masks(
 def _read(path: str) -> MaskSpec:
     data = read_image_file(path, MAX_BYTES)
     return MaskSpec(sha256=hashlib.sha256(data).hexdigest(), png=png_bytes(read_mask(data, path)))
+
+
+def masks_of_photos(
+    corpus: Source,
+    region: str | None = None,
+    segmenter: Mapping[str, Any] | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> PhotoMasks | None:
+    """Where each photo has a mask of its own from; None where it has none.
+
+    region, segmenter: of ``MaskProposal``. save: folder for the masks. Raises UserError.
+    """
+    folder = None if save is None else os.path.abspath(save)  # noqa: PTH100
+    if folder is not None and is_uri(os.fspath(save or "")):
+        raise UserError(f"--save-masks {redact(os.fspath(save or ''))}: give a local folder")
+    if region is not None:
+        if corpus.masks is not None:
+            raise UserError(
+                f"masks are named both by --mask {region} and by --masks or in the input; name "
+                "them once"
+            )
+        given = dict(segmenter or {})
+        if given.get("model"):
+            given["model"] = os.path.abspath(given["model"])  # noqa: PTH100
+        proposal = MaskProposal.parse({"region": region, "segmenter": given})
+        proposal.segmenter.check(proposal.region)
+        identity = {"region": region, "segmenter": proposal.segmenter.identity()}
+        return PhotoMasks(proposal=proposal, proposal_identity=identity, save=folder)
+    if segmenter:
+        raise UserError(
+            "a segmenter is named, but no mask that it shall propose; add --mask subject, "
+            "background, face or hair"
+        )
+    if corpus.masks is not None:
+        return PhotoMasks(column=corpus.mask_column, save=folder)
+    if folder is not None:
+        raise UserError("--save-masks: the photos have no masks; add --mask subject or --masks DIR")
+    return None
 
 
 def photo_mask_files(given: str | os.PathLike[str], keys: Sequence[bytes]) -> pa.Table:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from osasis.errors import ImageError
-from osasis.images.decoding import png_bytes
+from osasis.errors import ImageError, UserError
+from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import Size
 from osasis.images.masks import fit_mask, read_mask, shape_problem
+from osasis.images.transparency import separate_alpha
 from pipelines.job_spec import JobSpec
 
 
@@ -38,17 +39,33 @@ class PhotoMask:
         }
 
 
-def read_photo_mask(fetch: Callable[[], bytes] | None, photo: Size, job: JobSpec) -> PhotoMask:
-    """The mask of a photo of this size. fetch: returns the bytes of its file, if it has one."""
-    if fetch is None or job.photo_masks is None:
+def read_photo_mask(
+    data: bytes, fetch: Callable[[], bytes] | None, photo: Size, job: JobSpec
+) -> PhotoMask:
+    """The mask of a photo of this size, read or proposed.
+
+    data: of the photo. fetch: returns the bytes of its mask file, if it has one.
+    """
+    if job.photo_masks is None:
         return PhotoMask()
     try:
-        data = fetch()
-        mask = read_mask(data, "mask")
-        if problem := shape_problem(mask.size, photo, job.options.crop is not None):
-            return PhotoMask(file=data, problem=f"the mask {problem}")
+        if (proposal := job.photo_masks.proposal) is not None:
+            image, _ = load_sized(data, alpha=True)
+            picture, _ = separate_alpha(image, keep=True)
+            mask = proposal.segmenter.propose(picture, proposal.region)
+            png = png_bytes(mask)
+            digest, file = hashlib.sha256(png).hexdigest(), b""
+        elif fetch is not None:
+            file = fetch()
+            mask = read_mask(file, "mask")
+            if problem := shape_problem(mask.size, photo, job.options.crop is not None):
+                return PhotoMask(file=file, problem=f"the mask {problem}")
+            png, digest = png_bytes(mask), hashlib.sha256(file).hexdigest()
+        else:
+            return PhotoMask(problem="there is no mask")
         square = fit_mask(mask, job.square, job.options, photo)
     except ImageError as e:
         return PhotoMask(problem=e.reason)
-    digest = hashlib.sha256(data).hexdigest()
-    return PhotoMask(png_bytes(mask), png_bytes(square), digest, data)
+    except UserError as e:
+        return PhotoMask(problem=str(e))
+    return PhotoMask(png, png_bytes(square), digest, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from osasis.bundles.provenance import kept_exif
 from osasis.errors import FitError, ImageError, UserError
 from osasis.images.fitting import fit_photo
 from osasis.images.masks import shape_problem
+from osasis.storage import write_atomic
 from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, photo_digest
@@ -61,12 +63,13 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     ready: list[dict[str, Any]] = []
     errors: list[OutputRecord] = []
     size = 0
-    for row, fetch, fetch_mask in _fetchers(rows, job):
+    for row, fetch, fetch_mask in fetchers(rows, job):
         if stopped(job.folder, job.run):
             break
         index = row["index"]
         result = _read_with_timeout(fetch, fetch_mask, job.composites(todo[index]), job)
         if isinstance(result, dict):
+            _save_mask(row, result["mask"], job)
             refused = _mask_errors(index, todo[index], result, job)
             errors += refused
             fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
@@ -82,6 +85,12 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     if errors:
         write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
+
+
+def _save_mask(row: dict[str, Any], png: bytes | None, job: JobSpec) -> None:
+    """Write a photo's mask, named like its outputs, where masks are saved. Raises DiskFullError."""
+    if png is not None and job.photo_masks is not None and job.photo_masks.save is not None:
+        write_atomic(Path(job.photo_masks.save) / f"{os.fsdecode(row['name'])}.png", png)
 
 
 def _mask_errors(
@@ -103,7 +112,7 @@ def _mask_errors(
     return records
 
 
-def _fetchers(
+def fetchers(
     rows: list[dict[str, Any]], job: JobSpec
 ) -> Iterator[tuple[dict[str, Any], Fetch, Fetch | None]]:
     """Each row with functions that return the bytes of its photo and of its mask, if it has one.
@@ -161,7 +170,7 @@ def _read(
             data, job.square, options, keep_alpha=options.keeps_alpha, masked=composited
         )
         exif = kept_exif(data) if options.metadata == "keep" else None
-        mask = read_photo_mask(fetch_mask, fitted.size, job)
+        mask = read_photo_mask(data, fetch_mask, fitted.size, job)
         digest = photo_digest(data, mask.file)
         return {**fitted.to_row(), "exif": exif, "digest": digest, **mask.to_row()}
     except ImageError as e:

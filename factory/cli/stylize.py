@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.result import StylizeResult
 
 MIX = "Mix"
+REGIONS = get_args(choices.MaskRegion)
 # Maximum number of failed photos to print; errors.parquet lists all.
 SHOWN_ERRORS = 50
 
@@ -95,8 +96,23 @@ def stylize(
         option(
             MIX,
             "Greyscale image of a mask that the mix names, applied to every photo; may be given "
+            "several times. Or subject, background, face or hair: a mask that the segmenter "
+            "proposes for each photo, which mixes name `photo`.",
+            metavar="NAME=FILE|REGION",
+        ),
+    ] = None,
+    segmenter: Annotated[
+        choices.SegmenterName | None,
+        option(MIX, "What proposes the masks of the photos (default: grabcut)."),
+    ] = None,
+    segmenter_set: Annotated[
+        list[str] | None,
+        option(
+            MIX,
+            "A setting of the segmenter onnx: model (its file), pixels, channels; may be given "
             "several times.",
-            metavar="NAME=FILE",
+            "--segmenter-set",
+            metavar="NAME=VALUE",
         ),
     ] = None,
     masks: Annotated[
@@ -107,6 +123,10 @@ def stylize(
             "suffix. Mixes name it `photo`; one without masks is limited to it.",
             metavar="DIR|URI",
         ),
+    ] = None,
+    save_masks: Annotated[
+        str | None,
+        option(OUTPUTS, "Folder for the masks of the photos.", metavar="DIR"),
     ] = None,
     size: Annotated[
         choices.OutputSize,
@@ -216,8 +236,14 @@ def stylize(
         provenance=provenance,
         no_face=no_face,
         precision=precision,
-        masks=_mask_files(mask or []),
+        masks=_mask_files([m for m in mask or [] if m not in REGIONS]),
         photo_masks=masks,
+        mask_region=_region(mask or []),
+        segmenter={
+            **({"name": segmenter} if segmenter else {}),
+            **assignments(segmenter_set, "--segmenter-set"),
+        },
+        save_masks=save_masks,
         image_column=image_column,
         workers=workers,
         readers=readers,
@@ -236,13 +262,22 @@ def stylize(
         raise typer.Exit(1)
 
 
+def _region(given: list[str]) -> str | None:
+    """The region whose mask is proposed, if ``--mask`` names one. Raises UserError."""
+    regions = [m for m in given if m in REGIONS]
+    if len(regions) > 1:
+        raise UserError(f"--mask names {regions[0]} and {regions[1]}; one mask can be proposed")
+    return regions[0] if regions else None
+
+
 def _mask_files(given: list[str]) -> dict[str, str]:
     """Mask files by name, from NAME=FILE. Raises UserError."""
     files: dict[str, str] = {}
     for text in given:
         name, equals, file = text.partition("=")
         if not equals or not name or not file:
-            raise UserError(f"--mask is {text!r}; it must be NAME=FILE")
+            regions = ", ".join(REGIONS)
+            raise UserError(f"--mask is {text!r}; it must be NAME=FILE, or one of {regions}")
         if name in files:
             raise UserError(f"--mask names {name!r} twice; give one file for each mask")
         files[name] = file

@@ -10,7 +10,7 @@ from typing import Any
 from osasis.bundles.provenance import Provenance, read_provenance
 from osasis.errors import UserError
 from osasis.images.decoding import read_image_file
-from osasis.mix import StyleShare
+from osasis.mix import PHOTO_MASK, StyleShare
 
 MAX_BYTES = 1 << 30
 
@@ -48,11 +48,14 @@ def _row_provenance(path: Path, row: int) -> Provenance | None:
 def remake_command(provenance: Provenance) -> str:
     """The `style-factory stylize` command that produces the same bytes from the same photo.
 
-    Placeholders: NAME.png for the file of mask NAME, PHOTO for a photo of unknown name, OUTPUT.
+    Placeholders: NAME.png for the file of mask NAME, MODEL.onnx for that of a segmenter, PHOTO for
+    a photo of unknown name, OUTPUT.
     """
     parts = ["style-factory", "stylize", *_mix_options(provenance)]
     for name in sorted(provenance.masks):
-        parts += ["--mask", f"{name}={name}.png"]
+        parts += _proposal_options(provenance) if name == PHOTO_MASK else []
+        if name != PHOTO_MASK or provenance.mask_proposal is None:
+            parts += ["--mask", f"{name}={name}.png"]
     options = {
         "--fit": provenance.fit,
         "--crop": str(provenance.crop) if provenance.crop else None,
@@ -72,6 +75,19 @@ def remake_command(provenance: Provenance) -> str:
             parts += ["--quality", str(provenance.quality)]
     parts += ["--input", provenance.source or "PHOTO", "--output", "OUTPUT"]
     return shlex.join(parts)
+
+
+def _proposal_options(provenance: Provenance) -> list[str]:
+    """Options for a proposed mask; none where the mask is a file."""
+    if (proposal := provenance.mask_proposal) is None:
+        return []
+    settings = dict(proposal["segmenter"])
+    options = ["--mask", proposal["region"], "--segmenter", settings.pop("name")]
+    if "model" in settings:
+        settings["model"] = "MODEL.onnx"
+    for name, value in settings.items():
+        options += ["--segmenter-set", f"{name}={_option_text(value)}"]
+    return options
 
 
 def _mix_options(provenance: Provenance) -> list[str]:

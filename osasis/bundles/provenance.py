@@ -33,7 +33,7 @@ _MAKER_NOTE = 0x927C
 _EXIF_IFD = 0x8769
 MAX_EXIF = 60_000
 # Fields whose text is JSON. Other fields are stored as plain text.
-_JSON_FIELDS = ("styles", "mix", "crop", "detail", "quality", "masks")
+_JSON_FIELDS = ("styles", "mix", "crop", "detail", "quality", "masks", "mask_proposal")
 
 
 class UsedStyle(InputModel):
@@ -72,6 +72,9 @@ class Provenance(InputModel):
     metadata: Metadata = Field("strip", description="whether the photo's EXIF was kept")
     masks: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of each mask file, by mask name"
+    )
+    mask_proposal: dict[str, Any] | None = Field(
+        None, description="how the mask `photo` was proposed: region and segmenter"
     )
     source: str = Field("", description="name or path of the photo; empty where unknown")
 

@@ -178,7 +178,7 @@ class Compositor:
     def _mask(self, mask: Image.Image, output: Size) -> Image.Image:
         """A mask at the output's size."""
         if self.options.size == "base":
-            return fit_mask(mask, output[0], self.options, self.fitted.size)
+            return fit_mask(mask, min(output), self.options, self.fitted.size)
         return mask_on_photo(mask, output, self.options)
 
     def _outside(self) -> Image.Image:

@@ -75,9 +75,9 @@ def refuse_align(options: PhotoOptions) -> None:
 def fit_mask(mask: Image.Image, square: int, options: PhotoOptions, photo: Size) -> Image.Image:
     """The mask ("L") of the base's square, of ``square`` pixels; with fit ``whole`` of its shape.
 
-    photo: the photo's size. A mask is fitted like the photo; a square mask that has not the photo's size is the mask of the
-    base's square itself. Raises ImageError for a crop box beyond the mask, UserError with fit
-    ``align``.
+    photo: the photo's size. A mask is fitted like the photo; a square mask that has not the photo's
+    size is the mask of the base's square itself. Raises ImageError for a crop box beyond the mask,
+    UserError with fit ``align``.
     """
     refuse_align(options)
     if options.fit == "whole":

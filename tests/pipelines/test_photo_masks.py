@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,18 @@ import pytest
 from PIL import Image
 
 from factory.core.home import Home
+from factory.core.remake import remake_command
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.errors import UserError
-from osasis.mix import StyleShare
+from osasis.mix import PHOTO_MASK, StyleShare
 from osasis.validation import InvalidInputError
 from pipelines.corpus import with_masks
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
 from pipelines.job_revision import InputChanges, known_names, take_up
-from pipelines.job_spec import PHOTO_MASK, PhotoMasks
 from pipelines.manifest import build_manifest
-from pipelines.masks import photo_mask_files, read_masks
+from pipelines.masks import masks_of_photos, photo_mask_files, read_masks
 from pipelines.options import OutputOptions
 from pipelines.read_squares import READ_TASK, read_squares
 from pipelines.source import open_source
@@ -72,11 +74,13 @@ def run(gallery: Home, tmp_path: Path) -> Callable[..., Made]:
     """A job in style oil without Ray; returns its folder, the changes and the photos it made."""
 
     def go(source: Path, masks: Path | None = None, **options: Any) -> Made:
-        chosen = OutputOptions.parse({k: v for k, v in options.items() if k != "mix"})
+        names = ("region", "segmenter", "save")
+        proposal = {name: options.pop(name) for name in names if name in options}
+        chosen = OutputOptions.parse(options)
         corpus = with_masks(open_source(source), masks)
-        own = None if corpus.masks is None else PhotoMasks(column=corpus.mask_column)
+        own = masks_of_photos(corpus, **proposal)
         targets = Targets(gallery, PHOTO_MASK if own else None)
-        targets.add([StyleShare(style="oil")], options.get("mix", {}))
+        targets.add([StyleShare(style="oil")], {})
         fixed = read_masks({}, targets.targets, chosen, own is not None)
         folder = JobFolder(tmp_path / "out")
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -267,3 +271,50 @@ def test_a_mix_limits_single_styles_to_the_photos_mask(gallery: Home) -> None:
     index = targets.add([StyleShare(style="oil"), StyleShare(style="ink")], {})
     assert [s.mask for s in targets.targets[index].mix.styles] == [PHOTO_MASK] * 2
     assert load_base(gallery.bases / "tiny").config.image_size == 32
+
+
+def test_a_proposed_mask_limits_the_styles_and_is_saved(
+    run: Callable[..., Made], tmp_path: Path
+) -> None:
+    folder = tmp_path / "people"
+    folder.mkdir()
+    with (files("factory") / "examples" / "photos" / "portrait-04.png").open("rb") as stream:
+        portrait = Image.open(stream).convert("RGB").resize((96, 96))
+    portrait.save(folder / "anna.png")
+    picture(1, (60, 40)).save(folder / "nobody.png")
+    job, _, _ = run(folder, region="face", save=tmp_path / "saved")
+    assert {f.reason for f in job.failures.values()} == {
+        "no face is found; the mask face needs one"
+    }
+    mask = pixels(tmp_path / "saved" / "anna.png", "L")
+    found, before = (
+        pixels(f, "RGB") for f in (job.output / "oil" / "anna.png", folder / "anna.png")
+    )
+    assert 0.1 < (mask > 0).mean() < 0.6
+    np.testing.assert_array_equal(found[mask == 0], before[mask == 0])
+    assert np.abs(found - before)[mask == 255].mean() > 4
+    output = job.output / "oil" / "anna.png"
+    told = read_provenance(output.read_bytes())
+    assert told is not None
+    assert told.mask_proposal == {"region": "face", "segmenter": {"name": "grabcut"}}
+    assert "--mask face --segmenter grabcut" in remake_command(told)
+    sha256 = hashlib.sha256((tmp_path / "saved" / "anna.png").read_bytes()).hexdigest()
+    assert told.masks == {PHOTO_MASK: sha256}
+    # The saved mask gives the same pixels.
+    (tmp_path / "out").rename(tmp_path / "proposed")
+    job, _, _ = run(folder, tmp_path / "saved")
+    np.testing.assert_array_equal(pixels(output, "RGB"), found)
+
+
+def test_proposals_that_contradict_the_input_are_refused(
+    photos: Path, masks: Path, tmp_path: Path
+) -> None:
+    corpus = open_source(photos)
+    with pytest.raises(UserError, match="both by --mask face and by --masks"):
+        masks_of_photos(with_masks(corpus, masks), "face")
+    with pytest.raises(UserError, match="a segmenter is named, but no mask"):
+        masks_of_photos(corpus, None, {"name": "grabcut"})
+    with pytest.raises(UserError, match="--save-masks: the photos have no masks"):
+        masks_of_photos(corpus, save=tmp_path)
+    with pytest.raises(UserError, match="--save-masks s3://a/b: give a local folder"):
+        masks_of_photos(corpus, "face", save="s3://a/b")
