@@ -24,7 +24,8 @@ from serving.forms import (
     reject_other_files,
     sent_images,
 )
-from serving.schemas import EncodingsBody, FacesBody, JobBody, StylizeBody
+from serving.request_masks import REGIONS
+from serving.schemas import EncodingsBody, FacesBody, JobBody, MasksBody, StylizeBody
 
 M = TypeVar("M", bound=InputModel)
 S = TypeVar("S", bound=StylizeBody)
@@ -116,6 +117,19 @@ async def read_encodings(
     return photos, body
 
 
+async def read_mask_request(
+    request: Request, limits: Limits, reserve: Reserve
+) -> tuple[list[SentFile], list[str], str]:
+    """The photo, or the id of a stored one, and the region of POST /v1/masks. Raises ApiError."""
+    sent = await _read(request, limits, reserve)
+    photos = sent.files.pop("image", [])
+    reject_other_files(sent.files, "image")
+    body = validated(MasksBody, sent.fields)
+    photos += sent_images(body.images)
+    _check_count(len(photos) + len(body.encodings), 1)
+    return photos, body.encodings, body.region
+
+
 async def read_faces(
     request: Request, limits: Limits, reserve: Reserve
 ) -> tuple[list[SentFile], list[str]]:
@@ -154,11 +168,12 @@ def _check_count(count: int, most: int) -> None:
 
 
 def _check_masks(mix: Mix, masks: dict[str, bytes]) -> None:
-    """Raise ApiError 422 unless the masks sent are those that the mix names."""
+    """Raise ApiError 422 unless the masks sent are those that the mix names, or are proposed."""
     named = {s.mask for s in mix.styles if s.mask}
-    if missing := sorted(named - set(masks)):
+    if missing := sorted(named - set(masks) - set(REGIONS)):
         raise ApiError(422, f"the mix names mask {missing[0]!r}, but no such mask was sent",
-                       field="masks", value=missing[0], allowed=sorted(masks))  # fmt: skip
+                       field="masks", value=missing[0],
+                       allowed=sorted({*masks, *REGIONS}))  # fmt: skip
     if unknown := sorted(set(masks) - named):
         raise ApiError(422, f"mask {unknown[0][:60]!r} was sent, but no style of the mix names it",
                        field="masks", value=unknown[0], allowed=sorted(named))  # fmt: skip

@@ -110,6 +110,16 @@ class Client:
         boxes = [face["crop"] for face in answer["photos"][0]["faces"]]
         return [Face((box["x"], box["y"], box["side"])) for box in boxes]
 
+    def mask(
+        self,
+        photo: Photo | ImageSource,
+        region: Literal["subject", "background", "face", "hair"] = "subject",
+    ) -> Image.Image:
+        """The mask ("L") that the server proposes for a region of a photo. Raises ServerError."""
+        return self._with_photo(
+            photo, {"region": region}, lambda body: self._image(body, "/v1/masks")
+        )
+
     def stylize(
         self,
         photo: Photo | ImageSource,
@@ -159,8 +169,8 @@ class Client:
         named = f"{proxy}: {self.url}" if proxy else self.url
         raise UserError(f"{named} answers {answer[:40]!r}, which is no answer of a style server")
 
-    def _image(self, body: dict[str, Any]) -> Image.Image:
-        image = Image.open(io.BytesIO(self._request("POST", "/v1/stylize", body, "image/png")))
+    def _image(self, body: dict[str, Any], path: str = "/v1/stylize") -> Image.Image:
+        image = Image.open(io.BytesIO(self._request("POST", path, body, "image/png")))
         image.load()
         return image
 
@@ -224,6 +234,10 @@ class AsyncClient:
     async def faces(self, photo: Photo | ImageSource) -> list[Face]:
         """As ``Client.faces``."""
         return await self._run(self._client.faces, photo)
+
+    async def mask(self, photo: Photo | ImageSource, region: str = "subject") -> Image.Image:
+        """As ``Client.mask``."""
+        return await self._run(self._client.mask, photo, region)
 
     async def stylize(
         self, photo: Photo | ImageSource, mix: Mapping[str, Any], **options: Any

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from factory.core.yaml_files import read_yaml_file
 from osasis.errors import UserError
+from osasis.images.segmenting import Segmenter
 from osasis.validation import InputModel, Problem
 
 MB = 1_000_000
@@ -134,6 +135,9 @@ class ServeConfig(InputModel):
         "http://127.0.0.1:4318; null: no traces. Needs the extra `otel`",
     )
     log: str | None = Field(None, description="file of JSON lines; null: standard error")
+    segmenter: Segmenter = Field(
+        default_factory=Segmenter, description="what proposes masks of photos"
+    )
     limits: Limits = Field(default_factory=Limits, description="limits of one request")
 
     def cross_problems(self) -> list[Problem]:

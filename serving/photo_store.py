@@ -18,11 +18,14 @@ from serving.config import ServeConfig
 from serving.errors import ApiError
 from serving.forms import SentFile
 from serving.request_images import fitted_photo, photo_faces, photo_id, photo_size
+from serving.request_masks import proposed_mask
 from serving.shared_state import StoredPhoto
 
 T = TypeVar("T")
 # Threads for work on whole photos: each takes up to 1.2 GB for a photo of 50 megapixels.
 MAX_THREADS = 4
+# Proposed masks that are kept, so that a moved slider does not propose them again.
+MASK_BYTES = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class PhotoStore:
     def __init__(self, config: ServeConfig, state: Any, square: int) -> None:
         self.limits, self.state, self.square = config.limits, state, square
         self._fitted: ByteLru[FittedPhoto] = ByteLru(config.fitted, lambda photo: photo.nbytes)
+        self.segmenter = config.segmenter
+        self._masks: ByteLru[bytes] = ByteLru(MASK_BYTES, len)
         threads = min(usable_cpus(), MAX_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
@@ -89,6 +94,19 @@ class PhotoStore:
                 self.limits, masked,
             )  # fmt: skip
             self._fitted.put(key, found)
+        return found
+
+    async def mask(self, photo: RequestPhoto, region: str) -> bytes:
+        """The proposed mask of a region of the photo, from the cache or its file: a grey PNG.
+
+        Raises ApiError.
+        """
+        key = f"{region} {photo.key}"
+        if (found := self._masks.get(key)) is None:
+            found = await self.in_thread(
+                proposed_mask, photo.stored.data, photo.field, region, self.segmenter, self.limits
+            )
+            self._masks.put(key, found)
         return found
 
     async def size(self, photo: RequestPhoto) -> Size:

@@ -6,7 +6,7 @@ The functions run in threads of the ingress.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -21,14 +21,14 @@ from osasis.images.geometry import Size
 from osasis.images.photo_options import PhotoOptions
 from osasis.mix import Mix
 from serving.engine import ImageTask, Result
+from serving.request_masks import PhotoMasks
 
 QUALITY = 95  # of JPEG and WebP
 
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What a request's images are. masks: by name, as sent ("L"). mask_hashes: SHA-256 of their
-    files."""
+    """What a request's images are."""
 
     mix: Mix
     versions: dict[str, StyleVersion]
@@ -36,8 +36,6 @@ class AnswerOptions:
     format: ImageFormat
     photo: PhotoOptions
     provenance: ProvenanceLevel = "style"
-    masks: dict[str, Image.Image] = field(default_factory=dict)
-    mask_hashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class PhotoWork:
     fitted: FittedPhoto
     tasks: tuple[ImageTask, ...]
     options: AnswerOptions
+    masks: PhotoMasks
 
     @property
     def faces(self) -> int | None:
@@ -59,7 +58,8 @@ class PhotoWork:
     def image(self, results: Sequence[Result]) -> tuple[bytes, Size]:
         """The encoded image with its provenance, and its width and height."""
         stylized = [Image.fromarray(result.image) for result in results]
-        masks = [self.options.masks[s.mask] if s.mask else None for s in self.options.mix.styles]
+        names = [share.mask for share in self.options.mix.styles]
+        masks = [self.masks.images[name] if name else None for name in names]
         image = Compositor(self.fitted, self.options.photo).composite(stylized, masks)
         embed = self.options.provenance != "none"
         return encode_image(image, self.provenance(results), embed=embed), image.size
@@ -85,7 +85,7 @@ class PhotoWork:
             format=options.format,
             quality=None if options.format == "png" else QUALITY,
             alpha=alpha,
-            masks=options.mask_hashes,
+            masks=self.masks.hashes,
             source=source_name(self.source, options.provenance),
         )
 

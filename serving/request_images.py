@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,6 @@ from osasis.images.decoding import (
     HEIF_EXTRA,
     load_sized,
     open_header,
-    png_bytes,
     reads_kind,
 )
 from osasis.images.deep_tiff import DeepTiffReader
@@ -25,7 +24,6 @@ from osasis.images.faces import find_faces
 from osasis.images.fitting import FittedPhoto, fit_photo
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.kinds import HEAD_BYTES, kind_of
-from osasis.images.masks import fit_mask, read_mask, refuse_align, shares_inside
 from osasis.images.photo_options import PhotoOptions
 from osasis.images.transparency import separate_alpha
 from serving.config import Limits
@@ -53,7 +51,7 @@ def fitted_photo(
     masked: of ``fit_photo``.
     """
     check_header(data, field, limits)
-    with _refused(field):
+    with refused(field):
         found = fit_photo(
             data, square, options, keep_alpha=keep_alpha, masked=masked, name=field,
             max_pixels=limits.pixels,
@@ -67,45 +65,21 @@ def fitted_photo(
 def photo_size(data: bytes, field: str, square: int, limits: Limits) -> Size:
     """Decode a client's photo. Returns its width and height. Raises ApiError."""
     check_header(data, field, limits)
-    with _refused(field):
+    with refused(field):
         return load_sized(data, name=field, target=square, max_pixels=limits.pixels)[1]
 
 
 def photo_faces(data: bytes, field: str, limits: Limits) -> tuple[Size, list[SquarePlacement]]:
     """Width and height of a client's photo, and the squares of its faces. Raises ApiError."""
     check_header(data, field, limits)
-    with _refused(field):
+    with refused(field):
         image, size = load_sized(data, name=field, max_pixels=limits.pixels, alpha=True)
         # As fit ``align`` sees a photo whose transparency is kept.
         return size, find_faces(separate_alpha(image, keep=True)[0])
 
 
-def client_mask(data: bytes, field: str, options: PhotoOptions, limits: Limits) -> Image.Image:
-    """A client's mask ("L"), white where the style shows. Raises ApiError."""
-    check_header(data, field, limits)
-    with _refused(field):
-        refuse_align(options)
-        return read_mask(data, field, max_pixels=limits.pixels)
-
-
-def square_masks(
-    masks: Mapping[str, Image.Image],
-    names: Sequence[str | None],
-    square: int,
-    options: PhotoOptions,
-    photo: Size,
-) -> dict[str, bytes]:
-    """The masks that compose a mix on a photo's square, see ``shares_inside``, as grey PNGs.
-
-    names: of the mix's styles. photo: its size. Raises ApiError.
-    """
-    with _refused("masks"):
-        fitted = {name: fit_mask(mask, square, options, photo) for name, mask in masks.items()}
-    return {name: png_bytes(mask) for name, mask in shares_inside(fitted, names).items()}
-
-
 @contextlib.contextmanager
-def _refused(field: str) -> Iterator[None]:
+def refused(field: str) -> Iterator[None]:
     """Convert errors of images to ApiError 422."""
     try:
         yield

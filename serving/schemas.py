@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field
 
-from osasis.choices import Alpha, Fit, NoFace, OutputSize, Provenance
+from osasis.choices import Alpha, Fit, MaskRegion, NoFace, OutputSize, Provenance
 from osasis.images.photo_options import CropBox, PhotoOptions
 from osasis.mix import Mix
 from osasis.validation import InputModel
@@ -25,7 +25,10 @@ class StylizeBody(PhotoOptions):
         max_length=1024,
     )
     masks: dict[str, str] = Field(
-        default_factory=dict, description="grey images by the names in the mix, base64"
+        default_factory=dict,
+        description="grey images by the names in the mix, base64. Masks that the mix names "
+        "`subject`, `background`, `face` or `hair`, and that are not sent, are proposed for each "
+        "photo",
     )
     mix: Mix = Field(description="parameters of the stylization")
     provenance: Provenance = Field(
@@ -63,6 +66,10 @@ class FacesBody(InputModel):
     encodings: list[str] = Field(
         default_factory=list, max_length=1024, description="ids of stored photos"
     )
+
+
+class MasksBody(FacesBody):
+    region: MaskRegion = Field("subject", description="what the mask shows")
 
 
 class EncodingRow(BaseModel):
@@ -215,12 +222,14 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "alpha": {"type": "string", "enum": list(get_args(Alpha))},
         "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
+        "region": {"type": "string", "enum": list(get_args(MaskRegion))},
     }
     if body is JobBody:
         form["webhook"] = {"type": "string"}
     names = {
         EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
-    }.get(body, {*form} - {"style"})  # fmt: skip
+        MasksBody: {"image", "encoding", "region"},
+    }.get(body, {*form} - {"style", "region"})  # fmt: skip
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {
@@ -263,7 +272,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 def component_schemas() -> dict[str, Any]:
     """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
-    for body in (JobBody, EncodingsBody, FacesBody):
+    for body in (JobBody, EncodingsBody, FacesBody, MasksBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.get("$defs", {})
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from PIL import Image
 from torch import Tensor
 
 from factory.core.home import Home
@@ -42,7 +40,7 @@ from serving.errors import ApiError, invalid
 from serving.metrics import Counters
 from serving.photo_store import PhotoStore, RequestPhoto
 from serving.photo_work import AnswerOptions, PhotoWork
-from serving.request_images import client_mask, square_masks
+from serving.request_masks import PhotoMasks, sent_masks
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
 from serving.submissions import TaskStatus
@@ -131,20 +129,21 @@ class Service:
         keep_alpha = request.keeps_alpha(kind)
         names = [share.mask for share in request.mix.styles]
         fitted = await self.fit(photos, request.options, keep_alpha, all(names))
-        masks = await self._read_masks(request, fitted)
+        masks = await self._read_masks(request, photos, fitted)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in request.masks.items()}
         options = AnswerOptions(
             request.mix, versions, self.info["fingerprint"], kind, request.options,
-            request.provenance, masks, hashes,
+            request.provenance,
         )  # fmt: skip
         works = []
-        for photo, each in zip(photos, fitted, strict=True):
+        for photo, each, own in zip(photos, fitted, masks, strict=True):
             on_square = await self.photos.in_thread(
-                square_masks, masks, names, self.image_size, request.options, each.size
+                own.on_square, names, self.image_size, request.options, each.size
             )
             tasks = (ImageTask(s, request.mix, versions, on_square, edit) for s in each.squares)
-            works.append(PhotoWork(photo.key, photo.stored.source, each, tuple(tasks), options))
+            works.append(
+                PhotoWork(photo.key, photo.stored.source, each, tuple(tasks), options, own)
+            )
         return works
 
     async def fit(
@@ -162,19 +161,25 @@ class Service:
         return [await self.photos.fit(photo, options, keep_alpha, masked) for photo in photos]
 
     async def _read_masks(
-        self, request: StylizeRequest, photos: list[FittedPhoto]
-    ) -> dict[str, Image.Image]:
-        """The masks ("L") by name. Raises ApiError."""
-        masks, cropped = {}, request.options.crop is not None
-        for name, data in request.masks.items():
-            field = f"masks.{name}"
-            masks[name] = await self.photos.in_thread(
-                client_mask, data, field, request.options, self.config.limits
-            )
-            for photo in photos:
-                if problem := shape_problem(masks[name].size, photo.size, cropped):
-                    raise ApiError(422, f"{field} {problem}", field=field)
-        return masks
+        self, request: StylizeRequest, photos: list[RequestPhoto], fitted: list[FittedPhoto]
+    ) -> list[PhotoMasks]:
+        """The masks of each photo: those that were sent, and those to propose. Raises ApiError."""
+        options, cropped = request.options, request.options.crop is not None
+        sent = await self.photos.in_thread(sent_masks, request.masks, options, self.config.limits)
+        wanted = {share.mask for share in request.mix.styles if share.mask} - set(sent.images)
+        if wanted and options.fit == "align":
+            raise ApiError(422, "masks cannot be combined with fit align", field="fit",
+                           value="align", allowed="another fit")  # fmt: skip
+        found = []
+        for photo, each in zip(photos, fitted, strict=True):
+            for name, mask in sent.images.items():
+                if problem := shape_problem(mask.size, each.size, cropped):
+                    raise ApiError(422, f"masks.{name} {problem}", field=f"masks.{name}")
+            masks = sent
+            for region in sorted(wanted):
+                masks = masks.with_png(region, await self.photos.mask(photo, region))
+            found.append(masks)
+        return found
 
     def _resolve(self, mix: Mix) -> tuple[dict[str, StyleVersion], Tensor | None]:
         """Registered versions by style, and the text edit's direction. Raises ApiError."""

@@ -63,6 +63,24 @@ SettingsOption = Annotated[
         TRAINING, "A training setting; may be given several times.", "--set", metavar="NAME=VALUE"
     ),
 ]
+EstimateOption = Annotated[
+    bool,
+    option(
+        OUTPUTS,
+        "Print how much there is to do and how long it takes, and do nothing.",
+        "--estimate",
+    ),
+]
+NotifyOption = Annotated[
+    str | None,
+    option(
+        OUTPUTS,
+        "Address that gets the start, the end or the failure as JSON, signed with "
+        "STYLE_FACTORY_WEBHOOK_SECRET.",
+        "--notify",
+        metavar="URL",
+    ),
+]
 LicenceOption = Annotated[str, option(OUTPUTS, "Licence note to store.", metavar="TEXT")]
 ReplaceOption = Annotated[bool, option(OUTPUTS, "Replace another base of this name.", "--replace")]
 

@@ -6,6 +6,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
+from factory.core.webhooks import send_webhook
 from serving.api.common import authorised, negotiate
 from serving.bodies import StylizeRequest, read_job
 from serving.engine import Result
@@ -15,7 +16,7 @@ from serving.request_images import MEDIA
 from serving.schemas import ERRORS, STYLIZE_EXAMPLE, JobAnswer, JobBody, body_docs
 from serving.service import Service, log_event
 from serving.submissions import TaskStatus
-from serving.webhooks import check_webhook, send_webhook
+from serving.webhooks import check_webhook
 
 router = APIRouter(tags=["jobs"])
 # Seconds between two looks at a running job.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from osasis.errors import UserError
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.photo_options import CropBox, PhotoOptions
 from serving.api.common import authorised, negotiate
-from serving.bodies import read_encodings, read_faces
+from serving.bodies import read_encodings, read_faces, read_mask_request
 from serving.engine import ImageTask
 from serving.errors import ApiError
 from serving.photo_store import RequestPhoto
@@ -23,12 +23,14 @@ from serving.schemas import (
     FacesAnswer,
     FacesBody,
     FacesRow,
+    MasksBody,
     body_docs,
 )
 from serving.service import Service
 
 router = APIRouter(tags=["photos"])
 PHOTO = "iVBORw0KGgo..."
+PICTURE = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post(
@@ -78,6 +80,26 @@ async def faces(request: Request) -> FacesAnswer:
             photos = await service.photos.of_request(sent, keys, owner)
             found = await service.with_timeout(_find_faces(service, photos, owner))
     return FacesAnswer(photos=found)
+
+
+@router.post(
+    "/v1/masks",
+    response_class=Response,
+    responses={200: {"content": {"image/png": PICTURE}}, **ERRORS},
+    openapi_extra=body_docs(MasksBody, {"images": [PHOTO], "region": "background"}),
+)
+async def masks(request: Request) -> Response:
+    """Propose the mask of a region of one photo, and store the photo for later requests: a grey PNG
+    of the photo's size, white where the region is."""
+    service, owner = authorised(request)
+    negotiate(request, ["image/png"])
+    with service.admit_body() as reserve:
+        sent, keys, region = await read_mask_request(request, service.config.limits, reserve)
+        with service.admission.admit_images(1):
+            (photo,) = await service.photos.of_request(sent, keys, owner)
+            mask = await service.with_timeout(service.photos.mask(photo, region))
+            await service.photos.keep([photo], owner)
+    return Response(mask, media_type="image/png", headers={"X-Encoding": photo.key})
 
 
 async def _find_faces(service: Service, photos: list[RequestPhoto], owner: str) -> list[FacesRow]:

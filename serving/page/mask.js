@@ -1,9 +1,11 @@
 // The mask brush: a canvas over the square that is stylized. The style shows where it is opaque.
-import { $, clamp } from "./dom.js";
+import { $, clamp, setStatus, showError } from "./dom.js";
 import { place } from "./crop.js";
+import { post } from "./server.js";
 import { emit, on, square, state } from "./state.js";
 
-const SIZE = 256;
+const SIZE = 256, COLOUR = [240, 135, 90];
+const regions = [...document.querySelectorAll("#regions button")];
 const canvas = $("mask"), context = canvas.getContext("2d", { willReadFrequently: true });
 const brush = { x: SIZE / 2, y: SIZE / 2 };
 let tool = null;
@@ -17,11 +19,32 @@ function choose(name) {
 
 function stamp() {
   context.globalCompositeOperation = tool === "erase" ? "destination-out" : "source-over";
-  context.fillStyle = "#f0875a";
+  context.fillStyle = `rgb(${COLOUR})`;
   context.beginPath();
   context.arc(brush.x, brush.y, Number($("brush").value) / 2, 0, 7);
   context.fill();
   state.painted = pixels().data.some((v, i) => i % 4 === 3 && v > 0);
+}
+
+// Paint the mask that the server finds in the photo; the brush then corrects it.
+async function propose(region) {
+  const { photo } = state;
+  setStatus("Finding the mask …");
+  await photo.located;
+  const answer = await post("v1/masks", { encodings: [await photo.stored], region });
+  const found = await createImageBitmap(await answer.blob());
+  const at = square();
+  if (state.photo !== photo || !at) return;
+  const part = document.createElement("canvas").getContext("2d");
+  part.canvas.width = part.canvas.height = SIZE;
+  part.drawImage(found, at.x, at.y, at.side, at.side, 0, 0, SIZE, SIZE);
+  const painted = part.getImageData(0, 0, SIZE, SIZE);
+  for (let i = 0; i < painted.data.length; i += 4) {
+    painted.data.set([...COLOUR, painted.data[i]], i);
+  }
+  restorePixels(painted);
+  if (!tool) choose("paint");
+  setStatus("");
 }
 
 function movePointer(e) {
@@ -85,7 +108,7 @@ function clear() {
 // The mask belongs to a part of a photo: with faces there is none.
 function follow() {
   const at = state.photo && square();
-  for (const id of ["paint", "erase", "clear"]) $(id).disabled = !at;
+  for (const button of [$("paint"), $("erase"), $("clear"), ...regions]) button.disabled = !at;
   if (at) place(canvas, at);
   else if (state.painted || tool) clear();
 }
@@ -94,6 +117,9 @@ export function start() {
   $("paint").addEventListener("click", () => choose("paint"));
   $("erase").addEventListener("click", () => choose("erase"));
   $("clear").addEventListener("click", () => { clear(); emit("mix"); });
+  for (const button of regions) {
+    button.addEventListener("click", () => propose(button.dataset.region).catch(showError));
+  }
   canvas.addEventListener("pointerdown", (e) => {
     canvas.setPointerCapture(e.pointerId);
     movePointer(e);

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from osasis.bundles.provenance import read_provenance
 from tests.serving.browser import (
@@ -122,6 +122,34 @@ def test_the_gallery_is_searched(visit: Visit) -> None:
     page.locator(".empty").wait_for()
     page.locator("#search").fill("")
     page.wait_for_function("() => document.querySelectorAll('.card').length >= 3")
+
+
+def test_a_mask_is_found_and_corrected(visit: Visit) -> None:
+    """A bright disc in the middle of a dark photo is its subject."""
+    photo = Image.new("RGB", (96, 96), (40, 60, 90))
+    ImageDraw.Draw(photo).ellipse((28, 28, 68, 68), fill=(230, 120, 60))
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    page = visit()
+    styled(page, "oil")
+    upload(page, buffer.getvalue(), "disc.png")
+    page.locator("#masking summary").click()
+    page.get_by_role("button", name="Background").click()
+    page.wait_for_function("() => document.getElementById('code').textContent.includes('painted')")
+    part, before = shown(page), np.asarray(photo, float) / 255
+    assert far(part[38:58, 38:58], before[38:58, 38:58]) < 1e-6  # the photo itself
+    assert far(part[:20], before[:20]) > 0.05
+    # The brush takes the left of the mask away.
+    page.locator("#erase").click()
+    put(page, "brush", 120)
+    box = page.locator("#mask").bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 4, box["y"] + box["height"] - 4, steps=12)
+    page.mouse.up()
+    erased = shown(page)
+    assert far(erased[:, :8], before[:, :8]) < 1e-6
+    assert far(erased[:, 80:], before[:, 80:]) > 0.05
 
 
 def test_a_mask_is_painted(visit: Visit) -> None:

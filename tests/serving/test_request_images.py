@@ -16,12 +16,11 @@ from serving.config import Limits
 from serving.errors import ApiError
 from serving.request_images import (
     check_header,
-    client_mask,
     fitted_photo,
     photo_faces,
-    square_masks,
     to_pixels,
 )
+from serving.request_masks import sent_masks
 from tests.serving.test_http import animation, bomb
 from tests.tiny import picture
 
@@ -111,14 +110,14 @@ def test_masks_are_cropped_like_the_photo_unless_they_are_square() -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     options = PhotoOptions.parse({"crop": "40,8,16"})
-    mask = client_mask(buffer.getvalue(), "masks.m", options, Limits())
-    png = square_masks({"m": mask}, ["m"], 32, options, (64, 48))["m"]
-    assert mask.size == (64, 48) and to_pixels(png)[3:-3, 3:-3].min() == 255
+    masks = sent_masks({"m": buffer.getvalue()}, options, Limits())
+    png = masks.on_square(["m"], 32, options, (64, 48))["m"]
+    assert masks.images["m"].size == (64, 48) and to_pixels(png)[3:-3, 3:-3].min() == 255
     square = io.BytesIO()
     Image.fromarray(pixels[:, :48]).save(square, "PNG")
-    mask = client_mask(square.getvalue(), "masks.m", options, Limits())
-    png = square_masks({"m": mask}, ["m"], 32, options, (64, 48))["m"]
+    masks = sent_masks({"m": square.getvalue()}, options, Limits())
+    png = masks.on_square(["m"], 32, options, (64, 48))["m"]
     assert 0 < (to_pixels(png) > 128).mean() < 0.2
     with pytest.raises(ApiError, match="masks cannot be combined with fit align") as e:
-        client_mask(square.getvalue(), "masks.m", PhotoOptions(fit="align"), Limits())
+        sent_masks({"m": square.getvalue()}, PhotoOptions(fit="align"), Limits())
     assert e.value.status == 422

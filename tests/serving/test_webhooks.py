@@ -1,19 +1,18 @@
-"""Webhooks: allowed addresses, attempts, redirects, and a job of a real server."""
+"""Webhooks of jobs: allowed addresses, and a job of a real server."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
 
 import pytest
 
 from serving.errors import ApiError
-from serving.webhooks import check_webhook, send_webhook
+from serving.webhooks import check_webhook
 from tests.serving.conftest import Server, photo_bytes, wait_until
 from tests.serving.test_http import INK, error_of
+from tests.webhook_server import serve
 
 
 @pytest.mark.parametrize(
@@ -41,34 +40,6 @@ def test_only_allowed_addresses_are_taken(url: str, allowed: bool) -> None:
     assert (e.value.status, e.value.field) == (422, "webhook")
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Answers with the next of ``statuses``; keeps what it is sent."""
-
-    statuses: list[int]
-    received: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        status = self.statuses.pop(0) if self.statuses else 200
-        if status == 200:
-            self.received.append(json.loads(data))
-        self.send_response(status)
-        self.send_header("Location", "http://127.0.0.1:9/")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-def serve(port: int, statuses: list[int]) -> tuple[ThreadingHTTPServer, list[dict[str, Any]]]:
-    received: list[dict[str, Any]] = []
-    handler = type("Own", (Hook,), {"statuses": statuses, "received": received})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, received
-
-
 @pytest.fixture
 def ended() -> Iterator[list[ThreadingHTTPServer]]:
     servers: list[ThreadingHTTPServer] = []
@@ -76,20 +47,6 @@ def ended() -> Iterator[list[ThreadingHTTPServer]]:
     for server in servers:
         server.shutdown()
         server.server_close()
-
-
-def test_attempts_and_redirects(
-    ended: list[ThreadingHTTPServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serving.webhooks.PAUSES", (0.0, 0.0))
-    server, received = serve(0, [500, 503])
-    ended.append(server)
-    url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    assert send_webhook(url, b'{"a": 1}') is None and received == [{"a": 1}]
-    server, received = serve(0, [302, 302, 302])
-    ended.append(server)
-    url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    assert send_webhook(url, b"{}") == "it answers 302" and received == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -172,3 +173,57 @@ def test_what_cannot_be_placed_is_refused_with_its_field(server: Server) -> None
     assert error["field"] == "fit" and error["allowed"] == "one of crop, pad, resize, align"
     two = {"images": [], "encodings": ["0" * 32] * 2, "mix": INK, "crop": "0,0,50"}
     assert error_of(server.post("/v1/stylize", json=two), 422)["field"] == "crop"
+
+
+def test_the_photo_is_itself_outside_of_masks(server: Server) -> None:
+    """At its own size, pixel by pixel; masks are sent or proposed, soft and square ones too."""
+    photo = Image.open(io.BytesIO(photo_bytes(830, (300, 200))))
+    disc = np.hypot(*(np.mgrid[:200, :300] - np.array([100, 150])[:, None, None]))
+    pixels = np.where(disc[..., None] < 60, (240, 120, 40), np.asarray(photo) // 3)
+    photo = Image.fromarray(pixels.astype(np.uint8))
+    found = server.post("/v1/masks", files={"image": ("p.png", png(photo))})
+    assert found.status_code == 200, found.text
+    assert found.headers["content-type"] == "image/png"
+    mask = np.asarray(Image.open(io.BytesIO(found.content)))
+    assert mask.shape == (200, 300)
+    assert ((mask > 127) != (disc < 60)).mean() < 0.02
+    ident = found.headers["x-encoding"]
+    answer = server.post("/v1/masks", json={"encodings": [ident], "region": "background"})
+    background = np.asarray(Image.open(io.BytesIO(answer.content)))
+    np.testing.assert_array_equal(background, 255 - mask)
+
+    def stylized(name: str, **body: Any) -> np.ndarray:
+        mix = {"styles": [{"style": "ink", "mask": name}]}
+        answer = server.post("/v1/stylize", json={"encodings": [ident], "mix": mix, **body})
+        assert answer.status_code == 200, answer.text
+        return np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+
+    sent = stylized("m", masks={"m": base64.b64encode(found.content).decode()})
+    np.testing.assert_array_equal(sent[mask == 0], pixels[mask == 0])
+    assert np.abs(sent - pixels)[mask == 255].mean() > 4
+    np.testing.assert_array_equal(stylized("subject"), sent)
+    square = png(Image.new("L", (32, 32)))
+    np.testing.assert_array_equal(
+        stylized("m", masks={"m": base64.b64encode(square).decode()}, fit="crop"), pixels
+    )
+
+
+def test_masks_that_cannot_be_proposed_are_refused(server: Server) -> None:
+    error = error_of(
+        server.post("/v1/masks", files={"image": ("p.png", WIDE)}, data={"region": "hair"}), 422
+    )
+    assert error["field"] == "region" and "grabcut proposes the masks" in error["message"]
+    error = error_of(
+        server.post("/v1/masks", files={"image": ("p.png", WIDE)}, data={"region": "face"}), 422
+    )
+    assert "no face is found" in error["message"]
+    error = error_of(
+        server.post("/v1/masks", files={"image": ("p.png", WIDE)}, data={"region": "sky"}), 422
+    )
+    assert error["field"] == "region"
+    two = [("image", ("a.png", WIDE)), ("image", ("b.png", TALL))]
+    assert error_of(server.post("/v1/masks", files=two), 422)["field"] == "images"
+    mix = {"styles": [{"style": "ink", "mask": "sky"}]}
+    sent = {"mix": json.dumps(mix)}
+    error = error_of(server.post("/v1/stylize", files={"image": ("p.png", WIDE)}, data=sent), 422)
+    assert error["field"] == "masks" and "background" in error["allowed"]

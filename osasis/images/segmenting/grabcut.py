@@ -29,7 +29,7 @@ HEAD = (0.49, 0.40, 0.40, 0.50)
 REACH, HAIR = (0.49, 0.55, 0.72, 0.74), (0.49, 0.42, 0.47, 0.56)
 SHOULDERS = 0.78
 # Share of what surrounds the heads above which it is not hair.
-LEAK = 0.6
+LEAK = 0.53
 Ellipse = tuple[float, float, float, float]
 
 
