@@ -21,6 +21,7 @@ from osasis.bundles.provenance import FORMATS
 from osasis.errors import UserError
 from osasis.mix import PHOTO_MASK
 from pipelines.corpus_run import CorpusRun
+from pipelines.estimate import estimated_result
 from pipelines.job_folder import JobFolder
 from pipelines.job_revision import known_names, take_up
 from pipelines.manifest import build_manifest
@@ -69,6 +70,7 @@ def stylize(
     frozen: bool = False,
     update: bool = False,
     contact_sheet: bool = True,
+    estimate: bool = False,
     report: Callable[[str], None] | None = None,
     terminal: bool = False,
 ) -> StylizeResult:
@@ -93,9 +95,9 @@ def stylize(
     encoding an output. retry_errors: retry the failures of earlier runs. frozen: refuse
     an input that has changed since the run before; otherwise its new and changed photos are made.
     update: take up other styles, mixes, masks, options or another base than the run before, too,
-    and make again what differs. contact_sheet: write
-    ``contact.html``. report: called with each progress line. terminal: progress lines are text for
-    a terminal instead of JSON.
+    and make again what differs. contact_sheet: write ``contact.html``. estimate: make nothing, and
+    fill ``estimate`` of the result. report: called with each progress line. terminal: progress
+    lines are text for a terminal instead of JSON.
 
     If a full disk or the loss of the folder stops the job, ``stopped`` of the result names the
     reason.
@@ -144,11 +146,22 @@ def stylize(
     check_fit(options, read_base_info(targets.base))
     mask_specs = read_masks(masks or {}, targets.targets, options, own_masks is not None)
     folder = JobFolder(output_folder)
+    job = CorpusRun(
+        home, options, corpus, targets, mask_specs, own_masks, folder, timeout_per_image
+    )  # fmt: skip
+    plan = partial(
+        plan_workers,
+        base=targets.base,
+        workers=workers,
+        readers=readers,
+        gpus_per_worker=gpus_per_worker,
+    )
+    if estimate:
+        return estimated_result(
+            job, build_manifest(corpus, rows, problems, job.output_names()), plan
+        )
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):
-        job = CorpusRun(
-            home, options, corpus, targets, mask_specs, own_masks, folder, timeout_per_image
-        )  # fmt: skip
         names = job.output_names(known_names(folder.path))
         manifest = build_manifest(corpus, rows, problems, names)
         fingerprint = job.fingerprint(manifest)
@@ -156,13 +169,7 @@ def stylize(
         return job.run(
             manifest,
             progress,
-            plan=partial(
-                plan_workers,
-                base=targets.base,
-                workers=workers,
-                readers=readers,
-                gpus_per_worker=gpus_per_worker,
-            ),
+            plan=plan,
             max_errors=max_errors,
             retry_errors=retry_errors,
             contact_sheet=contact_sheet,

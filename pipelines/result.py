@@ -23,7 +23,8 @@ class StylizeResult:
     reasons: number of errors by "stage: reason", most frequent first. left_out: files of the input
     that are not read, by kind, most frequent first. shortened_names: outputs whose file name would
     be too long, and is shortened with a hash. changes: of the input since the run before, see
-    ``pipelines.job_revision.InputChanges``; empty where it is the same.
+    ``pipelines.job_revision.InputChanges``; empty where it is the same. estimate: of a call that
+    only estimates, see ``pipelines.estimate.Estimate``; else empty.
     Of this run: seconds; model_seconds: compute time, summed over the model actors; model_share:
     fraction in [0, 1] of the actors' time, between first and last batch, spent computing; passes:
     forward batches.
@@ -44,6 +45,7 @@ class StylizeResult:
     left_out: dict[str, int] = field(default_factory=dict)
     shortened_names: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -13,15 +14,17 @@ from factory.cli.options import (
     FAILURES,
     INPUTS,
     OUTPUTS,
+    EstimateOption,
     HomeOption,
     JsonOption,
+    NotifyOption,
     assignments,
     check_above_zero,
     find_home,
     names,
     option,
 )
-from factory.cli.output import print_document, print_progress, print_raw
+from factory.cli.output import print_document, print_fields, print_progress, print_raw
 from osasis import choices
 from osasis.errors import UserError
 
@@ -204,6 +207,8 @@ def stylize(
             "--update",
         ),
     ] = False,
+    estimate: EstimateOption = False,
+    notify: NotifyOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -215,9 +220,12 @@ def stylize(
     check_above_zero(gpus_per_worker, "--gpus-per-worker")
     check_above_zero(timeout_per_image, "--timeout-per-image")
     import pipelines
+    from factory.core.uris import redact
+    from factory.core.webhooks import notified
 
     terminal = sys.stderr.isatty()
-    result = pipelines.stylize(
+    run = partial(
+        pipelines.stylize,
         names(styles),
         source,
         output,
@@ -257,6 +265,15 @@ def stylize(
         report=print_raw if terminal else print_progress,
         terminal=terminal,
     )
+    if estimate:
+        print_fields(run(estimate=True).estimate, as_json)
+        return
+    facts = {"input": redact(source), "output": redact(output)}
+    with notified(notify, "stylize", facts, print_progress) as finish:
+        result = run()
+        told = {"photos": result.photos, "images": result.images, "failed": result.failed}
+        succeeded = not (result.errors or result.stopped)
+        finish(succeeded, {**told, "stopped": result.stopped})
     print_document(result.to_dict(), _summary(result), as_json)
     if result.errors or result.stopped:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,8 +16,10 @@ from factory.cli.options import (
     TRAINING,
     BaseOption,
     CatalogArgument,
+    EstimateOption,
     HomeOption,
     JsonOption,
+    NotifyOption,
     PresetOption,
     SettingsOption,
     assignments,
@@ -25,7 +28,7 @@ from factory.cli.options import (
     names,
     option,
 )
-from factory.cli.output import print_document, print_fields
+from factory.cli.output import print_document, print_fields, print_progress
 
 
 def train(
@@ -79,6 +82,8 @@ def train(
         Literal["auto", "table", "lines", "json", "none"],
         option(OUTPUTS, "How progress is shown; auto is a table in a terminal, else JSON lines."),
     ] = "auto",
+    estimate: EstimateOption = False,
+    notify: NotifyOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,9 +91,13 @@ def train(
 
     Styles that are registered already are skipped; the same command resumes a killed run.
     """
+    from factory.core.uris import redact
+    from factory.core.webhooks import notified
+    from factory.reports.results import STATES
     from factory.training.run import train as train_catalog
 
-    result = train_catalog(
+    run = partial(
+        train_catalog,
         catalog,
         home=find_home(home),
         base=base,
@@ -103,6 +112,12 @@ def train(
         previews=previews,
         progress=progress,
     )
+    if estimate:
+        print_fields(run(estimate=True).estimate, as_json)
+        return
+    with notified(notify, "train", {"catalog": redact(catalog)}, print_progress) as finish:
+        result = run()
+        finish(not result.failed, {state: result.count(state) for state in STATES})
     print_document(result.to_dict(), result.summary(), as_json)
     if result.failed:
         raise typer.Exit(1)

@@ -258,6 +258,12 @@ class LoadedBase(Protocol):
         folder: of the home. photos: replace the base's own.
         """
 
+    def ready_bank(
+        self, settings: Any, folder: Path, photos: ContentPhotos | None = None
+    ) -> tuple[bool, Path | None]:
+        """Whether ``banks`` would compute nothing for these settings, and the bank's folder; None
+        where the training needs none."""
+
     def train(self, inputs: TrainingInputs, state: TrainingState | None) -> Training:
         """A training, resumed from ``state`` if given. Raises ImageError for a bad image."""
 

@@ -54,13 +54,15 @@ class BankResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of ``train``. gallery: the HTML report. folder: the job's folder."""
+    """Result of ``train``. gallery: the HTML report. folder: the job's folder. estimate: of a call
+    that only estimates, see ``factory.training.estimate.TrainEstimate``; else empty."""
 
     styles: tuple[StyleResult, ...]
     gallery: Path
     folder: Path
     seconds: float
     banks: tuple[BankResult, ...] = ()
+    estimate: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[StyleResult, ...]:

@@ -57,6 +57,7 @@ class TrainOptions:
     retries: int = RETRIES
     retry_on: tuple[str, ...] = RETRY_ON
     gate: tuple[Condition, ...] = ()
+    estimate: bool = False
 
 
 def train(
@@ -74,6 +75,7 @@ def train(
     contents: str | Path | None = None,
     previews: str | Path | None = None,
     progress: str = "none",
+    estimate: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train a catalog's styles on Ray, register them, and write the gallery.
@@ -84,8 +86,8 @@ def train(
     kinds ``retry_on``. gate: conditions such as ``style_distance<=0.8``, added to the catalog's; a
     style that misses one is registered as candidate. contents: folder of photos to train on instead
     of the base's own. previews: photos to show every style on; None takes the base's own.
-    progress: auto, table, lines, json or none. report: receives the lines instead of standard
-    error.
+    progress: auto, table, lines, json or none. estimate: train nothing, and fill ``estimate`` of
+    the result. report: receives the lines instead of standard error.
 
     Styles whose fingerprint is registered are skipped. If another job is training a style, the run
     waits for it. Raises UserError for errors of the whole run, and DiskFullError, after which the
@@ -100,8 +102,9 @@ def train(
     if report is not None and progress == "none":
         progress = "lines"
     options = TrainOptions(
-        preset, overrides or {}, slots, gpus_per_slot, retries, tuple(retry_on), parse_gate(gate)
-    )
+        preset, overrides or {}, slots, gpus_per_slot, retries, tuple(retry_on), parse_gate(gate),
+        estimate,
+    )  # fmt: skip
     with make_display(progress, report) as display:
         run = TrainingRun(home, options, display)
         try:
@@ -171,6 +174,8 @@ class TrainingRun:
             + (f", {len(failed)} that cannot be trained" if failed else "")
         )
         self.display.update(failed)
+        if options.estimate:
+            return self._estimated(plan, photos)
         if waiting:
             write_atomic(self.previews, preview_file)
             self.registrar = Registrar(self._start(), self.base, gate, previews_key, self.report)
@@ -202,6 +207,26 @@ class TrainingRun:
                 raise
             self.report(f"no gallery is written: {e}")
         return result
+
+    def _estimated(self, plan: list[PlannedStyle], previews: torch.Tensor) -> TrainResult:
+        """A result without training, with the estimate of the plan."""
+        from factory.core.ray_cluster import start_ray
+        from factory.training.estimate import estimate_training
+        from factory.training.slots import plan_slots
+
+        start_ray(self.options.slots)
+        waiting = max(1, sum(p.needs_training for p in plan))
+        slots = plan_slots(
+            self.base_folder, self.options.slots, waiting, self.options.gpus_per_slot
+        )
+        found = estimate_training(
+            plan, self.home, self.base, self.base_folder, slots, list_versions(self.home),
+            self.images, previews, self.photos,
+        )  # fmt: skip
+        gallery = self.folder / "gallery.html"
+        return TrainResult(
+            tuple(self.results.values()), gallery, self.folder, 0.0, estimate=found.to_dict()
+        )
 
     def delete_staged_images(self) -> None:
         """Delete the staged images, and the job folder of a run that wrote nothing else to it."""

@@ -107,7 +107,13 @@ def pixels(image: Path | bytes, mode: str = "RGBA") -> np.ndarray:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"detail": True}, {"fit": "pad"}, {"fit": "resize"}, {"crop": "10,5,40"}],
+    [
+        {},
+        {"crop": "10,5,40"},
+        pytest.param({"detail": True}, marks=pytest.mark.slow),
+        pytest.param({"fit": "pad"}, marks=pytest.mark.slow),
+        pytest.param({"fit": "resize"}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_photo_is_itself_where_its_mask_is_0(
@@ -206,7 +212,15 @@ def test_a_changed_mask_makes_its_outputs_again(
         run(photos)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "paths", "paths of masks only", "list"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bytes",
+        "list",
+        pytest.param("paths", marks=pytest.mark.slow),
+        pytest.param("paths of masks only", marks=pytest.mark.slow),
+    ],
+)
 def test_masks_that_the_input_names(
     kind: str, run: Callable[..., Made], photos: Path, masks: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,11 @@ class DiffStylerBase:
         """Trainings share the base alone."""
         return [None] * len(settings)
 
+    def ready_bank(
+        self, settings: StyleSettings, folder: Path, photos: ContentPhotos | None = None
+    ) -> tuple[bool, Path | None]:
+        return True, None
+
     def preview_encodings(self, photos: Tensor, plan: EncodePlan) -> Encodings:
         """Encodings of the preview photos, computed once."""
         known = self._previews.get(plan)

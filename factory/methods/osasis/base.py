@@ -133,6 +133,13 @@ class OsasisBase:
 
         return ensure_banks(folder, self.folder, self.networks, settings, report, claims, photos)
 
+    def ready_bank(
+        self, settings: TrainSettings, folder: Path, photos: ContentPhotos | None = None
+    ) -> tuple[bool, Path | None]:
+        from factory.methods.osasis.content_banks import ready_bank
+
+        return ready_bank(folder, self.folder, self.networks, settings, photos)
+
     def bank(self, path: Path | None) -> ContentBank | None:
         """The content bank at a path, cached."""
         if path is None:

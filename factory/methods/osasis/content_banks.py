@@ -87,6 +87,26 @@ def ensure_banks(
     return out
 
 
+def ready_bank(
+    folder: Path,
+    base_folder: Path,
+    base: Base,
+    settings: TrainSettings,
+    photos: ContentPhotos | None = None,
+) -> tuple[bool, Path | None]:
+    """Whether the bank for these settings exists or none is needed, and its folder."""
+    path = bank_path(folder, base, settings, photos)
+    if path is None:
+        return True, None
+    found = _existing(path, base_folder)
+    return found is not None, found.folder if found is not None else None
+
+
+def _existing(path: Path, base_folder: Path) -> Bank | None:
+    """A bank of the home, or one that its base ships."""
+    return read_bank(path) or read_bank(base_folder / SHIPPED_BANKS / path.name)
+
+
 def read_bank(path: Path) -> Bank | None:
     """The bank in a folder; None if it is missing or incomplete."""
     try:
@@ -104,7 +124,7 @@ def _ensure(
     report: Callable[[str], None],
     claims: Claims,
 ) -> Bank:
-    found = read_bank(path) or read_bank(base_folder / SHIPPED_BANKS / path.name)
+    found = _existing(path, base_folder)
     if found is not None:
         return found
     name, reported = f"bank-{path.name}", False
