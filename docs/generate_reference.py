@@ -126,6 +126,7 @@ def corpus_options() -> str:
 
 def serve_settings() -> str:
     """The settings of serving and its limits."""
+    from osasis.images.segmenting import Segmenter
     from serving.config import Limits, ServeConfig
 
     return (
@@ -135,6 +136,8 @@ def serve_settings() -> str:
         + fields_table(ServeConfig, "setting")
         + "\n## Limits\n\nWhat one request may ask for.\n\n"
         + fields_table(Limits, "setting", "limits.")
+        + "\n## Segmenter\n\nWhat proposes the masks of photos; also the settings of "
+        "`stylize --segmenter-set`.\n\n" + fields_table(Segmenter, "setting", "segmenter.")
     )
 
 
