@@ -75,12 +75,15 @@ def estimate_training(
     waiting = [p for p in plan if p.needs_training]
     known = _trained(base, (v for found in versions.values() for v in found))
     kinds = Counter(_key(base, p.settings.to_dict()) for p in waiting)
-    sources, seconds, note = set(), dict[str, float](), ""
+    sources, note, total, size = set(), "", 0.0, 0.0
     for key in kinds:
         first = next(p for p in waiting if _key(base, p.settings.to_dict()) == key)
         if key in known:
             sources.add("history")
-            seconds[key] = statistics.median(s for s, _ in known[key])
+            seconds, bundle = (
+                statistics.median(values) for values in zip(*known[key], strict=True)
+            )
+            total, size = total + seconds * kinds[key], size + bundle * kinds[key]
             continue
         ready, bank = base.ready_bank(first.settings, home.banks, photos)
         if not ready:
@@ -94,10 +97,10 @@ def estimate_training(
             previews.cpu(),
         )  # fmt: skip
         sources.add("probe")
-        seconds[key] = _probe(base_folder, inputs, slots)
-    total = None if note else sum(seconds[key] * count for key, count in kinds.items())
-    wall = None if total is None else total / slots.count
-    sizes = [size for found in known.values() for _, size in found]
+        seconds, bundle = _probe(base_folder, inputs, slots)
+        total, size = total + seconds * kinds[key], size + bundle * kinds[key]
+    # A slot trains whole styles.
+    rounds = -(-len(waiting) // slots.count) / max(1, len(waiting))
     return TrainEstimate(
         styles=len(plan),
         registered=sum(p.registered is not None for p in plan),
@@ -105,9 +108,9 @@ def estimate_training(
         cannot_be_trained=sum(p.failure is not None for p in plan),
         slots=slots.count,
         device=slots.device,
-        seconds=None if wall is None else round(wall, 1),
-        gpu_hours=None if total is None else round(total * slots.gpus / 3600, 3),
-        bytes=round(statistics.median(sizes) * len(waiting)) if sizes else None,
+        seconds=None if note else round(total * rounds, 1),
+        gpu_hours=None if note else round(total * slots.gpus / 3600, 3),
+        bytes=None if note else round(size),
         measured=" and ".join(sorted(sources)) if not note else "",
         note=note,
     )
@@ -140,17 +143,17 @@ def _trained(
     return found
 
 
-def _probe(base: Path, inputs: TrainingInputs, slots: SlotPlan) -> float:
-    """The time of a style by a worker of the cluster."""
+def _probe(base: Path, inputs: TrainingInputs, slots: SlotPlan) -> tuple[float, int]:
+    """Seconds and bytes of a style by a worker of the cluster."""
     import ray
 
     task = remote_task(measure, gpus=slots.gpus)
-    found: float = ray.get(task.remote(base, inputs, slots.device))
+    found: tuple[float, int] = ray.get(task.remote(base, inputs, slots.device))
     return found
 
 
-def measure(base: Path, inputs: TrainingInputs, device: str) -> float:
-    """Seconds that the training of a style takes, from its start and a few iterations."""
+def measure(base: Path, inputs: TrainingInputs, device: str) -> tuple[float, int]:
+    """Seconds and bytes that a style takes, from its start, a few iterations and its end."""
     loaded = load_base(base, device)
     with tempfile.TemporaryDirectory() as folder:
         previews = inputs.previews.to(loaded.device)
@@ -163,4 +166,8 @@ def measure(base: Path, inputs: TrainingInputs, device: str) -> float:
             training.step()
         count = training.iteration - first
         each = (time.perf_counter() - started) / count if count else 0.0
-        return start + (training.iterations - first) * each
+        started = time.perf_counter()
+        training.finish("probe", {}).save(Path(folder) / "style")
+        end = time.perf_counter() - started
+        size = sum(p.stat().st_size for p in (Path(folder) / "style").rglob("*") if p.is_file())
+        return start + (training.iterations - first) * each + end, size

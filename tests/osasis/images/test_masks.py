@@ -146,6 +146,7 @@ def test_a_mask_of_the_photos_size_is_its_mask_even_where_it_is_square() -> None
     ("fit", "want"),
     [
         ("resize", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
+        ("whole", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
         # The square is columns 1 to 3, and its border is continued.
         ("crop", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
         ("pad", np.tile([0, 0, 0, 255, 255, 255], (3, 1))),
@@ -155,6 +156,13 @@ def test_a_square_mask_lies_where_the_square_is(fit: str, want: np.ndarray) -> N
     mask = Image.fromarray(np.tile(np.repeat([0, 255], 300), (600, 1)).astype(np.uint8))
     found = np.asarray(mask_on_photo(mask, (600, 300), PhotoOptions.parse({"fit": fit})))
     np.testing.assert_array_equal(found[50::100, 50::100], want)
+
+
+def test_with_fit_whole_a_mask_has_the_shape_of_the_photos_picture() -> None:
+    options = PhotoOptions(fit="whole")
+    for mask in (Image.new("L", (300, 200), 255), Image.new("L", (64, 64), 255)):
+        fitted = np.asarray(fit_mask(mask, 32, options, (301, 199)))
+        assert fitted.shape == (32, 48) and fitted.min() == 255
 
 
 def test_composing_masks_are_relative_to_what_they_cover() -> None:
