@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,7 +42,12 @@ class MaskSpec(InputModel):
     png: bytes
 
     def image(self) -> Image.Image:
-        return read_png(self.png, "L")
+        return _decoded(self.png)
+
+
+@functools.lru_cache(maxsize=8)
+def _decoded(png: bytes) -> Image.Image:
+    return read_png(png, "L")
 
 
 class PhotoMasks(InputModel):

@@ -72,22 +72,14 @@ def masks_of_photos(
 
     region, segmenter: of ``MaskProposal``. save: folder for the masks. Raises UserError.
     """
-    folder = None if save is None else os.path.abspath(save)  # noqa: PTH100
-    if folder is not None and is_uri(os.fspath(save or "")):
-        raise UserError(f"--save-masks {redact(os.fspath(save or ''))}: give a local folder")
+    folder = _save_folder(save)
     if region is not None:
         if corpus.masks is not None:
             raise UserError(
                 f"masks are named both by --mask {region} and by --masks or in the input; name "
                 "them once"
             )
-        given = dict(segmenter or {})
-        if given.get("model"):
-            given["model"] = os.path.abspath(given["model"])  # noqa: PTH100
-        proposal = MaskProposal.parse({"region": region, "segmenter": given})
-        proposal.segmenter.check(proposal.region)
-        identity = {"region": region, "segmenter": proposal.segmenter.identity()}
-        return PhotoMasks(proposal=proposal, proposal_identity=identity, save=folder)
+        return _proposed(region, dict(segmenter or {}), folder)
     if segmenter:
         raise UserError(
             "a segmenter is named, but no mask that it shall propose; add --mask subject, "
@@ -98,6 +90,25 @@ def masks_of_photos(
     if folder is not None:
         raise UserError("--save-masks: the photos have no masks; add --mask subject or --masks DIR")
     return None
+
+
+def _save_folder(given: str | os.PathLike[str] | None) -> str | None:
+    """The absolute path of ``--save-masks``. Raises UserError for a URI."""
+    if given is None:
+        return None
+    if is_uri(os.fspath(given)):
+        raise UserError(f"--save-masks {redact(os.fspath(given))}: give a local folder")
+    return os.path.abspath(given)  # noqa: PTH100
+
+
+def _proposed(region: str, segmenter: dict[str, Any], save: str | None) -> PhotoMasks:
+    """Masks that a segmenter proposes, whose model can be read. Raises UserError."""
+    if isinstance(model := segmenter.get("model"), str):
+        segmenter["model"] = os.path.abspath(model)  # noqa: PTH100  # for other processes
+    proposal = MaskProposal.parse({"region": region, "segmenter": segmenter})
+    proposal.segmenter.check(proposal.region)
+    identity = {"region": region, "segmenter": proposal.segmenter.identity()}
+    return PhotoMasks(proposal=proposal, proposal_identity=identity, save=save)
 
 
 def photo_mask_files(given: str | os.PathLike[str], keys: Sequence[bytes]) -> pa.Table:

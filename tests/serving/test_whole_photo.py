@@ -27,6 +27,7 @@ from pipelines.read_squares import READ_TASK, read_squares
 from pipelines.source import open_source
 from pipelines.stylize_squares import StylizeSquares
 from pipelines.write_outputs import write_outputs
+from serving.client import Client
 from tests.serving.conftest import Server, photo_bytes
 from tests.serving.test_http import INK, error_of
 from tests.tiny import SIZE
@@ -191,6 +192,8 @@ def test_the_photo_is_itself_outside_of_masks(server: Server) -> None:
     answer = server.post("/v1/masks", json={"encodings": [ident], "region": "background"})
     background = np.asarray(Image.open(io.BytesIO(answer.content)))
     np.testing.assert_array_equal(background, 255 - mask)
+    client = Client(server.url, key=server.headers["Authorization"].removeprefix("Bearer "))
+    np.testing.assert_array_equal(np.asarray(client.mask(png(photo), "subject")), mask)
 
     def stylized(name: str, **body: Any) -> np.ndarray:
         mix = {"styles": [{"style": "ink", "mask": name}]}

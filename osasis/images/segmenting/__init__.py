@@ -43,8 +43,10 @@ class Segmenter(InputModel):
 
     def cross_problems(self) -> list[Problem]:
         if self.name == "onnx":
-            message = "the segmenter onnx needs a model; name its file"
-            return [] if self.model else [Problem("model", None, message, "a file")]
+            message = "the segmenter onnx needs a model"
+            return (
+                [] if self.model else [Problem("model", None, message, "the file of an ONNX model")]
+            )
         given = [n for n in ("model", "channels") if getattr(self, n) is not None]
         return [
             Problem(n, getattr(self, n), f"{n} is for the segmenter onnx; leave it out")

@@ -113,6 +113,11 @@ STYLIZE_MISTAKES = [
     (["--mix", "strength"], "--mix 'strength': write NAME=VALUE"),
     (["--mix", "level_weights=[1]"], "level_weights has 1 values; this base"),
     (["--mix", "text_edit=smile"], "unknown text edit 'smile'"),
+    (["--mask", "subject", "--mask", "face"], "--mask names subject and face; one mask can be"),
+    (["--mask", "sky"], "--mask is 'sky'; it must be NAME=FILE, or one of subject, background"),
+    (["--mask", "hair"], "grabcut proposes the masks subject, background and face"),
+    (["--segmenter", "grabcut"], "a segmenter is named, but no mask that it shall propose"),
+    (["--notify", "hooks.example"], "--notify: it must be an address that begins with http://"),
     (["--input", "nowhere"], "nowhere: no such folder, photo, list"),
 ]
 
