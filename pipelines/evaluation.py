@@ -115,7 +115,6 @@ def evaluate(
     )  # fmt: skip
     worker_spec = MeasureSpec(
         folder=str(place.resolve()),
-        manifest=str(folder.path.resolve() / "manifest.parquet"),
         base=str(targets.base),
         styles={name: str(v.folder()) for name, v in versions.items()},
         metrics=tuple(m.name for m in measured.metrics),
@@ -141,8 +140,8 @@ def evaluate(
             manifest, progress, plan=plan, max_errors=None, retry_errors=False, contact_sheet=False
         )
         run = EvaluationRun(
-            place, corpus, folder, tuple(versions), variants, chosen, measured, worker_spec,
-            groups,
+            place, corpus, folder, tuple(versions), variants, chosen, measured,
+            worker_spec.replace(job=corpus.spec.folder), groups,
         )  # fmt: skip
         if not made.stopped:
             run.measure(progress, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from factory.core.object_store import SCHEMES
 
 pytest.importorskip("moto", reason="needs moto")
 pytest.importorskip("s3fs", reason="needs the extra s3")
@@ -63,21 +66,27 @@ class S3Server:
         """Requests by method, among those whose path starts like this."""
         return Counter(m for m, path in self.requests if path.startswith(f"/{BUCKET}/{start}"))
 
-    def close(self) -> None:
-        self._server.shutdown()
+
+@functools.cache
+def _server() -> S3Server:
+    """One server for all tests of a process: moto's buckets and fsspec's clients are global."""
+    return S3Server()
 
 
 @contextmanager
 def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A server with an empty bucket, which this process and its children find by environment."""
-    server = S3Server()
-    for name, value in server.environment.items():
-        patch.setenv(name, value)
+    """A server with a bucket, which this process and its children find by environment.
+
+    States are looked at often, for the tests to be fast.
+    """
     import fsspec
 
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET)
+    server = _server()
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
+    patch.setattr("factory.core.object_store.ObjectStore.look_seconds", 0.2)
+    system = fsspec.filesystem("s3", **SCHEMES["s3"][1])
+    if not system.exists(BUCKET):
+        system.mkdir(BUCKET)
     server.requests.clear()
-    try:
-        yield server
-    finally:
-        server.close()
+    yield server

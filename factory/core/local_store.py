@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -29,8 +30,9 @@ class LocalStore:
     def within(self, folder: str) -> LocalStore:
         return LocalStore(self.path / folder)
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        with (self.path / name).open("rb") as file:
+            return file.read(-1 if limit is None else limit)
 
     def open(self, name: str) -> BinaryIO:
         return (self.path / name).open("rb")
@@ -43,14 +45,11 @@ class LocalStore:
         return create_file(self.path / name, data)
 
     def delete(self, names: Iterable[str]) -> None:
-        folders: set[Path] = set()
         for name in names:
-            path = self.path / name
-            path.unlink(missing_ok=True)
-            folders.update(path.relative_to(self.path).parents)
-        for folder in sorted(folders - {Path()}, key=lambda f: -len(f.parts)):
-            with contextlib.suppress(OSError):  # has other files, or is gone already
-                (self.path / folder).rmdir()
+            (self.path / name).unlink(missing_ok=True)
+
+    def delete_folder(self, folder: str) -> None:
+        shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def list(self, folder: str = "") -> list[str]:
         root = self.path / folder

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, unquote
 
 from factory.core.endpoints import check_endpoint
 from factory.core.local_cache import open_cached
@@ -30,6 +31,11 @@ REQUESTS_AT_ONCE = 16
 T = TypeVar("T")
 
 
+def can_open(scheme: str) -> bool:
+    """Whether the package for a scheme is installed; False for other schemes."""
+    return scheme in SCHEMES and importlib.util.find_spec(SCHEMES[scheme][0]) is not None
+
+
 class StoreError(UserError, OSError):
     """A store refuses a request or does not answer. The message names the object and the cause."""
 
@@ -43,14 +49,15 @@ class ObjectStore:
     def __init__(self, location: str) -> None:
         """Raises UserError for a scheme that is not supported, and where a package is missing."""
         self.location = location.rstrip("/")
-        self.scheme, _, self._root = self.location.partition("://")
+        self.scheme, _, root = self.location.partition("://")
+        self._root = unquote(root)
         if self.scheme not in SCHEMES:
             raise UserError(
                 f"{location}: {self.scheme}:// cannot be written to; give a folder, or a URI that "
                 f"starts with {' or '.join(f'{s}://' for s in SCHEMES)}"
             )
         package = SCHEMES[self.scheme][0]
-        if importlib.util.find_spec(package) is None:
+        if not can_open(self.scheme):
             raise UserError(
                 f"{location}: {self.scheme}:// needs the package {package}; install "
                 f"style-factory[{self.scheme}]"
@@ -64,10 +71,11 @@ class ObjectStore:
         return fsspec.filesystem(self.scheme, **SCHEMES[self.scheme][1])
 
     def within(self, folder: str) -> ObjectStore:
-        return ObjectStore(f"{self.location}/{folder}")
+        return ObjectStore(f"{self.location}/{quote(folder)}")
 
-    def read(self, name: str) -> bytes:
-        return bytes(self._call("read", name, lambda fs, key: fs.cat_file(key)))
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        span = {} if limit is None else {"start": 0, "end": limit}
+        return bytes(self._call("read", name, lambda fs, key: fs.cat_file(key, **span)))
 
     def open(self, name: str) -> BinaryIO:
         return open_cached(f"{self.location}/{name}", lambda: self.read(name))
@@ -94,6 +102,9 @@ class ObjectStore:
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             list(pool.map(delete, names))
+
+    def delete_folder(self, folder: str) -> None:
+        self.delete(self.list(folder))
 
     def list(self, folder: str = "") -> list[str]:
         found = self._call("list", folder, lambda fs, key: fs.find(key))
@@ -134,7 +145,8 @@ class ObjectStore:
         except (FileNotFoundError, FileExistsError, UserError):
             raise
         except Exception as e:  # each package raises its own errors
-            reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            text = getattr(e, "strerror", None) or str(e).strip() or type(e).__name__
+            reason = text.splitlines()[0]
             hint = "; check the credentials in the environment, and what they permit"
             raise StoreError(
                 f"{shown}: cannot {what} ({reason}){hint if isinstance(e, PermissionError) else ''}"

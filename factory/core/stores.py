@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import unquote
 
 from factory.core.local_store import LocalStore
-from factory.core.object_store import ObjectStore
+from factory.core.object_store import ObjectStore, can_open
 from factory.core.uris import is_local_uri, is_uri, local_path, redact
 from osasis.errors import UserError
 
@@ -40,7 +41,8 @@ class Store(Protocol):
     def within(self, folder: str) -> Store:
         """The store of a folder of this one."""
 
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """The bytes of a file, of an object in one request. limit: read no more bytes."""
 
     def open(self, name: str) -> BinaryIO:
         """A file that never changes, for reading parts of it; of a store, a cached copy."""
@@ -56,6 +58,9 @@ class Store(Protocol):
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; missing ones are no error."""
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete all files below a folder, to which nobody writes any more."""
 
     def list(self, folder: str = "") -> list[str]:
         """The sorted names of all files below a folder; none where it does not exist."""
@@ -104,4 +109,20 @@ def open_store(location: str | os.PathLike[str]) -> Store:
     return _object_store(text)
 
 
+def object_at(uri: str) -> tuple[Store, str] | None:
+    """The store and name of an object that the package of its scheme can read in one request.
+
+    None for a URI of another scheme or with options, and where the package is missing.
+    """
+    if redact(uri) != uri or not can_open(uri.partition("://")[0]):
+        return None
+    folder, _, name = uri.rpartition("/")
+    return open_store(folder), unquote(name)
+
+
 _object_store = functools.lru_cache(maxsize=64)(ObjectStore)
+
+
+def local_folder(store: Store) -> Path | None:
+    """The folder of a store on this machine's file system; None for an object store."""
+    return store.path if isinstance(store, LocalStore) else None

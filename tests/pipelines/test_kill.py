@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from factory.core.home import Home
+from factory.core.stores import open_store
+from pipelines.job_identity import FOLDER
+from pipelines.job_log import LOG, JobLog
 from tests.conftest import ROOT
-from tests.pipelines.conftest import times_done, written
+from tests.pipelines.conftest import state_of, times_done, written
 from tests.tiny import picture
 
 PHOTOS = 60
@@ -114,6 +116,6 @@ def test_two_nodes_give_the_outputs_of_one(
     ran = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, timeout=300, check=False)
     assert ran.returncode == 0
     assert written(tmp_path) == whole
-    log = (tmp_path / ".job" / "progress.jsonl").read_text().splitlines()
-    nodes = Counter(r["node"] for r in map(json.loads, filter(None, log)) if "node" in r)
+    log = JobLog(open_store(tmp_path / FOLDER / state_of(tmp_path))).lines(LOG)
+    nodes = Counter(line["node"] for line in log if "node" in line)
     assert len(nodes) == 2 and "" not in nodes  # both computed

@@ -153,7 +153,6 @@ def test_one_of_two_jobs_holds_a_claim_in_a_store(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = f"s3://{BUCKET}/{tmp_path.name}"
-    monkeypatch.setattr("factory.core.object_store.ObjectStore.look_seconds", 0.2)
     monkeypatch.setattr("factory.core.claims.HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr("factory.core.claims.LEASE_SECONDS", 3.0)
     mine, other, told = Claims(place, "mine"), Claims(place, "other"), []
