@@ -160,9 +160,10 @@ class Claims:
             return True
         try:
             # By the storage's clock: this machine's may be another.
-            now = self.store.touch(self._heartbeat)
+            self.store.touch(self._heartbeat)
         except OSError:
             return True  # unknown
+        now = self.store.changed(self._heartbeat) or 0.0
         return now - self._last_beat(holder, claim) < LEASE_SECONDS
 
     def _last_beat(self, holder: Holder, claim: str) -> float:

@@ -71,10 +71,8 @@ class LocalStore:
         except FileNotFoundError:
             return None
 
-    def touch(self, name: str) -> float:
-        path = self.path / name
-        os.utime(path)
-        return path.stat().st_mtime
+    def touch(self, name: str) -> None:
+        os.utime(self.path / name)
 
     def hold(self, name: str) -> None:
         file = (self.path / name).open("rb")

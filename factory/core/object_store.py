@@ -118,9 +118,8 @@ class ObjectStore:
             return None
         return float(when.timestamp())
 
-    def touch(self, name: str) -> float:
+    def touch(self, name: str) -> None:
         self.write(name, b"")
-        return self.changed(name) or 0.0
 
     def hold(self, name: str) -> None:
         """Object stores have no locks: heartbeats alone tell that a holder lives."""

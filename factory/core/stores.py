@@ -68,8 +68,8 @@ class Store(Protocol):
     def changed(self, name: str) -> float | None:
         """When a file was last written, in seconds by the store's clock; None if it is missing."""
 
-    def touch(self, name: str) -> float:
-        """Set a file's last change to now; returns the time by the store's clock."""
+    def touch(self, name: str) -> None:
+        """Set the last change of an empty file to now, by the store's clock."""
 
     def hold(self, name: str) -> None:
         """Lock a file until ``let_go`` or the end of the process, where the store has locks."""

@@ -33,14 +33,14 @@ def register(home: Home, style: str, base: str = "tiny", seed: int = 1) -> None:
     register_random_style(home, style, seed, folder, base, tags={"base_name": base})
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    """All images of an output folder, by relative path."""
-    suffixes = {".png", ".jpg", ".webp"}
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.suffix in suffixes
-    }
+def images(output: Path | str) -> list[str]:
+    """The names of all images of an output."""
+    return [n for n in open_store(output).list() if n.endswith((".png", ".jpg", ".webp"))]
+
+
+def written(output: Path | str) -> dict[str, bytes]:
+    """All images of an output, by relative path."""
+    return {name: open_store(output).read(name) for name in images(output)}
 
 
 def state_of(output: Path | str) -> str:
