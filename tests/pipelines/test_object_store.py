@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from factory.core.home import Home
 from factory.core.object_store import StoreError
 from factory.core.stores import open_store
 from osasis.errors import UserError
@@ -16,6 +22,7 @@ from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder
 from pipelines.job_revision import InputChanges
 from pipelines.manifest import build_manifest
 from pipelines.source import open_source, read_photo
+from tests.conftest import ROOT
 from tests.pipelines.conftest import images, written
 from tests.pipelines.test_job_revision import Job
 from tests.pipelines.test_operators import Run, run
@@ -23,6 +30,8 @@ from tests.s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
 from tests.tiny import picture
 
 __all__ = ["run"]
+
+Ran = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +142,71 @@ def test_a_photo_is_read_by_one_request(name: str, s3: S3Server, place: str, pho
 def test_names_that_are_not_utf_8_are_escaped(place: str, tmp_path: Path) -> None:
     assert open_store(place).name_of(b"a\xff") == "a\\xff"
     assert open_store(tmp_path).name_of(b"a\xff") == "a\udcff"
+
+
+def command(home: Home, source: Path | str, output: Path | str, *options: str) -> Ran:
+    """`style-factory stylize --json` in a process of its own, with its own Ray."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "factory.cli", "stylize", "--home", str(home.path)),
+            *("--styles", "oil,ink", "--input", str(source), "--output", str(output)),
+            *("--workers", "1", "--size", "base", "--json", *options),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_refusal_stops_the_command_and_the_same_one_finishes_the_job(
+    gallery: Home, place: str, photos: Path, s3: S3Server
+) -> None:
+    for photo in photos.iterdir():
+        open_store(f"{place}/in").write(photo.name, photo.read_bytes())
+    prefix = f"/{BUCKET}/{place.rpartition('/')[2]}/out"
+    refused = f"{prefix}/ink/1.png"
+    s3.refuse = lambda method, path: (
+        "403 AccessDenied" if (method, path) == ("PUT", refused) else None
+    )
+    try:
+        first = command(gallery, f"{place}/in", f"{place}/out")
+    finally:
+        s3.refuse = lambda method, path: None
+    assert first.returncode == 1
+    document = json.loads(first.stdout)
+    assert document["output"] == f"{place}/out"
+    assert document["failed"] == 0 and document["images"] < 6
+    assert document["stopped"] == (
+        f"stopped: {place}/out/ink/1.png: cannot write (AccessDenied); check the credentials in the "
+        f"environment, and what they permit; {document['images']} of 6 are there; run the same "
+        "command again to continue"
+    )
+    second = command(gallery, f"{place}/in", f"{place}/out")
+    assert second.returncode == 0, second.stderr
+    assert len(images(f"{place}/out")) == 6
+    assert s3.count(f"{prefix.removeprefix(f'/{BUCKET}/')}/oil/")["PUT"] <= 4
+    store = open_store(f"{place}/out")
+    assert {"summary.json", "contact.html"} <= set(store.list())
+    texts = [first.stdout, first.stderr, second.stdout, second.stderr]
+    for text in [*(t.encode() for t in texts), *map(store.read, store.list())]:
+        assert KEY.encode() not in text and SECRET.encode() not in text
+    assert "Traceback" not in first.stderr
+
+
+@pytest.mark.slow
+def test_parquet_outputs_in_a_store_equal_those_on_a_folder(
+    gallery: Home, place: str, photos: Path, tmp_path: Path
+) -> None:
+    rows = {"name": [f"n{i}" for i in range(3)],
+            "image": [(photos / f"{i}.png").read_bytes() for i in range(3)]}  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    for output in (tmp_path / "out", f"{place}/out"):
+        ran = command(gallery, tmp_path / "in.parquet", output, "--format", "parquet")
+        assert ran.returncode == 0, ran.stderr
+    local, stored = open_store(tmp_path / "out"), open_store(f"{place}/out")
+    assert stored.read("part-00000.parquet") == local.read("part-00000.parquet")
+    assert not [name for name in stored.list() if "/parts/" in name]
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet").num_rows == 6
