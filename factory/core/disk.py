@@ -18,6 +18,7 @@ TEXTS = {
     "database or disk is full": errno.ENOSPC,
     os.strerror(errno.EDQUOT): errno.EDQUOT,
 }
+STORE_ERROR = re.compile(r"\bStoreError: (.+)")
 NAMED = re.compile(r"the disk(?: quota)? of .+? is full(?: \([^()]*\))?")
 
 
@@ -48,8 +49,10 @@ def find_disk_full(error: BaseException, folder: Path | None = None) -> DiskFull
 
 def find_refusal(error: BaseException, folder: Path | None = None) -> OSError | None:
     """The store that refused a request, or else the full disk, that caused the error."""
-    # The last one: Ray's copy of a task's error has a traceback as its text.
-    for e in reversed(_causes(error)):
+    for e in _causes(error):
+        # Ray Data passes an error of a worker on as the text of its traceback.
+        if refused := STORE_ERROR.search(str(e)):
+            return StoreError(refused[1])
         if isinstance(e, StoreError):
             return e
     return find_disk_full(error, folder)

@@ -177,11 +177,11 @@ def test_a_refusal_stops_the_command_and_the_same_one_finishes_the_job(
         s3.refuse = lambda method, path: None
     assert first.returncode == 1
     document = json.loads(first.stdout)
-    assert document["output"] == f"{place}/out"
+    assert document.get("output") == f"{place}/out", document
     assert document["failed"] == 0 and document["images"] < 6
     assert document["stopped"] == (
-        f"stopped: {place}/out/ink/1.png: cannot write (AccessDenied); check the credentials in the "
-        f"environment, and what they permit; {document['images']} of 6 are there; run the same "
+        f"stopped: {place}/out/ink/1.png: cannot write (AccessDenied); check the credentials in "
+        f"the environment, and what they permit; {document['images']} of 6 are there; run the same "
         "command again to continue"
     )
     second = command(gallery, f"{place}/in", f"{place}/out")
