@@ -22,6 +22,7 @@ from factory.core.stores import object_at
 from factory.core.text_files import existing_location, read_text, text_lines
 from factory.core.uris import (
     URI,
+    check_no_password,
     file_system,
     first_line,
     is_local_uri,
@@ -212,6 +213,8 @@ def _from_list(path: Path) -> Source:
     if not lines:
         raise UserError(f"{path}: the list is empty; write one path per line")
     lines = [existing_location(line, path.parent) for line in lines]
+    for line in lines:
+        check_no_password(line)
     locations = [line if URI.match(line) else str(path.parent / line) for line in lines]
     keys = [re.sub(URI, "", line) for line in lines]
     if any(Path(k).is_absolute() for k in keys):
@@ -245,6 +248,7 @@ def _listed(
 
 
 def _from_uri(uri: str, what: _Input) -> Source:
+    check_no_password(uri)
     try:
         fs, path = file_system(uri)
         info = fs.get_file_info(path)

@@ -13,9 +13,6 @@ import pytest
 
 from factory.core.object_store import SCHEMES
 
-pytest.importorskip("moto", reason="needs moto")
-pytest.importorskip("s3fs", reason="needs the extra s3")
-
 BUCKET = "bucket"
 KEY, SECRET = "CANARYKEYID0000", "CanarySecretOfTheStore"
 
@@ -79,6 +76,8 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
     States are looked at often, for the tests to be fast.
     """
+    pytest.importorskip("moto", reason="needs moto")
+    pytest.importorskip("s3fs", reason="needs the extra s3")
     import fsspec
 
     server = _server()

@@ -116,8 +116,9 @@ class Claims:
     def close(self) -> None:
         """End the heartbeat and give back every claim of this job."""
         self._closed.set()
-        mine = [claim for claim in self._taken if _read(self.store, claim) == self.holder]
-        self.store.delete([*mine, self._heartbeat])
+        with contextlib.suppress(StoreError):  # the leases end by themselves
+            mine = [claim for claim in self._taken if _read(self.store, claim) == self.holder]
+            self.store.delete([*mine, self._heartbeat])
         self.store.let_go(self._heartbeat)
 
     def _take(self, claim: str) -> Holder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from osasis.storage import sha256_text, write_atomic
 MAX_BYTES = 4 << 30
 
 
+@functools.cache
 def cache_folder() -> Path:
     """The cache's folder, which only this user can read; a temporary one if it is another's."""
     folder = Path(tempfile.gettempdir()) / f"style-factory-{os.getuid()}"
