@@ -186,7 +186,6 @@ class JobFolder:
         On a full disk the folder stays free: ``open`` then refuses a job that has outputs to make.
         Raises UserError if another driver holds the folder.
         """
-
         output = self.output.location
 
         def on_wait(holder: Holder) -> None:
@@ -247,7 +246,8 @@ class JobFolder:
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self._targets])])
         self.state = np.zeros(int(self.first[-1]), np.uint8)
-        self._delete_stale(job.state)
+        if self.full is None:  # else the folder is not held
+            self._delete_stale(job.state)
         try:
             self.place.write(RUN, self.run.encode())
         except DiskFullError as e:

@@ -7,6 +7,7 @@ environment, the user's configuration files or the platform; none stands in a lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
 LOOK_SECONDS = 4.0
 # Bytes of a name between slashes: outputs can then be copied to a folder.
 LONGEST_NAME = 255
+# Bytes of an object's name with the prefix.
+LONGEST_KEY = 1024
 REQUESTS_AT_ONCE = 16
 T = TypeVar("T")
 
@@ -81,6 +84,10 @@ class ObjectStore:
         return open_cached(f"{self.location}/{name}", lambda: self.read(name))
 
     def write(self, name: str, data: bytes) -> None:
+        size = len(f"{self._root}/{name}".partition("/")[2].encode())
+        if size > LONGEST_KEY:
+            text = f"the object's name has {size} bytes; a store allows {LONGEST_KEY}"
+            raise OSError(errno.ENAMETOOLONG, text)
         try:
             self._call("write", name, lambda fs, key: fs.pipe_file(key, data))
         except FileNotFoundError:

@@ -41,7 +41,9 @@ def test_files_are_written_listed_and_deleted(store: Store) -> None:
     store.write("deep/er/b ü%20?.txt", b"2" * 1000)
     store.write("a", b"3")
     assert store.list() == ["a", "deep/er/b ü%20?.txt"]
+    store.within("deeper").write("c", b"")
     assert store.list("deep") == ["deep/er/b ü%20?.txt"]
+    store.delete_folder("deeper")
     assert [store.read(n) for n in store.list()] == [b"3", b"2" * 1000]
     assert store.within("deep").read("er/b ü%20?.txt") == b"2" * 1000
     with store.open("a") as file:
@@ -145,6 +147,12 @@ def test_a_store_that_refuses_is_named_with_its_reason(s3: S3Server) -> None:
     )
     with pytest.raises(StoreError, match="no bucket 'nowhere' there; create it or correct it"):
         open_store("s3://nowhere/out").write("a", b"")
+
+
+def test_a_name_that_is_too_long_is_the_files_own_failure(s3: S3Server) -> None:
+    with pytest.raises(OSError, match="name has 1034 bytes; a store allows 1024") as failed:
+        open_store(f"s3://{BUCKET}/long").write("x" * 1029, b"")
+    assert not isinstance(failed.value, StoreError)
 
 
 # --- Claims in an object store --------------------------------------------------------------
