@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from factory.core.stores import open_store
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
 from osasis.choices import Alpha
 from osasis.mix import Mix
@@ -41,8 +41,9 @@ class MaskSpec(InputModel):
 class JobSpec(InputModel):
     """The settings of a job that the three operators share.
 
-    folder: the job folder. output: the output folder. run: id of this driver's run. base: the
-    base's bundle. square: the base's image size in pixels. styles: by name. text_edits: folder of
+    output: path or URI. run: id of this driver's run. folder: path or URI of the job's state, see
+    ``pipelines.job_folder``; set when the run starts. base: the base's bundle. square: the base's
+    image size in pixels. styles: by name. text_edits: folder of
     the saved text edits. masks: by name. image_column: column of a Parquet input that holds image
     bytes, else None. input: folder of the photos as the call names it, "" where their keys are
     paths. batch: photos per model batch. timeout: seconds to read and fit a photo, and
@@ -52,9 +53,9 @@ class JobSpec(InputModel):
     subject: ClassVar[str] = "job"
 
     code: str
-    folder: str
     output: str
     run: str
+    folder: str = ""
     base: str
     base_fingerprint: str
     square: int
@@ -68,10 +69,10 @@ class JobSpec(InputModel):
     batch: int = 1
     timeout: float | None = None
 
-    def output_path(self, name: bytes, target: int) -> Path:
-        """The path of an output: OUTPUT/LABEL/NAME.SUFFIX."""
-        label = self.targets[target].label
-        return Path(self.output) / label / (os.fsdecode(name) + FORMATS[self.options.encoding])
+    def output_name(self, name: bytes, target: int) -> str:
+        """The name of an output below the output folder: LABEL/NAME.SUFFIX."""
+        label, suffix = self.targets[target].label, FORMATS[self.options.encoding]
+        return f"{label}/{open_store(self.output).name_of(name)}{suffix}"
 
     def provenance(self, target: int, key: str, arithmetic: Any, transparent: bool) -> Provenance:
         """The provenance of an output. key, transparent: the photo's."""
