@@ -8,6 +8,9 @@ measures the pipeline from its first forward pass to its last, "with_start" from
 return, which includes Ray's start in the first round. Each round is compared with the mean of the
 bare loops before and after it. Run several rounds on an idle machine and compare the "median" of
 the ratios, not absolute times.
+
+With --store, each round also stylizes the same photos from an S3 server on this machine (moto) to
+that server; "store_ratio" is the speed of that job divided by that of the job on folders.
 """
 
 from __future__ import annotations
