@@ -111,7 +111,12 @@ def to_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON with a final newline, atomically."""
-    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """Indented JSON with a final newline."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -7,24 +7,23 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from factory.core.html import render_report
+from factory.core.stores import open_store
 from osasis.bundles.provenance import source_name
 from osasis.errors import UserError
 from osasis.images.decoding import load_image, load_sized
 from osasis.mix import Mix
-from osasis.storage import write_atomic
-from pipelines.job_folder import DONE, JobFolder, part_path
+from pipelines.job_folder import DONE, PARTS, JobFolder, part_name
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import printable
 from pipelines.parquet_output import read_parts
 from pipelines.photo_mask import read_photo_mask
 from pipelines.read_squares import fetchers
-from pipelines.result import StylizeResult
+from pipelines.result import CONTACT, StylizeResult
 
 # Most rows, columns and error reasons of a sheet.
 MAX_PHOTOS, MAX_TARGETS, MAX_REASONS = 24, 12, 20
@@ -56,7 +55,7 @@ class Row:
         return re.findall(r"[^/_.-]*[/_.-]+|[^/_.-]+$", self.name)
 
 
-def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
+def write_contact_sheet(result: StylizeResult, job: JobSpec, folder: JobFolder) -> None:
     """Write a sheet of up to MAX_PHOTOS photos, evenly spread, and MAX_TARGETS targets."""
     targets = range(min(len(job.targets), MAX_TARGETS))
     photos = _sample_photos(folder)
@@ -75,7 +74,7 @@ def write_contact_sheet(path: Path, result: StylizeResult, job: JobSpec, folder:
         footnote=_footnote(result, len(rows), len(targets), len(job.targets)),
         reasons=list(result.reasons.items())[:MAX_REASONS],
     )
-    write_atomic(path, page.encode("utf-8", "backslashreplace"))
+    folder.output.write(CONTACT, page.encode("utf-8", "backslashreplace"))
 
 
 def _sheet_row(
@@ -143,7 +142,7 @@ def _photo_and_mask(row: dict[str, Any], job: JobSpec) -> tuple[bytes | None, by
 
 def _read_output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | None:
     try:
-        return job.output_path(listing["name"], target).read_bytes()
+        return open_store(job.output).read(job.output_name(listing["name"], target))
     except OSError:
         return None
 
@@ -151,12 +150,13 @@ def _read_output(job: JobSpec, listing: dict[str, Any], target: int) -> bytes | 
 def _parquet_outputs(folder: JobFolder, photos: Sequence[int]) -> dict[tuple[int, int], bytes]:
     """Outputs of some photos, by (photo, target), from the part files that still exist."""
     wanted = set(photos)
+    there = set(folder.place.list(PARTS))
     parts = {
         key: name
         for key, name in folder.parts.items()
-        if key[0] in wanted and part_path(folder.path, name).is_file()
+        if key[0] in wanted and part_name(name) in there
     }
-    return read_parts(folder.path, parts)
+    return read_parts(folder.place.location, parts)
 
 
 def _thumbnail(data: bytes | None) -> str | None:

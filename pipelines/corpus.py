@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
+from factory.core.stores import local_folder
 from factory.core.uris import is_local_uri, is_uri, local_path, locate, redact
 from factory.methods import check_fit, read_base_info
 from osasis.bundles.provenance import FORMATS
@@ -78,10 +79,10 @@ def stylize(
 
     styles: ``name``, ``name@alias`` or ``name:version``; may be empty if the mix or the input's
     rows name them. source: folder, glob, list (.txt), photo, Parquet, or a URI of one of these.
-    output: a folder on storage that all nodes share. home: the factory's home; default
-    ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix with ``styles`` is one
-    blend. Columns of a Parquet input named like fields of the mix (and ``style``, ``weight``)
-    override them for their row.
+    output: a folder on storage that all nodes share, or a URI of an object store. home: the
+    factory's home; default ``Home.find()``. mix, mix_file: fields of ``osasis.mix.Mix``; a mix
+    with ``styles`` is one blend. Columns of a Parquet input named like fields of the mix (and
+    ``style``, ``weight``) override them for their row.
     fit, crop, size, detail, format, encoding, quality, alpha, metadata, provenance, no_face,
     precision: see ``OutputOptions``. masks: an image file for each mask that the mix names, applied
     to every photo. photo_masks: folder or URI with a mask for each photo, see
@@ -131,8 +132,9 @@ def stylize(
     mix_fields = {**(read_mix_file(mix_file) if mix_file else {}), **(mix or {})}
     if not styles and "styles" not in mix_fields and not os.fspath(source).endswith(".parquet"):
         raise UserError("no style is named; name at least one")
-    output_folder = _output_folder(source, os.fspath(output))
-    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS, skip=output_folder)
+    folder = JobFolder(_output_location(source, os.fspath(output)))
+    skip = local_folder(folder.output)
+    corpus = open_source(source, column=image_column, row_fields=ROW_FIELDS, skip=skip)
     if options.format == "parquet":
         check_columns(corpus.tables)
     corpus = with_masks(corpus, photo_masks)
@@ -145,7 +147,6 @@ def stylize(
         raise UserError(first)
     check_fit(options, read_base_info(targets.base))
     mask_specs = read_masks(masks or {}, targets.targets, options, own_masks is not None)
-    folder = JobFolder(output_folder)
     job = CorpusRun(
         home, options, corpus, targets, mask_specs, own_masks, folder, timeout_per_image
     )  # fmt: skip
@@ -157,12 +158,11 @@ def stylize(
         gpus_per_worker=gpus_per_worker,
     )
     if estimate:
-        return estimated_result(
-            job, build_manifest(corpus, rows, problems, job.output_names()), plan
-        )
+        manifest = build_manifest(corpus, rows, problems, job.output_names())
+        return estimated_result(job, manifest, plan)
     progress = Progress(report, terminal)
     with folder.locked(progress.wait):
-        names = job.output_names(known_names(folder.path))
+        names = job.output_names(known_names(folder))
         manifest = build_manifest(corpus, rows, problems, names)
         fingerprint = job.fingerprint(manifest)
         changes = take_up(folder, fingerprint, manifest, frozen=frozen, update=update)
@@ -195,21 +195,20 @@ def with_masks(corpus: Source, given: str | os.PathLike[str] | None) -> Source:
     return replace(corpus, masks=photo_mask_files(given, corpus.listing["key"].to_pylist()))
 
 
-def _output_folder(source: str | os.PathLike[str], given: str) -> Path:
-    """The output folder. Raises UserError if it cannot be one."""
-    if is_uri(given) and not given.startswith("file:///"):
-        raise UserError(
-            f"output {redact(given)}: object stores support neither the atomic renames nor the "
-            "lock that a job needs; give a folder that all nodes share (such as a mount of the "
-            "store), and copy it to the store when the job is done"
-        )
-    output = Path(locate(given, Path()))
-    location = os.fspath(source)
-    source_path = Path(local_path(location) if is_local_uri(location) else location)
-    if os.path.lexists(output) and not os.path.isdir(output):  # noqa: PTH112
-        what = "a link to nowhere" if os.path.islink(output) else "no folder"  # noqa: PTH114
-        raise UserError(f"output {output} is {what}; give a folder")
-    below_input = output.resolve().is_relative_to(source_path.resolve())
-    if below_input and os.path.isdir(source_path):  # noqa: PTH112
-        raise UserError(f"output {output} is inside input {source}; choose another folder")
-    return output
+def _output_location(source: str | os.PathLike[str], given: str) -> str:
+    """The path or URI of the output. Raises UserError if it cannot be one."""
+    location = locate(given, Path())
+    shown = os.fspath(source)
+    if is_uri(location):
+        inside = f"{location.rstrip('/')}/".startswith(f"{redact(shown).rstrip('/')}/")
+    else:
+        output = Path(location)
+        if os.path.lexists(output) and not os.path.isdir(output):  # noqa: PTH112
+            what = "a link to nowhere" if os.path.islink(output) else "no folder"  # noqa: PTH114
+            raise UserError(f"output {output} is {what}; give a folder")
+        source_path = Path(local_path(shown) if is_local_uri(shown) else shown)
+        below = output.resolve().is_relative_to(source_path.resolve())
+        inside = below and os.path.isdir(source_path)  # noqa: PTH112
+    if inside:
+        raise UserError(f"output {location} is inside input {redact(shown)}; choose another folder")
+    return location

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -12,22 +13,25 @@ from typing import Any
 import pyarrow as pa
 
 from factory import __version__
-from factory.core.disk import find_disk_full
+from factory.core.disk import find_refusal
 from factory.core.home import Home
+from factory.core.object_store import StoreError
+from factory.core.stores import local_folder
 from factory.methods import image_size, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.mix import PHOTO_MASK
-from osasis.storage import DiskFullError, write_json
+from osasis.storage import DiskFullError, json_bytes
 from pipelines.contact_sheet import write_contact_sheet
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
 from pipelines.job_revision import InputChanges
 from pipelines.job_spec import JobSpec, MaskSpec, PhotoMasks, StyleSpec
-from pipelines.manifest import listing_digest, longest_name, output_names
+from pipelines.manifest import MANIFEST, listing_digest, output_names
 from pipelines.options import OutputOptions
 from pipelines.parquet_output import write_tables
+from pipelines.photo_listing import absolute
 from pipelines.progress import Progress
-from pipelines.result import CONTACT, SUMMARY, StylizeResult
+from pipelines.result import SUMMARY, StylizeResult
 from pipelines.source import Source
 from pipelines.stream import Workers, connect, make_read_tasks, run_pipeline
 from pipelines.targets import Targets
@@ -53,8 +57,7 @@ class CorpusRun:
         self.lost = False
         self.spec = JobSpec(
             code=__version__,
-            folder=str(folder.path.resolve()),
-            output=str(folder.output.resolve()),
+            output=absolute(folder.output.location),
             run=folder.run,
             base=str(targets.base),
             base_fingerprint=info["fingerprint"],
@@ -84,7 +87,11 @@ class CorpusRun:
         keys = self.source.listing["key"].to_pylist()
         if options.format == "parquet":
             return output_names(keys, sys.maxsize)[0]
-        longest = longest_name(self.folder.output, FORMATS[options.encoding])
+        output = self.folder.output
+        # Names as the store can hold them, so that no two photos get the same one.
+        keys = [os.fsencode(output.name_of(key)) for key in keys]
+        known = {os.fsencode(output.name_of(key)): names for key, names in (known or {}).items()}
+        longest = output.longest_name - len(FORMATS[options.encoding])
         names, self.shortened_names = output_names(keys, longest, known)
         return names
 
@@ -114,6 +121,7 @@ class CorpusRun:
         started = time.perf_counter()
         folder = self.folder
         resumed = folder.open(self.fingerprint(manifest), manifest)
+        self.spec = self.spec.replace(folder=absolute(folder.place.location))
         if retry_errors:
             folder.reset_failed()
             if folder.full is not None and folder.count(MISSING):
@@ -125,7 +133,8 @@ class CorpusRun:
         if changes is not None and str(changes):
             text = f"the input has changed since the last run: {changes}"
             progress.emit(text, "changes", **changes.to_dict())
-        text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {folder.output}"
+        output = folder.output.location
+        text = f"{manifest.num_rows} photo(s), {len(self.spec.targets)} mix(es) to {output}"
         if resumed:
             text += f"; {done_before} of {total} image(s) exist"
         progress.start(text, total, done_before + folder.count(FAILED))
@@ -152,7 +161,7 @@ class CorpusRun:
             text = "1 output name is" if count == 1 else f"{count} output names are"
             text += " too long for a file and shortened with a hash (see name in "
             progress.emit(
-                f"{text}{self.folder.path / 'manifest.parquet'})", "shortened_names", count=count
+                f"{text}{self.folder.place.location}/{MANIFEST})", "shortened_names", count=count
             )
 
     def _make_outputs(
@@ -170,12 +179,14 @@ class CorpusRun:
                 write_tables(folder, self.spec, self.source.tables)
         except JobLostError:
             self.lost = True
-            self.stop_reason = f"{folder.path} is gone (or another job has taken it over)"
+            self.stop_reason = (
+                f"{folder.folder.location} is gone (or another job has taken it over)"
+            )
         except Exception as e:
-            if (full := find_disk_full(e, folder.output)) is None:
+            if (refusal := find_refusal(e, local_folder(folder.output))) is None:
                 raise
             folder.stop()
-            self.stop_reason = str(full)
+            self.stop_reason = str(refusal)
         missing, total = folder.count(MISSING), len(folder.state)
         if missing and not self.stop_reason:
             self.stop_reason = "some outputs were not made"
@@ -191,8 +202,9 @@ class CorpusRun:
         if not self.lost or self.spec.options.format == "parquet":
             return self.folder.count(DONE)
         names, targets = (self.folder.manifest[n].to_pylist() for n in ("name", "targets"))
+        there = set(self.folder.output.list())
         return sum(
-            self.spec.output_path(name, target).is_file()
+            self.spec.output_name(name, target) in there
             for name, of_photo in zip(names, targets, strict=True)
             for target in of_photo
         )
@@ -246,7 +258,8 @@ class CorpusRun:
             return not self.stop_reason
 
         try:
-            run_pipeline(make_read_tasks(missing, groups, workers), self.spec, workers, poll)
+            tasks = make_read_tasks(missing, groups, workers)
+            run_pipeline(tasks, self.spec, workers, poll, folder.folder.look_seconds)
         except KeyboardInterrupt:
             folder.stop()
             progress.emit("stopping after the batches in flight", "stopping")
@@ -273,7 +286,7 @@ class CorpusRun:
             styles=tuple(s.reference for s in self.spec.styles.values()),
             images=folder.count(DONE),
             errors=tuple(errors),
-            output=folder.output,
+            output=local_folder(folder.output) or folder.output.location,
             seconds=seconds,
             done_before=done_before,
             stopped=self.stop_reason,
@@ -289,10 +302,10 @@ class CorpusRun:
             return result
         try:
             folder.write_errors(errors)
-            write_json(result.output / SUMMARY, result.to_dict())
+            folder.output.write(SUMMARY, json_bytes(result.to_dict()))
             if contact_sheet:
-                write_contact_sheet(result.output / CONTACT, result, self.spec, folder)
-        except DiskFullError as e:
+                write_contact_sheet(result, self.spec, folder)
+        except (DiskFullError, StoreError) as e:
             # A missing report is not an error if this run made no output.
             if result.done_now and not result.stopped:
                 return replace(result, stopped=f"stopped: {e}; the report is not written")

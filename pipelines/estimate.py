@@ -6,7 +6,6 @@ images that a worker of the cluster makes in a temporary folder.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,15 +18,15 @@ import pyarrow as pa
 from osasis.bundles.provenance import FORMATS
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
-from pipelines.job_identity import FOLDER, LOG
+from pipelines.job_identity import FOLDER, read_job
+from pipelines.job_log import LOG, RECORDS, JobLog
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import write_manifest
 from pipelines.result import StylizeResult
 from pipelines.stream import Workers, connect
 
 # Most photos on a CPU, and most mixes, that are measured; existing outputs whose bytes are looked
 # at.
-PROBE_PHOTOS, PROBE_MIXES, SIZES = 2, 4, 100
+PROBE_PHOTOS, PROBE_MIXES, SIZES = 2, 4, 20
 # A first batch that took longer is not repeated without the start-up work that it includes.
 REPEAT_SECONDS = 20.0
 
@@ -122,11 +121,13 @@ def _missing(job: CorpusRun, manifest: pa.Table) -> tuple[list[tuple[int, list[i
     """(photo, missing targets) of each photo that lacks an output, and the number of existing
     outputs. Outputs in Parquet are made as a whole."""
     spec = job.spec
-    files = spec.options.format != "parquet" and (Path(spec.output) / FOLDER).is_dir()
+    listed: set[str] = set()
+    if spec.options.format != "parquet" and read_job(job.folder.folder) is not None:
+        listed = set(job.folder.output.list())
     names, targets = (manifest[column].to_pylist() for column in ("name", "targets"))
     found, existing = [], 0
     for photo, (name, of_photo) in enumerate(zip(names, targets, strict=True)):
-        left = [t for t in of_photo if not (files and spec.output_path(name, t).is_file())]
+        left = [t for t in of_photo if spec.output_name(name, t) not in listed]
         existing += len(of_photo) - len(left)
         if left:
             found.append((photo, left))
@@ -135,23 +136,19 @@ def _missing(job: CorpusRun, manifest: pa.Table) -> tuple[list[tuple[int, list[i
 
 def _history(job: CorpusRun) -> Speed | None:
     """The speed of earlier runs of the same output; None where there were none."""
-    path = Path(job.spec.folder) / LOG
-    if not path.is_file():
+    saved = read_job(job.folder.folder)
+    if saved is None:
         return None
     busy = images = 0.0
-    with path.open("rb") as log:
-        for line in log:
-            try:
-                record = json.loads(line)
-            except ValueError:  # a line cut off when a driver was killed
-                continue
-            busy, images = busy + record.get("busy", 0), images + record.get("images", 0)
+    for record in JobLog(job.folder.folder.within(saved.state)).lines(LOG, RECORDS):
+        busy, images = busy + record.get("busy", 0), images + record.get("images", 0)
     if not images:
         return None
-    suffix = FORMATS[job.spec.options.encoding]
     parquet = job.spec.options.format == "parquet"
-    files = Path(job.spec.output).rglob("part-*.parquet" if parquet else f"*{suffix}")
-    sizes = [path.stat().st_size for _, path in zip(range(SIZES), files, strict=False)]
+    suffix = ".parquet" if parquet else FORMATS[job.spec.options.encoding]
+    output = job.folder.output
+    names = [n for n in output.list() if n.endswith(suffix) and not n.startswith(FOLDER)]
+    sizes = [len(output.read(name)) for name in names[:SIZES]]
     total = sum(sizes) / images if parquet else sum(sizes) / max(1, len(sizes))
     return Speed(0.0, busy / images, 0.0, 0.0, total)
 
@@ -184,11 +181,9 @@ def measure(job: JobSpec, rows: pa.Table, todo: list[list[int]], device: str) ->
     with tempfile.TemporaryDirectory() as temporary:
         folder = JobFolder(Path(temporary))
         masks = job.photo_masks and job.photo_masks.replace(save=None)
-        job = job.replace(
-            folder=str(folder.path), output=temporary, run=folder.run, photo_masks=masks
-        )
-        write_manifest(folder.path / "manifest.parquet", rows)
-        (folder.path / "run").write_text(folder.run)
+        folder.open({"input": ""}, rows)
+        place = folder.place.location
+        job = job.replace(folder=place, output=temporary, run=folder.run, photo_masks=masks)
         tasks = [{"index": i, "todo": targets} for i, targets in enumerate(todo)]
         started = time.perf_counter()
         squares = list(read_squares(pa.Table.from_pylist(tasks, schema=READ_TASK), job))
@@ -218,5 +213,5 @@ def _stylize(actor: Any, batches: list[pa.Table]) -> tuple[float, list[pa.Table]
 
 def _is_output(path: Path, job: JobSpec) -> bool:
     if job.options.format == "parquet":
-        return path.suffix == ".parquet" and path.parent.parent.name == "parts"
+        return path.suffix == ".parquet" and path.parent.name == "parts"
     return path.is_file() and path.suffix == FORMATS[job.options.encoding]

@@ -17,6 +17,7 @@ from typing import Any
 
 from factory import __version__
 from factory.core.home import Home
+from factory.core.uris import is_local_uri, is_uri, locate, redact
 from factory.methods import LoadedBase, load_base
 from osasis.errors import UserError
 from osasis.evaluation.baselines import baseline_digest, check_baselines
@@ -115,7 +116,6 @@ def evaluate(
     )  # fmt: skip
     worker_spec = MeasureSpec(
         folder=str(place.resolve()),
-        manifest=str(folder.path.resolve() / "manifest.parquet"),
         base=str(targets.base),
         styles={name: str(v.folder()) for name, v in versions.items()},
         metrics=tuple(m.name for m in measured.metrics),
@@ -141,8 +141,8 @@ def evaluate(
             manifest, progress, plan=plan, max_errors=None, retry_errors=False, contact_sheet=False
         )
         run = EvaluationRun(
-            place, corpus, folder, tuple(versions), variants, chosen, measured, worker_spec,
-            groups,
+            place, corpus, folder, tuple(versions), variants, chosen, measured,
+            worker_spec.replace(job=corpus.spec.folder), groups,
         )  # fmt: skip
         if not made.stopped:
             run.measure(progress, plan)
@@ -225,7 +225,11 @@ def _output_folder(
     options: Mapping[str, Any],
 ) -> Path:
     if given is not None:
-        place = Path(given).expanduser().absolute()
+        if is_uri(text := os.fspath(given)) and not is_local_uri(text):
+            raise UserError(
+                f"--output {redact(text)}: an evaluation is written to a folder; give one"
+            )
+        place = Path(locate(text, Path())).absolute()
         if place.exists() and not place.is_dir():
             raise UserError(f"--output {given} is no folder; give a folder")
         return place

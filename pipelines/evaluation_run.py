@@ -45,15 +45,20 @@ class EvaluationRun:
     spec: MeasureSpec
     groups: dict[str, set[int]]
 
+    @property
+    def images(self) -> Path:
+        return Path(self.corpus.spec.output)
+
     def path(self, photo: int, style: str, variant: Variant) -> Path:
         """The picture of a photo in a style and variant."""
         name = self.folder.manifest["name"][photo].as_py()
         if variant.fields is not None:
-            return self.corpus.spec.output_path(name, self.chosen[style, variant.name])
+            chosen = self.chosen[style, variant.name]
+            return self.images / self.corpus.spec.output_name(name, chosen)
         suffix = FORMATS[self.corpus.spec.options.encoding]
         digest = self.spec.made_by.get(variant.name, "")
         made = f"{variant.name}-{digest}" if digest else variant.name
-        return self.folder.output / style / made / (os.fsdecode(name) + suffix)
+        return self.images / style / made / (os.fsdecode(name) + suffix)
 
     def pictures(self) -> list[Picture]:
         """All pictures that exist or that the workers make."""

@@ -1,15 +1,17 @@
 """The state of a job in OUTPUT/.job: its identity, manifest, finished outputs and errors.
 
-    job.json           the fields that identify the job
-    manifest.parquet   every photo with its targets
-    progress/*.jsonl   one file per finished batch, written by a worker
-    progress.jsonl     the driver's log, into which it merges these files
-    computed/*.json    outputs computed by each model actor; read only for the progress line
-    run                id of the newest driver; workers of an older driver stop
-    stop               exists once the driver has asked its workers to stop
-    driver.claim       the driver's lease of the folder, beside its heartbeat
+    job.json                 the fields that identify the job, and the name of its STATE
+    driver.claim             the driver's lease of the folder, beside its heartbeat
+    STATE/manifest.parquet   every photo with its targets; never changes
+    STATE/records/*.jsonl    one file per finished batch, written by a worker
+    STATE/log/*.jsonl        the driver's log, into which it gathers these files
+    STATE/parts/*.parquet    outputs of a Parquet job, one file per batch
+    STATE/computed/*.json    outputs computed by each model actor; read only for the progress line
+    STATE/run                id of the newest driver, and whether it stops; workers of an older
+                             driver stop
 
 A worker records an output after writing it. A resumed job therefore knows which outputs exist.
+A job that changes gets a new state, to which job.json then points.
 """
 
 from __future__ import annotations
@@ -17,39 +19,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from factory.core.claims import LEASE_SECONDS, Claims, Holder
-from factory.core.disk import disk_named
+from factory.core.object_store import StoreError
+from factory.core.stores import Store, open_store
 from factory.core.uris import redact
 from osasis.errors import UserError
-from osasis.storage import DiskFullError, write_atomic, write_json
+from osasis.storage import DiskFullError
 from pipelines.job_identity import (
     FOLDER,
-    JOB,
-    LOG,
-    MANIFEST,
+    SavedJob,
     check_same_job,
     job_identity,
-    read_identity,
+    read_job,
+    write_job,
 )
+from pipelines.job_log import LOG, RECORDS, JobLog, parse
 from pipelines.job_spec import TargetSpec
 from pipelines.manifest import (
     LISTING,
     output_id,
+    parquet_bytes,
     printable,
     write_manifest,
-    write_parquet,
 )
 
-DRIVER = "driver"
+DRIVER, RUN, COMPUTED, PARTS = "driver", "run", "computed", "parts"
 ERRORS = "errors.parquet"
 ERRORS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "path", "style", "stage", "reason")]
@@ -91,14 +94,14 @@ class OutputRecord:
 def write_records(
     job: str, run: str, records: Sequence[OutputRecord], stats: dict[str, Any] | None = None
 ) -> None:
-    """Record a worker's results in one file. stats: timings of a model batch."""
+    """Record a worker's results in one file. job: the job's state. stats: of a model batch."""
     if superseded(job, run):
         return
     name = uuid.uuid4().hex
     lines = [{"batch": name, **stats}] if stats else []
     lines += [{"batch": name, **r.to_dict()} for r in records]
-    path = Path(job) / "progress" / name[:2] / f"{name}.jsonl"
-    write_atomic(path, ("".join(json.dumps(line) + "\n" for line in lines)).encode())
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    open_store(job).write(f"{RECORDS}/{name}.jsonl", text.encode())
 
 
 def record_computed(job: str, run: str, actor: str, outputs: int, since: float) -> None:
@@ -106,44 +109,64 @@ def record_computed(job: str, run: str, actor: str, outputs: int, since: float) 
 
     since: start of the actor's first batch, in seconds since the epoch.
     """
-    if superseded(job, run):  # the folder may be gone, and is not made again
-        return
     with contextlib.suppress(OSError):  # progress is optional; it must not fail a batch
-        write_json(
-            Path(job) / "computed" / f"{actor}.json",
-            {"run": run, "outputs": outputs, "since": since},
-        )
+        if superseded(job, run):  # the folder may be gone, and is not made again
+            return
+        told = {"run": run, "outputs": outputs, "since": since}
+        open_store(job).write(f"{COMPUTED}/{actor}.json", json.dumps(told).encode())
 
 
-def part_path(job: str | Path, name: str) -> Path:
+def part_name(name: str) -> str:
     """The part file of this name, which holds a batch's outputs of a Parquet job."""
-    return Path(job) / "parts" / name[:2] / name
+    return f"{PARTS}/{name}"
+
+
+# When each run was looked at last, and what was found.
+_looks: dict[tuple[str, str], tuple[float, str]] = {}
 
 
 def stopped(job: str, run: str) -> bool:
-    """Whether workers of this run must not start another photo or batch."""
-    return (Path(job) / "stop").exists() or superseded(job, run)
+    """Whether workers of this run must not start another photo or batch.
+
+    A store is asked at most every ``look_seconds``.
+    """
+    store, now = open_store(job), time.monotonic()
+    when, found = _looks.get((job, run), (-np.inf, ""))
+    if now - when >= store.look_seconds:
+        found = _read_run(store)
+        _looks[job, run] = now, found
+    return found != run
 
 
 def superseded(job: str, run: str) -> bool:
     """Whether another driver has resumed the job; workers may briefly outlive a killed driver."""
+    return _read_run(open_store(job)).partition(" ")[0] != run
+
+
+def _read_run(store: Store) -> str:
+    """The content of ``run``; "" where it is gone. Raises StoreError."""
     try:
-        return (Path(job) / "run").read_text() != run
+        return store.read(RUN).decode()
+    except StoreError:
+        raise
     except OSError:
-        return True
+        return ""
 
 
 class JobFolder:
     """The driver's view of a job folder.
 
-    first: index of each photo's first output among all outputs of the job, (photos + 1,). state:
-    MISSING, DONE or FAILED for each output. failures, parts: by (photo, target). stats: timings of
-    the model batches of all runs. full: the error, where the disk had no room for the job's state.
+    output, folder: the output, and OUTPUT/.job. place: the job's state below it. first: index of
+    each photo's first output among all outputs of the job, (photos + 1,). state: MISSING, DONE or
+    FAILED for each output. failures, parts: by (photo, target). stats: timings of the model batches
+    of all runs. full: the error, where the disk had no room for the job's state.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.path = output / FOLDER
+    def __init__(self, output: str | os.PathLike[str]) -> None:
+        """output: path or URI, see ``open_store``."""
+        self.output = open_store(output)
+        self.folder = self.output.within(FOLDER)
+        self.place = self.folder
         self.manifest: pa.Table = pa.table({})
         self.first: np.ndarray = np.zeros(1, np.int64)
         self.state: np.ndarray = np.zeros(0, np.uint8)
@@ -151,8 +174,9 @@ class JobFolder:
         self.parts: dict[tuple[int, int], str] = {}
         self.stats: list[dict[str, Any]] = []
         self.run = uuid.uuid4().hex
-        self._claims: Claims | None = None
         self.full: DiskFullError | None = None
+        self._log = JobLog(self.place)
+        self._claims: Claims | None = None
         self._targets: list[list[int]] = []
 
     @contextlib.contextmanager
@@ -162,15 +186,16 @@ class JobFolder:
         On a full disk the folder stays free: ``open`` then refuses a job that has outputs to make.
         Raises UserError if another driver holds the folder.
         """
+        output = self.output.location
 
         def on_wait(holder: Holder) -> None:
             report(
-                f"{self.output}: an earlier `stylize` has not given this job back; waiting up to "
+                f"{output}: an earlier `stylize` has not given this job back; waiting up to "
                 f"{LEASE_SECONDS:g} s, in case it still runs"
             )
 
         try:
-            self._claims = Claims(self.path, self.run)
+            self._claims = Claims(self.folder.location, self.run)
         except DiskFullError as e:
             self.full = e
             yield
@@ -182,7 +207,7 @@ class JobFolder:
                 self.full, holder = e, None
             if holder is not None:
                 raise UserError(
-                    f"{self.output}: another `stylize` is writing there; wait until it ends, or "
+                    f"{output}: another `stylize` is writing there; wait until it ends, or "
                     "choose another --output"
                 )
             yield
@@ -192,13 +217,13 @@ class JobFolder:
     def lost(self) -> bool:
         """Whether the folder is gone, or another driver has taken it over."""
         held = self._claims is not None and self._claims.held(DRIVER)
-        return not held or superseded(str(self.path), self.run)
+        return not held or superseded(self.place.location, self.run)
 
     def abandon(self) -> None:
         """Stop this run's workers in a folder that may be another driver's by now."""
-        if not superseded(str(self.path), self.run):
-            with contextlib.suppress(OSError):
-                (self.path / "run").unlink()
+        with contextlib.suppress(OSError):
+            if not superseded(self.place.location, self.run):
+                self.place.delete([RUN])
 
     def open(self, fingerprint: dict[str, Any], manifest: pa.Table) -> bool:
         """Start a job, or resume the job of this folder; returns whether it is resumed.
@@ -207,25 +232,28 @@ class JobFolder:
         DiskFullError if outputs are missing and the disk is full.
         """
         identity = job_identity(fingerprint)
-        path = self.path / JOB
-        resumed = path.is_file()
-        if resumed:
-            check_same_job(self.output, read_identity(path), identity, manifest)
+        job = read_job(self.folder)
+        resumed = job is not None
+        if job is not None:
+            check_same_job(self.folder, job, identity, manifest)
         else:
-            write_manifest(self.path / MANIFEST, manifest)
-            write_json(path, identity)
+            job = SavedJob(identity, new_state())
+            write_manifest(self.folder.within(job.state), manifest)
+            write_job(self.folder, job)
+        self.place = self.folder.within(job.state)
+        self._log = JobLog(self.place)
         self.manifest = manifest
         self._targets = [t or [-1] for t in manifest["targets"].to_pylist()]
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self._targets])])
         self.state = np.zeros(int(self.first[-1]), np.uint8)
-        for stale in (self.path / "computed").glob("*.json"):
-            stale.unlink(missing_ok=True)
-        (self.path / "stop").unlink(missing_ok=True)
+        if self.full is None:  # else the folder is not held
+            self._delete_stale(job.state)
         try:
-            write_atomic(self.path / "run", self.run.encode())
+            self.place.write(RUN, self.run.encode())
         except DiskFullError as e:
             self.full = e
-        self._read_log()
+        for line in self._log.lines(LOG):
+            self._apply(line)
         try:
             self.merge_records()
         except DiskFullError as e:
@@ -233,41 +261,28 @@ class JobFolder:
         if self.full is not None and self.count(MISSING):
             raise self.full
         if resumed and self.count(MISSING):
-            for stale in self.output.rglob(".*.part"):  # temporary files of a killed writer
-                stale.unlink(missing_ok=True)
+            self.output.sweep()
         return resumed
+
+    def _delete_stale(self, state: str) -> None:
+        """Delete earlier states, and what model actors of earlier runs have published."""
+        states = {name.partition("/")[0] for name in self.folder.list() if "/" in name}
+        for earlier in states - {state}:
+            self.folder.delete_folder(earlier)
+        self.place.delete(self.place.list(COMPUTED))
 
     # --- progress ---------------------------------------------------------------------------
 
-    def _read_log(self) -> None:
-        path = self.path / LOG
-        if not path.is_file():
-            return
-        with path.open("rb") as log:
-            for line in log:
-                with contextlib.suppress(ValueError):  # a line cut off when a driver was killed
-                    self._apply(json.loads(line))
-
     def merge_records(self) -> None:
-        """Append the workers' new record files to the log, apply them, and delete the files.
+        """Apply the workers' new records, and gather them in the log.
 
-        Raises DiskFullError after the records are applied; the files are then kept.
+        Raises DiskFullError or StoreError after the records are applied; they are then kept.
         """
-        paths = sorted((self.path / "progress").glob("*/*.jsonl"))
-        if not paths:
-            return
-        records = [path.read_bytes() for path in paths]
-        for data in records:
-            for line in data.splitlines():
-                self._apply(json.loads(line))
-        with disk_named(self.output), (self.path / LOG).open("ab") as log:
-            if log.tell():
-                log.write(b"\n")  # ends a line that a killed driver or a full disk cut off
-            log.write(b"".join(records))
-            log.flush()
-            os.fsync(log.fileno())
-        for path in paths:
-            path.unlink(missing_ok=True)
+        records = self._log.new_records()
+        for _, data in records:
+            for line in parse(data):
+                self._apply(line)
+        self._log.gather(records)
 
     def _apply(self, line: dict[str, Any]) -> None:
         if "photo" not in line:
@@ -319,7 +334,7 @@ class JobFolder:
 
         The start is None before the first batch.
         """
-        actors = [json.loads(path.read_text()) for path in (self.path / "computed").glob("*.json")]
+        actors = [json.loads(self.place.read(name)) for name in self.place.list(COMPUTED)]
         current = [a for a in actors if a["run"] == self.run]
         return sum(a["outputs"] for a in current), min((a["since"] for a in current), default=None)
 
@@ -348,16 +363,20 @@ class JobFolder:
 
     def write_errors(self, rows: list[dict[str, str]]) -> None:
         """Write ``errors.parquet``; delete the file if there are no errors."""
-        path = self.output / ERRORS
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        write_parquet(path, pa.Table.from_pylist(rows, schema=ERRORS_SCHEMA))
+        if rows:
+            self.output.write(ERRORS, parquet_bytes(pa.Table.from_pylist(rows, ERRORS_SCHEMA)))
+        else:
+            self.output.delete([ERRORS])
 
     def stop(self) -> None:
         """Ask workers to start no further photo or batch."""
         try:
-            (self.path / "stop").touch()
-        except OSError:  # the disk is full, or the folder is gone
-            with contextlib.suppress(OSError):
-                (self.path / "run").unlink(missing_ok=True)
+            if not superseded(self.place.location, self.run):
+                self.place.write(RUN, f"{self.run} stop".encode())
+        except OSError:  # the disk is full, or the store does not answer
+            self.abandon()
+
+
+def new_state() -> str:
+    """The name of a new state of a job."""
+    return f"state-{uuid.uuid4().hex[:12]}"

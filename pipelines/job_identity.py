@@ -1,56 +1,77 @@
-"""What makes two corpus jobs the same, and the files of OUTPUT/.job that say so."""
+"""What makes two corpus jobs the same, and the file of OUTPUT/.job that says so."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from factory.core.stores import Store
 from osasis.errors import UserError
-from pipelines.manifest import first_difference
+from osasis.storage import json_bytes
+from pipelines.manifest import MANIFEST, first_difference, read_manifest
 
 FOLDER = ".job"
-JOB, MANIFEST, LOG = "job.json", "manifest.parquet", "progress.jsonl"
-FORMAT = 1
+JOB = "job.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class SavedJob:
+    """The content of job.json. state: the folder beside it that holds the job's state."""
+
+    identity: dict[str, Any]
+    state: str
 
 
 def job_identity(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The content of job.json."""
+    """The fields that two runs of the same job have in common."""
     # Through JSON, so that tuples become lists.
     found: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **fingerprint}))
     return found
 
 
-def read_identity(path: Path) -> dict[str, Any]:
-    """The content of a job.json of this or an earlier version, whose mixes had a ``seed`` that had
-    no effect."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    for mix in found.get("targets", ()):
-        mix.pop("seed", None)
-    return found
+def read_job(folder: Store) -> SavedJob | None:
+    """The job of a folder; None where it has none. Raises UserError for one of another format."""
+    try:
+        found: dict[str, Any] = json.loads(folder.read(JOB))
+    except FileNotFoundError:
+        return None
+    if (version := found.get("format")) != FORMAT:
+        raise UserError(
+            f"{folder.location} holds a job of format {version}, of another version of "
+            f"style-factory; this one writes format {FORMAT}. Finish the job with that version, "
+            f"choose another --output, or delete {folder.location}"
+        )
+    return SavedJob(found, found.pop("state"))
+
+
+def write_job(folder: Store, job: SavedJob) -> None:
+    """Write job.json. From then on, the job's state is the one that it names."""
+    folder.write(JOB, json_bytes({**job.identity, "state": job.state}))
 
 
 def check_same_job(
-    output: Path, old: dict[str, Any], new: dict[str, Any], manifest: pa.Table, advice: str = ""
+    folder: Store, job: SavedJob, new: dict[str, Any], manifest: pa.Table, advice: str = ""
 ) -> None:
-    """Raise UserError naming every difference of two identities, and what to do.
+    """Raise UserError naming every difference of a folder's job to another one, and what to do.
 
-    manifest: of the new job.
+    folder: OUTPUT/.job. new, manifest: of the other job.
     """
-    folder, differences = output / FOLDER, []
+    old, differences = job.identity, []
     for name in (n for n in new if old.get(n) != new[n]):
         if name == "input":
-            before = pq.read_table(folder / MANIFEST)
+            before = read_manifest(folder, f"{job.state}/{MANIFEST}")
             differences.append(f"input: {first_difference(before, manifest)}")
         else:
             differences += _differences(name, old.get(name), new[name])
     if differences:
+        output = folder.location.removesuffix(f"/{FOLDER}")
         raise UserError(
             f"{output} holds another job ({'; '.join(differences)}); repeat its command to resume "
-            f"it, choose another --output, or {advice or f'delete {folder}'}"
+            f"it, choose another --output, or {advice or f'delete {folder.location}'}"
         )
 
 

@@ -2,41 +2,29 @@
 
 Photos are matched by key. An output is kept if its photo and its mix are the same as before: the
 job's log is written again with the rows of the new manifest. The new state is written beside the
-old one and then moved into its place, so that an interruption leaves one of the two.
+old one; then job.json is made to name it, so that an interruption leaves one of the two.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from osasis.errors import ImageError, UserError
-from osasis.storage import write_atomic, write_json
-from pipelines.job_folder import JobFolder
-from pipelines.job_identity import (
-    JOB,
-    LOG,
-    MANIFEST,
-    check_same_job,
-    job_identity,
-    read_identity,
-)
-from pipelines.manifest import photo_digest, printable, write_manifest
+from pipelines.job_folder import RUN, JobFolder, new_state
+from pipelines.job_identity import SavedJob, check_same_job, job_identity, read_job, write_job
+from pipelines.job_log import LOG, RECORDS, JobLog
+from pipelines.manifest import photo_digest, printable, read_manifest, write_manifest
 from pipelines.photo_listing import MASKS, listing_names
 from pipelines.source import read_photo
 
-# New state while it is written, and when it is complete.
-STAGING, READY = "revision", "revision-ready"
 READERS = 16
 FROZEN = "leave --frozen out to take up the changed input"
 UPDATE = "give --update to make again what differs"
@@ -75,27 +63,12 @@ class InputChanges:
         }
 
 
-def finish_revision(folder: Path) -> None:
-    """Complete or discard the revision that a killed driver has left in a job folder."""
-    shutil.rmtree(folder / STAGING, ignore_errors=True)
-    ready = folder / READY
-    if not ready.is_dir():
-        return
-    # Its records are part of the new log, which has other rows.
-    shutil.rmtree(folder / "progress", ignore_errors=True)
-    for name in (MANIFEST, LOG, JOB):
-        if (ready / name).is_file():
-            (ready / name).replace(folder / name)
-    ready.rmdir()
-
-
-def known_names(folder: Path) -> dict[bytes, list[bytes]]:
+def known_names(folder: JobFolder) -> dict[bytes, list[bytes]]:
     """Output names by the keys of photos in a job folder, in order; none where it has no job."""
-    finish_revision(folder)
-    if not (folder / MANIFEST).is_file():
-        return {}
-    table = pq.read_table(folder / MANIFEST, columns=["key", "name"])
     names: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    if (job := read_job(folder.folder)) is None:
+        return names
+    table = read_manifest(folder.folder.within(job.state), columns=["key", "name"])
     for key, name in zip(*(column.to_pylist() for column in table.columns), strict=True):
         names[key].append(name)
     return names
@@ -115,53 +88,34 @@ def take_up(
     masks, options or another base. Returns how the photos differ; None for a new job and for the
     same one. Raises UserError naming what differs where it is not taken up.
     """
-    if not (folder.path / JOB).is_file():
+    if (job := read_job(folder.folder)) is None:
         return None
-    old = read_identity(folder.path / JOB)
-    new = job_identity(fingerprint)
+    old, new = job.identity, job_identity(fingerprint)
     different = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if not different:
         return None
     if not update and (frozen or different != {"input"}):
         advice = FROZEN if different == {"input"} else UPDATE
-        check_same_job(folder.output, old, new, manifest, advice)
-    if new["options"]["format"] == "parquet" and (folder.path / LOG).is_file():
+        check_same_job(folder.folder, job, new, manifest, advice)
+    place = folder.folder.within(job.state)
+    log = JobLog(place)
+    if new["options"]["format"] == "parquet" and (place.list(LOG) or place.list(RECORDS)):
         raise UserError(
-            f"{folder.output}: the job has changed, and outputs in Parquet are made as a whole; "
-            "choose another --output"
+            f"{folder.output.location}: the job has changed, and outputs in Parquet are made as a "
+            "whole; choose another --output"
         )
-    write_atomic(folder.path / "run", folder.run.encode())  # workers of a killed driver stop
-    before = pq.read_table(folder.path / MANIFEST)
-    rows, changes = _match(before, manifest, _digests(folder))
+    place.delete([RUN])  # workers of a killed driver stop
+    digests = {
+        line["photo"]: line["digest"] for line in log.lines(LOG, RECORDS) if line.get("digest")
+    }
+    rows, changes = _match(read_manifest(place), manifest, digests)
     targets = _same_targets(old, new) if not different.intersection(WHOLE) else {}
-    staging = folder.path / STAGING
-    write_manifest(staging / MANIFEST, manifest)
-    kept = _kept_lines(folder, rows, targets, manifest)
-    write_atomic(staging / LOG, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
-    write_json(staging / JOB, new)
-    staging.rename(folder.path / READY)
-    finish_revision(folder.path)
+    after = SavedJob(new, new_state())
+    write_manifest(folder.folder.within(after.state), manifest)
+    kept = _kept_lines(log.lines(LOG, RECORDS), rows, targets, manifest)
+    JobLog(folder.folder.within(after.state)).write(kept)
+    write_job(folder.folder, after)
     return changes
-
-
-def _log_lines(folder: JobFolder) -> Iterator[dict[str, Any]]:
-    """The lines of the log and of the workers' records that are not part of it yet."""
-    paths = [folder.path / LOG, *sorted((folder.path / "progress").glob("*/*.jsonl"))]
-    for path in paths:
-        if not path.is_file():
-            continue
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:  # a line cut off when a driver was killed
-                    continue
-
-
-def _digests(folder: JobFolder) -> dict[int, str]:
-    """Digests of the photos that were read, by row."""
-    lines = _log_lines(folder)
-    return {line["photo"]: line["digest"] for line in lines if line.get("digest")}
 
 
 def _match(
@@ -231,11 +185,14 @@ def _target_key(identity: dict[str, Any], mix: dict[str, Any]) -> str:
 
 
 def _kept_lines(
-    folder: JobFolder, rows: dict[int, int], targets: dict[int, int], manifest: pa.Table
+    lines: Iterator[dict[str, Any]],
+    rows: dict[int, int],
+    targets: dict[int, int],
+    manifest: pa.Table,
 ) -> Iterator[dict[str, Any]]:
     """The log's lines of kept outputs, with their new rows and targets, and the timings."""
     wanted = manifest["targets"].to_pylist()
-    for line in _log_lines(folder):
+    for line in lines:
         if "photo" not in line:
             yield line
             continue

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 from pydantic import Field
 
+from factory.core.stores import open_store
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
 from osasis.choices import Alpha
 from osasis.images.decoding import read_png
@@ -71,20 +71,21 @@ class PhotoMasks(InputModel):
 class JobSpec(InputModel):
     """The settings of a job that the three operators share.
 
-    folder: the job folder. output: the output folder. run: id of this driver's run. base: the
-    base's bundle. square: the base's image size in pixels. styles: by name. text_edits: folder of
-    the saved text edits. masks: of all photos, by name. photo_masks: the masks of each photo, if
-    there are any. image_column: column of a Parquet input that holds image bytes, else None. input:
-    folder of the photos as the call names it, "" where their keys are paths. batch: photos per
-    model batch. timeout: seconds to read and fit a photo, and to encode an output.
+    output: path or URI. run: id of this driver's run. folder: path or URI of the job's state, see
+    ``pipelines.job_folder``; set when the run starts. base: the base's bundle. square: the base's
+    image size in pixels. styles: by name. text_edits: folder of the saved text edits. masks: of all
+    photos, by name. photo_masks: the masks of each photo, if there are any. image_column: column of
+    a Parquet input that holds image bytes, else None. input: folder of the photos as the call names
+    it, "" where their keys are paths. batch: photos per model batch. timeout: seconds to read and
+    fit a photo, and to encode an output.
     """
 
     subject: ClassVar[str] = "job"
 
     code: str
-    folder: str
     output: str
     run: str
+    folder: str = ""
     base: str
     base_fingerprint: str
     square: int
@@ -99,10 +100,10 @@ class JobSpec(InputModel):
     batch: int = 1
     timeout: float | None = None
 
-    def output_path(self, name: bytes, target: int) -> Path:
-        """The path of an output: OUTPUT/LABEL/NAME.SUFFIX."""
-        label = self.targets[target].label
-        return Path(self.output) / label / (os.fsdecode(name) + FORMATS[self.options.encoding])
+    def output_name(self, name: bytes, target: int) -> str:
+        """The name of an output below the output folder: LABEL/NAME.SUFFIX."""
+        label, suffix = self.targets[target].label, FORMATS[self.options.encoding]
+        return f"{label}/{open_store(self.output).name_of(name)}{suffix}"
 
     def names_photo_mask(self, target: int) -> bool:
         """Whether a target needs the photo's own mask."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.core.local_store import LONGEST_NAME
+from factory.core.stores import Store, open_store
 from osasis.storage import write_atomic
 from pipelines.photo_listing import LISTING, listing_names
 from pipelines.source import Source
 
 ROW_GROUP = 1024
-# Bytes that a file name may have on most file systems.
-LONGEST_NAME = 255
+MANIFEST = "manifest.parquet"
 SCHEMA = pa.schema(
     [
         *LISTING,
@@ -130,42 +130,43 @@ def _stem(name: bytes) -> bytes:
     return str(path.with_suffix("") if path.suffix else path).encode("utf-8", "surrogateescape")
 
 
-def longest_name(folder: Path, suffix: str) -> int:
-    """Bytes that a file name in a folder may have before ``suffix``. The folder exists."""
-    try:  # encrypted file systems store shorter names, such as 143 bytes
-        longest = min(LONGEST_NAME, os.pathconf(folder, "PC_NAME_MAX"))
-    except (OSError, ValueError):
-        longest = LONGEST_NAME
-    return longest - len(suffix)
+def write_manifest(folder: Store, table: pa.Table) -> None:
+    """Write the manifest of a job's state, in row groups of ``ROW_GROUP``."""
+    folder.write(MANIFEST, parquet_bytes(table, row_group_size=ROW_GROUP))
 
 
-def write_manifest(path: Path, table: pa.Table) -> None:
-    """Write a manifest atomically, in row groups of ``ROW_GROUP``."""
-    write_parquet(path, table, row_group_size=ROW_GROUP)
+def read_manifest(
+    folder: Store, name: str = MANIFEST, columns: Sequence[str] | None = None
+) -> pa.Table:
+    return pq.read_table(pa.BufferReader(folder.read(name)), columns=columns)
 
 
-def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a Parquet file atomically. options: of ``pyarrow.parquet.write_table``."""
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file atomically."""
+    write_atomic(path, parquet_bytes(table))
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
+    """A table as a Parquet file. options: of ``pyarrow.parquet.write_table``."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, **options)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue().to_pybytes())
 
 
-def manifest_rows(path: str, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """The manifest rows at ``indices``, each with its ``index``."""
+def manifest_rows(folder: str, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """The manifest rows of a job's state at ``indices``, each with its ``index``."""
     out = []
-    # Workers outlive a run, and a later one may have another manifest.
-    written = os.stat(path).st_mtime_ns  # noqa: PTH116
     for i in indices:
-        group = _read_row_group(path, written, i // ROW_GROUP)
+        group = _read_row_group(folder, i // ROW_GROUP)
         row = {name: group[name][i % ROW_GROUP].as_py() for name in group.column_names}
         out.append({**row, "index": i})
     return out
 
 
+# The manifest of a state never changes: a changed job gets a new state.
 @functools.lru_cache(maxsize=4)
-def _read_row_group(path: str, written: int, group: int) -> pa.Table:
-    with pq.ParquetFile(path) as table:
+def _read_row_group(folder: str, group: int) -> pa.Table:
+    with open_store(folder).open(MANIFEST) as file, pq.ParquetFile(file) as table:
         return table.read_row_group(group)
 
 

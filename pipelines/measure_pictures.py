@@ -39,8 +39,8 @@ TODO = pa.schema(
 class MeasureSpec(InputModel):
     """What the workers of an evaluation receive.
 
-    folder: of the evaluation. manifest: the corpus job's. base: the base's bundle. styles: bundles
-    by name. baselines: variants that the workers make. weights: folder of weights, or "".
+    folder: of the evaluation. job: state of the corpus job. base: the base's bundle. styles: their
+    bundles by name. baselines: variants that the workers make. weights: folder of weights, or "".
     measured_by, made_by: hashes of a metric's weights, and of what a baseline's pictures depend on,
     by name.
     """
@@ -48,7 +48,7 @@ class MeasureSpec(InputModel):
     subject: ClassVar[str] = "evaluation"
 
     folder: str
-    manifest: str
+    job: str = ""
     base: str
     styles: dict[str, str]
     metrics: tuple[str, ...]
@@ -148,7 +148,7 @@ class MeasurePictures:
         from osasis.images.geometry import fit_square
         from osasis.images.tensors import image_to_tensor
 
-        (row,) = manifest_rows(self.spec.manifest, [index])
+        (row,) = manifest_rows(self.spec.job, [index])
         data = read_photo(os.fsdecode(row["path"]))
         image, _ = load_sized(data, target=self.spec.square)
         square = fit_square(image, self.spec.square, self.spec.fit)

@@ -7,20 +7,18 @@ interruptions of the job.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.core.stores import open_store
 from osasis.bundles.provenance import read_provenance
 from osasis.errors import UserError
-from osasis.storage import write_atomic
-from pipelines.job_folder import FAILED, JobFolder, part_path
+from pipelines.job_folder import FAILED, PARTS, JobFolder, part_name
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import output_id, write_parquet
+from pipelines.manifest import manifest_rows, output_id, parquet_bytes
 from pipelines.parquet_input import open_parquet
 
 # Photos per output file; a file's outputs are held in memory, encoded.
@@ -65,8 +63,8 @@ def write_tables(folder: JobFolder, job: JobSpec, tables: Sequence[str]) -> None
     """Write OUTPUT/part-*.parquet from the part files, in parallel, and delete the part files."""
     import ray
 
-    mark = folder.path / FINISHED
-    if mark.is_file() and not (folder.path / "parts").exists():
+    place = folder.place
+    if place.changed(FINISHED) is not None and not place.list(PARTS):
         return
     write = ray.remote(_write_file).options(num_cpus=0.1)
     done = {key: part for key, part in folder.parts.items() if folder.done(*key)}
@@ -80,10 +78,10 @@ def write_tables(folder: JobFolder, job: JobSpec, tables: Sequence[str]) -> None
             ready, pending = ray.wait(pending)
             ray.get(ready)
     ray.get(pending)
-    write_atomic(mark, b"")
+    place.write(FINISHED, b"")
     if folder.count(FAILED) == 0:
         # With failures, the parts are kept: a later --retry-errors writes the tables again.
-        shutil.rmtree(folder.path / "parts", ignore_errors=True)
+        place.delete_folder(PARTS)
 
 
 def _write_file(
@@ -95,9 +93,9 @@ def _write_file(
 ) -> None:
     """Write the output file of the photos from span[0] to span[1]."""
     outputs = read_parts(job.folder, parts)
-    manifest = pq.read_table(f"{job.folder}/manifest.parquet").slice(span[0], span[1] - span[0])
+    manifest = manifest_rows(job.folder, range(*span))
     rows, source = [], []
-    for i, row in enumerate(manifest.to_pylist()):
+    for i, row in enumerate(manifest):
         for target in row["targets"]:
             if (data := outputs.get((span[0] + i, target))) is None:
                 continue
@@ -114,8 +112,8 @@ def _write_file(
     table = pa.Table.from_pylist(rows, schema=OUTPUT_SCHEMA)
     if tables:
         table = _join_columns(_input_rows(tables, span), [s - span[0] for s in source], table)
-    path = Path(job.output) / f"part-{number:05d}.parquet"
-    write_parquet(path, table, row_group_size=64)
+    name, data = f"part-{number:05d}.parquet", parquet_bytes(table, row_group_size=64)
+    open_store(job.output).write(name, data)
 
 
 def _told(data: bytes) -> dict[str, str]:
@@ -133,13 +131,11 @@ def _told(data: bytes) -> dict[str, str]:
     }
 
 
-def read_parts(
-    job: str | Path, parts: Mapping[tuple[int, int], str]
-) -> dict[tuple[int, int], bytes]:
+def read_parts(job: str, parts: Mapping[tuple[int, int], str]) -> dict[tuple[int, int], bytes]:
     """The encoded outputs by (photo, target). parts: the names of their part files."""
     found: dict[tuple[int, int], bytes] = {}
     for name in sorted(set(parts.values())):
-        table = pq.read_table(part_path(job, name))
+        table = pq.read_table(pa.BufferReader(open_store(job).read(part_name(name))))
         for index, target, data in zip(*(c.to_pylist() for c in table.columns), strict=True):
             if parts.get((index, target)) == name:
                 found[index, target] = data

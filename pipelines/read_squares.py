@@ -59,7 +59,7 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     A photo that cannot be read is recorded as an error and is not yielded.
     """
     todo = dict(zip(task["index"].to_pylist(), task["todo"].to_pylist(), strict=True))
-    rows = manifest_rows(f"{job.folder}/manifest.parquet", list(todo))
+    rows = manifest_rows(job.folder, list(todo))
     ready: list[dict[str, Any]] = []
     errors: list[OutputRecord] = []
     size = 0

@@ -19,7 +19,8 @@ class StylizeResult:
 
     photos: photos of the input. styles: references with versions. images: outputs written by all
     runs. errors: id, path, style, stage and reason of each failed output. output: the output
-    folder. done_before: outputs written by earlier runs. stopped: why the run ended early, or "".
+    folder, or its URI. done_before: outputs written by earlier runs. stopped: why the run ended
+    early, or "".
     reasons: number of errors by "stage: reason", most frequent first. left_out: files of the input
     that are not read, by kind, most frequent first. shortened_names: outputs whose file name would
     be too long, and is shortened with a hash. changes: of the input since the run before, see
@@ -34,7 +35,7 @@ class StylizeResult:
     styles: tuple[str, ...]
     images: int
     errors: tuple[dict[str, str], ...]
-    output: Path
+    output: Path | str
     seconds: float
     done_before: int = 0
     stopped: str = ""

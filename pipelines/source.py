@@ -18,9 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
+from factory.core.stores import object_at
 from factory.core.text_files import existing_location, read_text, text_lines
 from factory.core.uris import (
     URI,
+    check_no_password,
     file_system,
     first_line,
     is_local_uri,
@@ -219,6 +221,8 @@ def _from_list(path: Path) -> Source:
         raise UserError(f"{path}: the list is empty; write one path per line")
     masks = [line.partition("\t")[2].strip() for line in lines]
     lines = [existing_location(line.partition("\t")[0].strip(), path.parent) for line in lines]
+    for line in [*lines, *masks]:
+        check_no_password(line)
     locations = [line if URI.match(line) else str(path.parent / line) for line in lines]
     keys = [re.sub(URI, "", line) for line in lines]
     if any(Path(k).is_absolute() for k in keys):
@@ -257,6 +261,7 @@ def _listed(
 
 
 def _from_uri(uri: str, what: _Input) -> Source:
+    check_no_password(uri)
     try:
         fs, path = file_system(uri)
         info = fs.get_file_info(path)
@@ -329,15 +334,18 @@ def read_photo(location: str) -> bytes:
     if not URI.match(location):
         return read_image_file(location, MAX_BYTES)
     try:
-        fs, path = file_system(location)
-        info = fs.get_file_info(path)
-        if info.type == pa.fs.FileType.NotFound:
-            raise ImageError(location, "no such file")
-        if info.size is not None and info.size > MAX_BYTES:
-            raise ImageError(location, f"{info.size:,} bytes; at most {MAX_BYTES:,} are allowed")
-        with fs.open_input_stream(path) as stream:
-            data: bytes = stream.read()
-            return data
+        if (found := object_at(location)) is not None:
+            store, name = found
+            data = store.read(name, MAX_BYTES + 1)
+        else:
+            fs, path = file_system(location)
+            with fs.open_input_file(path) as file:
+                data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ImageError(location, f"more than the {MAX_BYTES:,} bytes that are allowed")
+        return bytes(data)
+    except FileNotFoundError:
+        reason = "no such file"
     except UserError as error:
         reason = getattr(error, "reason", str(error))
     except (OSError, pa.ArrowException, UnicodeError) as error:

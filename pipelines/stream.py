@@ -110,13 +110,17 @@ def _passes(chunks: int, models: int, most: int) -> int:
 
 
 def run_pipeline(
-    tasks: list[pa.Table], job: JobSpec, workers: Workers, poll: Callable[[], bool]
+    tasks: list[pa.Table],
+    job: JobSpec,
+    workers: Workers,
+    poll: Callable[[], bool],
+    look_seconds: float = 0.0,
 ) -> None:
     """Run all read tasks. Returns when their outputs are written and recorded.
 
-    poll: called every POLL_SECONDS and at the end; returns False once it has asked the workers to
-    stop, after which only the batches in flight are finished, and raises an error to leave at once.
-    Raises the pipeline's error.
+    poll: called every POLL_SECONDS (or ``look_seconds``, if longer) and at the end; returns False
+    once it has asked the workers to stop, after which only the batches in flight are finished, and
+    raises an error to leave at once. Raises the pipeline's error.
     """
     failure: list[BaseException] = []
 
@@ -131,7 +135,7 @@ def run_pipeline(
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(POLL_SECONDS)
+            thread.join(max(POLL_SECONDS, look_seconds))
             if not poll():
                 thread.join()
         poll()

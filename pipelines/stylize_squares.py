@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from factory.core.failures import describe_failure
+from factory.core.stores import open_store
 from pipelines.job_folder import record_computed, stopped
 from pipelines.job_spec import JobSpec
 from pipelines.read_squares import SQUARES
@@ -109,7 +110,7 @@ class StylizeSquares:
         """Publish the computed outputs; called per group, as a batch may take minutes."""
         self.computed += outputs
         now = time.time()
-        if now - self.last_report >= REPORT_SECONDS:
+        if now - self.last_report >= max(REPORT_SECONDS, open_store(self.job.folder).look_seconds):
             self.last_report = now
             job, started = self.job, self.started or now
             record_computed(job.folder, job.run, self.name, self.computed, started)

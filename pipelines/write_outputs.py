@@ -13,15 +13,17 @@ import pyarrow as pa
 from PIL import Image
 
 from factory.core.failures import describe_failure
+from factory.core.object_store import StoreError
+from factory.core.stores import open_store
 from osasis.arithmetic import Arithmetic
 from osasis.bundles.provenance import encode_image
 from osasis.errors import ImageError
 from osasis.images.decoding import read_png
 from osasis.images.fitting import Compositor, FittedPhoto
-from osasis.storage import DiskFullError, write_atomic
-from pipelines.job_folder import OutputRecord, part_path, superseded, write_records
+from osasis.storage import DiskFullError
+from pipelines.job_folder import OutputRecord, part_name, superseded, write_records
 from pipelines.job_spec import JobSpec
-from pipelines.manifest import manifest_rows, printable, write_parquet
+from pipelines.manifest import manifest_rows, parquet_bytes, printable
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 WRITTEN = pa.schema([("index", pa.int64())])
@@ -31,21 +33,22 @@ PART = pa.schema([("index", pa.int64()), ("target", pa.int32()), ("stylized", pa
 def write_outputs(batch: pa.Table, job: JobSpec) -> pa.Table:
     """Write the outputs of a batch (schema STYLIZED) and record them; returns schema WRITTEN.
 
-    Raises DiskFullError; the outputs that have no room stay missing.
+    Raises DiskFullError and StoreError; the outputs that are not written stay missing.
     """
     # After a stop, outputs that are already computed are still written.
     if not batch.num_rows or superseded(job.folder, job.run):
         return WRITTEN.empty_table()
     rows = batch.to_pylist()
-    listed = manifest_rows(f"{job.folder}/manifest.parquet", [r["index"] for r in rows])
+    listed = manifest_rows(job.folder, [r["index"] for r in rows])
     part: list[dict[str, Any]] = []
     records: list[OutputRecord] = []
     try:
         for row, listing in zip(rows, listed, strict=True):
             records += (_write_output(row, listing, k, job, part) for k in range(len(row["todo"])))
-    except DiskFullError:
+    except (DiskFullError, StoreError):
         if job.options.format != "parquet":
-            with contextlib.suppress(DiskFullError):  # without a record, they are made again
+            # Without a record, they are made again.
+            with contextlib.suppress(DiskFullError, StoreError):
                 write_records(job.folder, job.run, records)
         raise
     finally:
@@ -79,10 +82,10 @@ def _write_output(
         if job.options.format == "parquet":
             part.append({"index": index, "target": target, "stylized": data})
         else:
-            write_atomic(job.output_path(listing["name"], target), data)
+            open_store(job.output).write(job.output_name(listing["name"], target), data)
     except (CallTimeoutError, WorkerCrashedError) as e:
         return failed("write", str(e))
-    except DiskFullError:
+    except (DiskFullError, StoreError):
         raise
     except OSError as e:
         return failed("write", describe_failure(e))
@@ -134,8 +137,9 @@ def _write_part(
     table = pa.Table.from_pylist(part, schema=PART)
     changes: dict[str, Any] = {"part": name}
     try:
-        write_parquet(part_path(job.folder, name), table, compression="none")
-    except DiskFullError:
+        data = parquet_bytes(table, compression="none")
+        open_store(job.folder).write(part_name(name), data)
+    except (DiskFullError, StoreError):
         raise
     except OSError as e:
         changes = {"stage": "write", "reason": describe_failure(e)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,9 @@ class Command(TyperCommand):
             problems = []
             for param in self.get_params(ctx):
                 try:
-                    param.handle_parse_result(ctx, given, rest)
+                    value, _ = param.handle_parse_result(ctx, given, rest)
+                    if isinstance(value, Path) and "://" in str(given.get(param.name)):
+                        problems.append(_uri_problem(param, str(given[param.name])))
                 except typer.BadParameter as e:
                     problems.append(_parameter_problem(param, e, ctx.command_path))
             if problems:
@@ -104,6 +107,16 @@ def call_error(error: typer.TyperException) -> CallError:
     else:
         message = text
     return CallError([Problem(option, None, f"{message}; see `{context.command_path} --help`")])
+
+
+def _uri_problem(param: Any, value: str) -> Any:
+    """The problem of a URI where a path is needed."""
+    from factory.core.uris import redact
+    from osasis.validation import Problem
+
+    name = param.opts[0] if param.param_type_name == "option" else param.name.upper()
+    shown = redact(value)
+    return Problem(name, shown, f"{name} is {shown}; it must be a path, not a URI")
 
 
 def _parameter_problem(param: Any, error: typer.BadParameter, command: str) -> Any:

@@ -48,7 +48,12 @@ def stylize(
         ),
     ],
     output: Annotated[
-        str, option(OUTPUTS, "Folder for the images and the job's state.", metavar="DIR")
+        str,
+        option(
+            OUTPUTS,
+            "Folder for the images and the job's state, or an s3:// URI.",
+            metavar="DIR",
+        ),
     ],
     styles: Annotated[
         str, option(INPUTS, "Styles, comma-separated: a, b@champion, c:3.", metavar="NAMES")
@@ -306,5 +311,5 @@ def _summary(result: StylizeResult) -> str:
     reasons = list(dict.fromkeys((e["path"], e["reason"]) for e in result.errors))
     lines = [f"{path}: {reason}" for path, reason in reasons[:SHOWN_ERRORS]]
     if (more := len(reasons) - SHOWN_ERRORS) > 0:
-        lines.append(f"... and {more} more; all are in {result.output / 'errors.parquet'}")
+        lines.append(f"... and {more} more; all are in {result.output}/errors.parquet")
     return "\n".join([*lines, f"{result.images} image(s) in {result.output}"])

@@ -1,11 +1,11 @@
 """Claims: jobs that share a folder agree on which job trains a style, builds a bank or owns a job.
 
-A claim is a lease: a JSON file that is created only where it does not exist, and that names its
-holder. While a job lives, it touches its heartbeat file. A claim whose holder has given no sign of
-life for ``LEASE_SECONDS`` may be taken over. The storage's own clock measures this time. Process
-ids, host names and file locks cannot prove that a holder is dead: the holder may run in another
-container, or on another machine that shares the storage. A file lock that is held proves that the
-holder lives, even if its heartbeat is late.
+A claim is a lease: a JSON file or object that is created only where it does not exist, and that
+names its holder. While a job lives, it touches its heartbeat file. A claim whose holder has given
+no sign of life for ``LEASE_SECONDS`` may be taken over. The storage's own clock measures this time.
+Process ids, host names and file locks cannot prove that a holder is dead: the holder may run in
+another container, or on another machine that shares the storage. A file lock that is held proves
+that the holder lives, even if its heartbeat is late; object stores have no locks.
 
 Another job may have taken over the claim of a silent holder. Therefore a job calls ``held`` or
 ``check_claim`` before it writes what the claim protects.
@@ -14,7 +14,6 @@ Another job may have taken over the claim of a silent holder. Therefore a job ca
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -23,14 +22,19 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
-from osasis.storage import create_file, sha256_text, write_json
+from factory.core.object_store import StoreError
+from factory.core.stores import Store, open_store
+from osasis.errors import UserError
+from osasis.storage import sha256_text
 
 HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 15.0
 # How often ``acquire_from_dead`` looks, and how long a claim may lack its content.
 POLL_SECONDS, CONTENT_SECONDS = 0.5, 1.0
+SUFFIX = ".claim"
+# Of a claim that names no holder.
+UNKNOWN = "unknown"
 
 
 class SupersededError(Exception):
@@ -48,27 +52,34 @@ class Holder:
 class Claims:
     """The claims of one job. A daemon thread touches the job's heartbeat file until ``close``."""
 
-    def __init__(self, folder: Path, job: str) -> None:
-        """Raises DiskFullError."""
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str], job: str) -> None:
+        """folder: path or URI, see ``open_store``. Raises DiskFullError, StoreError, UserError."""
+        self.store = open_store(folder)
         self.holder = Holder(job, uuid.uuid4().hex)
         self._closed = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._heartbeat = self._heartbeat_of(self.holder)
-        create_file(self._heartbeat, b"")
-        self._locked = self._heartbeat.open("rb")
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._heartbeat = _heartbeat_of(self.holder)
+        self._taken: set[str] = set()
+        self.store.create(self._heartbeat, b"")
+        if self.store.create(self._heartbeat, b""):
+            raise UserError(
+                f"{self.store.location}: this store has no conditional creation (If-None-Match), "
+                "so that jobs cannot tell which of them may write; choose another store"
+            )
+        self.store.hold(self._heartbeat)
         threading.Thread(target=self._touch_heartbeat, daemon=True).start()
 
     def _touch_heartbeat(self) -> None:
-        while not self._closed.wait(HEARTBEAT_SECONDS):
+        while not self._closed.wait(max(HEARTBEAT_SECONDS, self.store.look_seconds)):
             with contextlib.suppress(OSError):
-                self._heartbeat.touch()
+                self.store.touch(self._heartbeat)
 
     def acquire(self, name: str) -> Holder | None:
         """Claim a name. Returns None on success, else the job that holds the claim."""
-        return self._take(self.path(name))
+        claim = f"{name}{SUFFIX}"
+        holder = self._take(claim)
+        if holder is None:
+            self._taken.add(claim)
+        return holder
 
     def acquire_from_dead(self, name: str, on_wait: Callable[[Holder], None]) -> Holder | None:
         """Claim a name, or wait until its silent holder counts as dead.
@@ -80,108 +91,111 @@ class Claims:
         while (holder := self.acquire(name)) is not None:
             if self._lock_is_held(holder):
                 return holder
-            beat = self._last_beat(holder, self.path(name))
+            beat = self._last_beat(holder, f"{name}{SUFFIX}")
             if first is None:
                 first = holder, beat
                 on_wait(holder)
             if first != (holder, beat):
                 return holder
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, self.store.look_seconds))
         return None
 
     def held(self, name: str) -> bool:
         """Whether this job still holds the claim."""
-        return read_claim(self.path(name)) == self.holder
+        return _read(self.store, f"{name}{SUFFIX}") == self.holder
 
     def release(self, name: str) -> None:
         """Give a claim back; a claim that another job has taken over stays as it is."""
         if self.held(name):
-            self.path(name).unlink(missing_ok=True)
+            self.store.delete([f"{name}{SUFFIX}"])
 
     def path(self, name: str) -> Path:
         """The claim's file, for ``read_claim``."""
-        return self.folder / f"{name}.claim"
+        return Path(self.store.location) / f"{name}{SUFFIX}"
 
     def close(self) -> None:
         """End the heartbeat and give back every claim of this job."""
         self._closed.set()
-        for path in self.folder.glob("*.claim"):
-            if read_claim(path) == self.holder:
-                path.unlink(missing_ok=True)
-        self._heartbeat.unlink(missing_ok=True)
-        self._locked.close()
+        with contextlib.suppress(StoreError):  # the leases end by themselves
+            mine = [claim for claim in self._taken if _read(self.store, claim) == self.holder]
+            self.store.delete([*mine, self._heartbeat])
+        self.store.let_go(self._heartbeat)
 
-    def _take(self, path: Path) -> Holder | None:
+    def _take(self, claim: str) -> Holder | None:
         """Make a claim's file this job's. Returns None on success, else the holder."""
-        while not create_file(path, json.dumps(asdict(self.holder)).encode()):
-            holder = _read_complete(path)
+        while not self.store.create(claim, _text(self.holder)):
+            holder = _read_complete(self.store, claim)
             if holder == self.holder:
                 return None
-            if holder is None and not path.exists():  # given back meanwhile
+            if holder is None and self.store.changed(claim) is None:  # given back meanwhile
                 continue
-            holder = holder or Holder("unknown", "")
-            if self._is_alive(holder, path):
+            holder = holder or Holder(UNKNOWN, "")
+            if self._is_alive(holder, claim):
                 return holder
-            if self._take_over(path, holder):
+            if self._take_over(claim, holder):
                 return None
         return None
 
-    def _take_over(self, path: Path, dead: Holder) -> bool:
+    def _take_over(self, claim: str, dead: Holder) -> bool:
         """Replace a dead holder's claim. Of several jobs one succeeds: it creates the marker.
 
         The marker belongs to the token of the dead holder, and is a claim like any other, so that
         a job that dies here blocks nobody for long.
         """
-        marker = self.folder / f"{sha256_text(path.name + dead.token)[:32]}.takeover"
+        marker = f"{sha256_text(claim + dead.token)[:32]}.takeover"
         if self._take(marker) is not None:
             time.sleep(POLL_SECONDS)
             return False
         try:
             # Another job may have replaced the claim before this one created the marker.
-            if (read_claim(path) or Holder("unknown", "")) != dead or not path.exists():
+            found = _read(self.store, claim) or Holder(UNKNOWN, "")
+            if found != dead or self.store.changed(claim) is None:
                 return False
-            write_json(path, asdict(self.holder))
+            self.store.write(claim, _text(self.holder))
             return True
         finally:
-            marker.unlink(missing_ok=True)
+            self.store.delete([marker])
 
-    def _is_alive(self, holder: Holder, claim: Path) -> bool:
+    def _is_alive(self, holder: Holder, claim: str) -> bool:
         if self._lock_is_held(holder):
             return True
         try:
             # By the storage's clock: this machine's may be another.
-            self._heartbeat.touch()
-            now = self._heartbeat.stat().st_mtime
+            self.store.touch(self._heartbeat)
         except OSError:
             return True  # unknown
+        now = self.store.changed(self._heartbeat) or 0.0
         return now - self._last_beat(holder, claim) < LEASE_SECONDS
 
-    def _last_beat(self, holder: Holder, claim: Path) -> float:
+    def _last_beat(self, holder: Holder, claim: str) -> float:
         """When a holder last gave a sign of life, by the storage's clock."""
-        times = []
-        for path in (claim, self._heartbeat_of(holder)):
-            # Opening a file makes a network file system read its attributes anew.
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as f:
-                times.append(os.fstat(f.fileno()).st_mtime)
-        return max(times, default=0.0)
+        return max(self.store.changed(name) or 0.0 for name in (claim, _heartbeat_of(holder)))
 
     def _lock_is_held(self, holder: Holder) -> bool:
-        try:
-            with self._heartbeat_of(holder).open("rb") as f:
-                return _is_locked(f)
-        except OSError:
-            return False
+        return self.store.is_held(_heartbeat_of(holder))
 
-    def _heartbeat_of(self, holder: Holder) -> Path:
-        return self.folder / f"{holder.job}.alive"
+
+def _heartbeat_of(holder: Holder) -> str:
+    return f"{holder.job}.alive"
+
+
+def _text(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _read(store: Store, claim: str) -> Holder | None:
+    """The holder that a claim names; None where it is missing or broken. Raises StoreError."""
+    try:
+        return Holder(**json.loads(store.read(claim)))
+    except StoreError:
+        raise
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def read_claim(path: Path) -> Holder | None:
     """The holder that a claim's file names; None where the file is missing or broken."""
-    try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+    return _read(open_store(path.parent), path.name)
 
 
 def check_claim(path: Path, job: str) -> None:
@@ -195,20 +209,11 @@ def check_claim(path: Path, job: str) -> None:
         raise SupersededError(f"the claim {path} is gone")
 
 
-def _read_complete(path: Path) -> Holder | None:
-    """The holder of a claim; waits for the content of a claim that is just being created."""
+def _read_complete(store: Store, claim: str) -> Holder | None:
+    """The holder of a claim; waits for the content of a file that is just being created."""
     deadline = time.monotonic() + CONTENT_SECONDS
-    while (holder := read_claim(path)) is None and path.exists() and time.monotonic() < deadline:
+    while (holder := _read(store, claim)) is None and time.monotonic() < deadline:
+        if store.changed(claim) is None:
+            break
         time.sleep(0.05)
     return holder
-
-
-def _is_locked(file: IO[bytes]) -> bool:
-    """Whether another process holds the lock; False also where the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -1,4 +1,4 @@
-"""Full disks: recognised in the errors of every library, and named by their folder."""
+"""Full disks and stores that refuse: recognised in the errors of every library, and named."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from factory.core.object_store import StoreError
 from osasis.storage import FULL, DiskFullError, disk_full
 
 # Where Ray, MLflow or sqlite pass an error on as text.
@@ -17,6 +18,7 @@ TEXTS = {
     "database or disk is full": errno.ENOSPC,
     os.strerror(errno.EDQUOT): errno.EDQUOT,
 }
+STORE_ERROR = re.compile(r"\bStoreError: (.+)")
 NAMED = re.compile(r"the disk(?: quota)? of .+? is full(?: \([^()]*\))?")
 
 
@@ -43,6 +45,17 @@ def find_disk_full(error: BaseException, folder: Path | None = None) -> DiskFull
             if text in str(e):
                 return disk_full(folder or Path.cwd(), number)
     return None
+
+
+def find_refusal(error: BaseException, folder: Path | None = None) -> OSError | None:
+    """The store that refused a request, or else the full disk, that caused the error."""
+    for e in _causes(error):
+        # Ray Data passes an error of a worker on as the text of its traceback.
+        if refused := STORE_ERROR.search(str(e)):
+            return StoreError(refused[1])
+        if isinstance(e, StoreError):
+            return e
+    return find_disk_full(error, folder)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,25 @@ DEFAULT = Path(".style-factory")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def _folder(location: str) -> Path:
+    """The folder at a path or ``file://`` URI. Raises UserError for other URIs."""
+    if "://" not in location:
+        return Path(location)
+    # Imports pyarrow; a home is a plain path nearly always.
+    from factory.core.uris import is_local_uri, is_uri, local_path, redact
+
+    if is_local_uri(location):
+        return Path(local_path(location))
+    if is_uri(location):
+        raise UserError(
+            f"home {redact(location)}: a home is a folder, because the registry's database and the "
+            "checkpoints of trainings need a file system; give a folder that all nodes share with "
+            f"--home or {HOME_VARIABLE}. Inputs and outputs of `stylize` may be in object stores, "
+            "and styles on the MLflow server that MLFLOW_TRACKING_URI names"
+        )
+    return Path(location)
+
+
 @dataclass(frozen=True)
 class Home:
     """Paths below the home folder. own_registry: ignore MLFLOW_TRACKING_URI."""
@@ -33,10 +52,10 @@ class Home:
     def find(cls, given: str | None = None) -> Home:
         """The home at ``given``, else at STYLE_FACTORY_HOME, else ./.style-factory.
 
-        Raises UserError where the path is a file.
+        Raises UserError where the path is a file, and for a URI of an object store.
         """
-        chosen = given or os.environ.get(HOME_VARIABLE) or DEFAULT
-        path = Path(chosen).expanduser().resolve()
+        chosen = os.fspath(given or os.environ.get(HOME_VARIABLE) or DEFAULT)
+        path = _folder(chosen).expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise UserError(f"home {path} is a file; give a folder with --home")
         return cls(path)

@@ -246,6 +246,16 @@ def redact(location: str) -> str:
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
+def check_no_password(location: str) -> None:
+    """Raise UserError for a URI that holds a password: corpora store the locations of photos."""
+    user, at, _ = location.partition("://")[2].partition("/")[0].rpartition("@")
+    if is_uri(location) and not is_local_uri(location) and at and ":" in user:
+        raise UserError(
+            f"{redact(location)}: the URI holds a password; set credentials in the environment "
+            "(for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
+
+
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -8,6 +8,9 @@ measures the pipeline from its first forward pass to its last, "with_start" from
 return, which includes Ray's start in the first round. Each round is compared with the mean of the
 bare loops before and after it. Run several rounds on an idle machine and compare the "median" of
 the ratios, not absolute times.
+
+With --store, each round also stylizes the same photos from an S3 server on this machine (moto) to
+that server; "store_ratio" is the speed of that job divided by that of the job on folders.
 """
 
 from __future__ import annotations
@@ -92,6 +95,28 @@ def bare_seconds(
     return max(f for f in found if f != "ready")
 
 
+def seconds_of(result, workers: int) -> float:  # type: ignore[no-untyped-def]
+    """Seconds from a job's first forward pass to its last, without Ray's start."""
+    return float(result.model_seconds / max(result.model_share, 1e-9) / workers)
+
+
+def store_with(photos: list[Path]) -> str:
+    """The URI of a bucket with the photos below ``photos/``, on a server of this process.
+
+    Called before Ray starts, whose workers find the server in the environment.
+    """
+    import fsspec
+
+    from factory.core.stores import open_store
+    from tests.s3_server import BUCKET, S3Server
+
+    os.environ.update(S3Server().environment)
+    fsspec.filesystem("s3").mkdir(BUCKET)
+    for photo in photos:
+        open_store(f"s3://{BUCKET}/photos").write(photo.name, photo.read_bytes())
+    return f"s3://{BUCKET}"
+
+
 def main() -> None:
     import numpy as np
     from PIL import Image
@@ -111,6 +136,7 @@ def main() -> None:
     parser.add_argument("--styles", default="1,8")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--store", action="store_true", help="compare with a job in an S3 store")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -145,6 +171,7 @@ def main() -> None:
             )
             picture.save(root / "photos" / f"{i:04d}.jpg", quality=92)
         photos = sorted((root / "photos").iterdir())
+        stored = store_with(photos) if args.store else ""
         for count in counts:
             before = bare_seconds(args.base, folders[:count], photos, args.workers, "once")
             for turn in range(args.rounds):
@@ -161,8 +188,14 @@ def main() -> None:
                 if count > 1:
                     each = bare_seconds(args.base, folders[:count], few, args.workers, "each")
                     each *= len(photos) / len(few)
-                # Seconds from the first forward pass to the last, without Ray's start.
-                streaming = result.model_seconds / max(result.model_share, 1e-9) / args.workers
+                streaming = seconds_of(result, args.workers)
+                if stored:
+                    in_store = stylize(
+                        [f"s{i}" for i in range(count)], f"{stored}/photos",
+                        f"{stored}/out-{count}-{turn}", home=home, workers=args.workers,
+                        contact_sheet=False,
+                    )  # fmt: skip
+                    store_ratio = round(streaming / seconds_of(in_store, args.workers), 3)
                 rows.append(
                     {
                         "styles": count,
@@ -172,6 +205,7 @@ def main() -> None:
                         "with_start": round(once / result.seconds, 3),
                         "encode_once_gain": round(each / once, 2),
                         "model_share": round(result.model_share, 3),
+                        **({"store_ratio": store_ratio} if stored else {}),
                     }
                 )
     median = {
@@ -179,6 +213,8 @@ def main() -> None:
         for count in counts
     }
     shown = {"photos": args.photos, "workers": args.workers, "median": median, "rounds": rows}
+    if args.store:
+        shown["median_store_ratio"] = statistics.median(r["store_ratio"] for r in rows)
     print(json.dumps(shown, indent=2))
 
 

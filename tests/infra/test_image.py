@@ -74,7 +74,7 @@ def test_packages_are_pinned_and_include_the_extras() -> None:
         "optional-dependencies"
     ]
     packages = {re.split(r"[<>=]", p)[0] for e in found[1].split(",") for p in extras[e]}
-    assert packages == {"pillow-heif", "imagecodecs", "psycopg2-binary"}
+    assert packages == {"pillow-heif", "imagecodecs", "psycopg2-binary", "s3fs"}
     assert all(pinned(p) for p in packages)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from factory.core.home import Home
+from factory.core.stores import open_store
+from pipelines.job_identity import FOLDER, read_job
+from pipelines.job_log import LOG, RECORDS, JobLog
 from tests.factory.conftest import (
     fresh_home,
     home,
@@ -31,29 +33,31 @@ def register(home: Home, style: str, base: str = "tiny", seed: int = 1) -> None:
     register_random_style(home, style, seed, folder, base, tags={"base_name": base})
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    """All images of an output folder, by relative path."""
-    suffixes = {".png", ".jpg", ".webp"}
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.suffix in suffixes
-    }
+def images(output: Path | str) -> list[str]:
+    """The names of all images of an output."""
+    return [n for n in open_store(output).list() if n.endswith((".png", ".jpg", ".webp"))]
 
 
-def times_done(output: Path) -> Counter[tuple[int, int]]:
+def written(output: Path | str) -> dict[str, bytes]:
+    """All images of an output, by relative path."""
+    return {name: open_store(output).read(name) for name in images(output)}
+
+
+def state_of(output: Path | str) -> str:
+    """The folder of a job's state in OUTPUT/.job."""
+    job = read_job(open_store(output).within(FOLDER))
+    assert job is not None
+    return job.state
+
+
+def times_done(output: Path | str) -> Counter[tuple[int, int]]:
     """How often each output was recorded as done, over all runs of a job."""
-    paths = [output / ".job" / "progress.jsonl", *(output / ".job" / "progress").glob("*/*.jsonl")]
+    store = open_store(output).within(FOLDER)
     records = {}
-    for path in paths:
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record.get("status") == "done":
-                # A killed driver may have merged a batch's file without deleting it.
-                records[record["batch"], record["photo"], record["target"]] = record
+    for line in JobLog(store.within(state_of(output))).lines(LOG, RECORDS):
+        if line.get("status") == "done":
+            # A killed driver may have gathered a batch's file without deleting it.
+            records[line["batch"], line["photo"], line["target"]] = line
     return Counter((photo, target) for _, photo, target in records)
 
 

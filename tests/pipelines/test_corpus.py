@@ -29,7 +29,7 @@ from osasis.stylize import decode
 from pipelines import StylizeResult, stylize
 from pipelines.targets import Targets
 from tests.factory.conftest import cli
-from tests.pipelines.conftest import OUTPUTS, register, times_done, written
+from tests.pipelines.conftest import OUTPUTS, register, state_of, times_done, written
 from tests.tiny import SIZE, picture, truncated_jpeg
 
 
@@ -90,7 +90,7 @@ def test_the_same_call_resumes_and_repeats_no_output(
     kept = tmp_path / "kept"
     shutil.copytree(output, kept)
     # The state after a kill: some outputs are not recorded, one is missing.
-    log = kept / ".job" / "progress.jsonl"
+    (log,) = (kept / ".job" / state_of(kept) / "log").iterdir()
     records = [json.loads(line) for line in log.read_text().splitlines() if line]
     lost = [r for r in records if r.get("photo", 0) % 3 == 1]
     log.write_text("".join(json.dumps(r) + "\n" for r in records if r not in lost) + '{"pho')

@@ -36,14 +36,15 @@ def test_the_log_of_an_earlier_run_tells_the_speed_and_what_exists(
     gallery: Home, photos: Path, local_ray: None, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    (output / ".job").mkdir(parents=True)
+    (output / ".job" / "state" / "log").mkdir(parents=True)
+    (output / ".job" / "job.json").write_text(json.dumps({"format": 2, "state": "state"}))
     (output / "oil").mkdir()
     for name in ("0.png", "1.png"):
         picture(1).save(output / "oil" / name)
     lines = [{"busy": 30.0, "images": 8}, {"photo": 0, "target": 0, "status": "done"},
              {"busy": 10.0, "images": 2}]  # fmt: skip
-    text = "\n".join(map(json.dumps, lines)) + '\n{"busy": 1'
-    (output / ".job" / "progress.jsonl").write_text(text)
+    log = output / ".job" / "state" / "log" / "000000.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
     found = stylize(
         ["oil"], photos, output, home=gallery, workers=2, readers=1, estimate=True

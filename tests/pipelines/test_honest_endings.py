@@ -24,7 +24,7 @@ from pipelines.manifest import build_manifest
 from pipelines.result import StylizeResult
 from pipelines.source import open_source
 from tests.conftest import ROOT
-from tests.pipelines.conftest import written
+from tests.pipelines.conftest import state_of, written
 from tests.pipelines.test_operators import Run, run
 from tests.tiny import picture
 
@@ -108,10 +108,10 @@ def test_an_unfinished_job_on_a_full_disk_is_refused_at_once(
     finished: tuple[Callable[..., StylizeResult], Path], full_disk: Full
 ) -> None:
     call, output = finished
-    log = output / ".job" / "progress.jsonl"
+    (log,) = (output / ".job" / state_of(output) / "log").iterdir()
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-2]))
     full_disk(output, 0)
-    with pytest.raises(DiskFullError, match=r"/out/\.job is full \("):
+    with pytest.raises(DiskFullError, match=r"/out/\.job/state-\w+ is full \("):
         call()
     full_disk(output, 1000)
     again = call()

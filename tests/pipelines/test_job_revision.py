@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from factory.core.home import Home
+from factory.core.stores import Store
 from osasis.errors import UserError
 from osasis.images.listing import find_images
 from pipelines import stylize
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder, OutputRecord, write_records
-from pipelines.job_identity import JOB, LOG, MANIFEST
-from pipelines.job_revision import (
-    READY,
-    STAGING,
-    InputChanges,
-    finish_revision,
-    known_names,
-    take_up,
-)
+from pipelines.job_identity import SavedJob, write_job
+from pipelines.job_revision import InputChanges, known_names, take_up
 from pipelines.manifest import build_manifest, listing_digest, output_names, photo_digest
 from pipelines.source import open_source
-from tests.pipelines.conftest import written
+from tests.pipelines.conftest import state_of, written
 from tests.tiny import picture
 
 MIXES = ({"styles": [{"style": "oil"}]}, {"styles": [{"style": "ink"}]})
@@ -33,7 +27,7 @@ MIXES = ({"styles": [{"style": "oil"}]}, {"styles": [{"style": "ink"}]})
 class Job:
     """A job folder on a folder of photos, without Ray: outputs are only recorded."""
 
-    def __init__(self, photos: Path, output: Path) -> None:
+    def __init__(self, photos: Path, output: Path | str) -> None:
         self.photos, self.output = photos, output
 
     def run(
@@ -46,7 +40,7 @@ class Job:
         """Record all missing outputs as done; returns the changes and what was missing."""
         source, folder = open_source(self.photos), JobFolder(self.output)
         keys = source.listing["key"].to_pylist()
-        names = output_names(keys, known=known_names(folder.path))[0]
+        names = output_names(keys, known=known_names(folder))[0]
         manifest = build_manifest(source, [list(range(len(mixes)))] * source.count, {}, names)
         styles = {m["styles"][0]["style"]: versions for m in mixes}  # type: ignore[index]
         fingerprint = {
@@ -63,7 +57,7 @@ class Job:
                 made.append((key, target))
                 stage, reason = ("read", "broken") if key in fail else ("", "")
                 records.append(OutputRecord(photo, target, stage, reason, digest=digest))
-        write_records(str(folder.path), folder.run, records)
+        write_records(folder.place.location, folder.run, records)
         folder.merge_records()
         return changes, made, folder
 
@@ -118,7 +112,7 @@ def test_a_failed_photo_stays_failed_until_its_file_changes(tmp_path: Path) -> N
 
 
 def test_a_frozen_job_refuses_a_changed_input_and_stays_as_it_is(job: Job) -> None:
-    before = {p: p.read_bytes() for p in (job.output / ".job").glob("*.*") if p.is_file()}
+    before = {p: p.read_bytes() for p in (job.output / ".job").rglob("*") if p.is_file()}
     picture(9, (20, 20)).save(job.photos / "0.png")
     with pytest.raises(UserError, match=r"3 photo\(s\) before, 4 now.*leave --frozen out"):
         job.run(frozen=True)
@@ -138,25 +132,42 @@ def test_other_mixes_need_update_which_makes_again_what_differs(job: Job) -> Non
     assert folder.count(MISSING) == 0
 
 
-def test_a_killed_change_is_discarded_before_and_completed_after_it_is_whole(job: Job) -> None:
-    folder = job.output / ".job"
-    (folder / STAGING).mkdir()
-    (folder / STAGING / JOB).write_text("{}")
-    finish_revision(folder)
-    assert not (folder / STAGING).exists()
-    assert (folder / JOB).read_text() != "{}"
-    # Killed when one of the files had been moved: the records of old rows are gone with them.
-    (folder / READY).mkdir()
-    for name in (LOG, JOB):
-        shutil.copy(folder / name, folder / READY / name)
-    (folder / READY / LOG).write_text("")
-    stale = folder / "progress" / "ab" / "ab.jsonl"
-    stale.parent.mkdir(parents=True, exist_ok=True)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_change_is_discarded_or_complete(
+    job: Job, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new state counts from the moment on that job.json names it."""
+    jobs, earlier = job.output / ".job", state_of(job.output)
+    picture(9, (20, 20)).save(job.photos / "0.png")
+    with monkeypatch.context() as patch:
+
+        def write_and_die(folder: Store, saved: SavedJob) -> None:
+            if moment == "after":
+                write_job(folder, saved)
+            raise KeyboardInterrupt
+
+        patch.setattr("pipelines.job_revision.write_job", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert (state_of(job.output) == earlier) == (moment == "before")
+    states = {p.name for p in jobs.iterdir() if p.is_dir()}
+    assert len(states) == 2
+    # Records of the earlier state say nothing about the new rows.
+    stale = jobs / earlier / "records" / "ab.jsonl"
+    stale.parent.mkdir(exist_ok=True)
     stale.write_text('{"photo": 0, "target": 0, "status": "done"}\n')
-    assert list(known_names(folder)) == [b"a.png", b"b.png", b"c.png"]
-    assert (folder / MANIFEST).is_file()
-    assert not (folder / READY).exists()
-    assert job.run()[1] == [(name, t) for name in ("a.png", "b.png", "c.png") for t in (0, 1)]
+    _, made, folder = job.run()
+    assert made == [("0.png", 0), ("0.png", 1)]
+    assert folder.count(DONE) == 8
+    assert [p.name for p in jobs.iterdir() if p.is_dir()] == [state_of(job.output)]
+
+
+def test_a_job_of_another_format_is_refused(job: Job) -> None:
+    file = job.output / ".job" / "job.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 1}))
+    for policy in ({}, {"update": True}):
+        with pytest.raises(UserError, match=r"\.job holds a job of format 1, of another version"):
+            job.run(**policy)
 
 
 @pytest.mark.slow

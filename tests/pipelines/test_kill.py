@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from factory.core.home import Home
+from factory.core.object_store import LOOK_SECONDS
+from factory.core.stores import open_store
+from pipelines.job_identity import FOLDER
+from pipelines.job_log import LOG, JobLog
 from tests.conftest import ROOT
-from tests.pipelines.conftest import times_done, written
+from tests.pipelines.conftest import images, state_of, times_done, written
+from tests.s3_server import BUCKET, S3Server, s3_server
 from tests.tiny import picture
 
 PHOTOS = 60
@@ -24,7 +29,9 @@ SHARES = (0.1, 0.5, 0.9, 0.99)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
 
 
-def driver(home: Home, source: Path, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+def driver(
+    home: Home, source: Path | str, output: Path | str, **environment: str
+) -> subprocess.Popen[bytes]:
     """`style-factory stylize` in a new process, with its own Ray."""
     return subprocess.Popen(
         [
@@ -56,6 +63,24 @@ def whole(gallery: Home, many: Path, tmp_path_factory: pytest.TempPathFactory) -
     return files
 
 
+def kill_and_finish(
+    gallery: Home, source: Path | str, output: Path | str, count: int, shares: tuple[float, ...]
+) -> None:
+    """Kill a job when shares of its outputs are written, and then let it finish."""
+    for share in shares:
+        process = driver(gallery, source, output)
+        deadline = time.monotonic() + 240
+        while (there := len(images(output))) < share * count:
+            assert process.poll() is None or there == count
+            if process.poll() is not None:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    assert driver(gallery, source, output).wait(300) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [SHARES, pytest.param((0.5,), marks=pytest.mark.ci)])
 def test_a_repeatedly_killed_job_gives_the_outputs_of_an_uninterrupted_one(
@@ -65,23 +90,61 @@ def test_a_repeatedly_killed_job_gives_the_outputs_of_an_uninterrupted_one(
     tmp_path: Path,
     shares: tuple[float, ...],
 ) -> None:
-    for share in shares:
-        process = driver(gallery, many, tmp_path)
-        deadline = time.monotonic() + 240
-        while len(written(tmp_path)) < share * len(whole):
-            assert process.poll() is None or len(written(tmp_path)) == len(whole)
-            if process.poll() is not None:
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
-    assert driver(gallery, many, tmp_path).wait(300) == 0
+    kill_and_finish(gallery, many, tmp_path, len(whole), shares)
     assert written(tmp_path) == whole
     counted = times_done(tmp_path)
     assert len(counted) == len(whole)
     assert set(counted.values()) == {1}
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def s3(many: Path) -> Iterator[S3Server]:
+    """A store that holds the photos below BUCKET/many."""
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+        for photo in many.iterdir():
+            open_store(f"s3://{BUCKET}/many").write(photo.name, photo.read_bytes())
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shares", [SHARES, pytest.param((0.5,), marks=pytest.mark.ci)])
+def test_a_job_in_a_store_gives_the_outputs_of_one_on_a_folder(
+    gallery: Home,
+    s3: S3Server,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    shares: tuple[float, ...],
+) -> None:
+    output = f"s3://{BUCKET}/{tmp_path.name}"
+    kill_and_finish(gallery, f"s3://{BUCKET}/many", output, len(whole), shares)
+    found = written(output)
+    assert found.keys() == whole.keys()
+    # The provenance names the photo's file alone, so that it is the same.
+    assert found == whole
+    counted = times_done(output)
+    assert len(counted) == len(whole)
+    assert set(counted.values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_job_in_a_store_sends_few_requests(
+    gallery: Home, s3: S3Server, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    output = f"s3://{BUCKET}/{tmp_path.name}"
+    s3.requests.clear()
+    started = time.monotonic()
+    assert driver(gallery, f"s3://{BUCKET}/many", output).wait(300) == 0
+    seconds = time.monotonic() - started
+    count = len(s3.requests)
+    assert s3.count("many/") == {"GET": PHOTOS}
+    outputs = [s3.count(f"{tmp_path.name}/{style}/") for style in ("oil", "ink")]
+    assert outputs == [{"PUT": PHOTOS}] * 2
+    others = count - 3 * PHOTOS
+    log = JobLog(open_store(output).within(FOLDER).within(state_of(output)))
+    batches = sum("busy" in line for line in log.lines(LOG))
+    # A few for each batch, for each look at the job's state, and at the start and the end.
+    assert others <= 8 * batches + 10 * seconds / LOOK_SECONDS + 40
 
 
 @pytest.mark.slow
@@ -114,6 +177,6 @@ def test_two_nodes_give_the_outputs_of_one(
     ran = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, timeout=300, check=False)
     assert ran.returncode == 0
     assert written(tmp_path) == whole
-    log = (tmp_path / ".job" / "progress.jsonl").read_text().splitlines()
-    nodes = Counter(r["node"] for r in map(json.loads, filter(None, log)) if "node" in r)
+    log = JobLog(open_store(tmp_path / FOLDER / state_of(tmp_path))).lines(LOG)
+    nodes = Counter(line["node"] for line in log if "node" in line)
     assert len(nodes) == 2 and "" not in nodes  # both computed

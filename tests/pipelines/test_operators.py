@@ -60,15 +60,14 @@ def run(home: Path, tmp_path: Path) -> Run:
         mixes = {n: Mix.parse({"styles": [share]}) for n, share in shares.items()}
         targets = tuple(TargetSpec(label=n, mix=mix) for n, mix in mixes.items())
         output = tmp_path / options.pop("output", "out")
-        folder = JobFolder(output)
-        folder.path.mkdir(parents=True)
+        folder = JobFolder(options.pop("store", output))
         corpus = open_source(source)
         manifest = build_manifest(corpus, [[0, 1]] * corpus.count, {})
         chosen = OutputOptions(**options)
         folder.open({"input": ""}, manifest)
         job = JobSpec(
-            folder=str(folder.path),
-            output=str(output),
+            folder=folder.place.location,
+            output=folder.output.location,
             run=folder.run,
             base=str(tiny),
             base_fingerprint=load_base(tiny).fingerprint,

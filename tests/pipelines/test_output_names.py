@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipelines.manifest import longest_name, output_names, shortened
+from factory.core.stores import open_store
+from pipelines.manifest import output_names, shortened
 
 
 def test_no_two_outputs_share_a_name() -> None:
@@ -53,4 +54,4 @@ def test_no_character_is_cut() -> None:
 
 
 def test_the_limit_is_the_file_systems(tmp_path: Path) -> None:
-    assert longest_name(tmp_path, ".webp") == 250
+    assert open_store(tmp_path).longest_name == 255

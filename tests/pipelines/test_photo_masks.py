@@ -43,6 +43,10 @@ LEFT[:, 30:40] = np.linspace(230, 20, 10)  # a soft border
 Made = tuple[JobFolder, InputChanges | None, list[str]]
 
 
+def place(folder: JobFolder) -> Path:
+    return Path(folder.output.location)
+
+
 def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -83,16 +87,16 @@ def run(gallery: Home, tmp_path: Path) -> Callable[..., Made]:
         targets.add([StyleShare(style="oil")], {})
         fixed = read_masks({}, targets.targets, chosen, own is not None)
         folder = JobFolder(tmp_path / "out")
-        folder.path.mkdir(parents=True, exist_ok=True)
         job = CorpusRun(gallery, chosen, corpus, targets, fixed, own, folder, None)
-        names = job.output_names(known_names(folder.path))
+        names = job.output_names(known_names(folder))
         manifest = build_manifest(corpus, [[0]] * corpus.count, {}, names)
         changes = take_up(folder, job.fingerprint(manifest), manifest)
         folder.open(job.fingerprint(manifest), manifest)
+        spec = job.spec.replace(folder=folder.place.location)
         todo = [{"index": i, "todo": t} for i, t in folder.missing()]
-        actor = StylizeSquares(job.spec, "cpu")
-        for squares in read_squares(pa.Table.from_pylist(todo, schema=READ_TASK), job.spec):
-            write_outputs(actor(squares), job.spec)
+        actor = StylizeSquares(spec, "cpu")
+        for squares in read_squares(pa.Table.from_pylist(todo, schema=READ_TASK), spec):
+            write_outputs(actor(squares), spec)
         folder.merge_records()
         keys = manifest["key"].to_pylist()
         return folder, changes, [keys[t["index"]].decode() for t in todo]
@@ -122,7 +126,7 @@ def test_a_photo_is_itself_where_its_mask_is_0(
     """Pixel by pixel at the photo's size, also the colours below transparent pixels."""
     folder, _, _ = run(photos, masks, **options)
     assert folder.failures == {}
-    files = written(folder.output)
+    files = written(place(folder))
     assert set(files) == {"oil/a.png", "oil/sub/b.png"}
     for name, photo in (("oil/a.png", "a.png"), ("oil/sub/b.png", "sub/b.png")):
         found, before = pixels(files[name]), pixels(photos / photo)
@@ -138,10 +142,10 @@ def test_a_soft_border_blends_photo_and_stylization_once(
     run: Callable[..., Made], photos: Path, masks: Path
 ) -> None:
     folder, _, _ = run(photos, masks)
-    soft = pixels(folder.output / "oil" / "a.png", "RGB")
+    soft = pixels(place(folder) / "oil" / "a.png", "RGB")
     (masks / "a.webp").write_bytes(png(np.where(LEFT > 0, 255, 0).astype(np.uint8)))
     _, _, made = run(photos, masks)
-    hard = pixels(folder.output / "oil" / "a.png", "RGB")
+    hard = pixels(place(folder) / "oil" / "a.png", "RGB")
     assert made == ["a.png"]
     share = LEFT[..., None] / 255
     want = share * hard + (1 - share) * pixels(photos / "a.png", "RGB")
@@ -154,7 +158,7 @@ def test_outputs_of_the_bases_size_have_the_squares_own_pixels(
     (masks / "a.webp").write_bytes(png(np.zeros_like(LEFT)))
     folder, _, _ = run(photos / "a.png", masks, size="base", fit="resize")
     want = Image.open(photos / "a.png").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    found = pixels(folder.output / "oil" / "a.png", "RGB")
+    found = pixels(place(folder) / "oil" / "a.png", "RGB")
     np.testing.assert_array_equal(found, np.asarray(want))
 
 
@@ -170,7 +174,7 @@ def test_photos_without_a_mask_are_rows_of_errors_that_name_it(
     (masks / "e.png").write_bytes(png(LEFT))
     picture(5, (90, 60)).save(photos / "e.png")
     folder, _, _ = run(photos, masks)
-    assert set(written(folder.output)) == {"oil/a.png"}
+    assert set(written(place(folder))) == {"oil/a.png"}
     rows = {row["path"].rpartition("/")[2]: row for row in folder.error_rows(_targets(folder))}
     assert {row["stage"] for row in rows.values()} == {"mask"}
     assert {name: row["reason"] for name, row in rows.items()} == {
@@ -193,13 +197,13 @@ def test_a_changed_mask_makes_its_outputs_again(
     run: Callable[..., Made], photos: Path, masks: Path, tmp_path: Path
 ) -> None:
     first, _, made = run(photos, masks)
-    before = written(first.output)
+    before = written(place(first))
     assert made == ["a.png", "sub/b.png"]
     (masks / "a.webp").write_bytes(png(255 - LEFT))
     (masks / "sub" / "b.png").touch()
     folder, changes, made = run(photos, masks)
     assert (changes, made) == (InputChanges(changed=("a.png",), touched=1), ["a.png"])
-    after = written(folder.output)
+    after = written(place(folder))
     assert after["oil/sub/b.png"] == before["oil/sub/b.png"]
     assert after["oil/a.png"] != before["oil/a.png"]
     # A missing mask that is given later.
@@ -207,7 +211,7 @@ def test_a_changed_mask_makes_its_outputs_again(
     assert run(photos, masks)[0].count(2) == 1
     (tmp_path / "kept.png").rename(masks / "a.png")
     folder, _, made = run(photos, masks)
-    assert (made, folder.failures, written(folder.output)) == (["a.png"], {}, after)
+    assert (made, folder.failures, written(place(folder))) == (["a.png"], {}, after)
     with pytest.raises(UserError, match=r"input: a mask for each photo before, no masks of"):
         run(photos)
 
@@ -226,7 +230,7 @@ def test_masks_that_the_input_names(
 ) -> None:
     """A column `mask` of a Parquet input, or a second column of a list."""
     of_files, _, _ = run(photos, masks)
-    want = {name.rpartition("/")[2]: pixels(d) for name, d in written(of_files.output).items()}
+    want = {name.rpartition("/")[2]: pixels(d) for name, d in written(place(of_files)).items()}
     (tmp_path / "out").rename(tmp_path / "of files")
     names, files = ["a.png", "b.png"], [photos / "a.png", photos / "sub" / "b.png"]
     places = ["masks/a.webp", "masks/sub/b.png"]
@@ -248,7 +252,7 @@ def test_masks_that_the_input_names(
             columns["name"][2], columns["mask"][2] = "c.png", None
         pq.write_table(pa.table(columns), source)
     folder, _, _ = run(source)
-    found = {name.rpartition("/")[2]: pixels(d) for name, d in written(folder.output).items()}
+    found = {name.rpartition("/")[2]: pixels(d) for name, d in written(place(folder)).items()}
     assert found.keys() == want.keys()
     for name, image in want.items():
         np.testing.assert_array_equal(found[name], image)
@@ -302,12 +306,12 @@ def test_a_proposed_mask_limits_the_styles_and_is_saved(
     }
     mask = pixels(tmp_path / "saved" / "anna.png", "L")
     found, before = (
-        pixels(f, "RGB") for f in (job.output / "oil" / "anna.png", folder / "anna.png")
+        pixels(f, "RGB") for f in (place(job) / "oil" / "anna.png", folder / "anna.png")
     )
     assert 0.1 < (mask > 0).mean() < 0.6
     np.testing.assert_array_equal(found[mask == 0], before[mask == 0])
     assert np.abs(found - before)[mask == 255].mean() > 4
-    output = job.output / "oil" / "anna.png"
+    output = place(job) / "oil" / "anna.png"
     told = read_provenance(output.read_bytes())
     assert told is not None
     assert told.mask_proposal == {"region": "face", "segmenter": {"name": "grabcut"}}

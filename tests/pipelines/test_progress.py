@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from factory.core.home import Home
-from osasis.storage import write_atomic
 from pipelines import progress, stylize
-from pipelines.job_folder import JobFolder, record_computed
+from pipelines.job_folder import RUN, JobFolder, record_computed
 from pipelines.progress import Progress
+from tests.pipelines.conftest import state_of
 
 
 class Clock:
@@ -78,13 +78,13 @@ def test_only_actors_of_this_run_count(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     assert folder.computed() == (0, None)
     for actor, run, since in (("c", "other", 1.0), ("a", folder.run, 8.0), ("b", folder.run, 7.0)):
-        write_atomic(folder.path / "run", run.encode())
-        record_computed(str(folder.path), run, actor, 3, since)
-    record_computed(str(folder.path), folder.run, "a", 5, 8.0)
+        folder.place.write(RUN, run.encode())
+        record_computed(folder.place.location, run, actor, 3, since)
+    record_computed(folder.place.location, folder.run, "a", 5, 8.0)
     # An actor of a run that another one has taken over publishes nothing.
-    record_computed(str(folder.path), "other", "d", 3, 1.0)
+    record_computed(folder.place.location, "other", "d", 3, 1.0)
     assert folder.computed() == (8, 7.0)
-    assert not (folder.path / "computed" / "d.json").exists()
+    assert "computed/d.json" not in folder.place.list()
 
 
 def test_a_failed_progress_write_is_ignored(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_model_actors_publish_their_progress(
 ) -> None:
     started = time.time()
     stylize(["oil"], photos, tmp_path, home=gallery, workers=1, size="base")
-    folder = JobFolder(tmp_path)
-    reports = [json.loads(p.read_text()) for p in (folder.path / "computed").glob("*.json")]
-    assert [t["run"] for t in reports] == [(folder.path / "run").read_text()]
+    state = tmp_path / ".job" / state_of(tmp_path)
+    reports = [json.loads(p.read_text()) for p in (state / "computed").glob("*.json")]
+    assert [t["run"] for t in reports] == [(state / "run").read_text()]
     # Nine photos; an actor publishes at most once a second.
     assert 1 <= reports[0]["outputs"] <= 9
     assert started < reports[0]["since"] < time.time()

@@ -17,15 +17,22 @@ from tests.factory.conftest import import_tiny
 from tests.pipelines.conftest import register
 
 
-def test_outputs_at_an_object_store_are_refused(
+def test_credentials_and_options_in_the_uri_of_an_output_are_refused(
     gallery: Home, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as refused:
-        stylize(["oil"], photos, "s3://key:secret@bucket/out", home=gallery)
-    assert str(refused.value).startswith("output s3://bucket/out: ")
-    assert "give a folder that all nodes share" in str(refused.value)
+    for output in ("s3://key:secret@bucket/out", "s3://bucket/out?secret_key=secret"):
+        with pytest.raises(UserError) as refused:
+            stylize(["oil"], photos, output, home=gallery)
+        assert str(refused.value).startswith("s3://bucket/out: a location that is written to takes")
+        assert "AWS_ACCESS_KEY_ID" in str(refused.value) and "secret" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/in", "s3://bucket/in/", "s3://k:s@bucket/in?a=b"])
+def test_an_output_inside_its_input_in_a_store_is_refused(source: str, gallery: Home) -> None:
+    with pytest.raises(UserError, match="output s3://bucket/in/out is inside input s3://bucket/in"):
+        stylize(["oil"], source, "s3://bucket/in/out", home=gallery)
 
 
 def test_an_output_that_is_no_folder_is_refused(

@@ -99,6 +99,16 @@ def test_a_uri_keeps_its_options_and_errors_hide_its_credentials() -> None:
     assert redact("/a@b/c?d.png") == "/a@b/c?d.png"
 
 
+def test_a_password_in_a_uri_is_refused_because_jobs_store_locations(tmp_path: Path) -> None:
+    uri = "s3://key:secret@bucket/in/a.png"
+    (tmp_path / "list.txt").write_text(f"b.png\n{uri}\n")
+    for given in (uri, tmp_path / "list.txt"):
+        with pytest.raises(UserError) as refused:
+            open_source(given)
+        assert str(refused.value).startswith("s3://bucket/in/a.png: the URI holds a password; set ")
+        assert "secret" not in str(refused.value)
+
+
 def test_parquet_of_bytes_and_of_paths(folder: Path, tmp_path: Path) -> None:
     data = [(folder / n).read_bytes() for n in ("b.png", "sub/a.jpg")]
     table = pa.table({"id": [7, 8], "image": data, "strength": [0.5, None]})

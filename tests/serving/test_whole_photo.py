@@ -63,7 +63,6 @@ def corpus(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         (work / "in").mkdir()
         (work / "in" / "photo.png").write_bytes(photo)
         folder = JobFolder(work / "out")
-        folder.path.mkdir(parents=True)
         source = open_source(work / "in")
         folder.open({"input": ""}, build_manifest(source, [[0]], {}))
         spec = StyleSpec(
@@ -72,7 +71,8 @@ def corpus(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
             folder=str(version.folder()),
         )
         job = JobSpec(
-            code=__version__, folder=str(folder.path), output=str(work / "out"), run=folder.run,
+            code=__version__, run=folder.run,
+            folder=folder.place.location, output=str(work / "out"),
             base=str(home.base_folder(None)), base_fingerprint=version.base, square=SIZE,
             styles={"ink": spec}, targets=(TargetSpec(label="ink", mix=Mix.parse(INK)),),
             text_edits=str(home.text_edits), options=OutputOptions.parse(options),

@@ -166,6 +166,20 @@ def test_home_that_is_a_file(tmp_path: Path) -> None:
     assert ran.error == f"home {tmp_path / 'file'} is a file; give a folder with --home"
 
 
+def test_places_in_object_stores_that_must_be_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("base", "list", "--home", "s3://key:secret@bucket/home")
+    assert ran.code == 2
+    assert ran.error.startswith("home s3://bucket/home: a home is a folder, because the registry's")
+    ran = cli("styles", "export", "oil", "s3://key:secret@bucket/oil.zip", "--home", tmp_path)
+    assert ran.code == 2
+    assert ran.error == "TARGET is s3://bucket/oil.zip; it must be a path, not a URI"
+    assert list(tmp_path.iterdir()) == []
+    assert cli("base", "list", "--home", tmp_path.as_uri()).code == 0
+
+
 def test_a_home_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"

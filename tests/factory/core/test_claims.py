@@ -44,9 +44,13 @@ def mine(tmp_path: Path) -> Iterator[Claims]:
 
 @pytest.fixture
 def other(mine: Claims) -> Iterator[Claims]:
-    claims = Claims(mine.folder, "other")
+    claims = Claims(folder_of(mine), "other")
     yield claims
     claims.close()
+
+
+def folder_of(claims: Claims) -> Path:
+    return Path(claims.store.location)
 
 
 def write_claim(claims: Claims, holder: Holder, name: str = "oil") -> None:
@@ -105,15 +109,15 @@ def no_locks(monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> None:
 
 
 def test_the_claim_of_a_killed_process_is_taken_over_after_its_lease(mine: Claims) -> None:
-    ran = subprocess.run([sys.executable, "-c", KILLED_JOB, str(mine.folder)], check=False)
+    ran = subprocess.run([sys.executable, "-c", KILLED_JOB, str(folder_of(mine))], check=False)
     assert ran.returncode == -signal.SIGKILL
     left = read_claim(mine.path("oil"))
     assert left is not None and left.job == "dead"
     assert mine.acquire("oil") == left  # it may run on another machine
-    age(mine.path("oil"), mine.folder / "dead.alive")
+    age(mine.path("oil"), folder_of(mine) / "dead.alive")
     assert mine.acquire("oil") is None
     assert read_claim(mine.path("oil")) == mine.holder
-    assert not list(mine.folder.glob("*.takeover"))
+    assert not list(folder_of(mine).glob("*.takeover"))
 
 
 def test_waiting_for_a_dead_holder_takes_one_lease(
@@ -122,7 +126,7 @@ def test_waiting_for_a_dead_holder_takes_one_lease(
     monkeypatch.setattr("factory.core.claims.LEASE_SECONDS", 1.0)
     away, told = Holder("away", "token"), []
     write_claim(mine, away)
-    (mine.folder / "away.alive").touch()
+    (folder_of(mine) / "away.alive").touch()
     started = time.monotonic()
     assert mine.acquire_from_dead("oil", told.append) is None
     assert 0.5 < time.monotonic() - started < 10
@@ -133,7 +137,7 @@ def test_a_job_with_late_heartbeats_lives_while_it_holds_its_lock(
     mine: Claims, other: Claims
 ) -> None:
     assert other.acquire("oil") is None
-    age(mine.path("oil"), mine.folder / "other.alive", seconds=3600)
+    age(mine.path("oil"), folder_of(mine) / "other.alive", seconds=3600)
     assert mine.acquire("oil") == other.holder
     assert mine.acquire_from_dead("oil", lambda holder: None) == other.holder
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.core.disk import disk_named, find_disk_full
+from factory.core.disk import disk_named, find_disk_full, find_refusal
 from factory.core.failures import DISK, describe_failure, failure_kind
+from factory.core.object_store import StoreError
 from osasis.storage import DiskFullError, disk_full
 
 
@@ -38,6 +39,23 @@ FULL = DiskFullError(errno.ENOSPC, "the disk of out/oil is full (4 kB free, 9 kB
 def test_the_folder_that_a_worker_named_is_kept(error: BaseException) -> None:
     assert str(find_disk_full(error, Path("elsewhere"))) == str(FULL)
     assert (failure_kind(error), describe_failure(error)) == (DISK, str(FULL))
+
+
+STORE = StoreError("s3://b/out/1.png: cannot write (AccessDenied)")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        STORE,
+        pickle.loads(pickle.dumps(STORE)),
+        TaskError("Traceback ...", STORE),
+        TaskError(f'File "x.py"\nfactory.core.object_store.StoreError: {STORE}\n\nTo change ...'),
+    ],
+)
+def test_a_store_that_refused_a_worker_is_found(error: BaseException) -> None:
+    assert str(find_refusal(error)) == str(STORE)
+    assert find_refusal(FULL) is FULL
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""A cache on this machine for files of object stores that are read in parts, and never change."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from osasis.storage import sha256_text, write_atomic
+
+# Least recently opened files are deleted where the cache is larger.
+MAX_BYTES = 4 << 30
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """The cache's folder, which only this user can read; a temporary one if it is another's."""
+    folder = Path(tempfile.gettempdir()) / f"style-factory-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid == os.getuid() and not found.st_mode & 0o077 and not folder.is_symlink():
+        return folder
+    return Path(tempfile.mkdtemp(prefix="style-factory-"))
+
+
+def open_cached(location: str, fetch: Callable[[], bytes]) -> BinaryIO:
+    """Open the copy of a file; ``fetch`` reads it where there is none.
+
+    Several processes may do so at once. The file stays readable if the copy is deleted meanwhile.
+    """
+    path = cache_folder() / sha256_text(location)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        write_atomic(path, fetch())
+        file = path.open("rb")
+        _limit(path)
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return file
+
+
+def _limit(newest: Path) -> None:
+    """Delete the files that were opened least recently, except the newest, beyond MAX_BYTES."""
+    files = []
+    for path in newest.parent.iterdir():
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            files.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= MAX_BYTES:
+            break
+        if path != newest:
+            path.unlink(missing_ok=True)
+            total -= size

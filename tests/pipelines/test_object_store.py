@@ -1,0 +1,212 @@
+"""Jobs whose outputs and state are in an object store: the same as on a folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from factory.core.home import Home
+from factory.core.object_store import StoreError
+from factory.core.stores import open_store
+from osasis.errors import UserError
+from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder
+from pipelines.job_revision import InputChanges
+from pipelines.manifest import build_manifest
+from pipelines.source import open_source, read_photo
+from tests.conftest import ROOT
+from tests.pipelines.conftest import images, written
+from tests.pipelines.test_job_revision import Job
+from tests.pipelines.test_operators import Run, run
+from tests.s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
+from tests.tiny import picture
+
+__all__ = ["run"]
+
+Ran = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+        yield server
+
+
+@pytest.fixture
+def place(s3: S3Server, tmp_path: Path) -> str:
+    """A fresh prefix."""
+    s3.requests.clear()
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        picture(i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_outputs_and_records_equal_those_of_a_folder(run: Run, photos: Path, place: str) -> None:
+    folder, output = run(photos)
+    stored, _ = run(photos, store=place)
+    assert written(place) == written(output)
+    assert [stored.count(s) for s in (DONE, FAILED, MISSING)] == [3, 3, 0]
+    assert {f.to_dict()["reason"] for f in stored.failures.values()} == {
+        f.to_dict()["reason"] for f in folder.failures.values()
+    }
+    # A resumed job reads its state.
+    again = JobFolder(place)
+    manifest = build_manifest(open_source(photos), [[0, 1]] * 3, {})
+    assert again.open({"input": ""}, manifest)
+    assert [again.count(s) for s in (DONE, FAILED, MISSING)] == [3, 3, 0]
+    again.write_errors([{"id": "x", "path": "0.png", "style": "bad", "stage": "a", "reason": "b"}])
+    errors = pq.read_table(io.BytesIO(again.output.read("errors.parquet")))
+    assert errors["path"].to_pylist() == ["0.png"]
+    # No credential stands anywhere.
+    for name in again.output.list():
+        data = again.output.read(name)
+        assert KEY.encode() not in data and SECRET.encode() not in data, name
+
+
+def test_outputs_that_a_store_refuses_are_missing_and_not_failed(
+    run: Run, photos: Path, place: str, s3: S3Server
+) -> None:
+    prefix = place.partition("//")[2]
+
+    def refuse(method: str, path: str) -> str | None:
+        full = method == "PUT" and path == f"/{prefix}/good/2.png"
+        return "507 QuotaExceeded" if full else None
+
+    s3.refuse = refuse
+    try:
+        with pytest.raises(StoreError) as refused:
+            run(photos, store=place)
+    finally:
+        s3.refuse = lambda method, path: None
+    assert str(refused.value).startswith(f"{place}/good/2.png: cannot write (An error")
+    assert "QuotaExceeded" in str(refused.value)
+    again = JobFolder(place)
+    assert again.open({"input": ""}, build_manifest(open_source(photos), [[0, 1]] * 3, {}))
+    assert [again.count(s) for s in (DONE, FAILED, MISSING)] == [2, 2, 2]
+    assert set(images(place)) == {"good/0.png", "good/1.png"}
+
+
+def test_a_job_in_a_store_grows_as_one_on_a_folder(photos: Path, place: str) -> None:
+    job = Job(photos, place)
+    assert len(job.run()[1]) == 6
+    picture(9, (20, 20)).save(photos / "new.png")
+    picture(7, (20, 20)).save(photos / "1.png")
+    (photos / "2.png").unlink()
+    with pytest.raises(UserError, match="leave --frozen out"):
+        job.run(frozen=True)
+    changes, made, folder = job.run()
+    assert changes == InputChanges(new=1, changed=("1.png",), vanished=("2.png",))
+    assert made == [("1.png", 0), ("1.png", 1), ("new.png", 0), ("new.png", 1)]
+    assert folder.count(DONE) == 6
+    assert job.run()[:2] == (None, [])
+    states = {n.partition("/")[0] for n in folder.folder.list() if n.startswith("state-")}
+    assert len(states) == 1
+
+
+def test_two_drivers_of_one_output_exclude_each_other(place: str) -> None:
+    with (
+        JobFolder(place).locked(),
+        pytest.raises(UserError, match=f"{place}: another `stylize`"),
+        JobFolder(place).locked(),
+    ):
+        pass
+    assert open_store(place).list() == []
+
+
+@pytest.mark.parametrize("name", ["a b.png", "ü%20.png", "q?.png", "[1]*.png"])
+def test_a_photo_is_read_by_one_request(name: str, s3: S3Server, place: str, photos: Path) -> None:
+    data = (photos / "0.png").read_bytes()
+    open_store(place).write(f"in/{name}", data)
+    source = open_source(f"{place}/in")
+    (location,) = source.listing["path"].to_pylist()
+    s3.requests.clear()
+    assert read_photo(location.decode()) == data
+    assert s3.count() == {"GET": 1}
+
+
+def test_names_that_are_not_utf_8_are_escaped(place: str, tmp_path: Path) -> None:
+    assert open_store(place).name_of(b"a\xff") == "a\\xff"
+    assert open_store(tmp_path).name_of(b"a\xff") == "a\udcff"
+
+
+def command(home: Home, source: Path | str, output: Path | str, *options: str) -> Ran:
+    """`style-factory stylize --json` in a process of its own, with its own Ray."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "factory.cli", "stylize", "--home", str(home.path)),
+            *("--styles", "oil,ink", "--input", str(source), "--output", str(output)),
+            *("--workers", "1", "--size", "base", "--json", *options),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_refusal_stops_the_command_and_the_same_one_finishes_the_job(
+    gallery: Home, place: str, photos: Path, s3: S3Server
+) -> None:
+    for photo in photos.iterdir():
+        open_store(f"{place}/in").write(photo.name, photo.read_bytes())
+    prefix = f"/{BUCKET}/{place.rpartition('/')[2]}/out"
+    refused = f"{prefix}/ink/1.png"
+    s3.refuse = lambda method, path: (
+        "403 AccessDenied" if (method, path) == ("PUT", refused) else None
+    )
+    try:
+        first = command(gallery, f"{place}/in", f"{place}/out")
+    finally:
+        s3.refuse = lambda method, path: None
+    assert first.returncode == 1
+    document = json.loads(first.stdout)
+    assert document.get("output") == f"{place}/out", document
+    assert document["failed"] == 0 and document["images"] < 6
+    assert document["stopped"] == (
+        f"stopped: {place}/out/ink/1.png: cannot write (AccessDenied); check the credentials in "
+        f"the environment, and what they permit; {document['images']} of 6 are there; run the same "
+        "command again to continue"
+    )
+    second = command(gallery, f"{place}/in", f"{place}/out")
+    assert second.returncode == 0, second.stderr
+    assert len(images(f"{place}/out")) == 6
+    assert s3.count(f"{prefix.removeprefix(f'/{BUCKET}/')}/oil/")["PUT"] <= 4
+    store = open_store(f"{place}/out")
+    assert {"summary.json", "contact.html"} <= set(store.list())
+    texts = [first.stdout, first.stderr, second.stdout, second.stderr]
+    for text in [*(t.encode() for t in texts), *map(store.read, store.list())]:
+        assert KEY.encode() not in text and SECRET.encode() not in text
+    assert "Traceback" not in first.stderr
+
+
+@pytest.mark.slow
+def test_parquet_outputs_in_a_store_equal_those_on_a_folder(
+    gallery: Home, place: str, photos: Path, tmp_path: Path
+) -> None:
+    rows = {"name": [f"n{i}" for i in range(3)],
+            "image": [(photos / f"{i}.png").read_bytes() for i in range(3)]}  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    for output in (tmp_path / "out", f"{place}/out"):
+        ran = command(gallery, tmp_path / "in.parquet", output, "--format", "parquet")
+        assert ran.returncode == 0, ran.stderr
+    local, stored = open_store(tmp_path / "out"), open_store(f"{place}/out")
+    assert stored.read("part-00000.parquet") == local.read("part-00000.parquet")
+    assert not [name for name in stored.list() if "/parts/" in name]
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet").num_rows == 6
