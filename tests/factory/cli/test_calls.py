@@ -16,9 +16,9 @@ from typer.core import TyperGroup
 from factory import __version__
 from factory.cli.app import app
 from factory.core.failures import KINDS as FAILURES
+from factory.methods import all_methods
 from factory.reports.progress import KINDS as PROGRESS
 from osasis.guides.perceptual import NETS
-from osasis.settings import PRESETS
 from pipelines.options import OutputOptions
 from tests.factory.conftest import cli
 
@@ -75,7 +75,8 @@ def test_help_groups_options() -> None:
 
 
 def test_choices_are_those_of_the_models() -> None:
-    assert choices("train", "preset") == choices("catalog check", "preset") == set(PRESETS)
+    presets = {name for method in all_methods() for name in method.presets}
+    assert choices("train", "preset") == choices("catalog check", "preset") == presets
     assert choices("train", "progress") == set(PROGRESS)
     assert choices("base import", "perceptual") == set(NETS)
     properties = OutputOptions.model_json_schema()["properties"]
@@ -122,7 +123,7 @@ def test_every_bad_option_is_reported_at_once() -> None:
     problems = {p["field"]: p for p in ran.document["problems"]}
     assert set(problems) == {"--output", "--fit", "--quality"}
     assert problems["--fit"]["value"] == "crob"
-    assert problems["--fit"]["allowed"] == "one of crop, pad, resize, align"
+    assert problems["--fit"]["allowed"] == "one of crop, pad, resize, align, whole"
     assert problems["--quality"]["allowed"] == "a whole number in [1, 100]"
     assert len(ran.err.splitlines()) == 3
 
@@ -131,7 +132,7 @@ def test_every_bad_option_is_reported_at_once() -> None:
     ("line", "words"),
     [
         ("style-factory st", {"styles", "stylize"}),
-        ("style-factory stylize --fit ", {"crop", "pad", "resize", "align"}),
+        ("style-factory stylize --fit ", {"crop", "pad", "resize", "align", "whole"}),
         ("style-factory base train --im", {"--images"}),
     ],
 )
