@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from factory.core.home import Home
@@ -52,6 +55,7 @@ def examine(home: Home) -> Iterator[Finding]:
     else:
         yield from _checked("registry", lambda: _registry(home))
     yield from _checked("bases", lambda: _bases(home))
+    yield from _checked("speed", _speed)
 
 
 def _checked(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -166,3 +170,38 @@ def _bases(home: Home) -> Iterator[Finding]:
         load_base(home.base_folder(info["name"]))
         size = info["bytes"] / 1e6
         yield Finding(subject, "ok", f"{size:.1f} MB, {info['fingerprint']}, hashes agree")
+
+
+def _speed() -> Iterator[Finding]:
+    base, preset, seconds = _style_seconds()
+    found = f"a style of base {base} with preset {preset} takes {seconds:.0f} s on one core here"
+    yield Finding("speed", "ok", found)
+
+
+@functools.cache
+def _style_seconds() -> tuple[str, str, float]:
+    """Name and preset of the package's first base, and the estimated seconds of a style of it."""
+    import torch
+
+    from factory.methods import load_base
+    from factory.methods.interface import TrainingInputs
+    from factory.training.estimate import measure
+    from osasis.bundles.files import shipped_bases
+    from osasis.images.tensors import from_uint8, tensor_to_image
+
+    folder = next(iter(shipped_bases().values()))
+    base = load_base(folder)
+    settings = base.method.make_settings(base.preset)
+    assert base.photos is not None and base.held_out is not None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a slot
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            _, bank = base.ready_bank(settings, Path(place))
+            image = Path(place) / "photo.png"
+            tensor_to_image(from_uint8(base.photos)[0]).save(image)
+            previews = from_uint8(base.held_out)
+            inputs = TrainingInputs(image, "photo", None, settings, Path(place), bank, previews)
+            return base.name, base.preset, measure(folder, inputs, "cpu")[0]
+    finally:
+        torch.set_num_threads(threads)

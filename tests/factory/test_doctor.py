@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,14 +81,18 @@ def test_a_working_installation_and_a_damaged_base(
 
 def test_a_home_that_does_not_exist_is_not_made(local_ray: None, tmp_path: Path) -> None:
     home = Home(tmp_path / "absent")
-    assert next(iter(examine(home))) == Finding(
+    found = list(examine(home))
+    assert found[0] == Finding(
         "home",
         "warning",
         f"{home.path} does not exist",
         "the first training creates it; check --home",
     )
-    assert [f.status for f in examine(home)].count("warning") == 1
+    assert [f.status for f in found].count("warning") == 1
     assert not home.path.exists()
+    assert found[-1].subject == "speed"
+    seconds = re.search(r"takes (\d+) s on one core", found[-1].found)
+    assert seconds is not None and 1 <= int(seconds[1]) < 1000
 
 
 @pytest.mark.slow
