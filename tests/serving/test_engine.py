@@ -192,8 +192,12 @@ def test_a_submission_tells_its_place_and_its_steps(
     base: LoadedBase, folders: dict[str, Path]
 ) -> None:
     engine = Engine(base, batch=1, batch_wait=0.0)
-    tasks = [make_task(folders, "a", seed=i, decode_steps=20) for i in range(3)]
-    last = [engine.submit(task) for task in tasks][-1]
+    slow = [make_task(folders, "a", seed=i, decode_steps=200) for i in range(2)]
+    before = [engine.submit(task) for task in slow]
+    # Photos are prepared in several threads, and queued in the order in which they are ready.
+    while any(submission.ticket is None for submission in before):
+        time.sleep(0.001)
+    last = engine.submit(make_task(folders, "a", seed=2, decode_steps=20))
     seen: list[TaskStatus] = []
     while not last.done():
         if (status := last.status(engine.taken)) not in seen:
