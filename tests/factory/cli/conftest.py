@@ -1,4 +1,4 @@
-"""Fixtures of the command line: a home in which three runs have trained styles."""
+"""Fixtures of the command line: homes in which runs have trained styles, or with random ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from factory.core.home import Home
 from factory.registry import Registry
-from tests.factory.conftest import Ran, cli, sets
+from tests.factory.conftest import Ran, cli, register_random_style, sets
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +73,16 @@ def trained_home(shared_home: Path, changed_run: Ran) -> Path:
     """The home after all three runs: oil:1, oil:2 and ink:1."""
     assert changed_run.code == 1
     return shared_home
+
+
+@pytest.fixture(scope="session")
+def gallery_home(fresh_home: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with styles of random weights, oil:1 and ink:1, which takes no training."""
+    path = fresh_home()
+    for seed, style in enumerate(("oil", "ink"), start=21):
+        folder = tmp_path_factory.mktemp(style)
+        register_random_style(Home(path), style, seed, folder, tags={"base_name": "tiny"})
+    return path
 
 
 def assert_problems(ran: Ran, fields: list[str]) -> None:

@@ -31,12 +31,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stylized(
-    trained_home: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+    gallery_home: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Ran, Path]:
     output = tmp_path_factory.mktemp("stylized")
     ran = cli(
         *("stylize", "--styles", "oil:1,ink", "--input", photos, "--output", output),
-        *("--home", trained_home, "--workers", "1", "--json", "--mix", "strength=0.5"),
+        *("--home", gallery_home, "--workers", "1", "--json", "--mix", "strength=0.5"),
     )
     return ran, output
 
@@ -71,26 +71,26 @@ def test_stylize_reports_every_bad_photo(stylized: tuple[Ran, Path], photos: Pat
 
 
 def test_stylized_images_carry_their_provenance(
-    stylized: tuple[Ran, Path], trained_home: Path
+    stylized: tuple[Ran, Path], gallery_home: Path
 ) -> None:
     _, output = stylized
     picture = output / "oil" / "deep" / "er" / "x.png"
     provenance = cli("inspect", picture, "--json").document["provenance"]
     assert [s["reference"] for s in provenance["styles"]] == ["oil:1"]
-    base = cli("base", "info", "--home", trained_home, "--json").document
+    base = cli("base", "info", "--home", gallery_home, "--json").document
     assert provenance["base"] == base["fingerprint"]
     assert [s["style"] for s in provenance["mix"]["styles"]] == ["oil"]
     assert provenance["mix"]["strength"] == 0.5
 
 
 def test_stylize_of_one_good_photo_succeeds(
-    trained_home: Path, photos: Path, tmp_path: Path
+    gallery_home: Path, photos: Path, tmp_path: Path
 ) -> None:
     # Left by an earlier run; a run without errors removes it.
     (tmp_path / "errors.parquet").write_bytes(b"")
     ran = cli(
         *("stylize", "--styles", "ink", "--input", photos / "tall.png", "--output", tmp_path),
-        *("--home", trained_home),
+        *("--home", gallery_home),
     )
     assert ran.code == 0
     assert ran.out == f"1 image(s) in {tmp_path}\n"
@@ -105,8 +105,8 @@ STYLIZE_PROBLEMS = [
 STYLIZE_MISTAKES = [
     (["--styles", "oill"], "unknown style 'oill' (nearest: oil)"),
     (["--styles", "oil,zzz"], "unknown style 'zzz' (registered: ink, oil)"),
-    (["--styles", "oil:7"], "style 'oil' has no version '7': there are 2 (champion), 1"),
-    (["--styles", "oil@best"], "style 'oil' has no version 'best': there are 2 (champion), 1"),
+    (["--styles", "oil:7"], "style 'oil' has no version '7': there are 1 (champion)"),
+    (["--styles", "oil@best"], "style 'oil' has no version 'best': there are 1 (champion)"),
     (["--styles", "oil,oil:1"], "the same style is named twice"),
     (["--styles", ","], "no style is named"),
     (["--styles", "o'il"], 'unknown style "o\'il"'),
@@ -122,26 +122,26 @@ STYLIZE_MISTAKES = [
 ]
 
 
-def stylize(trained_home: Path, photos: Path, output: Path, options: list[str]) -> Ran:
+def stylize(gallery_home: Path, photos: Path, output: Path, options: list[str]) -> Ran:
     return cli(
-        *("stylize", "--home", trained_home, "--styles", "oil", "--input", photos),
+        *("stylize", "--home", gallery_home, "--styles", "oil", "--input", photos),
         *("--output", output, "--json", *options),
     )
 
 
 @pytest.mark.parametrize(("options", "fields"), STYLIZE_PROBLEMS)
 def test_stylize_problems(
-    trained_home: Path, photos: Path, tmp_path: Path, options: list[str], fields: list[str]
+    gallery_home: Path, photos: Path, tmp_path: Path, options: list[str], fields: list[str]
 ) -> None:
-    assert_problems(stylize(trained_home, photos, tmp_path / "out", options), fields)
+    assert_problems(stylize(gallery_home, photos, tmp_path / "out", options), fields)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("options", "says"), STYLIZE_MISTAKES)
 def test_stylize_mistakes(
-    trained_home: Path, photos: Path, tmp_path: Path, options: list[str], says: str
+    gallery_home: Path, photos: Path, tmp_path: Path, options: list[str], says: str
 ) -> None:
-    ran = stylize(trained_home, photos, tmp_path / "out", options)
+    ran = stylize(gallery_home, photos, tmp_path / "out", options)
     assert ran.code == 2
     assert says in ran.error
     assert ran.document["error"] == ran.error
