@@ -108,16 +108,11 @@ def s3(many: Path) -> Iterator[S3Server]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shares", [SHARES, pytest.param((0.5,), marks=pytest.mark.ci)])
 def test_a_job_in_a_store_gives_the_outputs_of_one_on_a_folder(
-    gallery: Home,
-    s3: S3Server,
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    shares: tuple[float, ...],
+    gallery: Home, s3: S3Server, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = f"s3://{BUCKET}/{tmp_path.name}"
-    kill_and_finish(gallery, f"s3://{BUCKET}/many", output, len(whole), shares)
+    kill_and_finish(gallery, f"s3://{BUCKET}/many", output, len(whole), SHARES)
     found = written(output)
     assert found.keys() == whole.keys()
     # The provenance names the photo's file alone, so that it is the same.

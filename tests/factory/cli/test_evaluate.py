@@ -34,17 +34,17 @@ def evaluate(home: Path, photos: Path, output: Path, *options: str) -> Ran:
 @pytest.mark.slow
 @pytest.mark.ci
 def test_evaluate_prints_one_document_and_logs_the_results(
-    trained_home: Path, photos: Path, tmp_path: Path
+    gallery_home: Path, photos: Path, tmp_path: Path
 ) -> None:
-    ran = evaluate(trained_home, photos, tmp_path, "--baselines", "reinhard", "--json")
+    ran = evaluate(gallery_home, photos, tmp_path, "--baselines", "reinhard", "--json")
     assert ran.code == 0, ran.err
     document = ran.document
     assert document["photos"] == 2 and document["variants"] == ["ours", "reinhard"]
     assert list(document["results"]) == ["oil", "ink", "all styles"]
     value = document["results"]["ink"]["ours"]["lpips"]["value"]
-    shown = cli("styles", "show", "ink", "--home", trained_home, "--json").document
+    shown = cli("styles", "show", "ink", "--home", gallery_home, "--json").document
     assert shown["metrics"]["evaluate.lpips"] == pytest.approx(value)
-    compared = cli("styles", "compare", "oil", "ink", "--home", trained_home, "--json").document
+    compared = cli("styles", "compare", "oil", "ink", "--home", gallery_home, "--json").document
     assert compared["metrics"]["evaluate.lpips"]["ink:1"] == pytest.approx(value)
 
 

@@ -147,8 +147,8 @@ def test_sigterm_stops_a_run_like_ctrl_c(fresh_home: Callable[[], Path], tmp_pat
     driver = Driver(home, tmp_path, *sets(iterations=4000, checkpoint_every=EVERY), "--slots", "1")
     driver.until(lambda: iterations(home))
     driver.process.terminate()
-    assert driver.process.wait(60) == 130
-    errors = driver.err.read_text()
+    code, errors = driver.process.wait(60), driver.err.read_text()
+    assert code == 130, errors[-3000:] + driver.out.read_text()
     assert "stopped; to continue, run the same command again" in errors
     assert "SIGTERM received" not in errors
     assert list(Home(home).claims.glob("*.claim")) == []
