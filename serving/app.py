@@ -91,12 +91,11 @@ class EngineDeployment:
     def __init__(self, settings: dict[str, Any], state: Any) -> None:
         import torch
 
-        from factory.core.machine import usable_cpus
         from factory.methods import load_base
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.parse(settings)
-        torch.set_num_threads(config.threads or max(1, usable_cpus() // config.replicas))
+        torch.set_num_threads(config.threads)
         home = Home.find(config.home)
         base = load_base(home.base_folder(config.base), config.device or "cpu")
         self.engine = Engine(

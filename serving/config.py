@@ -56,8 +56,10 @@ class ServeConfig(InputModel):
     device: Literal["cpu", "cuda"] | None = Field(
         None, description="device of the engines; null: `cuda` where an engine has a GPU"
     )
-    threads: Count | None = Field(
-        None, description="CPU threads of an engine; null: the machine's cores divided by replicas"
+    threads: Count = Field(
+        1,
+        description="CPU threads of an engine; with more than 1, images differ by rounding from "
+        "those of a corpus",
     )
     engine_cpus: Annotated[float, Field(ge=0, le=1024)] = Field(
         1.0, description="CPUs that Ray reserves for an engine"

@@ -115,9 +115,9 @@ def serving(path: Path, folder: Path, *options: str) -> Iterator[Server]:
     err = (folder / "err.txt").open("w")
     argv = [sys.executable, "-m", "factory.cli", "serve", "--home", str(path), "--json"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [*argv, "--port", str(port), "--set", "threads=1", *options],
+        [*argv, "--port", str(port), *options],
         stdout=subprocess.PIPE, stderr=err, text=True, env=environment, cwd=folder,
     )  # fmt: skip
     assert process.stdout is not None
