@@ -10,7 +10,6 @@ from typing import Any
 
 from factory.core.home import Home
 from factory.registry import RegistrySnapshot
-from osasis.errors import UserError
 from osasis.storage import write_json
 from pipelines.evaluation import evaluate
 from pipelines.evaluation_result import ALL, DOCUMENT, EvaluationResult, aligned, cell
@@ -69,11 +68,9 @@ def evaluate_bases(
     for reference in styles:
         fingerprint = registry.resolve(reference).base
         folder = home.base_with(fingerprint)
-        if folder is None:
-            raise UserError(
-                f"the base of {reference} ({fingerprint}) is not in {home.bases}; import it"
-            )
-        by_base.setdefault(folder.name, []).append(reference)
+        # ``evaluate`` refuses a style whose base is missing.
+        name = fingerprint if folder is None else folder.name
+        by_base.setdefault(name, []).append(reference)
     if len(by_base) < 2:
         return evaluate(styles, photos, output, home=home, **options)
     place = None if output is None else Path(output).expanduser().absolute()
