@@ -99,11 +99,13 @@ def _saved(trainer: StyleTrainer, contents: Contents) -> tuple[float, float]:
     for block in recomputed_blocks(trainer.unet, trainer.spn):
         handles.append(block.register_forward_pre_hook(count.enter))
         handles.append(block.register_forward_hook(count.leave))
-    x_t = torch.cat([contents.x_t0, trainer.style_x_t0])
+    objective = trainer.objective
+    x_t = torch.cat([contents.x_t0, objective.style_x_t0])
     try:
         with saved_tensors_hooks(count.pack, lambda tensor: tensor):
             # Kept, so that what is saved stays allocated while it is counted.
-            graph = trainer.loss_at(trainer.denoising_steps - 1, x_t, contents)
+            last = objective.denoising_steps - 1
+            graph = objective.loss_at(trainer.networks, last, x_t, contents)
     finally:
         for handle in handles:
             handle.remove()

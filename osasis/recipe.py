@@ -18,10 +18,10 @@ from osasis.mix import Mix, cutoff_weights
 from osasis.networks.adapters import WeightedAdapters
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
+from osasis.objective import spn_step
 from osasis.palette import Palette, transfer_palette
 from osasis.sampling import Walk, denoising_walk
 from osasis.settings import TrainSettings, stride_problem
-from osasis.train import spn_step
 from osasis.validation import InvalidInputError, Problem
 
 

@@ -8,21 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osasis.arithmetic import Arithmetic, autocast, resolve
+from osasis.arithmetic import Arithmetic, resolve
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style
 from osasis.checkpoints import adam_tensors, load_adam_tensors
-from osasis.contents import Contents, ContentSource, invert_photos
-from osasis.diffusion import Schedule, predict_x0
+from osasis.contents import Contents, ContentSource
 from osasis.errors import DivergedError
-from osasis.losses import LOSS_NAMES, StyleLoss
+from osasis.losses import LOSS_NAMES
 from osasis.memory import fit_memory
 from osasis.networks.adapters import train_low_rank, trained_adapter
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
+from osasis.objective import StyleNetworks, StyleObjective
 from osasis.palette import Palette
 from osasis.recompute import recompute_activations
-from osasis.sampling import SOLVERS, denoising_walk
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
 
@@ -55,8 +54,7 @@ class StyleTrainer:
         with seeded(settings.seed, "init"):
             self.spn = StructurePreservingNetwork().to(base.device)
             self.unet = trainable_copy(base.diffae.unet, settings)
-        self.networks = nn.ModuleDict({"unet": self.unet, "spn": self.spn})
-        self.loss = StyleLoss(base.guide, base.perceptual, settings, style_image, counterpart)
+        self.networks = StyleNetworks(self.unet, self.spn)
         # One kernel for all parameters.
         fused = base.device.type == "cuda"
         self.optimisers = {
@@ -68,14 +66,7 @@ class StyleTrainer:
             ),
             "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn, fused=fused),
         }
-        walk = denoising_walk(settings.spacing, settings.decode_steps, settings.t0)
-        self.schedule, self.denoising_steps = walk.schedule, walk.count
-        self.solve = SOLVERS[settings.decode_solver]
-        with torch.no_grad(), autocast(base.device, self.arithmetic):
-            source = counterpart if settings.style_condition == "counterpart" else style_image
-            self.z_style = base.encode_z(source).float()
-            z_counterpart = base.encode_z(counterpart).float()
-            self.style_x_t0 = invert_photos(base, counterpart, z_counterpart, settings)
+        self.objective = StyleObjective(base, style_image, counterpart, settings, self.arithmetic)
         if settings.memory is not None:
             self.settings = fit_memory(self, settings.memory)
         if self.settings.recompute:
@@ -98,9 +89,10 @@ class StyleTrainer:
 
     def _train_on(self, contents: Contents) -> list[dict[str, float]]:
         """Denoise contents and style image from t0 to 0, with an optimiser step at every step."""
-        x_t = torch.cat([contents.x_t0, self.style_x_t0])
+        walk = self.objective
+        x_t = torch.cat([contents.x_t0, walk.style_x_t0])
         before, rows = None, []
-        for i in range(self.denoising_steps - 1, -1, -1):
+        for i in range(walk.denoising_steps - 1, -1, -1):
             self._set_learning_rates(i)
             for optimiser in self.optimisers.values():
                 optimiser.zero_grad()
@@ -109,7 +101,7 @@ class StyleTrainer:
                 optimiser.step()
             rows.append(row)
             with torch.no_grad():
-                x_t, before = self.solve(self.schedule, i, i - 1, x_t, x0, before), x0
+                x_t, before = walk.solve(walk.schedule, i, i - 1, x_t, x0, before), x0
         return rows
 
     def _accumulate(
@@ -128,7 +120,9 @@ class StyleTrainer:
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             part = contents.take(rows)
-            x, x0, total, losses = self.loss_at(i, torch.cat([x_t[rows], x_t[n:]]), part)
+            x, x0, total, losses = self.objective.loss_at(
+                self.networks, i, torch.cat([x_t[rows], x_t[n:]]), part
+            )
             share = len(part) / n
             row = {k: v + share * float(losses.get(k, 0.0)) for k, v in row.items()}
             if not torch.isfinite(total):
@@ -144,50 +138,15 @@ class StyleTrainer:
         )
         return x_t, x0, row
 
-    def loss_at(
-        self, i: int, x_t: Tensor, contents: Contents
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """The loss at index i, with its graph, and its weighted parts.
-
-        x_t: the contents' rows, then the style image's. Returns (x_t with the SPN's term, x_0,
-        loss, parts).
-        """
-        with autocast(self.base.device, self.arithmetic):
-            x_t, x0 = self._predict(i, x_t, contents)
-        # In float32: directions between nearby embeddings are lost in bfloat16.
-        guide = self.loss.prepare_embeddings(contents.guide)
-        return x_t, x0, *self.loss(x0[:-1], x0[-1:], contents.photo, guide)
-
     def _set_learning_rates(self, i: int) -> None:
         """Set the rates of step i, a function of iteration and step only, as resuming needs."""
-        s, steps = self.settings, self.denoising_steps
+        s, steps = self.settings, self.objective.denoising_steps
         left = (s.iterations - self.iteration) * steps - (steps - 1 - i)
         decay = s.lr_decay * s.iterations * steps
         share = min(1.0, left / decay) if decay > 0 else 1.0
         for name, rate in (("unet", s.lr_unet), ("spn", s.lr_spn)):
             for group in self.optimisers[name].param_groups:
                 group["lr"] = rate * share
-
-    def _predict(self, i: int, x_t: Tensor, contents: Contents) -> tuple[Tensor, Tensor]:
-        """Predict x_0 of contents and style image in one batch at index i.
-
-        x_t: the contents' rows, then the style image's. Returns (x_t with the SPN's term, x_0).
-        """
-        s = self.settings
-        if s.spn_weight > 0:
-            x_t = x_t + self._structure(torch.cat([contents.photo, self.counterpart]), i)
-        z = torch.cat([contents.z, self.z_style])
-        eps = self.unet(x_t, self.schedule.timestep(i, x_t), z)
-        return x_t.float(), predict_x0(self.schedule, i, x_t.float(), eps.float())
-
-    def _structure(self, photos: Tensor, i: int) -> Tensor:
-        """The SPN's term of x_t at index i (Eq. 12-14); the last row is the style branch."""
-        s = self.settings
-        scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)
-        if s.spn_style_branch == "unscaled":
-            # The published code adds the style branch's output without lambda.
-            scale[-1] = 1.0
-        return scale * self.spn(photos, spn_step(self.schedule, i, s.spn_time, photos))
 
     def style(self, style_id: str) -> Style:
         """The current state of the training as a style."""
@@ -233,7 +192,7 @@ class StyleTrainer:
         """Resume from ``state_tensors`` and ``state_info``, bit for bit."""
         self.iteration, self.history = info["iteration"], list(info["history"])
         self.load_weights(tensors)
-        for name, network in self.networks.items():
+        for name, network in self.networks.named_children():
             load_adam_tensors(self.optimisers[name], network.named_parameters(name), tensors)
 
 
@@ -247,13 +206,3 @@ def trainable_copy(unet: UNet, settings: TrainSettings) -> UNet:
         rank = settings.adapter_rank
         train_low_rank(copied, rank, settings.adapter_alpha / rank)
     return copied
-
-
-def spn_step(schedule: Schedule, i: int, spn_time: str, like: Tensor) -> Tensor:
-    """The SPN's time input (B,) at index i, for the batch of ``like``.
-
-    It is the index itself, as published, or the timestep / 50. The timestep does not depend on the
-    number of steps. Divided by the stride of the published training, it has the range of the index.
-    """
-    step = float(i) if spn_time == "index" else int(schedule.timesteps[i]) / 50
-    return torch.full((len(like),), step, device=like.device)

@@ -75,7 +75,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 def test_learning_rates_fall_over_the_last_share(tiny_trainer: Trainers) -> None:
     trainer = tiny_trainer(iterations=4, lr_unet=0.01, lr_spn=0.1, lr_decay=0.5)
-    steps = trainer.denoising_steps
+    steps = trainer.objective.denoising_steps
     seen: list[float] = []
     for name in ("unet", "spn"):
         step = trainer.optimisers[name].step
@@ -139,7 +139,7 @@ def test_history_holds_the_mean_of_each_iteration(tiny_trainer: Trainers) -> Non
     trainer = tiny_trainer()
     for n in range(1, 3):
         rows = trainer.step()
-        assert len(rows) == trainer.denoising_steps == 2
+        assert len(rows) == trainer.objective.denoising_steps == 2
         assert trainer.iteration == len(trainer.history) == n
         assert list(trainer.history[-1]) == list(LOSS_NAMES)
         for name in LOSS_NAMES:
