@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +17,16 @@ from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.sampling import SOLVERS, denoising_walk
 from osasis.settings import TrainSettings
+
+
+class Networks(Protocol):
+    """epsilon_B and the SPN of one style, as functions."""
+
+    @property
+    def unet(self) -> Callable[..., Tensor]: ...
+
+    @property
+    def spn(self) -> Callable[..., Tensor]: ...
 
 
 class StyleNetworks(nn.Module):
@@ -53,7 +66,7 @@ class StyleObjective:
             self.style_x_t0 = invert_photos(base, counterpart, z_counterpart, settings)
 
     def loss_at(
-        self, networks: StyleNetworks, i: int, x_t: Tensor, contents: Contents
+        self, networks: Networks, i: int, x_t: Tensor, contents: Contents
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """The loss at index i, with its graph, and its weighted parts.
 
@@ -67,7 +80,7 @@ class StyleObjective:
         return x_t, x0, *self.loss(x0[:-1], x0[-1:], contents.photo, guide)
 
     def _predict(
-        self, networks: StyleNetworks, i: int, x_t: Tensor, contents: Contents
+        self, networks: Networks, i: int, x_t: Tensor, contents: Contents
     ) -> tuple[Tensor, Tensor]:
         """Predict x_0 of contents and style image in one batch at index i.
 
@@ -81,7 +94,7 @@ class StyleObjective:
         eps = networks.unet(x_t, self.schedule.timestep(i, x_t), z)
         return x_t.float(), predict_x0(self.schedule, i, x_t.float(), eps.float())
 
-    def _structure(self, spn: nn.Module, photos: Tensor, i: int) -> Tensor:
+    def _structure(self, spn: Callable[..., Tensor], photos: Tensor, i: int) -> Tensor:
         """The SPN's term of x_t at index i (Eq. 12-14); the last row is the style branch."""
         s = self.settings
         scale = torch.full((len(photos), 1, 1, 1), s.spn_weight, device=photos.device)

@@ -58,7 +58,14 @@ class TrainSettings(InputModel):
     subject: ClassVar[str] = "settings"
 
     seed: Seed = Field(0, description="seed of every random draw of the training")
-    iterations: Count = Field(200, description="optimiser iterations")
+    start: Literal["base", "prediction"] = Field(
+        "base",
+        description="weights from which epsilon_B and the SPN start: `base`, epsilon_A and a new "
+        "SPN, as published; `prediction`, what the base's predictor gives for the style image",
+    )
+    iterations: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        200, description="optimiser iterations; 0 takes the predicted style as it is"
+    )
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
         8, description="contents per iteration"
     )
@@ -257,11 +264,41 @@ class TrainSettings(InputModel):
         if self.compact_rank is not None and self.compact_energy is not None:
             message = "compact_rank and compact_energy exclude each other; give one"
             found.append(Problem("compact_energy", self.compact_energy, message))
+        if self.iterations == 0 and self.start == "base":
+            message = "0 iterations train nothing; they are for start prediction"
+            found.append(Problem("iterations", 0, message, "at least 1"))
+        if self.adapter == "lora" and self.start == "prediction":
+            message = "training from a prediction needs adapter full; compact_rank makes it small"
+            found.append(Problem("adapter", self.adapter, message, "full"))
         if self.adapter == "lora" and (self.compact_rank or self.compact_energy):
             message = "compact_rank and compact_energy are for adapter full; set adapter_rank"
             found.append(Problem("adapter", self.adapter, message))
         return found
 
+
+# The preset of small bases, from which `instant` differs in the training only.
+_FAST: dict[str, Any] = {
+    "iterations": 8,
+    "batch_size": 1,
+    "lr_unet": 1.8e-4,
+    "lr_decay": 1.0,
+    "adam_beta2": 0.99,
+    "encode_solver": "fixed_point",
+    "encode_steps": 8,
+    "decode_steps": 8,
+    "recon_lpips": 1.2,
+    "style_match": 3.0,
+    "structure": 3.0,
+    "bank_size": 48,
+    "counterpart_candidates": 8,
+    "counterpart_steps": 20,
+    "compact_rank": 4,
+    "strength": 0.55,
+    "palette": 0.4,
+    "stylize_encode_steps": 10,
+    "stylize_decode_steps": 10,
+    "precision": "auto",
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The published code (OSASIS, train_diffaeB.py and scripts/train.sh).
@@ -283,28 +320,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stylize_decode_steps": 20,
         "compact_rank": 16,
     },
-    "fast": {
-        "iterations": 8,
-        "batch_size": 1,
-        "lr_unet": 1.8e-4,
-        "lr_decay": 1.0,
-        "adam_beta2": 0.99,
-        "encode_solver": "fixed_point",
-        "encode_steps": 8,
-        "decode_steps": 8,
-        "recon_lpips": 1.2,
-        "style_match": 3.0,
-        "structure": 3.0,
-        "bank_size": 48,
-        "counterpart_candidates": 8,
-        "counterpart_steps": 20,
-        "compact_rank": 4,
-        "strength": 0.55,
-        "palette": 0.4,
-        "stylize_encode_steps": 10,
-        "stylize_decode_steps": 10,
-        "precision": "auto",
-    },
+    "fast": _FAST,
+    # No training: the weights that the base's predictor gives for the style image.
+    "instant": {**_FAST, "start": "prediction", "iterations": 0, "compact_rank": None},
 }
 
 

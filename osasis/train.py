@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,11 +18,12 @@ from osasis.contents import Contents, ContentSource
 from osasis.errors import DivergedError
 from osasis.losses import LOSS_NAMES
 from osasis.memory import fit_memory
-from osasis.networks.adapters import train_low_rank, trained_adapter
+from osasis.networks.adapters import dense, train_low_rank, trained_adapter
 from osasis.networks.spn import StructurePreservingNetwork
 from osasis.networks.unet import UNet
 from osasis.objective import StyleNetworks, StyleObjective
 from osasis.palette import Palette
+from osasis.predictor import predict_style
 from osasis.recompute import recompute_activations
 from osasis.seeds import derived_seed, seeded
 from osasis.settings import TrainSettings
@@ -55,6 +58,10 @@ class StyleTrainer:
             self.spn = StructurePreservingNetwork().to(base.device)
             self.unet = trainable_copy(base.diffae.unet, settings)
         self.networks = StyleNetworks(self.unet, self.spn)
+        self.prediction: Style | None = None
+        if settings.start == "prediction":
+            self.prediction = predict_style(base, "", style_image, counterpart, settings)
+            self._start_from(self.prediction)
         # One kernel for all parameters.
         fused = base.device.type == "cuda"
         self.optimisers = {
@@ -66,11 +73,23 @@ class StyleTrainer:
             ),
             "spn": torch.optim.Adam(self.spn.parameters(), settings.lr_spn, fused=fused),
         }
-        self.objective = StyleObjective(base, style_image, counterpart, settings, self.arithmetic)
         if settings.memory is not None:
             self.settings = fit_memory(self, settings.memory)
         if self.settings.recompute:
             recompute_activations(self.unet, self.spn)
+
+    @cached_property
+    def objective(self) -> StyleObjective:
+        return StyleObjective(
+            self.base, self.style_image, self.counterpart, self.settings, self.arithmetic
+        )
+
+    @torch.no_grad()
+    def _start_from(self, style: Style) -> None:
+        """Start from a style's epsilon_B and SPN."""
+        for key, change in style.delta.items():
+            self.unet.get_parameter(key).add_(dense(change))
+        self.spn.load_state_dict(style.spn)
 
     def step(self) -> list[dict[str, float]]:
         """One iteration: draw contents, then train at every denoising step.
@@ -149,13 +168,18 @@ class StyleTrainer:
                 group["lr"] = rate * share
 
     def style(self, style_id: str) -> Style:
-        """The current state of the training as a style."""
+        """The current state of the training as a style; a prediction keeps its factors."""
+        if self.prediction is not None and self.iteration == 0:
+            info = self.prediction.info | {"arithmetic": self.arithmetic}
+            return replace(self.prediction, id=style_id, info=info)
         delta = trained_adapter(self.unet, self.base.diffae.unet)
         spn = {k: v.detach().clone() for k, v in self.spn.state_dict().items()}
         with torch.no_grad():
             z_style = self.base.encode_z(self.style_image)
             z_counterpart = self.base.encode_z(self.counterpart)
         info = {"base": self.base.fingerprint, "arithmetic": self.arithmetic}
+        if self.prediction is not None:
+            info["predictor"] = self.base.predictor_fingerprint
         palette = Palette.of(self.style_image[0])
         style = Style(style_id, delta, spn, z_style, z_counterpart, self.settings, info, palette)
         return style.half() if style.low_rank else style

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
@@ -20,7 +21,17 @@ from factory import __version__
 from factory.core.gpus import cluster_gpus, fair_share
 from factory.core.home import Home
 from osasis.errors import UserError
-from serving.api import health, inspect, jobs, openai, page, photos, styles, stylize
+from serving.api import (
+    health,
+    inspect,
+    jobs,
+    new_styles,
+    openai,
+    page,
+    photos,
+    styles,
+    stylize,
+)
 from serving.config import ServeConfig
 from serving.engine import Engine, ImageTask, Result
 from serving.errors import ApiError, parameter_error
@@ -39,7 +50,7 @@ def make_app() -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(title="style-factory", version=__version__, docs_url=None, redoc_url=None)
-    for module in (stylize, photos, inspect, jobs, openai, styles, health, page):
+    for module in (stylize, photos, inspect, jobs, openai, styles, new_styles, health, page):
         app.include_router(module.router)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_validation_error)
@@ -92,6 +103,7 @@ class EngineDeployment:
         import torch
 
         from factory.methods import load_base
+        from serving.made_styles import MadeStyles, StyleMaker
         from serving.served_styles import StyleCatalog
 
         config = ServeConfig.parse(settings)
@@ -105,7 +117,9 @@ class EngineDeployment:
             encode_calls=config.limits.encode_steps,
         )  # fmt: skip
         self.config, self.state, self.name = config, state, uuid.uuid4().hex[:12]
-        self.catalog = StyleCatalog(home, base.fingerprint)
+        made = MadeStyles(home, base.fingerprint, config.made_age)
+        self.maker = StyleMaker(base, home, made)
+        self.catalog = StyleCatalog(home, base.fingerprint, made)
         self.catalog.poll()
         self._preload(list(self.catalog.styles)[: config.prewarm])
         if config.pinned:
@@ -149,6 +163,14 @@ class EngineDeployment:
             yield error or ended.result()
         finally:
             future.abandon()  # no effect on a finished task
+
+    async def make_style(self, image: bytes) -> str | UserError:
+        """The name of the style of an image file, or the error of the image or the base."""
+        try:
+            made = self.engine.call(functools.partial(self.maker.make, image))
+            return cast(str, await asyncio.wrap_future(made))
+        except UserError as e:
+            return e
 
     async def problem(self) -> str | None:
         return self.engine.problem()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -25,18 +25,28 @@ from serving.forms import (
     sent_images,
 )
 from serving.request_masks import REGIONS
-from serving.schemas import EncodingsBody, FacesBody, JobBody, MasksBody, StylizeBody
+from serving.schemas import (
+    EncodingsBody,
+    FacesBody,
+    JobBody,
+    MasksBody,
+    NewStyleBody,
+    StylizeBody,
+)
 
 M = TypeVar("M", bound=InputModel)
 S = TypeVar("S", bound=StylizeBody)
 Reserve = Callable[[int], None]
+# How a mix names the style of the request's own style image.
+OWN_STYLE = "image"
 
 
 @dataclass(frozen=True)
 class StylizeRequest:
     """A validated body of POST /v1/stylize or /v1/jobs; style names are not checked yet.
 
-    encodings: ids of stored photos. masks: files by name.
+    style_image: from which the style ``OWN_STYLE`` of the mix is to be made. encodings: ids of
+    stored photos. masks: files by name.
     """
 
     mix: Mix
@@ -45,6 +55,7 @@ class StylizeRequest:
     masks: dict[str, bytes]
     options: PhotoOptions
     provenance: Provenance
+    style_image: SentFile | None = None
 
     @property
     def count(self) -> int:
@@ -80,9 +91,27 @@ async def _read_work(
     sent = await _read(request, limits, reserve)
     if isinstance(sent.fields.get("mix"), str):
         sent.fields["mix"] = parse_json(sent.fields["mix"], "mix")
+    style_images = sent.files.pop("style_image", [])
+    if style_images or sent.fields.get("style_image") is not None:
+        sent.fields.setdefault("mix", {"styles": [{"style": OWN_STYLE}]})
     body = validated(model, sent.fields)
+    if body.style_image is not None:
+        data = from_base64(body.style_image, "style_image")
+        style_images.append(SentFile("style_image", data))
+    _check_style_image(style_images, body.mix)
     photos = sent.files.pop("image", []) + sent_images(body.images)
-    return body, make_request(body, photos, _masks(body, sent), limits, max_images)
+    work = make_request(body, photos, _masks(body, sent), limits, max_images)
+    return body, replace(work, style_image=style_images[0] if style_images else None)
+
+
+def _check_style_image(sent: list[SentFile], mix: Mix) -> None:
+    """Raise ApiError 422 unless at most one style image was sent, which the mix names."""
+    if len(sent) > 1:
+        raise ApiError(422, f"{len(sent)} style images were sent", field="style_image",
+                       value=len(sent), allowed="one")  # fmt: skip
+    if sent and OWN_STYLE not in [share.style for share in mix.styles]:
+        raise ApiError(422, "a style image was sent, but the mix does not name its style",
+                       field="mix.styles", allowed=f"a style named {OWN_STYLE!r}")  # fmt: skip
 
 
 def make_request(
@@ -115,6 +144,22 @@ async def read_encodings(
     photos += sent_images(body.images)
     _check_count(len(photos), limits.images)
     return photos, body
+
+
+async def read_new_style(
+    request: Request, limits: Limits, reserve: Reserve
+) -> tuple[SentFile, NewStyleBody]:
+    """The style image and the body of POST /v1/styles. Raises ApiError."""
+    sent = await _read(request, limits, reserve)
+    images = sent.files.pop("image", [])
+    reject_other_files(sent.files, "image")
+    body = validated(NewStyleBody, sent.fields)
+    if body.image is not None:
+        images.append(SentFile("image", from_base64(body.image, "image")))
+    if len(images) != 1:
+        raise ApiError(422, f"{len(images)} images", field="image", value=len(images),
+                       allowed="one style image")  # fmt: skip
+    return images[0], body
 
 
 async def read_mask_request(

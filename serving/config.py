@@ -106,6 +106,9 @@ class ServeConfig(InputModel):
     drain: Annotated[float, Field(ge=0, le=3600)] = Field(
         60.0, description="seconds to finish accepted requests at shutdown"
     )
+    made_age: Seconds = Field(
+        86_400.0, description="seconds for which a style made from an image is kept without use"
+    )
     jobs: Count = Field(64, description="number of stored jobs")
     job_bytes: Budget = Field(1000 * MB, description="bytes of the images of stored jobs")
     job_age: Seconds = Field(3600.0, description="seconds that a job is stored")

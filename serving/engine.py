@@ -29,7 +29,7 @@ from osasis.validation import InvalidInputError, Problem
 from serving.caches import ByteLru, StyleCache
 from serving.request_images import photo_id, to_pixels
 from serving.style_loader import StyleLoader, when_all
-from serving.submissions import Stage, Submission
+from serving.submissions import Call, Stage, Submission
 
 PREPARE_THREADS = 4
 NOT_FINITE = "the image has values that are not finite; the style may have diverged"
@@ -139,7 +139,7 @@ class Engine:
         self.batches = self.images = self.encoded = self.abandoned = 0
         self._busy, self.taken, self._tickets = False, 0, itertools.count()
         self._last_progress = time.monotonic()
-        self._queue: queue.SimpleQueue[_QueuedTask] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_QueuedTask | Call] = queue.SimpleQueue()
         self._prepare_pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -154,6 +154,15 @@ class Engine:
             loads.values(),
             lambda: self._prepare_pool.submit(self._prepare, task, loads, start, future),
         )
+        return future
+
+    def call(self, function: Callable[[], object]) -> Future[object]:
+        """Call a function between two batches, in the thread that computes with the base.
+
+        Decoding replaces the network's weights for a moment, so no other thread may use it.
+        """
+        future: Future[object] = Future()
+        self._queue.put(Call(function, future))
         return future
 
     def problem(self) -> str | None:
@@ -219,14 +228,22 @@ class Engine:
 
     def _collect(self) -> list[_QueuedTask]:
         """Wait for the first task, then up to ``batch_wait`` for a batch of ``batch`` tasks."""
-        items, deadline = [self._queue.get()], time.monotonic() + self.batch_wait
+        items, deadline = [self._next(None)], time.monotonic() + self.batch_wait
         while len(items) < self.batch:
             try:
-                items.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+                items.append(self._next(max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 break
         self.taken += len(items)
         return items
+
+    def _next(self, timeout: float | None) -> _QueuedTask:
+        """The next task; calls before it are made. Raises queue.Empty after ``timeout`` seconds."""
+        while isinstance(found := self._queue.get(timeout=timeout), Call):
+            self._last_progress, self._busy = time.monotonic(), True
+            found.run()
+            self._busy = False
+        return found
 
     def _compute(self, items: list[_QueuedTask]) -> None:
         started = time.monotonic()

@@ -23,7 +23,7 @@ MAX_NAME = 1024
 MAX_PARTS = 256
 CONTENT_TYPES = ("application/json", "multipart/form-data")
 # Parts of a form that hold pictures, with a file name or without.
-PICTURES = re.compile(r"(image|mask)(\[\])?|mask\..*", re.DOTALL)
+PICTURES = re.compile(r"(image|mask)(\[\])?|style_image|mask\..*", re.DOTALL)
 _WORDS = {"true": True, "false": False}
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from factory.core.bases import NAME_RULE
 from osasis.choices import Alpha, Fit, MaskRegion, NoFace, OutputSize, Provenance
 from osasis.images.photo_options import CropBox, PhotoOptions
 from osasis.mix import Mix
@@ -29,6 +30,11 @@ class StylizeBody(PhotoOptions):
         description="grey images by the names in the mix, base64. Masks that the mix names "
         "`subject`, `background`, `face` or `hair`, and that are not sent, are proposed for each "
         "photo",
+    )
+    style_image: str | None = Field(
+        None,
+        description="an image, base64, from which a style is made for this request; the mix names "
+        "it `image`, and may be left out where it is the only style",
     )
     mix: Mix = Field(description="parameters of the stylization")
     provenance: Provenance = Field(
@@ -70,6 +76,30 @@ class FacesBody(InputModel):
 
 class MasksBody(FacesBody):
     region: MaskRegion = Field("subject", description="what the mask shows")
+
+
+class NewStyleBody(InputModel):
+    subject: ClassVar[str] = "body"
+
+    image: str | None = Field(None, description="the style image, base64")
+    name: str | None = Field(
+        None, max_length=200, description="the style's id, where it is kept: " + NAME_RULE
+    )
+    keep: Literal["temporary", "registered", "training"] = Field(
+        "temporary",
+        description="`temporary`: for some time after its last use; `registered`: as a candidate "
+        "in the registry; `training`: temporary, and its image is added to the folder "
+        "`requested-styles` of the home, a catalog for `style-factory train`",
+    )
+
+
+class NewStyleAnswer(BaseModel):
+    id: str = Field(description="name of the style, for mixes")
+    reference: str = Field(description="name and version, such as `my-oil:1`")
+    kept_seconds: float | None = Field(
+        description="time after its last use when the style is deleted; null: never"
+    )
+    seconds: float = Field(description="time that making it took")
 
 
 class EncodingRow(BaseModel):
@@ -212,6 +242,9 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """
     form: dict[str, Any] = {
         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "style_image": {"type": "string", "format": "binary"},
+        "name": {"type": "string"},
+        "keep": {"type": "string", "enum": ["temporary", "registered", "training"]},
         "encoding": {"type": "array", "items": {"type": "string"}},
         "mix": {"type": "string", "description": "the mix, JSON"},
         "fit": {"type": "string", "enum": list(get_args(Fit))},
@@ -228,8 +261,8 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         form["webhook"] = {"type": "string"}
     names = {
         EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
-        MasksBody: {"image", "encoding", "region"},
-    }.get(body, {*form} - {"style", "region"})  # fmt: skip
+        MasksBody: {"image", "encoding", "region"}, NewStyleBody: {"image", "name", "keep"},
+    }.get(body, {*form} - {"style", "region", "name", "keep"})  # fmt: skip
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {
@@ -272,7 +305,7 @@ def document_keys(schema: dict[str, Any]) -> None:
 def component_schemas() -> dict[str, Any]:
     """Schemas referenced by the request bodies."""
     found: dict[str, Any] = {}
-    for body in (JobBody, EncodingsBody, FacesBody, MasksBody):
+    for body in (JobBody, EncodingsBody, FacesBody, MasksBody, NewStyleBody):
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.get("$defs", {})
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from factory.core.home import Home
 from factory.registry import CHAMPION, Registry, StyleVersion, list_versions
 from osasis.errors import UserError, did_you_mean
+from serving.made_styles import MadeStyles
 from serving.schemas import StyleRow
 
 # Up to this many changed versions are looked up with one query each.
@@ -50,12 +51,13 @@ class ListedStyle:
 class StyleCatalog:
     """The current version of every registered style.
 
-    base: fingerprint of the served base; styles of other bases are listed as not usable.
+    base: fingerprint of the served base; styles of other bases are listed as not usable. made: the
+    styles that were made from images, which are not listed.
     ``error`` is the last poll's failure, or None.
     """
 
-    def __init__(self, home: Home, base: str) -> None:
-        self.registry, self.base = Registry(home), base
+    def __init__(self, home: Home, base: str, made: MadeStyles | None = None) -> None:
+        self.registry, self.base, self.made = Registry(home), base, made
         self.styles: dict[str, ListedStyle] = {}
         self.error: str | None = None
         self._seen: dict[str, tuple[int, dict[str, int]]] = {}
@@ -122,6 +124,10 @@ class StyleCatalog:
         Raises UserError for an unknown style and for a style of another base.
         """
         listed = self.styles.get(reference)
+        if listed is None and self.made is not None:
+            made = self.made.find(reference.removesuffix(":1"))
+            if made is not None:
+                return made
         if listed is None:
             name = reference.partition("@")[0].partition(":")[0]
             if name == reference or name not in self.styles:

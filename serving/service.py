@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,13 +34,16 @@ from osasis.mix import Mix
 from osasis.validation import InvalidInputError
 from serving.admission import Admission
 from serving.auth import Keys
-from serving.bodies import StylizeRequest
+from serving.bodies import OWN_STYLE, StylizeRequest
 from serving.config import ServeConfig
 from serving.engine import ImageTask, Result
 from serving.errors import ApiError, invalid
+from serving.forms import SentFile
+from serving.made_styles import MadeStyles
 from serving.metrics import Counters
 from serving.photo_store import PhotoStore, RequestPhoto
 from serving.photo_work import AnswerOptions, PhotoWork
+from serving.request_images import check_header
 from serving.request_masks import PhotoMasks, sent_masks
 from serving.served_styles import StyleCatalog
 from serving.style_loader import StyleFailedError
@@ -66,7 +70,8 @@ class Service:
         self.home = Home.find(config.home)
         self.info = read_base_info(self.home.base_folder(config.base))
         self.image_size = image_size(self.info)
-        self.catalog = StyleCatalog(self.home, self.info["fingerprint"])
+        made = MadeStyles(self.home, self.info["fingerprint"], config.made_age)
+        self.catalog = StyleCatalog(self.home, self.info["fingerprint"], made)
         self.catalog.poll()
         self.catalog.start(config.poll)
         self.counters = Counters()
@@ -207,6 +212,25 @@ class Service:
         except UserError as e:
             raise ApiError(422, str(e), field="mix.text_edit", value=mix.text_edit) from None
         return versions, edit.direction
+
+    async def with_own_style(self, request: StylizeRequest) -> StylizeRequest:
+        """The request with the style of its style image, made now. Raises ApiError."""
+        if request.style_image is None:
+            return request
+        made = await self.make_style(request.style_image)
+        shares = tuple(
+            share.replace(style=made.style) if share.style == OWN_STYLE else share
+            for share in request.mix.styles
+        )
+        return replace(request, mix=request.mix.replace(styles=shares), style_image=None)
+
+    async def make_style(self, image: SentFile) -> StyleVersion:
+        """The style of an image, made by an engine unless it is there already. Raises ApiError."""
+        await self.photos.in_thread(check_header, image.data, image.field, self.config.limits)
+        made = await self.engines.make_style.remote(image.data)
+        if isinstance(made, UserError):
+            raise ApiError(422, str(made), field=image.field)
+        return await asyncio.to_thread(self.catalog.resolve, made)
 
     async def run_works(
         self, works: list[PhotoWork], report: Report | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -52,3 +53,19 @@ class Submission(Future[T], Generic[T]):
         """Cancel the task. Running work stops at its next step once all its tasks are abandoned."""
         if not self.cancel():
             self.abandoned = True
+
+
+@dataclass
+class Call:
+    """A function for the engine's thread to call, and the future of its result."""
+
+    function: Callable[[], object]
+    future: Future[object]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.function())
+        except BaseException as e:
+            self.future.set_exception(e)

@@ -10,6 +10,7 @@ import typer
 from factory.cli.base_diffstyler import train_diffstyler
 from factory.cli.base_guide import train_guide
 from factory.cli.base_import import import_base
+from factory.cli.base_predictor import train_predictor
 from factory.cli.calls import Command, Group
 from factory.cli.options import (
     CLUSTER,
@@ -153,6 +154,7 @@ def evaluate(
 
 app.command("train-diffstyler", cls=Command)(train_diffstyler)
 app.command("train-guide", cls=Command)(train_guide)
+app.command("train-predictor", cls=Command)(train_predictor)
 
 
 @app.command("list", cls=Command)

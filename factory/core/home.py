@@ -99,6 +99,11 @@ class Home:
         return self.path / "styles-in-training"
 
     @property
+    def requested_styles(self) -> Path:
+        """Style images that visitors of the server asked to train, a catalog for `train`."""
+        return self.path / "requested-styles"
+
+    @property
     def cache(self) -> Path:
         """Downloads from a registry's server; the folder may be deleted at any time."""
         return self.path / "cache"

@@ -111,7 +111,8 @@ class TrainingInputs:
     """One style to train.
 
     name: of the image, for messages. folder: keeps what a resumed training reads again. bank: of
-    ``LoadedBase.banks``. previews: (N, 3, H, W) in [-1, 1], photos to measure the style on.
+    ``LoadedBase.banks``. previews: (N, 3, H, W) in [-1, 1], photos to measure the style on; with
+    N = 0 it is not measured.
     recompute: compute activations again in the backward pass, for less memory.
     """
 
@@ -192,6 +193,12 @@ class LoadedBase(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def training_identity(self, settings: Any) -> str:
+        """Identifies the parts of the base that a training with these settings depends on.
+
+        Raises UserError where a part that the settings need is missing.
+        """
 
     @property
     def photos(self) -> Tensor | None: ...

@@ -159,7 +159,8 @@ def measure(base: Path, inputs: TrainingInputs, device: str) -> tuple[float, int
         previews = inputs.previews.to(loaded.device)
         started = time.perf_counter()
         training = loaded.train(replace(inputs, folder=Path(folder), previews=previews), None)
-        training.step()
+        if not training.done:
+            training.step()
         start, first = time.perf_counter() - started, training.iteration
         started = time.perf_counter()
         while not training.done and training.iteration < first + PROBE_ITERATIONS:

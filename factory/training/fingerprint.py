@@ -16,10 +16,10 @@ def fingerprint(
     settings: dict[str, Any],
     contents: str | None = None,
 ) -> str:
-    """Hash of image bytes, base fingerprint, settings and code version: 16 hex digits.
+    """Hash of image bytes, base, settings and code version: 16 hex digits.
 
-    settings: of ``Method.relevant``. contents: fingerprint of the photos that replace the base's
-    own as contents.
+    base: of ``LoadedBase.training_identity``. settings: of ``Method.relevant``. contents:
+    fingerprint of the photos that replace the base's own as contents.
     """
     digest = hashlib.sha256(image)
     digest.update(hashlib.sha256(counterpart or b"").digest())

@@ -73,7 +73,8 @@ def make_plan(
         try:
             image = images.read(entry.image)
             counterpart = images.read(entry.counterpart) if entry.counterpart else None
-            key = fingerprint(image, counterpart, base.fingerprint, relevant, photos)
+            identity = base.training_identity(settings)
+            key = fingerprint(image, counterpart, identity, relevant, photos)
             found = next((v for v in versions.get(entry.id, []) if v.fingerprint == key), None)
             if found is None:
                 _check_images(entry, image, counterpart, base.image_size)

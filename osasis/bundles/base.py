@@ -24,6 +24,7 @@ from osasis.bundles.files import (
     read_bundle_json,
     verify_files,
 )
+from osasis.bundles.predictor import load_predictor, read_predictor_info
 from osasis.devices import required_device
 from osasis.diffusion import EpsFn
 from osasis.errors import UserError
@@ -38,6 +39,7 @@ from osasis.guides.perceptual import PerceptualNet
 from osasis.networks.checkpoint_keys import check_layout
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
+from osasis.networks.style_predictor import StylePredictor
 from osasis.networks.unet import UNet
 from osasis.storage import save_tensors, sha256_file, sha256_text, to_float16, write_json
 
@@ -57,8 +59,9 @@ class Base:
     """A loaded base.
 
     z_mean, z_std: (1, D), statistics of the semantic codes.
-    guide, perceptual, prior: loaded or ``Deferred``. Stylization uses none of them, and importing
-    their packages takes longer than loading the rest of the base.
+    guide, perceptual, prior, predictor: loaded or ``Deferred``. Stylization uses none of them, and
+    importing their packages takes longer than loading the rest of the base.
+    predictor_fingerprint: hash of the predictor's weights; "" without a predictor.
     photos: (N, 3, H, W) uint8, example photos of the domain, or None. Styles train on them, and
     without a prior they guide the photo counterpart. info: content of base.json.
     """
@@ -74,11 +77,14 @@ class Base:
         prior: UNet | Deferred[UNet | None] | None = None,
         photos: Tensor | None = None,
         info: dict[str, Any] | None = None,
+        predictor: StylePredictor | Deferred[StylePredictor] | None = None,
+        predictor_fingerprint: str = "",
     ) -> None:
         self.config, self.diffae = config, diffae
         self.z_mean, self.z_std = z_mean, z_std
         self._guide, self._perceptual, self._prior = guide, perceptual, prior
         self.photos, self.info = photos, info or {}
+        self._predictor, self.predictor_fingerprint = predictor, predictor_fingerprint
 
     def replace(self, **changes: Any) -> Base:
         """A copy with some constructor arguments replaced."""
@@ -100,6 +106,12 @@ class Base:
     def prior(self) -> UNet | None:
         self._prior = self._loaded(self._prior)
         return self._prior
+
+    @property
+    def predictor(self) -> StylePredictor | None:
+        if self._predictor is not None:
+            self._predictor = self._loaded(self._predictor)
+        return self._predictor
 
     def _loaded(self, part: P | Deferred[P]) -> P:
         """Load a deferred part onto the base's device; return a loaded part unchanged."""
@@ -134,7 +146,7 @@ class Base:
 
     def to(self, device: str | torch.device) -> Base:
         """Move the loaded parts; deferred parts are moved when they are loaded."""
-        for part in (self.diffae, self._guide, self._perceptual, self._prior):
+        for part in (self.diffae, self._guide, self._perceptual, self._prior, self._predictor):
             if isinstance(part, torch.nn.Module):
                 part.to(device)
         self.z_mean, self.z_std = self.z_mean.to(device), self.z_std.to(device)
@@ -267,6 +279,7 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         raise UserError(f"{folder}: z_mean or z_std is missing; import the base again")
     diffae = _load_network(lambda: DiffAE(config), tensors, folder / "diffae.safetensors")
     perceptual_path = folder / "perceptual.safetensors"
+    predictor = read_predictor_info(folder, info["fingerprint"])
     photos = None
     if "photos.safetensors" in info["files"]:
         photos = load_file(folder / "photos.safetensors")["photos"]
@@ -281,6 +294,8 @@ def load_base(folder: Path, device: str | torch.device = "cpu", verify: bool = T
         Deferred(lambda: _load_prior(folder, config)),
         photos,
         info,
+        Deferred(lambda: load_predictor(folder, predictor, diffae.unet)) if predictor else None,
+        predictor["weights_sha256"][:16] if predictor else "",
     )
     return base.to(device)
 

@@ -84,6 +84,7 @@ def _unknown(job: str) -> ApiError:
 
 
 async def _works(service: Service, body: StylizeRequest, owner: str) -> list[PhotoWork]:
+    body = await service.with_own_style(body)
     photos = await service.photos.of_request(body.photos, body.encodings, owner)
     return await service.make_works(body, photos, "png")
 

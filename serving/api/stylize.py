@@ -128,6 +128,7 @@ async def run(
     """Stylize the photos of a request. Raises ApiError. report: of ``Service.run_works``."""
     started = time.monotonic()
     with service.tracing.span("route"):
+        body = await service.with_own_style(body)
         photos = await service.photos.of_request(body.photos, body.encodings, owner)
         works = await service.make_works(body, photos, kind)
     with service.tracing.span("engine"):

@@ -75,6 +75,9 @@ class DiffStylerBase:
     def device(self) -> torch.device:
         return self.networks.device
 
+    def training_identity(self, settings: StyleSettings) -> str:
+        return self.fingerprint
+
     @cached_property
     def photos(self) -> Tensor | None:
         path = self.folder / PHOTOS

@@ -26,6 +26,7 @@ from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pa
 from osasis.errors import UserError
 from osasis.images.tensors import load_square
 from osasis.mix import Mix
+from osasis.predictor import required_predictor
 from osasis.preview_encodings import shipped_previews
 from osasis.recipe import Recipe, make_recipe
 from osasis.settings import TrainSettings
@@ -71,6 +72,12 @@ class OsasisBase:
     @property
     def device(self) -> torch.device:
         return self.networks.device
+
+    def training_identity(self, settings: TrainSettings) -> str:
+        if settings.start == "base":
+            return self.fingerprint
+        required_predictor(self.networks)
+        return f"{self.fingerprint} {self.networks.predictor_fingerprint}"
 
     @property
     def photos(self) -> Tensor | None:

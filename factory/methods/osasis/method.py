@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 FORMER_PRECISION = {"auto": "bfloat16", "bfloat16": "bfloat16 exactly"}
 # Settings that did not exist, with the values that training took: not hashed, so that fingerprints
 # in older homes stay valid.
-ADDED = {"encode_solver": "ddim", "decode_solver": "ddim", "strength": 1.0, "palette": 0.0}
+ADDED = {
+    "encode_solver": "ddim",
+    "decode_solver": "ddim",
+    "strength": 1.0,
+    "palette": 0.0,
+    "start": "base",
+}
 WITHOUT_EFFECT = (
     "checkpoint_every",
     "checkpoint_seconds",

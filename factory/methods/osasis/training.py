@@ -138,6 +138,8 @@ class OsasisTraining:
         """The preview photos in a style, (N, 3, H, W) in [-1, 1], and the style's metrics."""
         base, trainer = self.base.networks, self.trainer
         photos = self.inputs.previews
+        if not len(photos):
+            return photos, {}
         encodings = self.base.preview_encodings(photos, preview_plan(self.settings))
         images = decode(base, encodings, Mix.of(style.id), {style.id: style})
         return images, style_metrics(base, photos, images, trainer.style_image, trainer.counterpart)

@@ -1,0 +1,116 @@
+"""Styles made from an image in a request, without training.
+
+Their bundles lie in the home's cache, where every engine of the home finds them, and are deleted
+some time after their last use. An operator may register one, or keep its image to be trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from factory.core.home import Home
+from factory.methods import LoadedBase
+from factory.methods.interface import TrainingInputs
+from factory.registry import StyleVersion
+from osasis.bundles.files import STYLE_JSON, read_json
+from osasis.errors import UserError
+from osasis.images.kinds import HEAD_BYTES, kind_of
+from osasis.storage import sha256_text, write_atomic
+
+PRESET = "instant"
+PREFIX = "image-"
+
+
+class MadeStyles:
+    """The styles that were made from images. age: seconds for which one is kept without use."""
+
+    def __init__(self, home: Home, base: str, age: float) -> None:
+        self.folder, self.base, self.age = home.cache / "styles-from-images", base, age
+
+    def find(self, name: str) -> StyleVersion | None:
+        """A style by its name, kept for longer; None where there is none, or no more."""
+        folder = self.folder / name
+        if not name.startswith(PREFIX) or "/" in name or not (folder / STYLE_JSON).is_file():
+            return None
+        os.utime(folder)
+        info = read_json(folder / STYLE_JSON, "send the style image again")
+        if info["base"] != self.base:
+            return None
+        created = int((folder / STYLE_JSON).stat().st_mtime * 1000)
+        return StyleVersion(
+            name, 1, info["fingerprint"], self.base, "", str(folder), (), created, {}, "", folder
+        )
+
+    def delete_old(self) -> None:
+        """Delete the styles that nobody has used for ``age`` seconds."""
+        oldest = time.time() - self.age
+        for folder in self.folder.glob(f"{PREFIX}*"):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class StyleMaker:
+    """Makes styles of a base from images. ``make`` computes with the base's networks."""
+
+    def __init__(self, base: LoadedBase, home: Home, made: MadeStyles) -> None:
+        self.base, self.home, self.made = base, home, made
+
+    def make(self, image: bytes) -> str:
+        """The name of the style of an image file; the same image gives the same name.
+
+        Raises ImageError for a bad image, UserError where the base cannot predict styles.
+        """
+        if PRESET not in self.base.method.presets:
+            raise UserError(f"the method {self.base.method.name} makes no style from an image")
+        settings = self.base.method.make_settings(PRESET)
+        identity = [image.hex(), self.base.training_identity(settings), settings.to_dict()]
+        key = sha256_text(json.dumps(identity, sort_keys=True))[:16]
+        name = f"{PREFIX}{key}"
+        if self.made.find(name) is None:
+            self.made.delete_old()
+            self._make(image, name, key, settings)
+        return name
+
+    def _make(self, image: bytes, name: str, key: str, settings: object) -> None:
+        ready, bank = self.base.ready_bank(settings, self.home.banks)
+        if not ready:
+            raise UserError(
+                f"base {self.base.name} has no content bank for preset {PRESET}; train a style "
+                f"with preset {PRESET} once"
+            )
+        size = self.base.image_size
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / f"style.{kind_of(image[:HEAD_BYTES]) or 'png'}".lower()
+            write_atomic(path, image)
+            inputs = TrainingInputs(
+                image=path,
+                name="the style image",
+                counterpart=None,
+                settings=settings,
+                folder=Path(scratch),
+                bank=bank,
+                previews=torch.zeros(0, 3, size, size, device=self.base.device),
+            )
+            info = {
+                "base": self.base.fingerprint,
+                "base_name": self.base.name,
+                "fingerprint": key,
+                "source_image": "",
+                "tags": [],
+                "licence": "",
+            }
+            trained = self.base.train(inputs, None).finish(name, info)
+            bundle = Path(scratch) / "bundle"
+            trained.save(bundle)
+            self.made.folder.mkdir(parents=True, exist_ok=True)
+            # Another engine may have made the same style meanwhile.
+            if not (self.made.folder / name).exists():
+                shutil.copytree(bundle, self.made.folder / f".{name}-{os.getpid()}")
+                (self.made.folder / f".{name}-{os.getpid()}").rename(self.made.folder / name)
