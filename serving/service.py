@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from factory.core.home import Home
-from factory.methods import check_fit, check_mix, image_size, read_base_info
+from factory.methods import check_fit, check_mix, image_size, method_of, read_base_info
 from factory.methods.text_edits import find_text_edit
 from factory.registry import StyleVersion
 from osasis.choices import ImageFormat
@@ -68,7 +68,9 @@ class Service:
     def __init__(self, config: ServeConfig, engines: Any, state: Any) -> None:
         self.config, self.engines, self.state = config, engines, state
         self.home = Home.find(config.home)
-        self.info = read_base_info(self.home.base_folder(config.base))
+        folder = self.home.base_folder(config.base)
+        self.info = read_base_info(folder)
+        self.makes_styles = method_of(self.info).makes_styles(folder)
         self.image_size = image_size(self.info)
         made = MadeStyles(self.home, self.info["fingerprint"], config.made_age)
         self.catalog = StyleCatalog(self.home, self.info["fingerprint"], made)

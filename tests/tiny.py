@@ -21,6 +21,8 @@ from osasis.networks.checkpoint_keys import to_official
 from osasis.networks.diffae import DiffAE
 from osasis.networks.sizes import DiffAEConfig
 from osasis.networks.spn import StructurePreservingNetwork
+from osasis.networks.style_predictor import StylePredictor
+from osasis.predictor import style_features
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
 
@@ -150,6 +152,23 @@ def write_style(folder: Path, base_folder: Path, style_id: str, seed: int = 21) 
     style = random_style(base, style_id, seed, images, make_settings("default", **FEW))
     save_style(folder, style, image, -image)
     return style
+
+
+def random_predictor(base: Base, seed: int = 5) -> StylePredictor:
+    """A style predictor with random weights, whose styles differ clearly."""
+    features = style_features(base, torch.zeros(1, 3, SIZE, SIZE), torch.ones(1, 3, SIZE, SIZE))
+    shapes = {k: p.shape for k, p in base.diffae.unet.named_parameters()}
+    predictor = StylePredictor(shapes, len(features), components=6, rank=2, shared=1)
+    state = random_state(predictor, seed, gain=0.3)
+    state["feature_mean"] = features
+    for layer in (0, 2, 4):
+        state[f"network.{layer}.weight"] *= 5
+    predictor.load_state_dict(state)
+    return predictor.requires_grad_(False)
+
+
+def with_predictor(base: Base, predictor: StylePredictor) -> Base:
+    return base.replace(predictor=predictor, predictor_fingerprint="tiny")
 
 
 def build_bank(base: Base, settings: TrainSettings) -> ContentBank:

@@ -339,6 +339,9 @@ class Method(Protocol):
     def image_size(self, info: Mapping[str, Any]) -> int:
         """Side in pixels of the squares that a base computes with. info: content of base.json."""
 
+    def makes_styles(self, folder: Path) -> bool:
+        """Whether the base in a folder makes styles from an image without training."""
+
     def facts(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """What a client needs to know of a base to make mixes. info: content of base.json."""
 

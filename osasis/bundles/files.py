@@ -11,6 +11,7 @@ from osasis.errors import UserError
 from osasis.storage import sha256_file
 
 BASE_JSON, STYLE_JSON = "base.json", "style.json"
+PREDICTOR_JSON = "predictor.json"
 # Pictures of a style. Styles that do not train on photos have no counterpart.
 STYLE_PNG, COUNTERPART_PNG = "style.png", "counterpart.png"
 # The method of bases and styles that name none.

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from osasis.bundles.files import read_bundle_json
+from osasis.bundles.files import PREDICTOR_JSON, read_bundle_json
 from osasis.errors import UserError
 from osasis.networks.checkpoint_keys import check_layout
 from osasis.networks.style_predictor import StylePredictor
 from osasis.storage import save_tensors, sha256_file, to_float16, write_json
 
 FORMAT = 1
-PREDICTOR_JSON, PREDICTOR_WEIGHTS = "predictor.json", "predictor.safetensors"
+PREDICTOR_WEIGHTS = "predictor.safetensors"
 REMEDY = "train the predictor again with `style-factory base train-predictor`"
 
 

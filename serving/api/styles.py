@@ -100,6 +100,7 @@ async def info(request: Request) -> dict[str, Any]:
         "base": service.info["name"],
         "fingerprint": service.info["fingerprint"],
         **base_facts(service.info),
+        "makes_styles": service.makes_styles,
         "text_edits": edits,
         "controls": controls(base_facts(service.info), service.config.limits, edits),
         "samples": [f"/page/samples/{name}" for name in SAMPLE_FILES],

@@ -7,6 +7,7 @@ import * as history from "./history.js";
 import * as jobs from "./jobs.js";
 import * as mask from "./mask.js";
 import * as mix from "./mix.js";
+import * as newstyle from "./newstyle.js";
 import * as photo from "./photo.js";
 import * as program from "./program.js";
 import * as saved from "./saved.js";
@@ -32,7 +33,7 @@ async function load() {
 
 $("key").value = storage("sessionStorage")?.getItem(KEY) ?? "";
 $("key").addEventListener("change", load);
-const modules = [viewer, photo, crop, mask, gallery, mix, jobs, history, downloads, program, work];
+const modules = [viewer, photo, crop, mask, gallery, newstyle, mix, jobs, history, downloads, program, work];
 for (const module of modules) module.start();
 saved.start(reopen);
 load();

@@ -1,5 +1,5 @@
 // The style gallery: search, and the choice of up to four styles.
-import { $, element, setStatus, showError } from "./dom.js";
+import { $, element, setStatus, showError, stem } from "./dom.js";
 import { json, url } from "./server.js";
 import { emit, MOST_STYLES, on, state } from "./state.js";
 
@@ -38,6 +38,18 @@ function card(style) {
   element("span", { textContent: style.id }));
   button.addEventListener("click", () => choose(style.id));
   return button;
+}
+
+// Show a style that was made from a picture, before the registered ones.
+export function addMade(id, file) {
+  if (document.querySelector(`.card[data-style="${id}"]`)) return;
+  const src = URL.createObjectURL(file);
+  const button = element("button", { type: "button", className: "card", title: file.name,
+    data: { style: id } },
+  element("img", { className: "example", src, alt: "" }),
+  element("span", { textContent: stem(file.name) }));
+  button.addEventListener("click", () => choose(id));
+  $("styles").prepend(button);
 }
 
 // Add a style, or take it out.

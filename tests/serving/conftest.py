@@ -23,7 +23,13 @@ from PIL import Image
 
 from factory.core.home import Home
 from factory.core.ports import free_port
+from factory.methods.osasis.content_banks import bank_path, shard_path
 from factory.registry import StyleVersion
+from osasis.bundles.base import load_base
+from osasis.bundles.predictor import save_predictor
+from osasis.contents import BANK_JSON, save_contents
+from osasis.settings import make_settings
+from osasis.storage import write_json
 from serving.auth import new_key
 from tests.factory.conftest import (
     home,
@@ -33,7 +39,7 @@ from tests.factory.conftest import (
     register_random_style,
     sources,
 )
-from tests.tiny import FEW, picture
+from tests.tiny import FEW, build_bank, picture, random_predictor
 
 __all__ = ["FEW", "home", "imported", "local_ray", "sources"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +64,20 @@ def shop_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(home / "bases", path / "bases")
     for style, seed in STYLES.items():
         register(path, style, seed, tmp_path_factory.mktemp(style))
+    add_predictor(path)
     return path
+
+
+def add_predictor(path: Path) -> None:
+    """Give the home's base a style predictor with random weights, and the bank that it needs."""
+    folder = Home(path).base_folder(None)
+    base, settings = load_base(folder), make_settings("instant")
+    save_predictor(folder, random_predictor(base), base.fingerprint, {})
+    bank = bank_path(Home(path).banks, base, settings)
+    assert bank is not None
+    contents = build_bank(base, settings).contents
+    save_contents(shard_path(bank, 0), contents)
+    write_json(bank / BANK_JSON, {"contents": len(contents)})
 
 
 @dataclass

@@ -63,6 +63,9 @@ class DiffStylerMethod:
         size: int = info["image_size"]
         return size
 
+    def makes_styles(self, folder: Path) -> bool:
+        return False
+
     def facts(self, info: Mapping[str, Any]) -> dict[str, Any]:
         return {"image_size": info["image_size"]}
 

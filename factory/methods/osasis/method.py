@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osasis.bundles.base import read_base_info
+from osasis.bundles.files import PREDICTOR_JSON
 from osasis.metrics import METRICS
 from osasis.mix import DIFFSTYLER_FIELDS, Mix
 from osasis.networks.sizes import DiffAEConfig
@@ -81,6 +82,9 @@ class OsasisMethod:
 
     def image_size(self, info: Mapping[str, Any]) -> int:
         return _config(info).image_size
+
+    def makes_styles(self, folder: Path) -> bool:
+        return (folder / PREDICTOR_JSON).is_file()
 
     def facts(self, info: Mapping[str, Any]) -> dict[str, Any]:
         sizes = _config(info)
