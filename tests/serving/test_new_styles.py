@@ -72,7 +72,7 @@ def test_a_style_is_registered_as_candidate(server: Server) -> None:
     assert answer.json() | {"seconds": 0} == {
         "id": "z-made", "reference": "z-made:1", "kept_seconds": None, "seconds": 0,
     }  # fmt: skip
-    version = RegistrySnapshot(Home(server.home)).get("z-made")
+    version = RegistrySnapshot(Home(server.home)).get("z-made", CANDIDATE)
     assert version.aliases == (CANDIDATE,)
     style = load_style(version.folder())
     assert style.settings.start == "prediction" and style.settings.iterations == 0
