@@ -97,6 +97,19 @@ class Client:
             offset = page["next_offset"]
         return found
 
+    def make_style(
+        self,
+        image: ImageSource,
+        name: str | None = None,
+        keep: Literal["temporary", "registered", "training"] = "temporary",
+    ) -> str:
+        """Make a style from an image, without training; its name for mixes.
+
+        name, keep: see ``POST /v1/styles``. Raises ServerError.
+        """
+        body = {"image": _base64(_read(image)), "name": name, "keep": keep}
+        return str(self._json("POST", "/v1/styles", body)["id"])
+
     def encode(self, photo: ImageSource, style: str | None = None) -> Photo:
         """Store a photo on the server; with ``style``, encode it now. Raises ServerError."""
         data = _read(photo)
@@ -226,6 +239,12 @@ class AsyncClient:
     async def styles(self, q: str = "") -> list[StyleInfo]:
         """As ``Client.styles``."""
         return await self._run(self._client.styles, q)
+
+    async def make_style(
+        self, image: ImageSource, name: str | None = None, keep: str = "temporary"
+    ) -> str:
+        """As ``Client.make_style``."""
+        return await self._run(self._client.make_style, image, name, keep)
 
     async def encode(self, photo: ImageSource, style: str | None = None) -> Photo:
         """As ``Client.encode``."""

@@ -16,6 +16,7 @@ from factory.core.home import Home
 from factory.registry import CANDIDATE, RegistrySnapshot
 from osasis.bundles.base import read_base_info
 from osasis.bundles.style import load_style
+from serving.client import Client, ServerError
 from serving.made_styles import MadeStyles
 from tests.serving.conftest import Server, photo_bytes, pixels, wait_until
 
@@ -106,6 +107,14 @@ def test_refused(
     answer = make(server, image, **fields)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["field"] == field
+
+
+def test_the_client_makes_a_style(server: Server, keys: dict[str, str]) -> None:
+    client = Client(server.url, keys["alice"])
+    assert client.make_style(photo_bytes(70)) == make(server, photo_bytes(70)).json()["id"]
+    with pytest.raises(ServerError) as refused:
+        client.make_style(photo_bytes(70), keep="registered")
+    assert refused.value.error["field"] == "name"
 
 
 def test_an_unknown_made_style(server: Server) -> None:

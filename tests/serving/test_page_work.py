@@ -46,6 +46,26 @@ def group_photo() -> bytes:
     return buffer.getvalue()
 
 
+def test_a_style_is_made_from_a_picture(visit: Visit, server: Server) -> None:
+    page = visit()
+    upload(page, photo_bytes(811, (32, 32)))
+    finished(page)
+    files = {"name": "My Picture.png", "mimeType": "image/png", "buffer": photo_bytes(812)}
+    page.locator("#new-file").set_input_files(files)
+    page.wait_for_function("() => /^Made in /.test(document.getElementById('status').innerText)")
+    made = page.locator(".card").first
+    assert made.inner_text() == "My Picture" and made.get_attribute("aria-pressed") == "true"
+    assert page.locator("#new-name").input_value() == "my-picture"
+    assert violations(page) == []
+    page.locator("#new-name").fill("z-page")
+    page.locator("#new-registered").click()
+    page.wait_for_function("() => /Kept as z-page:1/.test(document.body.innerText)")
+    wait_until(lambda: server.get("/v1/styles/z-page").status_code == 200)
+    page.locator("#new-training").click()
+    page.wait_for_function("() => /waits as z-page/.test(document.body.innerText)")
+    assert (server.home / "requested-styles" / "z-page.png").read_bytes() == photo_bytes(812)
+
+
 def test_progress_is_shown_and_work_is_cancelled(visit: Visit, server: Server) -> None:
     abandoned = server.metric("engine_abandoned_total")
     page = visit()
