@@ -109,7 +109,8 @@ class EngineDeployment:
         config = ServeConfig.parse(settings)
         torch.set_num_threads(config.threads)
         home = Home.find(config.home)
-        base = load_base(home.base_folder(config.base), config.device or "cpu")
+        folder = home.base_folder(config.base)
+        base = load_base(folder, config.device or "cpu")
         self.engine = Engine(
             base, batch=config.batch, batch_wait=config.batch_wait,
             styles_host=config.styles_host, styles_device=config.styles_device,
@@ -119,6 +120,8 @@ class EngineDeployment:
         self.config, self.state, self.name = config, state, uuid.uuid4().hex[:12]
         made = MadeStyles(home, base.fingerprint, config.made_age)
         self.maker = StyleMaker(base, home, made)
+        if base.method.makes_styles(folder):
+            self.engine.call(self.maker.warm_up)
         self.catalog = StyleCatalog(home, base.fingerprint, made)
         self.catalog.poll()
         self._preload(list(self.catalog.styles)[: config.prewarm])

@@ -6,14 +6,17 @@ some time after their last use. An operator may register one, or keep its image 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from factory.core.home import Home
 from factory.methods import LoadedBase
@@ -21,6 +24,7 @@ from factory.methods.interface import TrainingInputs
 from factory.registry import StyleVersion
 from osasis.bundles.files import STYLE_JSON, read_json
 from osasis.errors import UserError
+from osasis.images.decoding import png_bytes
 from osasis.images.kinds import HEAD_BYTES, kind_of
 from osasis.storage import sha256_text, write_atomic
 
@@ -51,7 +55,7 @@ class MadeStyles:
     def delete_old(self) -> None:
         """Delete the styles that nobody has used for ``age`` seconds."""
         oldest = time.time() - self.age
-        for folder in self.folder.glob(f"{PREFIX}*"):
+        for folder in self.folder.glob(f"*{PREFIX}*"):
             if folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -75,10 +79,20 @@ class StyleMaker:
         name = f"{PREFIX}{key}"
         if self.made.find(name) is None:
             self.made.delete_old()
-            self._make(image, name, key, settings)
+            with tempfile.TemporaryDirectory() as scratch:
+                bundle = self._make(image, name, key, Path(scratch))
+                self._store(bundle, name)
         return name
 
-    def _make(self, image: bytes, name: str, key: str, settings: object) -> None:
+    def warm_up(self) -> None:
+        """Make a style and drop it, so that the first request finds every network loaded."""
+        grey = Image.new("RGB", (self.base.image_size,) * 2, (128, 128, 128))
+        with contextlib.suppress(UserError), tempfile.TemporaryDirectory() as scratch:
+            self._make(png_bytes(grey), "", "", Path(scratch))
+
+    def _make(self, image: bytes, name: str, key: str, scratch: Path) -> Path:
+        """Write the bundle of an image's style below a folder, and return its folder."""
+        settings = self.base.method.make_settings(PRESET)
         ready, bank = self.base.ready_bank(settings, self.home.banks)
         if not ready:
             raise UserError(
@@ -86,31 +100,36 @@ class StyleMaker:
                 f"with preset {PRESET} once"
             )
         size = self.base.image_size
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / f"style.{kind_of(image[:HEAD_BYTES]) or 'png'}".lower()
-            write_atomic(path, image)
-            inputs = TrainingInputs(
-                image=path,
-                name="the style image",
-                counterpart=None,
-                settings=settings,
-                folder=Path(scratch),
-                bank=bank,
-                previews=torch.zeros(0, 3, size, size, device=self.base.device),
-            )
-            info = {
-                "base": self.base.fingerprint,
-                "base_name": self.base.name,
-                "fingerprint": key,
-                "source_image": "",
-                "tags": [],
-                "licence": "",
-            }
-            trained = self.base.train(inputs, None).finish(name, info)
-            bundle = Path(scratch) / "bundle"
-            trained.save(bundle)
-            self.made.folder.mkdir(parents=True, exist_ok=True)
-            # Another engine may have made the same style meanwhile.
-            if not (self.made.folder / name).exists():
-                shutil.copytree(bundle, self.made.folder / f".{name}-{os.getpid()}")
-                (self.made.folder / f".{name}-{os.getpid()}").rename(self.made.folder / name)
+        path = scratch / f"style.{kind_of(image[:HEAD_BYTES]) or 'png'}".lower()
+        write_atomic(path, image)
+        inputs = TrainingInputs(
+            image=path,
+            name="the style image",
+            counterpart=None,
+            settings=settings,
+            folder=scratch,
+            bank=bank,
+            previews=torch.zeros(0, 3, size, size, device=self.base.device),
+        )
+        info = {
+            "base": self.base.fingerprint,
+            "base_name": self.base.name,
+            "fingerprint": key,
+            "source_image": "",
+            "tags": [],
+            "licence": "",
+        }
+        self.base.train(inputs, None).finish(name, info).save(scratch / "bundle")
+        return scratch / "bundle"
+
+    def _store(self, bundle: Path, name: str) -> None:
+        """Move a bundle to its place; another engine may have made the same style meanwhile."""
+        self.made.folder.mkdir(parents=True, exist_ok=True)
+        part = self.made.folder / f".{name}-{uuid.uuid4().hex}"
+        shutil.copytree(bundle, part)
+        try:
+            part.rename(self.made.folder / name)
+        except OSError:
+            shutil.rmtree(part)
+            if self.made.find(name) is None:
+                raise

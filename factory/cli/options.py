@@ -21,7 +21,7 @@ TRAINING, CLUSTER, FAILURES = "Training", "Cluster", "Failures"
 UNITS = {"GB": 1.0, "MB": 1e-3, "GIB": 2**30 / 1e9, "MIB": 2**20 / 1e9}
 
 # Of all methods; the method of the base refuses those of the other.
-Preset = Literal["reference", "default", "fast", "instant", "small"]
+Preset = Literal["reference", "default", "fast", "refined", "instant", "small"]
 
 
 def option(panel: str, help: str, *names: str, **settings: Any) -> Any:
