@@ -16,7 +16,7 @@ export const MOST_STYLES = 4;
 // Fits that stylize the whole photo, and the one that the page uses: some bases take any shape, for
 // others the photo is padded to a square.
 export const WHOLE_FITS = ["pad", "resize", "whole"];
-export const wholeFit = () => (state.info.any_shape ? "whole" : "pad");
+export const wholeFit = () => (state.info?.any_shape ? "whole" : "pad");
 
 const bus = new EventTarget();
 
