@@ -161,8 +161,9 @@ class RowBatch:
         self.rows: list[Row] = []
         self._sources: dict[tuple[int, str, RowSettings], int] = {}
 
-    def add_pass(self, request: Request, p: Pass, x: Tensor) -> tuple[int, int]:
-        """Add a pass at x (C, h, w). Returns its rows of the negative prompt and of the prompt."""
+    def add_pass(self, request: Request, p: Pass, x: Tensor) -> list[int]:
+        """Add a pass at x (C, h, w). Returns its rows: of the negative prompt, unless guidance is
+        1, which does not read it, and of the prompt."""
         s = request.settings
         own = RowSettings()
         if p.layer is not None:
@@ -172,7 +173,8 @@ class RowBatch:
         if p.attention or p.features:
             source = self._source(request, own if s.inject_from == "own" else RowSettings())
         target = replace(own, source=source, attention=p.attention, features=p.features)
-        return self._add(x, s.negative_prompt, target), self._add(x, p.prompt, target)
+        prompts = [p.prompt] if p.guidance == 1 else [s.negative_prompt, p.prompt]
+        return [self._add(x, prompt, target) for prompt in prompts]
 
     def _source(self, request: Request, settings: RowSettings) -> int:
         """The row of a photo's inverted latent, computed by the network of ``settings``."""

@@ -24,7 +24,8 @@ from diffstyler.schedule import ddim_step
 class Step:
     """One request's step. x, guided, prev: (C, h, w), the state, its prediction, the next state.
 
-    eps: (2, C, h, w) a pass, predictions with the negative prompt and with the prompt.
+    eps: (2, C, h, w) a pass, predictions with the negative prompt and with the prompt; with
+    guidance 1 (1, C, h, w), that with the prompt.
     """
 
     request: int
@@ -47,9 +48,9 @@ def sample(
     rounding of products, whose order depends on the size of a batch.
 
     Requests of equal decode_steps, latent size and arithmetic are computed together. pass_size:
-    most requests of a forward pass; None: no limit. A request takes 2 rows for the base, if that is
-    seen, and for each layer, and where the source is injected, 1 more (1 for each with
-    ``inject_from`` own).
+    most requests of a forward pass; None: no limit. A request takes 2 rows (1 with guidance 1) for
+    the base, if that is seen, and for each layer, and where the source is injected, 1 more (1 for
+    each with ``inject_from`` own).
     Raises UserError for a mask that is black, a prompt that is too long, or an encoding for other
     decode_steps.
     """
@@ -95,16 +96,16 @@ class _Walk:
         """Denoise all requests by one step, in one forward pass."""
         t = self.remaining.pop()
         batch = RowBatch(t, self.contexts, self.adapters)
-        plans: dict[int, tuple[list[Pass], list[tuple[int, int]]]] = {}
+        plans: dict[int, tuple[list[Pass], list[list[int]]]] = {}
         for n, request in self.requests.items():
             passes = passes_at(request, self.masks[n], self.index, t)
             plans[n] = passes, [batch.add_pass(request, p, self.x[n]) for p in passes]
         eps = predict_eps(self.base, batch.rows, t, self.bank, self.arithmetic)
-        for n, (passes, spans) in plans.items():
-            pairs = [eps[list(span)] for span in spans]
-            guided = compose(passes, pairs, self.masks[n])
+        for n, (passes, rows) in plans.items():
+            predicted = [eps[own] for own in rows]
+            guided = compose(passes, predicted, self.masks[n])
             x, self.x[n] = self.x[n], self._next(n, guided, t)
-            on_step(Step(n, self.index, t, x, passes, pairs, guided, self.x[n]))
+            on_step(Step(n, self.index, t, x, passes, predicted, guided, self.x[n]))
         self.index += 1
 
     def _next(self, n: int, guided: Tensor, t: int) -> Tensor:
@@ -118,14 +119,17 @@ class _Walk:
 
 
 def compose(
-    passes: Sequence[Pass], pairs: Sequence[Tensor], masks: Sequence[Tensor | None]
+    passes: Sequence[Pass], predicted: Sequence[Tensor], masks: Sequence[Tensor | None]
 ) -> Tensor:
     """The guided prediction (C, h, w), with later layers over earlier ones.
 
-    pairs: (2, C, h, w) a pass, the negative prompt's and the prompt's. Guidance (classifier-free
-    guidance, Eq. 6) is linear, so that it commutes with the masks, and each pass may have its own.
+    predicted: ``Step.eps``. Guidance (classifier-free guidance, Eq. 6) is linear, so that it
+    commutes with the masks, and each pass may have its own.
     """
-    guided = [p.guidance * (eps[1] - eps[0]) + eps[0] for p, eps in zip(passes, pairs, strict=True)]
+    guided = [
+        eps[0] if len(eps) == 1 else p.guidance * (eps[1] - eps[0]) + eps[0]
+        for p, eps in zip(passes, predicted, strict=True)
+    ]
     out = guided[0]
     for p, above in zip(passes[1:], guided[1:], strict=True):
         out = over(out, above, None if p.layer is None else masks[p.layer], p.cover)

@@ -130,9 +130,12 @@ class SampleSettings(InputModel):
     base_prompt: Prompt = Field("", description="prompt of the base, outside of the styles")
     negative_prompt: Prompt = Field(
         "ugly, blurry, black, low res, unrealistic",
-        description="prompt that guidance leads away from",
+        description="prompt that guidance leads away from; not read at guidance 1",
     )
-    guidance: Guidance = Field(10.5, description="scale of the classifier-free guidance")
+    guidance: Guidance = Field(
+        10.5,
+        description="scale of the classifier-free guidance; 1: none, which is faster",
+    )
     window_unit: Literal["steps", "share"] = Field(
         "share", description="unit of the windows: denoising steps, or shares of all of them"
     )
@@ -239,8 +242,8 @@ SAMPLE_PRESETS: dict[str, dict[str, Any]] = {
     },
     # A twentieth of the published inversion. Not yet chosen by measurement.
     "default": {"encode_steps": 50},
-    # With the published guidance of 10.5 the colours of a small base burn out.
-    "small": {"encode_steps": 25, "decode_steps": 25, "guidance": 3.0},
+    # On a small base, guidance above 1 leads away from the style (docs/contributing/decisions.md).
+    "small": {"encode_steps": 25, "decode_steps": 25, "guidance": 1.0},
 }
 
 

@@ -125,10 +125,10 @@ class Mix(InputModel):
         1.0, description="factor of the direction of text_edit"
     )
     guidance: Guidance | None = Field(
-        None, description="DiffStyler: scale of the classifier-free guidance"
+        None, description="DiffStyler: scale of the classifier-free guidance; 1: none"
     )
     negative_prompt: Annotated[str, Field(max_length=1000)] | None = Field(
-        None, description="DiffStyler: prompt that guidance leads away from"
+        None, description="DiffStyler: prompt that guidance leads away from; not read at guidance 1"
     )
     attention_window: Window | None = Field(
         None,

@@ -17,7 +17,7 @@ from factory.core.disk import find_refusal
 from factory.core.home import Home
 from factory.core.object_store import StoreError
 from factory.core.stores import local_folder
-from factory.methods import image_size, read_base_info
+from factory.methods import image_size, keeps_photo, read_base_info
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.mix import PHOTO_MASK
@@ -64,7 +64,10 @@ class CorpusRun:
             square=image_size(info),
             styles={
                 name: StyleSpec(
-                    reference=v.reference, fingerprint=v.fingerprint, folder=str(v.folder())
+                    reference=v.reference,
+                    fingerprint=v.fingerprint,
+                    folder=str(v.folder()),
+                    keeps_photo=keeps_photo(v.folder()),
                 )
                 for name, v in targets.versions.items()
             },

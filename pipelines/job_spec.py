@@ -21,11 +21,15 @@ from pipelines.options import OutputOptions
 
 
 class StyleSpec(InputModel):
-    """A style version of a job. folder: its bundle, on storage that all nodes share."""
+    """A style version of a job. folder: its bundle, on storage that all nodes share.
+
+    keeps_photo: of ``factory.methods``.
+    """
 
     reference: str
     fingerprint: str
     folder: str
+    keeps_photo: bool
 
 
 class TargetSpec(InputModel):
@@ -113,7 +117,12 @@ class JobSpec(InputModel):
 
     def composites(self, targets: Iterable[int]) -> bool:
         """Whether masks leave parts of a photo as they are in one of the targets."""
-        return any(all(s.mask for s in self.targets[t].mix.styles) for t in targets)
+        return any(self.keeps_photo(target) for target in targets)
+
+    def keeps_photo(self, target: int) -> bool:
+        """Whether the photo itself is outside of a target's masks."""
+        styles = self.targets[target].mix.styles
+        return all(s.mask for s in styles) and self.styles[styles[0].style].keeps_photo
 
     def provenance(
         self, target: int, key: str, arithmetic: Any, row: Mapping[str, Any]

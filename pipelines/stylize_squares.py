@@ -253,7 +253,10 @@ class _Batch:
         return found
 
     def _square_masks(self, target: int, k: int) -> dict[str, Image.Image]:
-        """The masks of a target's mix on the square of a row, see ``shares_inside``."""
+        """The masks of a target's mix on the square of a row.
+
+        Where the photo itself is outside of them, they are those of ``shares_inside``.
+        """
         from osasis.images.decoding import read_png
         from osasis.images.masks import fit_mask, shares_inside
 
@@ -267,7 +270,7 @@ class _Batch:
             for name in names
             if name
         }
-        return shares_inside(masks, names)
+        return shares_inside(masks, names) if job.keeps_photo(target) else masks
 
     def _recipe(self, target: int, masks: dict[str, Image.Image]) -> Recipe:
         import torch

@@ -120,11 +120,13 @@ def _encode_output(
         return describe_failure(e)
 
 
-def _masks(row: dict[str, Any], target: int, job: JobSpec) -> list[Image.Image | None]:
-    """The masks of a target's styles; None for a style that covers the photo."""
+def _masks(row: dict[str, Any], target: int, job: JobSpec) -> list[Image.Image]:
+    """The masks outside of which a target keeps the photo; none where it keeps no part of it."""
+    if not job.keeps_photo(target):
+        return []
     own, masks = row["mask"], job.masks
     return [
-        None if not s.mask else masks[s.mask].image() if s.mask in masks else read_png(own, "L")
+        masks[s.mask].image() if s.mask in masks else read_png(own, "L")
         for s in job.targets[target].mix.styles
     ]
 

@@ -28,13 +28,14 @@ QUALITY = 95  # of JPEG and WebP
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What a request's images are."""
+    """What a request's images are. keeps_photo: whether the photo itself is outside of masks."""
 
     mix: Mix
     versions: dict[str, StyleVersion]
     base: str
     format: ImageFormat
     photo: PhotoOptions
+    keeps_photo: bool
     provenance: ProvenanceLevel = "style"
 
 
@@ -58,8 +59,8 @@ class PhotoWork:
     def image(self, results: Sequence[Result]) -> tuple[bytes, Size]:
         """The encoded image with its provenance, and its width and height."""
         stylized = [Image.fromarray(result.image) for result in results]
-        names = [share.mask for share in self.options.mix.styles]
-        masks = [self.masks.images[name] if name else None for name in names]
+        used = {share.mask for share in self.options.mix.styles if self.options.keeps_photo}
+        masks = [mask for name, mask in self.masks.images.items() if name in used]
         image = Compositor(self.fitted, self.options.photo).composite(stylized, masks)
         embed = self.options.provenance != "none"
         return encode_image(image, self.provenance(results), embed=embed), image.size

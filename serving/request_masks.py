@@ -43,15 +43,23 @@ class PhotoMasks:
         return PhotoMasks({**self.images, name: image}, {**self.hashes, name: digest})
 
     def on_square(
-        self, names: Sequence[str | None], square: int, options: PhotoOptions, photo: Size
+        self,
+        names: Sequence[str | None],
+        square: int,
+        options: PhotoOptions,
+        photo: Size,
+        keeps_photo: bool,
     ) -> dict[str, bytes]:
-        """The masks that compose a mix on the photo's square, see ``shares_inside``, as grey PNGs.
+        """The masks that compose a mix on the photo's square, as grey PNGs.
 
-        names: of the mix's styles. photo: its size. Raises ApiError.
+        names: of the mix's styles. photo: its size. keeps_photo: whether the photo itself is
+        outside of them; they are then those of ``shares_inside``. Raises ApiError.
         """
         with refused("masks"):
             fitted = {n: fit_mask(mask, square, options, photo) for n, mask in self.images.items()}
-        return {name: png_bytes(mask) for name, mask in shares_inside(fitted, names).items()}
+        if keeps_photo:
+            fitted = shares_inside(fitted, names)
+        return {name: png_bytes(mask) for name, mask in fitted.items()}
 
 
 def sent_masks(sent: Mapping[str, bytes], options: PhotoOptions, limits: Limits) -> PhotoMasks:

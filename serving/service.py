@@ -22,7 +22,14 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from factory.core.home import Home
-from factory.methods import check_fit, check_mix, image_size, method_of, read_base_info
+from factory.methods import (
+    check_fit,
+    check_mix,
+    image_size,
+    keeps_photo,
+    method_of,
+    read_base_info,
+)
 from factory.methods.text_edits import find_text_edit
 from factory.registry import StyleVersion
 from osasis.choices import ImageFormat
@@ -138,14 +145,16 @@ class Service:
         fitted = await self.fit(photos, request.options, keep_alpha, all(names))
         masks = await self._read_masks(request, photos, fitted)
         versions, edit = await asyncio.to_thread(self._resolve, request.mix)
+        first = versions[request.mix.styles[0].style]
+        keeps = all(names) and await asyncio.to_thread(lambda: keeps_photo(first.folder()))
         options = AnswerOptions(
-            request.mix, versions, self.info["fingerprint"], kind, request.options,
+            request.mix, versions, self.info["fingerprint"], kind, request.options, keeps,
             request.provenance,
         )  # fmt: skip
         works = []
         for photo, each, own in zip(photos, fitted, masks, strict=True):
             on_square = await self.photos.in_thread(
-                own.on_square, names, self.image_size, request.options, each.size
+                own.on_square, names, self.image_size, request.options, each.size, keeps
             )
             tasks = (ImageTask(s, request.mix, versions, on_square, edit) for s in each.squares)
             works.append(

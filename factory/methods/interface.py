@@ -352,6 +352,10 @@ class Method(Protocol):
         """Values of the fields that a mix leaves None, by name. style: content of the first style's
         style.json. base: content of base.json. Raises InvalidInputError."""
 
+    def keeps_photo(self, style: Mapping[str, Any]) -> bool:
+        """Whether the photo itself is outside of all masks of a mix whose first style this is; else
+        it is the base's picture. style: content of style.json. Raises InvalidInputError."""
+
     def load_base(self, folder: Path, device: str | torch.device) -> LoadedBase: ...
 
     def load_style(self, folder: Path, base: Any | None) -> Style: ...

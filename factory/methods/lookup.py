@@ -92,6 +92,19 @@ def mix_defaults(style: Path, base: Mapping[str, Any]) -> dict[str, Any]:
     return method_of(info).mix_defaults(info, base)
 
 
+def keeps_photo(style: Path) -> bool:
+    """Whether the photo itself is outside of all masks of a mix whose first style this is; else it
+    is the base's picture.
+
+    style: folder of the style. True for a style that cannot be read: loading it reports why.
+    """
+    try:
+        info = read_json(style / STYLE_JSON, "train the style again")
+        return method_of(info).keeps_photo(info)
+    except (UserError, OSError):
+        return True
+
+
 def check_mix(mix: Mix, info: Mapping[str, Any]) -> None:
     """Check a mix for a base. info: content of base.json. Raises InvalidInputError."""
     method = method_of(info)

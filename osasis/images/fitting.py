@@ -159,16 +159,16 @@ class Compositor:
         self._squares: list[Image.Image] | None = None
 
     def composite(
-        self, stylized: Sequence[Image.Image], masks: Sequence[Image.Image | None] = ()
+        self, stylized: Sequence[Image.Image], masks: Sequence[Image.Image] = ()
     ) -> Image.Image:
         """The output image. stylized: the base's output for each square, in order.
 
-        masks: of the mix's styles, None for a style without one. Where all are 0, the output has
-        the photo's own pixels; this needs a photo that was fitted with ``masked``.
+        masks: where all of them are 0, the output has the photo's own pixels; this needs a photo
+        that was fitted with ``masked``. Without masks, all of the photo is stylized.
         """
         image = self._opaque(stylized)
-        cover = coverage([None if m is None else self._mask(m, image.size) for m in masks])
-        if cover is not None:
+        if masks:
+            cover = coverage([self._mask(mask, image.size) for mask in masks])
             image = Image.composite(image, self._outside(), cover)
         if self.fitted.alpha is not None:
             image = image.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -109,15 +110,9 @@ def mask_on_photo(mask: Image.Image, photo: Size, options: PhotoOptions) -> Imag
     return Image.fromarray(np.pad(inside, around, mode="edge"))
 
 
-def coverage(masks: Sequence[Image.Image | None]) -> Image.Image | None:
-    """The largest value of masks ("L", of one size) at each pixel; None where one is None, which
-    stands for the whole picture."""
-    found: Image.Image | None = None
-    for mask in masks:
-        if mask is None:
-            return None
-        found = mask if found is None else ImageChops.lighter(found, mask)
-    return found
+def coverage(masks: Sequence[Image.Image]) -> Image.Image:
+    """The largest value of masks ("L", of one size) at each pixel."""
+    return functools.reduce(ImageChops.lighter, masks)
 
 
 def shares_inside(

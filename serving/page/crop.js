@@ -1,6 +1,6 @@
 // What part of the photo is stylized: each face, a square that can be moved, or the whole photo.
 import { $, clamp, element } from "./dom.js";
-import { emit, on, square, state } from "./state.js";
+import { emit, on, square, state, wholeFit } from "./state.js";
 
 const LEAST = 16; // pixels of the photo; as the server's CropBox
 const KEY_STEPS = 40; // key presses from one border to the other
@@ -8,11 +8,11 @@ let drag = null;
 
 const percent = (part, whole) => (part / whole) * 100 + "%";
 
-// Lay an element over a square of the photo.
-export function place(target, { x, y, side }) {
-  const { width, height } = state.photo;
-  Object.assign(target.style, { left: percent(x, width), top: percent(y, height),
-    width: percent(side, width), height: percent(side, height) });
+// Lay an element over a square, or a part of another shape, of the photo.
+export function place(target, { x, y, side, width = side, height = side }) {
+  const { photo } = state;
+  Object.assign(target.style, { left: percent(x, photo.width), top: percent(y, photo.height),
+    width: percent(width, photo.width), height: percent(height, photo.height) });
 }
 
 function setBox({ x, y, side }) {
@@ -96,6 +96,7 @@ function onKey(e) {
 }
 
 export function start() {
+  on("info", () => { $("whole").value = wholeFit(); });
   on("photo square", show);
   on("photo", () => setEditing(false));
   for (const input of document.querySelectorAll("#part input[name=fit]"))

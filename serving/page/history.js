@@ -3,7 +3,7 @@ import * as files from "./files.js";
 import { $, element, showError } from "./dom.js";
 import * as mask from "./mask.js";
 import { show as showPhoto } from "./photo.js";
-import { on, restore, state } from "./state.js";
+import { on, restore, state, WHOLE_FITS } from "./state.js";
 
 const MOST = 24;
 const SETTLED_MS = 900; // a result that a slider's movement replaces within this time is not kept
@@ -20,7 +20,7 @@ function describe({ settings, masked }) {
     (styles.length > 1 ? `${style} ${Math.round(weight / total * 100)} %` : style));
   const set = Object.entries(values).map(([name, value]) =>
     `${name.replaceAll("_", " ")} ${[].concat(value).join(", ")}`);
-  const parts = [options.fit === "align" && "faces", options.fit === "pad" && "whole photo",
+  const parts = [options.fit === "align" && "faces", WHOLE_FITS.includes(options.fit) && "whole photo",
     options.crop && "own square", options.detail && "detail", masked && "mask"].filter(Boolean);
   return [names.join(" + "), ...set, ...parts].join(" · ");
 }

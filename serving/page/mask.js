@@ -1,10 +1,12 @@
-// The mask brush: a canvas over the square that is stylized. The style shows where it is opaque.
+// The mask brush: a canvas over the part that is stylized. The style shows where it is opaque.
 import { $, clamp, setStatus, showError } from "./dom.js";
 import { place } from "./crop.js";
 import { post } from "./server.js";
-import { emit, on, square, state } from "./state.js";
+import { emit, on, part, state } from "./state.js";
 
-const SIZE = 256, COLOUR = [240, 135, 90];
+const SIZE = 256; // pixels of the canvas's shorter side
+const MOST = 4 * SIZE; // of its longer side
+const COLOUR = [240, 135, 90];
 const regions = [...document.querySelectorAll("#regions button")];
 const canvas = $("mask"), context = canvas.getContext("2d", { willReadFrequently: true });
 const brush = { x: SIZE / 2, y: SIZE / 2 };
@@ -33,12 +35,12 @@ async function propose(region) {
   await photo.located;
   const answer = await post("v1/masks", { encodings: [await photo.stored], region });
   const found = await createImageBitmap(await answer.blob());
-  const at = square();
+  const at = part(), { width, height } = canvas;
   if (state.photo !== photo || !at) return;
-  const part = document.createElement("canvas").getContext("2d");
-  part.canvas.width = part.canvas.height = SIZE;
-  part.drawImage(found, at.x, at.y, at.side, at.side, 0, 0, SIZE, SIZE);
-  const painted = part.getImageData(0, 0, SIZE, SIZE);
+  const copy = document.createElement("canvas").getContext("2d");
+  Object.assign(copy.canvas, { width, height });
+  copy.drawImage(found, at.x, at.y, at.width, at.height, 0, 0, width, height);
+  const painted = copy.getImageData(0, 0, width, height);
   for (let i = 0; i < painted.data.length; i += 4) {
     painted.data.set([...COLOUR, painted.data[i]], i);
   }
@@ -49,8 +51,8 @@ async function propose(region) {
 
 function movePointer(e) {
   const box = canvas.getBoundingClientRect();
-  brush.x = (e.clientX - box.left) / box.width * SIZE;
-  brush.y = (e.clientY - box.top) / box.height * SIZE;
+  brush.x = (e.clientX - box.left) / box.width * canvas.width;
+  brush.y = (e.clientY - box.top) / box.height * canvas.height;
   if (e.buttons & 1) stamp();
 }
 
@@ -58,8 +60,8 @@ function onKey(e) {
   const steps = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] };
   const step = steps[e.key];
   if (step) {
-    brush.x = clamp(brush.x + step[0], 0, SIZE);
-    brush.y = clamp(brush.y + step[1], 0, SIZE);
+    brush.x = clamp(brush.x + step[0], 0, canvas.width);
+    brush.y = clamp(brush.y + step[1], 0, canvas.height);
   } else if (e.key === " ") {
     stamp();
     emit("mix");
@@ -70,15 +72,15 @@ function onKey(e) {
 
 // The brush of the keyboard, in the place of the canvas.
 function showCursor() {
-  const { x, y, side } = square(), size = Number($("brush").value) / SIZE * side;
-  place($("cursor"), { x: x + brush.x / SIZE * side, y: y + brush.y / SIZE * side, side: size });
+  const { x, y, width } = part(), scale = width / canvas.width;
+  place($("cursor"), { x: x + brush.x * scale, y: y + brush.y * scale,
+    side: Number($("brush").value) * scale });
   $("cursor").hidden = false;
 }
 
 function grey() {
-  const out = document.createElement("canvas");
-  out.width = out.height = SIZE;
-  const from = pixels();
+  const out = document.createElement("canvas"), from = pixels();
+  Object.assign(out, { width: from.width, height: from.height });
   for (let i = 0; i < from.data.length; i += 4) {
     from.data.fill(from.data[i + 3], i, i + 3);
     from.data[i + 3] = 255;
@@ -92,7 +94,7 @@ export const toBase64 = () => grey().toDataURL("image/png").split(",")[1];
 export const toPng = () => new Promise((resolve) => grey().toBlob(resolve));
 
 // The pixels of the canvas, and the mask that they were taken of.
-export const pixels = () => context.getImageData(0, 0, SIZE, SIZE);
+export const pixels = () => context.getImageData(0, 0, canvas.width, canvas.height);
 export function restorePixels(saved) {
   context.putImageData(saved, 0, 0);
   state.painted = true;
@@ -105,11 +107,21 @@ function clear() {
   choose(null);
 }
 
+// Give the canvas a part's shape, which clears it where it had another.
+function shape({ width, height }) {
+  const scale = SIZE / Math.min(width, height);
+  const [w, h] = [width, height].map((side) => Math.min(MOST, Math.round(side * scale)));
+  if (w === canvas.width && h === canvas.height) return;
+  clear();
+  Object.assign(canvas, { width: w, height: h });
+  Object.assign(brush, { x: w / 2, y: h / 2 });
+}
+
 // The mask belongs to a part of a photo: with faces there is none.
 function follow() {
-  const at = state.photo && square();
+  const at = state.photo?.width ? part() : null;
   for (const button of [$("paint"), $("erase"), $("clear"), ...regions]) button.disabled = !at;
-  if (at) place(canvas, at);
+  if (at) { shape(at); place(canvas, at); }
   else if (state.painted || tool) clear();
 }
 

@@ -92,7 +92,7 @@ async function restoreFrom(file) {
   const values = Object.fromEntries(Object.entries(fields)
     .filter(([name, value]) => name in known && value !== null && value !== known[name]));
   const { fit, crop, detail } = provenance;
-  const options = { fit: fit === "resize" ? "pad" : fit ?? "crop", crop: crop ?? null, detail };
+  const options = { fit: fit ?? "crop", crop: crop ?? null, detail };
   restore({ styles: styles.map(({ style, weight }) => ({ style, weight })), values, options });
   const masked = styles.some((s) => s.mask) ? " Its mask is not in the file." : "";
   const source = provenance.source && !state.photo ? ` Its photo is ${provenance.source}.` : "";

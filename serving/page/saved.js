@@ -2,7 +2,7 @@
 // visit continues the last one.
 import { storage } from "./dom.js";
 import * as files from "./files.js";
-import { changedOptions, newOptions, on, restore, settings, state } from "./state.js";
+import { changedOptions, newOptions, on, restore, settings, state, WHOLE_FITS } from "./state.js";
 
 const STORED = "style-factory";
 
@@ -23,7 +23,7 @@ function fromAddress(text) {
     const number = Number(weight ?? 1);
     return { style, weight: Number.isFinite(number) && number >= 0 ? number : 1 };
   });
-  if (["crop", "pad", "align"].includes(fields.get("fit"))) options.fit = fields.get("fit");
+  if (["align", ...WHOLE_FITS].includes(fields.get("fit"))) options.fit = fields.get("fit");
   const box = (fields.get("crop") ?? "").split(",").map(Number);
   if (box.length === 3 && box.every(Number.isInteger))
     options.crop = { x: box[0], y: box[1], side: box[2] };

@@ -13,6 +13,11 @@ export function newOptions() {
 
 export const MOST_STYLES = 4;
 
+// Fits that stylize the whole photo, and the one that the page uses: some bases take any shape, for
+// others the photo is padded to a square.
+export const WHOLE_FITS = ["pad", "resize", "whole"];
+export const wholeFit = () => (state.info?.any_shape ? "whole" : "pad");
+
 const bus = new EventTarget();
 
 // Events: `photo` (another photo), `several` (files of several photos are chosen), `square` (another part of it, or its faces are found), `styles`
@@ -51,6 +56,7 @@ export function settings() {
 export function restore(saved) {
   Object.assign(state, structuredClone({ styles: saved.styles.slice(0, MOST_STYLES),
     values: saved.values, options: { ...newOptions(), ...saved.options } }));
+  if (WHOLE_FITS.includes(state.options.fit)) state.options.fit = wholeFit();
   emit("restored");
   emit("styles");
   emit("square");
@@ -64,6 +70,14 @@ export function changedOptions({ fit, crop, detail } = state.options) {
   if (crop) found.crop = [crop.x, crop.y, crop.side].join();
   if (detail) found.detail = true;
   return found;
+}
+
+// The part of the photo that is stylized, in the photo's pixels; null with fit `align`.
+export function part() {
+  if (state.options.fit === "whole")
+    return { x: 0, y: 0, width: state.photo.width, height: state.photo.height };
+  const at = square();
+  return at && { x: at.x, y: at.y, width: at.side, height: at.side };
 }
 
 // The square of the photo that is stylized, in the photo's pixels; null with fit `align`.

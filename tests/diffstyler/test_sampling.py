@@ -267,6 +267,16 @@ def test_guidance_of_a_layer_is_its_own(
         close(step.guided, step.eps[0][0])
 
 
+def test_guidance_1_needs_no_row_of_the_negative_prompt(
+    base: Base, encodings: list[Encoding], adapters: list[Adapter]
+) -> None:
+    layers = (layer(adapters[0]), layer(adapters[1], half_mask("left"), guidance=3.0))
+    one, nearly = (Request(encodings[0], layers, settings(guidance=g)) for g in (1.0, 1.0 + 1e-7))
+    assert rows_of_passes(base, [nearly]) == [5, 5, 5, 4, 4]
+    assert rows_of_passes(base, [one]) == [4, 4, 4, 3, 3]
+    close(*(sample(base, [request])[0] for request in (one, nearly)))
+
+
 def test_outside_of_the_masks_is_the_photo(
     base: Base, encodings: list[Encoding], adapters: list[Adapter]
 ) -> None:

@@ -54,7 +54,10 @@ def run(home: Path, tmp_path: Path) -> Run:
             empty = torch.zeros(3, SIZE, SIZE)
             save_style(tmp_path / name, style, empty, empty)
             styles[name] = StyleSpec(
-                reference=f"{name}:1", fingerprint=name, folder=str(tmp_path / name)
+                reference=f"{name}:1",
+                fingerprint=name,
+                folder=str(tmp_path / name),
+                keeps_photo=True,
             )
         shares = {n: {"style": n, "mask": None if mask is None else "m"} for n in styles}
         mixes = {n: Mix.parse({"styles": [share]}) for n, share in shares.items()}

@@ -111,12 +111,12 @@ def test_masks_are_cropped_like_the_photo_unless_they_are_square() -> None:
     Image.fromarray(pixels).save(buffer, "PNG")
     options = PhotoOptions.parse({"crop": "40,8,16"})
     masks = sent_masks({"m": buffer.getvalue()}, options, Limits())
-    png = masks.on_square(["m"], 32, options, (64, 48))["m"]
+    png = masks.on_square(["m"], 32, options, (64, 48), True)["m"]
     assert masks.images["m"].size == (64, 48) and to_pixels(png)[3:-3, 3:-3].min() == 255
     square = io.BytesIO()
     Image.fromarray(pixels[:, :48]).save(square, "PNG")
     masks = sent_masks({"m": square.getvalue()}, options, Limits())
-    png = masks.on_square(["m"], 32, options, (64, 48))["m"]
+    png = masks.on_square(["m"], 32, options, (64, 48), True)["m"]
     assert 0 < (to_pixels(png) > 128).mean() < 0.2
     with pytest.raises(ApiError, match="masks cannot be combined with fit align") as e:
         sent_masks({"m": square.getvalue()}, PhotoOptions(fit="align"), Limits())

@@ -69,6 +69,7 @@ def corpus(shop_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
             reference=version.reference,
             fingerprint=version.fingerprint,
             folder=str(version.folder()),
+            keeps_photo=True,
         )
         job = JobSpec(
             code=__version__, run=folder.run,

@@ -75,6 +75,9 @@ class DiffStylerMethod:
     def mix_defaults(self, style: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         return mix_defaults(StyleSettings.parse(style["settings"]))
 
+    def keeps_photo(self, style: Mapping[str, Any]) -> bool:
+        return StyleSettings.parse(style.get("settings", {})).outside == "photo"
+
     def load_base(self, folder: Path, device: str | torch.device) -> DiffStylerBase:
 
         from diffstyler.base import load_base  # says how to get the packages below

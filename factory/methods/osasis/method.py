@@ -99,6 +99,9 @@ class OsasisMethod:
 
         return mix_defaults(style_settings(style), _config(base))
 
+    def keeps_photo(self, style: Mapping[str, Any]) -> bool:
+        return True
+
     def load_base(self, folder: Path, device: str | torch.device) -> OsasisBase:
         from factory.methods.osasis.base import OsasisBase
         from osasis.bundles.base import load_base

@@ -169,10 +169,9 @@ def test_composing_masks_are_relative_to_what_they_cover() -> None:
     """So that the stylization is complete wherever compositing shows any of it."""
     a, b = grey([[0, 50, 200, 255]]), grey([[0, 100, 0, 255]])
     cover = coverage([a, b])
-    assert cover is not None and np.asarray(cover).tolist() == [[0, 100, 200, 255]]
+    assert np.asarray(cover).tolist() == [[0, 100, 200, 255]]
     inside = shares_inside({"a": a, "b": b}, ["a", "b"])
     assert np.asarray(inside["a"]).tolist() == [[0, 128, 255, 255]]
     assert np.asarray(inside["b"]).tolist() == [[0, 255, 0, 255]]
     # A style without a mask covers the picture: nothing is composited.
     assert shares_inside({"a": a}, ["a", None]) == {"a": a}
-    assert coverage([a, None]) is None
