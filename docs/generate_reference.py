@@ -26,7 +26,8 @@ def training_settings() -> str:
     """The training settings, with the values of the presets side by side."""
     from osasis.settings import PRESETS, make_settings
 
-    presets = {name: make_settings(name) for name in ("fast", "refined", "instant", "default", "reference")}
+    shown = ("fast", "refined", "instant", "default", "reference")
+    presets = {name: make_settings(name) for name in shown}
     return (
         "# Training settings\n\n"
         "Settings of `style-factory train` on a base of OSASIS (for DiffStyler, see "

@@ -321,9 +321,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "compact_rank": 16,
     },
     "fast": _FAST,
-    # From the weights that the base's predictor gives for the style image, in a quarter of the time.
+    # From the weights that the base's predictor gives for the style image.
     "refined": {**_FAST, "start": "prediction", "iterations": 2},
-    # No training: the weights that the base's predictor gives for the style image.
+    # Those weights as they are.
     "instant": {**_FAST, "start": "prediction", "iterations": 0, "compact_rank": None},
 }
 
