@@ -99,16 +99,16 @@ class StyleTrainer:
         """
         seed = derived_seed(self.settings.seed, f"iteration {self.iteration}")
         contents = self.contents.draw(self.settings.batch_size, torch.Generator().manual_seed(seed))
+        walk = self.objective  # first: loading a network of the base draws random numbers
         # Dropout draws from the global generator.
         with seeded(seed, "dropout"):
-            rows = self._train_on(contents)
+            rows = self._train_on(walk, contents)
         self.iteration += 1
         self.history.append({k: sum(r[k] for r in rows) / len(rows) for k in rows[0]})
         return rows
 
-    def _train_on(self, contents: Contents) -> list[dict[str, float]]:
+    def _train_on(self, walk: StyleObjective, contents: Contents) -> list[dict[str, float]]:
         """Denoise contents and style image from t0 to 0, with an optimiser step at every step."""
-        walk = self.objective
         x_t = torch.cat([contents.x_t0, walk.style_x_t0])
         before, rows = None, []
         for i in range(walk.denoising_steps - 1, -1, -1):
