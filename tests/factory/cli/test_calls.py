@@ -48,7 +48,10 @@ def test_commands() -> None:
         *("catalog check", "catalog schema", "slots add", "slots show"),
         *(f"styles {name}" for name in ("list", "show", "compare", "promote", "rollback")),
         *(f"styles {name}" for name in ("delete", "compact", "export", "import")),
-        *(f"base {name}" for name in ("import", "train", "evaluate", "train-guide")),
+        *(
+            f"base {name}"
+            for name in ("import", "train", "evaluate", "train-guide", "train-predictor")
+        ),
         *(f"base {name}" for name in ("list", "info", "train-diffstyler")),
     }
 
