@@ -322,9 +322,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "fast": _FAST,
     # From the weights that the base's predictor gives for the style image.
-    "refined": {**_FAST, "start": "prediction", "iterations": 2},
+    "refined": {**_FAST, "start": "prediction", "iterations": 2, "strength": 0.7},
     # Those weights as they are.
-    "instant": {**_FAST, "start": "prediction", "iterations": 0, "compact_rank": None},
+    "instant": {
+        **_FAST,
+        "start": "prediction",
+        "iterations": 0,
+        # Most of its time.
+        "counterpart_candidates": 4,
+        "compact_rank": None,
+        "strength": 0.65,
+    },
 }
 
 

@@ -264,7 +264,9 @@ def test_presets() -> None:
     for preset in ("refined", "instant"):
         other = make_settings(preset).to_dict()
         differ = {name for name in fast if fast[name] != other[name]}
-        assert differ <= {"start", "iterations", "compact_rank", "lr_unet", "strength"}
+        assert differ <= {
+            *("start", "iterations", "compact_rank", "strength", "counterpart_candidates")
+        }
     reference = make_settings("reference")
     assert (reference.iterations, reference.batch_size) == (200, 8)
     assert (reference.lr_unet, reference.lr_spn, reference.dropout) == (5e-6, 1e-4, 0.1)

@@ -25,7 +25,7 @@ def test_files_stay_small() -> None:
     files += [p for p in EXAMPLES.rglob("*") if p.is_file()]
     sizes = [p.stat().st_size for p in files]
     assert max(sizes) < 10_000_000
-    assert sum(sizes) < 30_000_000
+    assert sum(sizes) < 36_000_000  # 8 MB of them are the style predictor
     assert len(list((EXAMPLES / "photos").glob("*.png"))) == 12
     assert len(list((EXAMPLES / "styles").glob("*.png"))) == 6
 
