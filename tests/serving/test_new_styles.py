@@ -20,6 +20,7 @@ from serving.client import Client, ServerError
 from serving.made_styles import MadeStyles
 from tests.serving.conftest import Server, photo_bytes, pixels, wait_until
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 PHOTO = photo_bytes(500)
 
 
