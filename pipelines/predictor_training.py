@@ -25,6 +25,7 @@ def add_predictor(
     budget: TrainingBudget,
     styles: int,
     seed: int,
+    device: str,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train a style predictor for a base of the home and return the content of predictor.json.
@@ -47,7 +48,9 @@ def add_predictor(
     state = home.path / "bases-in-training" / f"{folder.name}-predictor"
     with claimed_base(home, folder.name, report):
         bank = _bank(folder, home, report)
-        return train_predictor(folder, images, state, bank, budget, styles=styles, seed=seed)
+        return train_predictor(
+            folder, images, state, bank, budget, styles=styles, seed=seed, device=device
+        )
 
 
 def _bank(folder: Path, home: Home, report: Callable[[str], None]) -> Path:

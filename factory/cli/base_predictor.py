@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from factory.cli.options import INPUTS, TRAINING, HomeOption, JsonOption, find_home, option
+from factory.cli.options import CLUSTER, INPUTS, TRAINING, HomeOption, JsonOption, find_home, option
 from factory.cli.output import print_document, print_error, print_progress
 
 
@@ -25,6 +25,7 @@ def train_predictor(
     steps: Annotated[int | None, option(TRAINING, "Number of steps, instead of --minutes.")] = None,
     styles: Annotated[int, option(TRAINING, "Number of painted styles.", min=2)] = 400,
     seed: Annotated[int, option(TRAINING, "Seed of every random draw.", min=0)] = 0,
+    device: Annotated[Literal["cpu", "cuda"], option(CLUSTER, "Device to train on.")] = "cpu",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,6 +41,7 @@ def train_predictor(
             budget=TrainingBudget(minutes, steps),
             styles=styles,
             seed=seed,
+            device=device,
             report=print_progress,
         )
     except BudgetTooShortError as e:

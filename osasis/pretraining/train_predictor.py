@@ -186,14 +186,15 @@ def train_predictor(
     *,
     styles: int,
     seed: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train the predictor of the base in ``folder``, add it to the base, and return its report.
 
     images: folder of photos to paint. out: keeps painted styles and checkpoints, from which a
     killed call resumes. bank: folder of the base's content bank for ``predictor_settings``.
-    styles: number of painted styles. Raises UserError.
+    styles: number of painted styles. Raises UserError, also for a GPU that is not there.
     """
-    base = load_base(folder)
+    base = load_base(folder, device)
     settings = predictor_settings()
     contents = ContentBank.load(bank, base.device)
     photos = read_photos(images)
