@@ -45,7 +45,7 @@ class Finding:
 
 def examine(home: Home) -> Iterator[Finding]:
     """Check the cluster of RAY_ADDRESS or this machine, the home, the registry and the bases."""
-    created = not home.path.exists()
+    created = home.uri is None and not home.path.exists()
     if created:
         advice = "the first training creates it; check --home"
         yield Finding("home", "warning", f"{home.path} does not exist", advice)
@@ -68,7 +68,7 @@ def _checked(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[F
 
 
 def _cluster(home: Home) -> Iterator[Finding]:
-    from factory.core.node_probe import Node, probe, probe_nodes
+    from factory.core.node_probe import Node, own_versions, probe_nodes
     from factory.core.ray_cluster import cluster_address, offered_resources, start_ray
 
     start_ray()
@@ -77,9 +77,9 @@ def _cluster(home: Home) -> Iterator[Finding]:
     counts = f"{len(nodes)} node(s), {offered.get('CPU', 0):g} CPU(s)"
     yield Finding("Ray", "ok", f"{where}: {counts}, {offered.get('GPU', 0):g} GPU(s)")
     before = time.time()
-    probes = probe_nodes(nodes, home.path)
+    probes = probe_nodes(nodes, home.location)
     after = time.time()
-    mine = probe(str(home.path), "").versions
+    mine = own_versions()
     for node in nodes:
         found = probes[node.id]
         if isinstance(found, str):
@@ -97,7 +97,12 @@ def node_findings(
     if node.gpus or found.gpus:
         yield _gpus(subject, node.gpus, found.gpus)
     yield _home(subject, home, found.reads, found.writes)
-    yield _room(subject, "free disk of the home", found.disk_free, LEAST_DISK)
+    yield _room(
+        subject,
+        "free disk of the home" if home.uri is None else "free disk of the cache",
+        found.disk_free,
+        LEAST_DISK,
+    )
     yield _room(subject, "free memory", found.memory_free, LEAST_MEMORY)
     yield _shared_memory(subject, found.shared_memory)
     skew = max(clock[0] - found.clock, found.clock - clock[1], 0.0)
@@ -129,11 +134,17 @@ def _gpus(subject: str, offered: int, seen: int) -> Finding:
 def _home(subject: str, home: Home, reads: bool, problem: str) -> Finding:
     if problem:
         advice = "mount it there for this user"
-        return Finding(subject, "error", f"home {home.path} cannot be written: {problem}", advice)
+        if home.uri is not None:
+            advice = "set the store's endpoint and credentials in the node's environment"
+        text = f"home {home.location} cannot be written: {problem}"
+        return Finding(subject, "error", text, advice)
     if not reads:
         advice = "all nodes must share it under the same path; mount it there"
-        return Finding(subject, "error", f"home {home.path} is another folder than here", advice)
-    return Finding(subject, "ok", f"home {home.path} can be read and written")
+        if home.uri is not None:
+            advice = "set the same endpoint in the environment of all nodes"
+        text = f"home {home.location} is another one than here"
+        return Finding(subject, "error", text, advice)
+    return Finding(subject, "ok", f"home {home.location} can be read and written")
 
 
 def _room(subject: str, what: str, size: float, least: float) -> Finding:
@@ -197,11 +208,12 @@ def _style_seconds() -> tuple[str, str, float]:
     torch.set_num_threads(1)  # as in a slot
     try:
         with tempfile.TemporaryDirectory() as place:
-            _, bank = base.ready_bank(settings, Path(place))
+            _, bank = base.ready_bank(settings, Home(Path(place)))
             image = Path(place) / "photo.png"
             tensor_to_image(from_uint8(base.photos)[0]).save(image)
             previews = from_uint8(base.held_out)
             inputs = TrainingInputs(image, "photo", None, settings, Path(place), bank, previews)
-            return base.name, base.preset, measure(folder, inputs, "cpu")[0]
+            seconds, _ = measure(str(folder), str(image), inputs, "cpu")
+            return base.name, base.preset, seconds
     finally:
         torch.set_num_threads(threads)

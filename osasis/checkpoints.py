@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,18 @@ class CheckpointWriter:
     Leaving the context waits for the last one. An error of writing is raised by the next call.
     """
 
-    def __init__(self, path: Path, every: int | None = None, seconds: float = 0.0) -> None:
-        """every: iterations between checkpoints; None: at least ``seconds`` between them."""
-        self.path, self.every, self.seconds = path, every, seconds
+    def __init__(
+        self,
+        path: Path,
+        every: int | None = None,
+        seconds: float = 0.0,
+        written: Callable[[], None] | None = None,
+    ) -> None:
+        """every: iterations between checkpoints; None: at least ``seconds`` between them.
+
+        written: called in the thread after each checkpoint.
+        """
+        self.path, self.every, self.seconds, self._written = path, every, seconds, written
         self._last = time.monotonic()
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -48,7 +57,12 @@ class CheckpointWriter:
         """Start writing tensors that nothing changes any more, after the checkpoint before."""
         self.wait()
         self._last = time.monotonic()
-        self._pending = self._thread.submit(save_checkpoint, self.path, tensors, dict(info))
+        self._pending = self._thread.submit(self._save, tensors, dict(info))
+
+    def _save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        save_checkpoint(self.path, tensors, info)
+        if self._written is not None:
+            self._written()
 
     def wait(self) -> None:
         """Wait for the pending checkpoint. Raises the error of writing it."""

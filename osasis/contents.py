@@ -185,11 +185,6 @@ class ContentBank:
         return cls(*(Contents(**load_file(file)) for file in files), device=device)
 
 
-def save_contents(path: Path, c: Contents) -> None:
-    """Write contents as one safetensors file, atomically."""
-    save_tensors(path, c.tensors())
-
-
 def ship_bank(bank: Path, base: Path) -> Path:
     """Copy a content bank into a base's folder in float16, and return the new folder.
 

@@ -97,11 +97,16 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors to a safetensors file, atomically."""
+    write_atomic(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors as a safetensors file."""
     # Importing torch takes seconds; callers that only write JSON do not need it.
     from safetensors.torch import save
 
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomic(path, save(plain, metadata))
+    return save(plain, metadata)
 
 
 def to_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

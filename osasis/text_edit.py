@@ -22,6 +22,8 @@ from osasis.sampling import SOLVERS, Walk, denoising_walk
 from osasis.seeds import derived_generator
 from osasis.storage import save_tensors, write_json
 
+TEXT_EDIT_JSON = "text_edit.json"
+
 
 @dataclass(frozen=True)
 class TextEdit:
@@ -43,7 +45,7 @@ def save_text_edit(folder: Path, edit: TextEdit) -> None:
     """Write an edit to ``text_edit.safetensors`` and ``text_edit.json`` in a folder."""
     save_tensors(folder / "text_edit.safetensors", {"direction": edit.direction})
     info = {k: getattr(edit, k) for k in ("source", "target", "base", "settings", "history")}
-    write_json(folder / "text_edit.json", {"format": 1, **info})
+    write_json(folder / TEXT_EDIT_JSON, {"format": 1, **info})
 
 
 def load_text_edit(folder: Path, base: str) -> TextEdit:
@@ -51,9 +53,9 @@ def load_text_edit(folder: Path, base: str) -> TextEdit:
 
     Raises UserError for a missing edit and for an edit of another base.
     """
-    path = folder / "text_edit.json"
+    path = folder / TEXT_EDIT_JSON
     if not path.is_file():
-        raise UserError(f"{folder}: not a text edit (it has no text_edit.json)")
+        raise UserError(f"{folder}: not a text edit (it has no {TEXT_EDIT_JSON})")
     info = json.loads(path.read_text())
     if info["base"] != base:
         raise UserError(f"{folder}: this text edit belongs to base {info['base']}, not {base}")

@@ -118,6 +118,7 @@ def train_base(
     Raises UserError, and DiskFullError, after which a call with room resumes the run.
     """
     home = home or Home.find()
+    home.refuse_store("base train")
     check_name(name, "base")
     sizes = load_config(config)
     settings = PretrainSettings.parse(overrides or {})

@@ -18,6 +18,7 @@ from factory.core.home import Home
 from factory.core.object_store import StoreError
 from factory.core.stores import local_folder
 from factory.methods import image_size, keeps_photo, read_base_info
+from factory.registry.shared_bundle import shared_bundle
 from osasis.bundles.provenance import FORMATS
 from osasis.images.listing import describe_left_out, sorted_counts
 from osasis.mix import PHOTO_MASK
@@ -59,20 +60,20 @@ class CorpusRun:
             code=__version__,
             output=absolute(folder.output.location),
             run=folder.run,
-            base=str(targets.base),
+            base=home.base_location(targets.base),
             base_fingerprint=info["fingerprint"],
             square=image_size(info),
             styles={
                 name: StyleSpec(
                     reference=v.reference,
                     fingerprint=v.fingerprint,
-                    folder=str(v.folder()),
+                    folder=shared_bundle(v, home),
                     keeps_photo=keeps_photo(v.folder()),
                 )
                 for name, v in targets.versions.items()
             },
             targets=tuple(targets.targets),
-            text_edits=str(home.text_edits),
+            text_edits=home.shared(home.text_edits),
             options=options,
             masks=masks,
             photo_masks=photo_masks,

@@ -64,6 +64,7 @@ def train_diffstyler_base(
     from diffstyler.pretraining.train_base import BASE, BaseTraining
 
     home = home or Home.find()
+    home.refuse_store("base train-diffstyler")
     check_name(name, "base")
     sizes = read_sizes(config)
     settings = PretrainSettings.parse(overrides or {})

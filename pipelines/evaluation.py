@@ -81,6 +81,7 @@ def evaluate(
     Results of a style's own settings are logged in its version's run. Raises UserError.
     """
     home = home or Home.find()
+    home.refuse_store("evaluate")
     if not styles:
         raise UserError("no style is named; name at least one with --styles")
     variants = make_variants(mix or {}, sweeps, baselines)

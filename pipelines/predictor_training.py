@@ -34,6 +34,7 @@ def add_predictor(
     painted styles. The state is in ``bases-in-training/NAME-predictor`` below the home; a call with
     the same arguments resumes. Raises UserError.
     """
+    home.refuse_store("base train-predictor")
     folder = home.base_folder(name)
     info = read_base_info(folder)
     if (method := method_of(info)).name != "osasis":
@@ -56,14 +57,14 @@ def add_predictor(
 def _bank(folder: Path, home: Home, report: Callable[[str], None]) -> Path:
     """The folder of the content bank that the predictor trains on."""
     base, settings = load_base(folder, "cpu"), predictor_settings()
-    ready, bank = base.ready_bank(settings, home.banks)
+    ready, bank = base.ready_bank(settings, home)
     if not ready:
         claims = Claims(home.claims, f"predictor-{uuid.uuid4().hex[:12]}")
         try:
             start_ray()
-            built = base.banks([settings], home.banks, report, claims)[0]
+            built = base.banks([settings], home, report, claims)[0]
         finally:
             claims.close()
-        bank = built.folder if built is not None else None
+        bank = built.location if built is not None else None
     assert bank is not None  # preset instant takes its contents from a bank
-    return bank
+    return Path(bank)

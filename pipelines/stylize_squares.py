@@ -8,7 +8,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,10 @@ import pyarrow as pa
 from PIL import Image
 
 from factory.core.failures import describe_failure
+from factory.core.home import local_base
+from factory.core.local_copy import local_copy
 from factory.core.stores import open_store
+from osasis.bundles.files import STYLE_JSON
 from pipelines.job_folder import record_computed, stopped
 from pipelines.job_spec import JobSpec
 from pipelines.read_squares import SQUARES
@@ -69,16 +71,16 @@ class StylizeSquares:
         self.computed = 0
         self.last_report = 0.0
         self.started: float | None = None
-        self.base = load_base(Path(job.base), device)
+        self.base = load_base(local_base(job.base), device)
         self.pass_size = pass_size or self.base.largest_pass
         self.targets = [t.mix for t in job.targets]
         self.styles: OrderedDict[str, Style] = OrderedDict()
         self.least_styles = max(len(m.styles) for m in self.targets)
         self.text_edits = {}
         for name in {m.text_edit for m in self.targets} - {None}:
-            from factory.methods.text_edits import load_text_edit
+            from factory.methods.text_edits import read_text_edit
 
-            edit = load_text_edit(Path(job.text_edits) / str(name), self.base.fingerprint)
+            edit = read_text_edit(job.text_edits, str(name), self.base.fingerprint)
             self.text_edits[str(name)] = edit.direction.to(device)
         self.masks = {name: mask.image() for name, mask in job.masks.items()}
 
@@ -120,7 +122,7 @@ class StylizeSquares:
         from factory.methods import load_style
 
         if name not in self.styles:
-            folder = Path(self.job.styles[name].folder)
+            folder = local_copy(self.job.styles[name].folder, STYLE_JSON)
             self.styles[name] = load_style(folder, self.base).to(self.device)
             self._limit_styles()
         self.styles.move_to_end(name)

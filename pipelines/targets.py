@@ -97,7 +97,7 @@ class Targets:
             if self.base is None:
                 raise UserError(
                     f"the base of {version.reference} ({version.base}) is not in "
-                    f"{self.home.bases}; import it"
+                    f"{self.home.shared(self.home.bases)}; import it"
                 )
             self._info = read_base_info(self.base)
         elif version.base != self._info["fingerprint"]:

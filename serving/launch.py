@@ -71,7 +71,7 @@ def _inspect(config: ServeConfig, host: str, port: int) -> tuple[dict[str, Any],
 def _existing_home(config: ServeConfig) -> Home:
     """The home. Raises UserError where there is none: a server has nothing to serve from it."""
     home = Home.find(config.home)
-    if not home.path.is_dir() and home.tracking_uri == home.own_tracking_uri:
+    if home.uri is None and not home.path.is_dir() and home.tracking_uri == home.own_tracking_uri:
         raise UserError(
             f"there is no home at {home.path}; name one with --home, or train styles with "
             "`style-factory train`"

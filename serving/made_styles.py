@@ -93,7 +93,7 @@ class StyleMaker:
     def _make(self, image: bytes, name: str, key: str, scratch: Path) -> Path:
         """Write the bundle of an image's style below a folder, and return its folder."""
         settings = self.base.method.make_settings(PRESET)
-        ready, bank = self.base.ready_bank(settings, self.home.banks)
+        ready, bank = self.base.ready_bank(settings, self.home)
         if not ready:
             raise UserError(
                 f"base {self.base.name} has no content bank for preset {PRESET}; train a style "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,33 +34,41 @@ def add(
     from factory.training.slots import add_slots
 
     folder = _job_folder(find_home(home), job)
-    print_fields({"job": folder.name, "slots": add_slots(folder, count)}, as_json)
+    slots = add_slots(folder, count)
+    print_fields({"job": folder.rpartition("/")[2], "slots": slots}, as_json)
 
 
 @app.command(cls=Command)
 def show(job: JobArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show the state of every style of a run."""
-    from factory.training.slots import SLOTS
+    from factory.core.stores import open_store
+    from factory.training.lease_queue import QUEUE
+    from factory.training.slots import requested_slots
 
     folder = _job_folder(find_home(home), job)
-    queue, slots = folder / "queue.json", folder / SLOTS
-    states = json.loads(queue.read_text()) if queue.is_file() else {}
+    states = {}
+    with contextlib.suppress(FileNotFoundError):
+        states = json.loads(open_store(folder).read(QUEUE))
     document = {
-        "job": folder.name,
-        "slots": json.loads(slots.read_text())["slots"] if slots.is_file() else 0,
+        "job": folder.rpartition("/")[2],
+        "slots": requested_slots(folder) or 0,
         "styles": {k: s["state"] for k, s in states.items()},
     }
     print_fields(document, as_json)
 
 
-def _job_folder(home: Home, name: str) -> Path:
-    """The folder of a training job. Raises UserError where no job has the name."""
-    names = sorted(p.name for p in home.jobs.glob("train-*") if p.is_dir())
+def _job_folder(home: Home, name: str) -> str:
+    """Path or URI of the folder of a training job. Raises UserError where no job has the name."""
+    from factory.core.stores import open_store
+
+    jobs = home.shared(home.jobs)
+    found = {n.partition("/")[0] for n in open_store(jobs).list()}
+    names = sorted(n for n in found if n.startswith("train-"))
     if not names:
-        raise UserError(f"no job in {home.jobs}; start one with `style-factory train CATALOG`")
+        raise UserError(f"no job in {jobs}; start one with `style-factory train CATALOG`")
     if name == "latest":
-        return home.jobs / names[-1]
+        return f"{jobs}/{names[-1]}"
     if name not in names:
         hint = did_you_mean(name, names) or f" (latest: {names[-1]})"
         raise UserError(f"unknown job {name!r}{hint}")
-    return home.jobs / name
+    return f"{jobs}/{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from factory.core.home import Home
+from factory.core.local_copy import upload
+from factory.core.stores import local_folder, open_store
 from osasis.bundles.base import read_base_info, save_base
 from osasis.bundles.files import BASE_JSON, read_base_json
 from osasis.bundles.importers import read_diffae, read_prior
@@ -103,23 +106,31 @@ def import_base(
             "licence": licence,
         },
     )
-    install_base(staging, home.bases / name, info["fingerprint"], replace)
+    install_base(home, staging, info, replace)
     return info
 
 
-def install_base(staging: Path, folder: Path, fingerprint: str, replace: bool) -> None:
-    """Rename a new base into place. Raises UserError where a different base has the name."""
-    if (folder / BASE_JSON).is_file():
-        existing = json.loads((folder / BASE_JSON).read_text()).get("fingerprint")
-        if existing != fingerprint and not replace:
+def install_base(home: Home, staging: Path, info: dict[str, Any], replace: bool) -> None:
+    """Move a new base into the home. info: its base.json.
+
+    Raises UserError where a different base has the name.
+    """
+    place = open_store(home.shared(home.bases / info["name"]))
+    with contextlib.suppress(FileNotFoundError):
+        existing = json.loads(place.read(BASE_JSON)).get("fingerprint")
+        if existing != info["fingerprint"] and not replace:
             shutil.rmtree(staging)
             raise UserError(
-                f"base {folder.name!r} already exists with other content ({existing}), and its "
+                f"base {info['name']!r} already exists with other content ({existing}), and its "
                 "styles need it; choose another name, or give --replace"
             )
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging.replace(folder)
+        place.delete_folder("")
+    if (folder := local_folder(place)) is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging.replace(folder)
+        return
+    upload(staging, place, BASE_JSON)
+    shutil.rmtree(staging)
 
 
 def list_bases(home: Home) -> list[dict[str, Any]]:
@@ -132,7 +143,7 @@ def describe_base(home: Home, name: str | None) -> dict[str, Any]:
     folder = home.base_folder(name)
     return {
         **read_base_json(folder),
-        "folder": str(folder),
+        "folder": home.base_location(folder),
         "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     }
 

@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from factory.core.object_store import StoreError
 from factory.core.stores import Store, open_store
@@ -109,9 +108,9 @@ class Claims:
         if self.held(name):
             self.store.delete([f"{name}{SUFFIX}"])
 
-    def path(self, name: str) -> Path:
-        """The claim's file, for ``read_claim``."""
-        return Path(self.store.location) / f"{name}{SUFFIX}"
+    def location(self, name: str) -> str:
+        """The path or URI of a claim's file, for ``read_claim``."""
+        return f"{self.store.location}/{name}{SUFFIX}"
 
     def close(self) -> None:
         """End the heartbeat and give back every claim of this job."""
@@ -193,20 +192,22 @@ def _read(store: Store, claim: str) -> Holder | None:
         return None
 
 
-def read_claim(path: Path) -> Holder | None:
+def read_claim(location: str) -> Holder | None:
     """The holder that a claim's file names; None where the file is missing or broken."""
-    return _read(open_store(path.parent), path.name)
+    folder, _, name = location.rpartition("/")
+    return _read(open_store(folder), name)
 
 
-def check_claim(path: Path, job: str) -> None:
-    """Raises SupersededError where a claim is no longer this job's."""
-    holder = read_claim(path)
+def check_claim(location: str, job: str) -> None:
+    """Raises SupersededError where a claim is no longer this job's. location: path or URI."""
+    holder = read_claim(location)
     if holder is not None and holder.job == job:
         return
+    folder, _, name = location.rpartition("/")
     if holder is not None:
-        raise SupersededError(f"job {holder.job} has taken {path.stem} over")
-    if not path.exists():
-        raise SupersededError(f"the claim {path} is gone")
+        raise SupersededError(f"job {holder.job} has taken {name.removesuffix(SUFFIX)} over")
+    if open_store(folder).changed(name) is None:
+        raise SupersededError(f"the claim {location} is gone")
 
 
 def _read_complete(store: Store, claim: str) -> Holder | None:

@@ -6,6 +6,7 @@ import re
 
 from factory.core.claims import SupersededError
 from factory.core.disk import find_disk_full
+from factory.core.object_store import StoreError
 from osasis.errors import DivergedError, ImageError, UserError
 
 DIED = "died"  # the worker process ended
@@ -33,6 +34,8 @@ def failure_kind(error: BaseException) -> str:
     """The kind of an error; a run retries failures by kind."""
     if find_disk_full(error) is not None:
         return DISK
+    if isinstance(error, StoreError):  # may pass, as other errors of files
+        return ERROR
     if isinstance(error, SupersededError):
         return SUPERSEDED
     if isinstance(error, DivergedError):

@@ -22,43 +22,74 @@ DEFAULT = Path(".style-factory")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def _folder(location: str) -> Path:
-    """The folder at a path or ``file://`` URI. Raises UserError for other URIs."""
-    if "://" not in location:
-        return Path(location)
-    # Imports pyarrow; a home is a plain path nearly always.
-    from factory.core.uris import is_local_uri, is_uri, local_path, redact
+def _working_folder(uri: str) -> Path:
+    """Where this machine keeps the files of a home in an object store."""
+    from factory.core.local_cache import cache_folder
+    from osasis.storage import sha256_text
 
-    if is_local_uri(location):
-        return Path(local_path(location))
-    if is_uri(location):
-        raise UserError(
-            f"home {redact(location)}: a home is a folder, because the registry's database and the "
-            "checkpoints of trainings need a file system; give a folder that all nodes share with "
-            f"--home or {HOME_VARIABLE}. Inputs and outputs of `stylize` may be in object stores, "
-            "and styles on the MLflow server that MLFLOW_TRACKING_URI names"
-        )
-    return Path(location)
+    return cache_folder() / "homes" / sha256_text(uri)[:32]
 
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below the home folder. own_registry: ignore MLFLOW_TRACKING_URI."""
+    """Paths below the home folder. own_registry: ignore MLFLOW_TRACKING_URI.
+
+    uri: of a home in an object store; None for a folder. ``path`` is then a folder of this machine
+    for its own files, and ``shared`` says where the files are that all machines share.
+    """
 
     path: Path
     own_registry: bool = False
+    uri: str | None = None
 
     @classmethod
     def find(cls, given: str | None = None) -> Home:
         """The home at ``given``, else at STYLE_FACTORY_HOME, else ./.style-factory.
 
-        Raises UserError where the path is a file, and for a URI of an object store.
+        Raises UserError where the path is a file, for a URI that cannot be written to, and for a
+        home in an object store without an MLflow server.
         """
         chosen = os.fspath(given or os.environ.get(HOME_VARIABLE) or DEFAULT)
-        path = _folder(chosen).expanduser().resolve()
+        if "://" in chosen:
+            return cls._at_uri(chosen)
+        path = Path(chosen).expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise UserError(f"home {path} is a file; give a folder with --home")
         return cls(path)
+
+    @classmethod
+    def _at_uri(cls, location: str) -> Home:
+        # Imports pyarrow; a home is a plain path nearly always.
+        from factory.core.stores import local_folder, open_store
+
+        store = open_store(location)
+        if (folder := local_folder(store)) is not None:
+            return cls.find(str(folder))
+        if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+            raise UserError(
+                f"home {store.location} is in an object store, where a registry's database cannot "
+                "be; set MLFLOW_TRACKING_URI to an MLflow server, or give a folder with --home"
+            )
+        return cls(_working_folder(store.location), uri=store.location)
+
+    @property
+    def location(self) -> str:
+        """The path or URI, for messages."""
+        return self.uri or str(self.path)
+
+    def shared(self, path: Path) -> str:
+        """The path or URI, for other machines, of something below the home. See ``open_store``."""
+        if self.uri is None:
+            return str(path)
+        return f"{self.uri}/{path.relative_to(self.path).as_posix()}"
+
+    def refuse_store(self, what: str) -> None:
+        """Raise UserError for a home in an object store. what: needs a folder."""
+        if self.uri is not None:
+            raise UserError(
+                f"{what} needs a home in a folder, and {self.uri} is in an object store; give a "
+                "folder with --home"
+            )
 
     def experiment(self, path: Path) -> Home:
         """A home at ``path`` with its own registry, for styles that are not to enter this one.
@@ -159,9 +190,20 @@ class Home:
 
     def base_folders(self) -> dict[str, Path]:
         """Folders of all usable bases by name: the home's own, then those of the package."""
-        own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{BASE_JSON}")}
-        shipped = shipped_bases() | shipped_diffstyler_bases()
-        return dict(sorted(own.items())) | {n: f for n, f in shipped.items() if n not in own}
+        return _with_shipped(self._own_bases())
+
+    def _own_bases(self) -> dict[str, Path]:
+        """Folders of the home's own bases by name; of a home in an object store, local copies."""
+        if self.uri is None:
+            own = {p.parent.name: p.parent for p in self.bases.glob(f"*/{BASE_JSON}")}
+            return dict(sorted(own.items()))
+        from factory.core.local_copy import local_copy
+        from factory.core.stores import open_store
+
+        place = self.shared(self.bases)
+        found = [n for n in open_store(place).list() if n.endswith(f"/{BASE_JSON}")]
+        names = sorted(n.removesuffix(f"/{BASE_JSON}") for n in found if n.count("/") == 1)
+        return {name: local_copy(f"{place}/{name}", BASE_JSON) for name in names}
 
     def base_names(self) -> list[str]:
         return list(self.base_folders())
@@ -172,11 +214,12 @@ class Home:
         None selects the home's only base, or the package's base of OSASIS where the home has none.
         Raises UserError where no base has the name, or where None is ambiguous.
         """
-        folders = self.base_folders()
-        own = [n for n, folder in folders.items() if folder.parent == self.bases]
-        choice = own or list(shipped_bases())
+        own = self._own_bases()
+        folders, choice = _with_shipped(own), list(own or shipped_bases())
         if not choice:
-            raise UserError(f"no base in {self.bases}: make one with `style-factory base import`")
+            raise UserError(
+                f"no base in {self.shared(self.bases)}: make one with `style-factory base import`"
+            )
         if name is None:
             if len(choice) > 1:
                 raise UserError(f"several bases: choose one with --base ({', '.join(choice)})")
@@ -188,9 +231,30 @@ class Home:
             )
         return folders[name]
 
+    def base_location(self, folder: Path) -> str:
+        """The path or URI, for other machines, of the base in a folder of ``base_folders``."""
+        if self.uri is None or folder not in self._own_bases().values():
+            return str(folder)
+        return self.shared(self.bases / folder.name)
+
     def base_with(self, fingerprint: str) -> Path | None:
         """The folder of the base with this fingerprint; None where no base has it."""
         for folder in self.base_folders().values():
             if read_base_json(folder)["fingerprint"] == fingerprint:
                 return folder
         return None
+
+
+def _with_shipped(own: dict[str, Path]) -> dict[str, Path]:
+    """The home's own bases, and those of the package whose names are free."""
+    shipped = shipped_bases() | shipped_diffstyler_bases()
+    return own | {name: folder for name, folder in shipped.items() if name not in own}
+
+
+def local_base(location: str | os.PathLike[str]) -> Path:
+    """The folder on this machine of a base, by ``Home.base_location``."""
+    if "://" not in os.fspath(location):
+        return Path(location)
+    from factory.core.local_copy import local_copy
+
+    return local_copy(location, BASE_JSON)

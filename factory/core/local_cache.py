@@ -1,4 +1,4 @@
-"""A cache on this machine for files of object stores that are read in parts, and never change."""
+"""A cache on this machine for files of object stores that never change."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from typing import BinaryIO
 
 from osasis.storage import sha256_text, write_atomic
 
+CACHE_VARIABLE = "STYLE_FACTORY_CACHE"
 # Least recently opened files are deleted where the cache is larger.
 MAX_BYTES = 4 << 30
 
 
-@functools.cache
 def cache_folder() -> Path:
-    """The cache's folder, which only this user can read; a temporary one if it is another's."""
-    folder = Path(tempfile.gettempdir()) / f"style-factory-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """The folder that STYLE_FACTORY_CACHE names, else one of this user's temporary files.
+
+    Only this user can read it. A folder of another user is not used.
+    """
+    return _private_folder(os.environ.get(CACHE_VARIABLE, "").strip())
+
+
+@functools.cache
+def _private_folder(given: str) -> Path:
+    folder = Path(given or Path(tempfile.gettempdir()) / f"style-factory-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if found.st_uid == os.getuid() and not found.st_mode & 0o077 and not folder.is_symlink():
         return folder
@@ -32,7 +40,7 @@ def open_cached(location: str, fetch: Callable[[], bytes]) -> BinaryIO:
 
     Several processes may do so at once. The file stays readable if the copy is deleted meanwhile.
     """
-    path = cache_folder() / sha256_text(location)
+    path = cache_folder() / "objects" / sha256_text(location)
     try:
         file = path.open("rb")
     except FileNotFoundError:

@@ -15,6 +15,9 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from factory.core.local_cache import cache_folder
+from factory.core.object_store import StoreError
+from factory.core.stores import Store, local_folder, open_store
 from osasis.errors import UserError
 
 # Whose versions all nodes must share.
@@ -60,19 +63,20 @@ class Node:
         ]
 
 
-def probe_nodes(nodes: list[Node], home: Path) -> dict[str, NodeProbe | str]:
-    """The probe of each node by its id, or why there is none. home: as the driver names it."""
-    mark = home / f".doctor-{uuid.uuid4().hex}"
+def probe_nodes(nodes: list[Node], home: str) -> dict[str, NodeProbe | str]:
+    """The probe of each node by its id, or why there is none. home: path or URI."""
+    store, mark = open_store(home), f".doctor-{uuid.uuid4().hex}"
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        mark.write_bytes(b"")
+        store.write(mark, b"")
+    except StoreError:
+        raise
     except OSError as e:
-        raise UserError(f"home {home} cannot be written ({e.strerror}); give --home") from None
+        raise UserError(f"home {home} cannot be written ({_reason(e)}); give --home") from None
     try:
-        tasks = {node.id: _task(node).remote(str(home), mark.name) for node in nodes}
+        tasks = {node.id: _task(node).remote(home, mark) for node in nodes}
         return {id: _result(task) for id, task in tasks.items()}
     finally:
-        mark.unlink(missing_ok=True)
+        store.delete([mark])
 
 
 def _task(node: Node) -> Any:
@@ -94,18 +98,12 @@ def _result(task: ray.ObjectRef) -> NodeProbe | str:
 
 def probe(home: str, mark: str) -> NodeProbe:
     """The facts of this node. mark: name of the file that the driver has written in the home."""
-    place = Path(home)
-    own, problem = place / f"{mark}-{uuid.uuid4().hex}", ""
-    reads = (place / mark).is_file()
-    try:
-        own.write_bytes(b"")
-        own.unlink()
-    except OSError as e:
-        problem = (e.strerror or type(e).__name__).lower()
+    reads, problem = _access(open_store(home), mark)
+    place = local_folder(open_store(home)) or cache_folder()
     existing = next(p for p in (place, *place.parents) if p.exists())
     shared = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
     return NodeProbe(
-        versions={"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        versions=own_versions(),
         gpus=_visible_gpus(),
         reads=reads,
         writes=problem,
@@ -114,6 +112,29 @@ def probe(home: str, mark: str) -> NodeProbe:
         shared_memory=shared,
         clock=time.time(),
     )
+
+
+def _access(home: Store, mark: str) -> tuple[bool, str]:
+    """Whether this node reads the mark, and "" or why it cannot write."""
+    own = f"{mark}-{uuid.uuid4().hex}"
+    try:
+        reads = home.changed(mark) is not None
+        home.write(own, b"")
+        home.delete([own])
+    except OSError as e:
+        return False, _reason(e)
+    return reads, ""
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, StoreError):
+        return str(error)
+    return (error.strerror or type(error).__name__).lower()
+
+
+def own_versions() -> dict[str, str]:
+    """The versions of Python and of PACKAGES here."""
+    return {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
 
 
 def _version(package: str) -> str:

@@ -124,7 +124,7 @@ def install_model(
             preset=preset,
             provenance=provenance,
         )
-        install_base(staging, home.bases / name, info["fingerprint"], replace)
+        install_base(home, staging, info, replace)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return info

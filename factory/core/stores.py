@@ -18,6 +18,9 @@ from factory.core.object_store import ObjectStore, can_open
 from factory.core.uris import is_local_uri, is_uri, local_path, redact
 from osasis.errors import UserError
 
+# A path or URI.
+Location = str | os.PathLike[str]
+
 
 class Store(Protocol):
     """Files below a folder or prefix, by their relative names with ``/``.
@@ -86,7 +89,7 @@ class Store(Protocol):
         """A file name, which need not be UTF-8, as the store can hold it."""
 
 
-def open_store(location: str | os.PathLike[str]) -> Store:
+def open_store(location: Location) -> Store:
     """The store of a path, a ``file://`` URI or an object store's URI.
 
     Raises UserError for a URI with credentials or options, whose message shows neither, and for
@@ -107,6 +110,12 @@ def open_store(location: str | os.PathLike[str]) -> Store:
     if not text.partition("://")[2].strip("/"):
         raise UserError(f"{text}: names no bucket; write {text.rstrip('/:')}://BUCKET/PREFIX")
     return _object_store(text)
+
+
+def read_shared(location: Location) -> bytes:
+    """The bytes of a file by path or URI. Raises as ``Store``."""
+    folder, _, name = os.fspath(location).rpartition("/")
+    return open_store(folder).read(name)
 
 
 def object_at(uri: str) -> tuple[Store, str] | None:

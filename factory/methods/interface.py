@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from factory.core.claims import Claims
+    from factory.core.home import Home
+    from factory.core.stores import Location
     from osasis.bundles.base import Base as Judge
 
 E = TypeVar("E", bound="Encodings")
@@ -88,9 +90,10 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class Bank:
-    """What a base's trainings share. contents: number of photos. seconds: None if not computed."""
+    """What a base's trainings share. location: path or URI of its folder. contents: number of
+    photos. seconds: None if not computed."""
 
-    folder: Path
+    location: str
     contents: int
     seconds: float | None
 
@@ -110,9 +113,9 @@ class ContentPhotos:
 class TrainingInputs:
     """One style to train.
 
-    name: of the image, for messages. folder: keeps what a resumed training reads again. bank: of
-    ``LoadedBase.banks``. previews: (N, 3, H, W) in [-1, 1], photos to measure the style on; with
-    N = 0 it is not measured.
+    name: of the image, for messages. folder: keeps what a resumed training reads again. bank:
+    location of a bank of ``LoadedBase.banks``. previews: (N, 3, H, W) in [-1, 1], photos to
+    measure the style on; with N = 0 it is not measured.
     recompute: compute activations again in the backward pass, for less memory.
     """
 
@@ -121,7 +124,7 @@ class TrainingInputs:
     counterpart: Path | None
     settings: Any
     folder: Path
-    bank: Path | None
+    bank: Location | None
     previews: Tensor
     recompute: bool = False
 
@@ -255,20 +258,20 @@ class LoadedBase(Protocol):
     def banks(
         self,
         settings: Sequence[Any],
-        folder: Path,
+        home: Home,
         report: Callable[[str], None],
         claims: Claims,
         photos: ContentPhotos | None = None,
     ) -> list[Bank | None]:
         """What the trainings of these settings share, computed on Ray where it is missing.
 
-        folder: of the home. photos: replace the base's own.
+        home: keeps it. photos: replace the base's own.
         """
 
     def ready_bank(
-        self, settings: Any, folder: Path, photos: ContentPhotos | None = None
-    ) -> tuple[bool, Path | None]:
-        """Whether ``banks`` would compute nothing for these settings, and the bank's folder; None
+        self, settings: Any, home: Home, photos: ContentPhotos | None = None
+    ) -> tuple[bool, str | None]:
+        """Whether ``banks`` would compute nothing for these settings, and the bank's location; None
         where the training needs none."""
 
     def train(self, inputs: TrainingInputs, state: TrainingState | None) -> Training:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
 
 from factory.core.bases import check_name
 from factory.core.home import Home
+from factory.core.local_copy import local_copy, upload
+from factory.core.stores import open_store
 from osasis.bundles.base import load_base
 from osasis.encode import EncodePlan, encode
 from osasis.errors import UserError, did_you_mean
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
 from osasis.text_edit import (
+    TEXT_EDIT_JSON,
     EditOptions,
     TextEdit,
     load_text_edit,
@@ -52,8 +56,16 @@ def make_text_edit(
     encodings = encode(loaded, batch, EncodePlan(0.5, 20, spacing="quadratic", solver="dpmpp_2m"))
     options = EditOptions(iterations=iterations, seed=seed)
     edit = optimise_text_edit(loaded, encodings, source, target, options)
-    save_text_edit(home.text_edits / name, edit)
+    with tempfile.TemporaryDirectory() as folder:
+        save_text_edit(Path(folder), edit)
+        upload(Path(folder), open_store(home.shared(home.text_edits / name)), TEXT_EDIT_JSON)
     return edit
+
+
+def text_edit_names(home: Home) -> list[str]:
+    """The names of the home's text edits, sorted."""
+    files = open_store(home.shared(home.text_edits)).list()
+    return [n.partition("/")[0] for n in files if n.endswith(f"/{TEXT_EDIT_JSON}")]
 
 
 def find_text_edit(home: Home, name: str, base: str) -> TextEdit:
@@ -61,10 +73,15 @@ def find_text_edit(home: Home, name: str, base: str) -> TextEdit:
 
     Raises UserError where no text edit has the name, or where the text edit has another base.
     """
-    names = sorted(p.parent.name for p in home.text_edits.glob("*/text_edit.json"))
+    names = text_edit_names(home)
     if name not in names:
         raise UserError(
             f"unknown text edit {name!r}: there are {', '.join(names) or 'none'}"
             + did_you_mean(name, names)
         )
-    return load_text_edit(home.text_edits / name, base)
+    return read_text_edit(home.shared(home.text_edits), name, base)
+
+
+def read_text_edit(place: str, name: str, base: str) -> TextEdit:
+    """Load a text edit of the base with this fingerprint. place: path or URI of the text edits."""
+    return load_text_edit(local_copy(f"{place}/{name}", TEXT_EDIT_JSON), base)

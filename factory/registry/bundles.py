@@ -163,8 +163,8 @@ def _check_base(home: Home, fingerprint: str, source: Path) -> None:
     if fingerprint not in fingerprints.values():
         named = ", ".join(f"{n} ({f})" for n, f in fingerprints.items()) or "none"
         raise UserError(
-            f"{source}: its base {fingerprint} is not in {home.bases}: there are {named}; import "
-            "that base first"
+            f"{source}: its base {fingerprint} is not in {home.shared(home.bases)}: there are "
+            f"{named}; import that base first"
         )
 
 

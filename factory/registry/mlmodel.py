@@ -35,7 +35,7 @@ def write_mlmodel(folder: Path, home: Home, style: str, base: str) -> None:
         },
         # No schema of inputs: MLflow would turn lists of pictures into tables, and refuse them.
         "signature": {"inputs": None, "outputs": None, "params": json.dumps(mix_params())},
-        "metadata": {"style": style, "base": base, "home": str(home.path)},
+        "metadata": {"style": style, "base": base, "home": home.location},
         "mlflow_version": mlflow.__version__,
     }
     if (image := folder / "style.png").is_file():

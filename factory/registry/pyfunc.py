@@ -7,6 +7,7 @@ style's base in the home at STYLE_FACTORY_HOME or in the home that registered th
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 from collections.abc import Iterable
@@ -153,8 +154,10 @@ def find_base(fingerprint: str, recorded_homes: list[str]) -> Path:
     named = os.environ.get(HOME_VARIABLE)
     homes = [*([named] if named else []), *recorded_homes, ".style-factory"]
     for home in homes:
-        if (folder := Home.find(home).base_with(fingerprint)) is not None:
-            return folder
+        # A recorded home may be in an object store that is not reached from here.
+        with contextlib.suppress(UserError):
+            if (folder := Home.find(home).base_with(fingerprint)) is not None:
+                return folder
     raise UserError(
         f"base {fingerprint} of this style is in none of {', '.join(dict.fromkeys(homes))}; "
         f"name the home that has it with {HOME_VARIABLE}"

@@ -54,7 +54,7 @@ class Resolver(ABC):
         names = self.styles()
         if not names:
             return UserError(
-                f"unknown style {style!r}: none is registered in {self.home.path} "
+                f"unknown style {style!r}: none is registered in {self.home.location} "
                 "(train some with `style-factory train CATALOG`)"
             )
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

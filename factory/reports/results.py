@@ -54,8 +54,9 @@ class BankResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of ``train``. gallery: the HTML report. folder: the job's folder. estimate: of a call
-    that only estimates, see ``factory.training.estimate.TrainEstimate``; else empty."""
+    """Result of ``train``. gallery: the HTML report. folder: the job's folder on this machine.
+    location: path or URI of the job's folder for other machines. estimate: of a call that only
+    estimates, see ``factory.training.estimate.TrainEstimate``; else empty."""
 
     styles: tuple[StyleResult, ...]
     gallery: Path
@@ -63,6 +64,12 @@ class TrainResult:
     seconds: float
     banks: tuple[BankResult, ...] = ()
     estimate: dict[str, Any] = field(default_factory=dict)
+    location: str = ""
+
+    @property
+    def gallery_location(self) -> str:
+        """Path or URI of the HTML report for other machines."""
+        return f"{self.location}/{self.gallery.name}" if self.location else str(self.gallery)
 
     @property
     def failed(self) -> tuple[StyleResult, ...]:
@@ -75,8 +82,8 @@ class TrainResult:
     def to_dict(self) -> dict[str, Any]:
         return {
             "styles": [asdict(s) for s in self.styles],
-            "gallery": str(self.gallery),
-            "folder": str(self.folder),
+            "gallery": self.gallery_location,
+            "folder": self.location or str(self.folder),
             "job": self.folder.name,
             "seconds": round(self.seconds, 2),
             "content_banks": [asdict(b) for b in self.banks],
@@ -91,7 +98,7 @@ class TrainResult:
             + (f" after {s.attempts} attempts" if s.attempts > 1 and s.state != "failed" else "")
             for s in self.styles
         ]
-        lines += [self._counts(), *map(str, self.banks), f"gallery: {self.gallery}"]
+        lines += [self._counts(), *map(str, self.banks), f"gallery: {self.gallery_location}"]
         return "\n".join(lines)
 
     def _counts(self) -> str:
@@ -102,7 +109,7 @@ class TrainResult:
         rows = "".join(self._row(s) for s in self.styles)
         return (
             f"<p>{self._counts()} in {self.seconds:.0f} s &middot; gallery: "
-            f"<code>{escape(str(self.gallery))}</code></p><table><thead><tr><th>style</th><th></th>"
+            f"<code>{escape(self.gallery_location)}</code></p><table><thead><tr><th>style</th><th></th>"
             f"<th>state</th><th></th><th>metrics</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 

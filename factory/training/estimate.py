@@ -19,7 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from factory.core.gpus import remote_task
-from factory.core.home import Home
+from factory.core.home import Home, local_base
+from factory.core.stores import read_shared
 from factory.methods import LoadedBase, load_base
 from factory.methods.interface import ContentPhotos, TrainingInputs
 from factory.registry import StyleVersion
@@ -28,7 +29,7 @@ from factory.training.slots import SlotPlan
 from factory.training.staged_images import StagedImages
 from osasis.bundles.files import STYLE_JSON, read_json
 from osasis.errors import UserError
-from osasis.storage import sha256_text
+from osasis.storage import sha256_text, write_atomic
 
 # Settings without an effect on the time of a training.
 TIMELESS = ("seed", "prompt", "licence")
@@ -85,7 +86,7 @@ def estimate_training(
             )
             total, size = total + seconds * kinds[key], size + bundle * kinds[key]
             continue
-        ready, bank = base.ready_bank(first.settings, home.banks, photos)
+        ready, bank = base.ready_bank(first.settings, home, photos)
         if not ready:
             note = (
                 "no style with these settings is registered, and their content bank is not made "
@@ -93,11 +94,11 @@ def estimate_training(
             )
             break
         inputs = TrainingInputs(
-            images.path(first.entry.image), first.entry.image, None, first.settings, Path(), bank,
-            previews.cpu(),
-        )  # fmt: skip
+            Path(), first.entry.image, None, first.settings, Path(), bank, previews.cpu()
+        )
+        image = images.share(first.entry.image)
         sources.add("probe")
-        seconds, bundle = _probe(base_folder, inputs, slots)
+        seconds, bundle = _probe(home.base_location(base_folder), image, inputs, slots)
         total, size = total + seconds * kinds[key], size + bundle * kinds[key]
     # A slot trains whole styles.
     rounds = -(-len(waiting) // slots.count) / max(1, len(waiting))
@@ -143,22 +144,28 @@ def _trained(
     return found
 
 
-def _probe(base: Path, inputs: TrainingInputs, slots: SlotPlan) -> tuple[float, int]:
+def _probe(base: str, image: str, inputs: TrainingInputs, slots: SlotPlan) -> tuple[float, int]:
     """Seconds and bytes of a style by a worker of the cluster."""
     import ray
 
     task = remote_task(measure, gpus=slots.gpus)
-    found: tuple[float, int] = ray.get(task.remote(base, inputs, slots.device))
+    found: tuple[float, int] = ray.get(task.remote(base, image, inputs, slots.device))
     return found
 
 
-def measure(base: Path, inputs: TrainingInputs, device: str) -> tuple[float, int]:
-    """Seconds and bytes that a style takes, from its start, a few iterations and its end."""
-    loaded = load_base(base, device)
+def measure(base: str, image: str, inputs: TrainingInputs, device: str) -> tuple[float, int]:
+    """Seconds and bytes that a style takes, from its start, a few iterations and its end.
+
+    base, image: paths or URIs, on storage that all nodes share; the image replaces that of inputs.
+    """
+    loaded = load_base(local_base(base), device)
     with tempfile.TemporaryDirectory() as folder:
         previews = inputs.previews.to(loaded.device)
         started = time.perf_counter()
-        training = loaded.train(replace(inputs, folder=Path(folder), previews=previews), None)
+        copy = Path(folder) / "image"
+        write_atomic(copy, read_shared(image))
+        inputs = replace(inputs, image=copy, folder=Path(folder), previews=previews)
+        training = loaded.train(inputs, None)
         if not training.done:
             training.step()
         start, first = time.perf_counter() - started, training.iteration

@@ -1,14 +1,16 @@
-"""The lease queue: states of a job's styles, kept in a file that survives a crash."""
+"""The lease queue: states of a job's styles, kept in a file or object that survives a crash."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 from factory.core.failures import DIED, DISK, ERROR, MEMORY
+from factory.core.object_store import StoreError
+from factory.core.stores import Location, open_store
 from factory.reports.style_states import (
     Done,
     Failed,
@@ -19,8 +21,9 @@ from factory.reports.style_states import (
     from_dict,
     to_dict,
 )
-from osasis.storage import DiskFullError, write_json
+from osasis.storage import DiskFullError, json_bytes
 
+QUEUE = "queue.json"
 # Answer to a slot when no style waits but some are still running: a failure may return one.
 ASK_AGAIN = ""
 RETRIES = 2
@@ -30,7 +33,7 @@ MAX_STARTS = 4
 
 
 class LeaseQueue:
-    """State of one job's styles, written to ``path`` at every change of state.
+    """State of one job's styles, written to ``QUEUE`` of the job's folder at every change of state.
 
     Runs as a Ray actor. A slot whose worker was restarted after a crash gets the style that the
     slot held and resumes it from its checkpoint; if the node is lost, another slot gets the style.
@@ -40,20 +43,21 @@ class LeaseQueue:
 
     def __init__(
         self,
-        path: Path,
+        folder: Location,
         styles: list[str],
         retries: int = RETRIES,
         retry_on: Collection[str] = RETRY_ON,
     ) -> None:
-        """retries: retries of a style after failures of the kinds in retry_on."""
-        self.path = Path(path)
+        """folder: the job's, by path or URI. retries: of a style after failures of the kinds in
+        retry_on."""
+        self.store = open_store(folder)
         self.retries, self.retry_on = retries, tuple(retry_on)
         self.starts: dict[int, int] = {}
         self.slot_errors: list[str] = []
         self.full = ""
         self.states: Snapshot = {s: Waiting() for s in styles}
-        if self.path.is_file():
-            for style, state in json.loads(self.path.read_text()).items():
+        with contextlib.suppress(FileNotFoundError):
+            for style, state in json.loads(self.store.read(QUEUE)).items():
                 if style in self.states:
                     self.states[style] = from_dict(state)
         self._save()
@@ -156,6 +160,6 @@ class LeaseQueue:
     def _save(self) -> None:
         states = {style: to_dict(state) for style, state in self.states.items()}
         try:
-            write_json(self.path, states)
-        except DiskFullError as e:
+            self.store.write(QUEUE, json_bytes(states))
+        except (DiskFullError, StoreError) as e:
             self.full = self.full or str(e)

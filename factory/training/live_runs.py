@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from factory.core.stores import open_store
 from factory.registry import Registry
 from factory.registry.writing import BegunRun
 from factory.reports.style_states import Running, Snapshot
 from factory.training.style_worker import StyleTask
-from osasis.storage import write_json
+from osasis.storage import json_bytes
 
 # Seconds between two points of a style's curves.
 POINT_SECONDS = 2.0
@@ -62,14 +63,13 @@ class LiveRuns:
 
     def _begin(self, task: StyleTask) -> BegunRun:
         """The run of an earlier attempt, else a new one."""
-        path = task.folder / RUN_FILE
-        if path.is_file():
-            run_id = str(json.loads(path.read_text())["run_id"])
+        store = open_store(task.folder)
+        with contextlib.suppress(FileNotFoundError):
+            run_id = str(json.loads(store.read(RUN_FILE))["run_id"])
             if (found := self.registry.continue_run(run_id)) is not None:
                 return found
         run = self.registry.begin_run(task.id, task.settings.to_dict())
-        task.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"run_id": run.run_id})
+        store.write(RUN_FILE, json_bytes({"run_id": run.run_id}))
         return run
 
     def take(self, style: str) -> BegunRun | None:

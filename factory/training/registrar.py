@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from factory.core.disk import find_disk_full
 from factory.core.failures import describe_failure
+from factory.core.work_folder import WorkFolder
 from factory.methods import LoadedBase
 from factory.registry import CANDIDATE, CHAMPION, GATE_TAG, PREVIEWS_TAG, Registry
 from factory.registry.bundles import check_finite
@@ -33,8 +33,10 @@ class Registrar:
 
         Any error but a full disk becomes a failed result of this style. Raises DiskFullError.
         """
-        folder = task.folder
+        work = WorkFolder.at(task.folder)
+        folder = work.path
         try:
+            work.fetch()
             trained = json.loads((folder / RESULT).read_text())
             check_finite(folder / "style", self.base)
             missed = gate_failures(self.gate, trained["metrics"])
@@ -63,7 +65,7 @@ class Registrar:
             reason = describe_failure(e)
             self.report(f"{task.id}: not registered: {reason}")
             return StyleResult(task.id, "failed", reason=reason, kind="registry")
-        shutil.rmtree(folder, ignore_errors=True)
+        work.delete()
         alias = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
         self.report(f"{task.id}: registered as version {version.version}, {alias}")
         return StyleResult(

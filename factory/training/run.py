@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,7 +21,10 @@ from factory.core.claims import LEASE_SECONDS, Claims
 from factory.core.disk import disk_named
 from factory.core.failures import KINDS, SUPERSEDED
 from factory.core.home import Home
+from factory.core.object_store import StoreError
+from factory.core.stores import open_store
 from factory.core.uris import redact
+from factory.core.work_folder import WorkFolder
 from factory.methods import LoadedBase, load_base
 from factory.methods.interface import Bank, ContentPhotos
 from factory.registry import Registry, RegistrySnapshot, list_versions, load_mlflow
@@ -30,7 +32,7 @@ from factory.registry.gate import Condition, parse_gate
 from factory.reports.progress import Display, make_display
 from factory.reports.results import BankResult, StyleResult, TrainResult
 from factory.reports.style_states import Done, Failed, Snapshot
-from factory.training.lease_queue import RETRIES, RETRY_ON
+from factory.training.lease_queue import QUEUE, RETRIES, RETRY_ON
 from factory.training.live_runs import LiveRuns
 from factory.training.plan import PlannedStyle, make_plan
 from factory.training.registrar import Registrar
@@ -39,9 +41,11 @@ from factory.training.style_worker import CHECKPOINT, StyleTask
 from osasis.errors import UserError
 from osasis.images.listing import find_images
 from osasis.images.tensors import from_uint8, load_square
-from osasis.storage import DiskFullError, write_atomic, write_json
+from osasis.storage import DiskFullError, write_json
 
 PREVIEW_COUNT = 6
+# Files of a run's folder: its preview photos, and its result.
+PREVIEWS, RESULT = "previews.safetensors", "result.json"
 # Seconds between checks for styles that another job trains.
 POLL_SECONDS = 2.0
 
@@ -122,11 +126,12 @@ class TrainingRun:
         self.report = display.message
         self.started = time.perf_counter()
         self.results: dict[str, StyleResult] = {}
-        self.banks: dict[Path, Bank] = {}
+        self.banks: dict[str, Bank] = {}
         # The suffix tells apart runs that start in the same second.
         self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.folder = self.home.jobs / self.job
-        self.images = StagedImages(self.folder / "images")
+        self.location = self.home.shared(self.folder)
+        self.images = StagedImages(self.folder / "images", f"{self.location}/images")
 
     def train(
         self,
@@ -164,7 +169,6 @@ class TrainingRun:
         )
         self.results = {p.entry.id: p.result() for p in plan}
         waiting = [p for p in plan if p.needs_training]
-        self.previews = self.folder / "previews.safetensors"
         preview_file = save({"photos": photos.contiguous()})
         previews_key = hashlib.sha256(preview_file).hexdigest()
         failed: Snapshot = {p.entry.id: p.failure for p in plan if p.failure is not None}
@@ -177,7 +181,7 @@ class TrainingRun:
         if options.estimate:
             return self._estimated(plan, photos)
         if waiting:
-            write_atomic(self.previews, preview_file)
+            open_store(self.location).write(PREVIEWS, preview_file)
             self.registrar = Registrar(self._start(), self.base, gate, previews_key, self.report)
             try:
                 self._train_all(waiting)
@@ -190,7 +194,10 @@ class TrainingRun:
         seconds = time.perf_counter() - self.started
         gallery = self.folder / "gallery.html"
         banks = tuple(BankResult(b.contents, b.seconds) for b in self.banks.values())
-        result = TrainResult(tuple(self.results.values()), gallery, self.folder, seconds, banks)
+        result = TrainResult(
+            tuple(self.results.values()), gallery, self.folder, seconds, banks,
+            location=self.location,
+        )  # fmt: skip
         try:
             write_run_gallery(
                 result,
@@ -201,8 +208,9 @@ class TrainingRun:
                 list_versions(self.home),
                 self.images.read,
             )
-            write_json(self.folder / "result.json", result.to_dict())
-        except DiskFullError as e:
+            write_json(self.folder / RESULT, result.to_dict())
+            WorkFolder(open_store(self.location), self.folder).publish_all(RESULT)
+        except (DiskFullError, StoreError) as e:
             if waiting:
                 raise
             self.report(f"no gallery is written: {e}")
@@ -225,8 +233,9 @@ class TrainingRun:
         )  # fmt: skip
         gallery = self.folder / "gallery.html"
         return TrainResult(
-            tuple(self.results.values()), gallery, self.folder, 0.0, estimate=found.to_dict()
-        )
+            tuple(self.results.values()), gallery, self.folder, 0.0, estimate=found.to_dict(),
+            location=self.location,
+        )  # fmt: skip
 
     def delete_staged_images(self) -> None:
         """Delete the staged images, and the job folder of a run that wrote nothing else to it."""
@@ -256,7 +265,7 @@ class TrainingRun:
 
     def _train_all(self, waiting: list[PlannedStyle]) -> None:
         """Train the styles that no other job trains, in rounds until every style has a result."""
-        claims = Claims(self.home.claims, self.job)
+        claims = Claims(self.home.shared(self.home.claims), self.job)
         reported = False
         try:
             while waiting:
@@ -300,9 +309,9 @@ class TrainingRun:
         if not plan:
             return []
         banks = self.base.banks(
-            [p.settings for p in plan], self.home.banks, self.report, claims, self.photos
+            [p.settings for p in plan], self.home, self.report, claims, self.photos
         )
-        self.banks |= {b.folder: b for b in banks if b is not None}
+        self.banks |= {b.location: b for b in banks if b is not None}
         tasks = [self._task(p, b, claims) for p, b in zip(plan, banks, strict=True)]
         by_id = {p.entry.id: (p, t) for p, t in zip(plan, tasks, strict=True)}
         options = self.options
@@ -311,7 +320,12 @@ class TrainingRun:
             f"job {self.job}: training on {slots.count} {'GPU' if slots.gpus else 'CPU'} slot(s)"
         )
         job = TrainingJob(
-            self.folder, self.base_folder, self.previews, tasks, options.retries, options.retry_on
+            self.location,
+            self.home.base_location(self.base_folder),
+            f"{self.location}/{PREVIEWS}",
+            tasks,
+            options.retries,
+            options.retry_on,
         )
         live = LiveRuns(self.registrar.registry, {t.id: t for t in tasks}, self.report)
         finished: set[str] = set()
@@ -331,7 +345,7 @@ class TrainingRun:
                         self._finish_style(*by_id[style], state, claims, live)
 
         # The queue file of an earlier round lists other styles.
-        (self.folder / "queue.json").unlink(missing_ok=True)
+        open_store(self.location).delete([QUEUE])
         run_job(job, slots, on_progress)
         return taken_over
 
@@ -339,17 +353,17 @@ class TrainingRun:
         counterpart = p.entry.counterpart
         return StyleTask(
             id=p.entry.id,
-            image=self.images.path(p.entry.image),
-            counterpart=self.images.path(counterpart) if counterpart else None,
+            image=self.images.share(p.entry.image),
+            counterpart=self.images.share(counterpart) if counterpart else None,
             fingerprint=p.fingerprint,
             settings=p.settings,
             # The name contains the fingerprint, so that a later run finds the checkpoint.
-            folder=self.home.training / p.claim,
-            bank=bank.folder if bank is not None else None,
+            folder=self.home.shared(self.home.training / p.claim),
+            bank=bank.location if bank is not None else None,
             tags=p.entry.tags,
             licence=p.entry.licence,
             source=p.entry.image,
-            claim=claims.path(p.claim),
+            claim=claims.location(p.claim),
             job=self.job,
         )
 
@@ -365,8 +379,8 @@ class TrainingRun:
         if isinstance(state, Failed):
             live.fail(p.entry.id, state.reason)
             result = StyleResult(p.entry.id, "failed", reason=state.reason, kind=state.kind)
-            if not (task.folder / CHECKPOINT).is_file():
-                shutil.rmtree(task.folder, ignore_errors=True)  # no checkpoint to resume from
+            if CHECKPOINT not in open_store(task.folder).list():
+                WorkFolder.at(task.folder).delete()  # no checkpoint to resume from
         else:
             result = self.registrar.register(task, live.take(p.entry.id))
         self.results[p.entry.id] = replace(result, attempts=max(1, state.attempts))

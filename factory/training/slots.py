@@ -18,16 +18,17 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from factory.core.disk import find_disk_full
+from factory.core.disk import find_refusal
 from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
 from factory.core.gpus import fair_share, workers_on
 from factory.core.machine import cpu_workers
 from factory.core.ray_cluster import offered_resources
+from factory.core.stores import Location, local_folder, open_store
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
 from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
 from osasis.errors import UserError
-from osasis.storage import DiskFullError, write_json
+from osasis.storage import DiskFullError, json_bytes
 
 POLL_SECONDS = 0.5
 # A slot's worker holds the base, a trainable copy, its optimiser state and activations.
@@ -58,17 +59,18 @@ class SlotWorker(Protocol):
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None: ...
 
 
-# Opens a slot's worker: (base folder, file of preview photos, device) -> worker.
-OpenWorker = Callable[[Path, Path, str], SlotWorker]
+# Opens a slot's worker: (base, file of preview photos, device) -> worker.
+OpenWorker = Callable[[Location, Location, str], SlotWorker]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Input of all slots of one run. The paths are on storage shared by all nodes."""
+    """Input of all slots of one run. folder, base and previews are paths or URIs on storage that
+    all nodes share."""
 
-    folder: Path
-    base: Path
-    previews: Path
+    folder: Location
+    base: Location
+    previews: Location
     tasks: list[StyleTask]
     retries: int = RETRIES
     retry_on: tuple[str, ...] = RETRY_ON
@@ -103,17 +105,30 @@ def plan_slots(
     return SlotPlan(count, gpus=fair_share(gpus, count) if gpus else 0.0)
 
 
-def add_slots(job: Path, count: int) -> int:
+def add_slots(job: Location, count: int) -> int:
     """Ask the run of a job folder for ``count`` more slots; returns the new number of slots.
 
-    Slots start when the cluster has free resources. Raises UserError if the run is not training.
+    job: path or URI. Slots start when the cluster has free resources. Raises UserError if the run
+    is not training.
     """
-    path = job / SLOTS
-    if not path.is_file():
-        raise UserError(f"{job}: no job that is training; name one of {job.parent}")
-    slots = int(json.loads(path.read_text())["slots"]) + count
-    write_json(path, {"slots": slots})
-    return slots
+    slots = requested_slots(job)
+    if slots is None:
+        parent = str(job).rpartition("/")[0]
+        raise UserError(f"{job}: no job that is training; name one of {parent}")
+    _request_slots(job, slots + count)
+    return slots + count
+
+
+def requested_slots(job: Location) -> int | None:
+    """The number of slots that a run is asked to have; None if the run is not training."""
+    try:
+        return int(json.loads(open_store(job).read(SLOTS))["slots"])
+    except FileNotFoundError:
+        return None
+
+
+def _request_slots(job: Location, slots: int) -> None:
+    open_store(job).write(SLOTS, json_bytes({"slots": slots}))
 
 
 def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot], None]) -> Snapshot:
@@ -124,18 +139,19 @@ def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot],
     """
     queue = _start_queue(job)
     pool = SlotPool(job, slots, queue)
-    write_json(job.folder / SLOTS, {"slots": slots.count})
+    _request_slots(job.folder, slots.count)
     pool.grow_to(slots.count)
     try:
         return _watch(job, queue, pool, on_progress)
     finally:
-        (job.folder / SLOTS).unlink(missing_ok=True)
+        open_store(job.folder).delete([SLOTS])
 
 
 def _watch(
     job: TrainingJob, queue: Any, pool: SlotPool, on_progress: Callable[[Snapshot], None]
 ) -> Snapshot:
     states: Snapshot = {}
+    looked, every = time.monotonic(), open_store(job.folder).look_seconds
     while not _is_finished(states):
         time.sleep(POLL_SECONDS)
         dead = [n["NodeID"] for n in ray.nodes() if not n["Alive"]]
@@ -144,7 +160,9 @@ def _watch(
         pool.release_ended_slots()
         if full := pool.disk_full or ray.get(queue.disk_full.remote()):
             raise DiskFullError(errno.ENOSPC, full)
-        pool.grow_to(int(json.loads((job.folder / SLOTS).read_text())["slots"]))
+        if time.monotonic() - looked >= every:
+            looked = time.monotonic()
+            pool.grow_to(requested_slots(job.folder) or 0)
         states = ray.get(queue.snapshot.remote())
         if not pool.threads and not _is_finished(states):
             errors = pool.errors + ray.get(queue.worker_errors.remote())
@@ -176,7 +194,7 @@ def _start_queue(job: TrainingJob) -> Any:
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
     )
     ids = [t.id for t in job.tasks]
-    return actor.remote(job.folder / "queue.json", ids, job.retries, job.retry_on)
+    return actor.remote(job.folder, ids, job.retries, job.retry_on)
 
 
 class SlotPool:
@@ -204,7 +222,7 @@ class SlotPool:
         try:
             _slot_trainer(self.job, self.slots, slot, self.queue).fit()
         except Exception as e:
-            if (full := find_disk_full(e, self.job.folder)) is not None:
+            if (full := find_refusal(e, local_folder(open_store(self.job.folder)))) is not None:
                 self.disk_full = str(full)
             self.errors.append(describe_failure(e))
 
@@ -232,7 +250,7 @@ def _slot_trainer(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> T
         ),
         run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
-            storage_path=str(job.previews.parent / "ray-train"),
+            storage_path=f"{job.folder}/ray-train",
             # The lease queue limits the attempts of a style and the starts of a slot.
             failure_config=FailureConfig(max_failures=-1),
         ),

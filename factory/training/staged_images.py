@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import threading
 from pathlib import Path
 
+from factory.core.object_store import StoreError
+from factory.core.stores import local_folder, open_store
 from factory.core.uris import read_bytes
 from osasis.storage import DiskFullError, write_atomic
 
@@ -19,8 +22,9 @@ class StagedImages:
     the copies stay in memory: a run that trains no style needs no file. Thread-safe.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, location: str) -> None:
+        """folder: on this machine. location: path or URI of the folder for other machines."""
+        self.folder, self.location = folder, location
         self._hashes: dict[str, str] = {}
         self._in_memory: dict[str, bytes] = {}
         self._full: DiskFullError | None = None
@@ -54,6 +58,18 @@ class StagedImages:
             raise self._full
         return self.folder / name
 
+    def share(self, location: str) -> str:
+        """Path or URI, for other machines, of the copy of ``location``. Raises as ``path``."""
+        path = self.path(location)
+        store = open_store(self.location)
+        if local_folder(store) is None and store.changed(path.name) is None:
+            store.write(path.name, path.read_bytes())
+        return f"{self.location}/{path.name}"
+
     def delete(self) -> None:
         """Delete every copy."""
+        store = open_store(self.location)
+        if local_folder(store) is None:
+            with contextlib.suppress(StoreError):
+                store.delete_folder("")
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from factory.core import claims
 from factory.core.failures import MEMORY, failure_kind
+from factory.core.home import local_base
+from factory.core.stores import Location, open_store, read_shared
 from factory.core.uris import base_name
+from factory.core.work_folder import WorkFolder
 from factory.methods import LoadedBase, load_base
 from factory.methods.interface import Training, TrainingInputs, TrainingState
 from factory.registry.versions import TRAINING_FILE
@@ -30,6 +34,8 @@ from osasis.storage import write_atomic, write_json
 CHECKPOINT = "checkpoint.safetensors"
 PREVIEWS = "previews"
 RESULT = "result.json"
+# Written last.
+FINISHED = f"style/{STYLE_JSON}"
 # Marks a style that ran out of memory.
 RECOMPUTE = "recompute"
 
@@ -41,22 +47,23 @@ OnIteration = Callable[[int, int, dict[str, float]], None]
 class StyleTask:
     """One style to train.
 
+    image, counterpart, folder, bank and claim are paths or URIs on storage that all nodes share.
     folder: receives checkpoints, previews and the bundle. source: the image's location in the
     catalog, for messages. settings: of the base's method. claim: claim file; while it names
     ``job``, that job may write to folder.
     """
 
     id: str
-    image: Path
-    counterpart: Path | None
+    image: Location
+    counterpart: Location | None
     fingerprint: str
     settings: Any
-    folder: Path
-    bank: Path | None = None
+    folder: Location
+    bank: Location | None = None
     tags: tuple[str, ...] = ()
     licence: str = ""
     source: str = ""
-    claim: Path | None = None
+    claim: str | None = None
     job: str = ""
 
 
@@ -68,9 +75,10 @@ class StyleWorker:
     preview_photos: Tensor
 
     @classmethod
-    def open(cls, base: Path, previews: Path, device: str) -> StyleWorker:
-        loaded = load_base(base, device)
-        return cls(loaded, load_file(previews)["photos"].to(loaded.device))
+    def open(cls, base: Location, previews: Location, device: str) -> StyleWorker:
+        """base, previews: paths or URIs, see ``TrainingJob``."""
+        loaded = load_base(local_base(base), device)
+        return cls(loaded, load(read_shared(previews))["photos"].to(loaded.device))
 
     def train(self, task: StyleTask, on_iteration: OnIteration) -> None:
         """Train one style, or resume it from its checkpoint, and write its bundle.
@@ -81,10 +89,13 @@ class StyleWorker:
         """
         if is_finished(task.folder):
             return
-        marker = task.folder / RECOMPUTE
+        work = WorkFolder.at(task.folder)
+        work.fetch()
+        marker = work.path / RECOMPUTE
         retried = marker.is_file()
         try:
-            self._train(task, on_iteration, retried)
+            self._train(task, work, on_iteration, retried)
+            work.drop_local()
             return
         except Exception as e:
             if failure_kind(e) != MEMORY:
@@ -93,27 +104,31 @@ class StyleWorker:
         # Raised outside the handler: ``e`` would refer to the tensors of the training.
         if not retried and self.base.method.can_recompute(task.settings):
             write_atomic(marker, b"")
+            work.publish(RECOMPUTE)
             reason += "; a retry computes activations again in the backward pass"
         raise MemoryError(reason)
 
-    def _train(self, task: StyleTask, on_iteration: OnIteration, recompute: bool) -> None:
+    def _train(
+        self, task: StyleTask, work: WorkFolder, on_iteration: OnIteration, recompute: bool
+    ) -> None:
         """recompute: although the settings do not ask for it, as the style ran out of memory."""
         started = time.perf_counter()
         inputs = TrainingInputs(
-            image=task.image,
+            image=local_file(task.image, work),
             name=task.source or str(task.image),
-            counterpart=task.counterpart,
+            counterpart=local_file(task.counterpart, work) if task.counterpart else None,
             settings=task.settings,
-            folder=task.folder,
+            folder=work.path,
             bank=task.bank,
             previews=self.preview_photos,
             recompute=recompute,
         )
-        state = read_state(task.folder)
+        state = read_state(work.path)
         seconds_before = float(state[1]["seconds"]) if state else 0.0
         training = self.base.train(inputs, state)
         every, least = task.settings.checkpoint_every, task.settings.checkpoint_seconds
-        with CheckpointWriter(task.folder / CHECKPOINT, every, least) as checkpoints:
+        publish = partial(work.publish, CHECKPOINT)
+        with CheckpointWriter(work.path / CHECKPOINT, every, least, publish) as checkpoints:
             while not training.done:
                 training.step()
                 on_iteration(training.iteration, training.iterations, training.history[-1])
@@ -123,9 +138,10 @@ class StyleWorker:
                     seconds = seconds_before + time.perf_counter() - started
                     checkpoints.write(tensors, {**info, "seconds": seconds})
         check_claim(task)
-        self._finish(task, training, seconds_before + time.perf_counter() - started)
+        self._finish(task, work.path, training, seconds_before + time.perf_counter() - started)
+        work.publish_all(FINISHED)
 
-    def _finish(self, task: StyleTask, training: Training, seconds: float) -> None:
+    def _finish(self, task: StyleTask, folder: Path, training: Training, seconds: float) -> None:
         """Write the previews, the result and the style's bundle."""
         info = {
             "base": self.base.fingerprint,
@@ -136,7 +152,7 @@ class StyleWorker:
             "licence": task.licence,
             "train_seconds": round(seconds, 2),
         }
-        trained, folder = training.finish(task.id, info), task.folder
+        trained = training.finish(task.id, info)
         for i, image in enumerate(trained.images):
             write_atomic(folder / PREVIEWS / f"{i:02d}.png", png_bytes(tensor_to_image(image)))
         result = {"metrics": trained.metrics, "history": training.history, "seconds": seconds}
@@ -146,9 +162,18 @@ class StyleWorker:
         trained.save(folder / "style")
 
 
-def is_finished(folder: Path) -> bool:
+def is_finished(folder: Location) -> bool:
     """Whether a style's folder holds a complete bundle; ``style.json`` is written last."""
-    return (folder / RESULT).is_file() and (folder / "style" / STYLE_JSON).is_file()
+    return {RESULT, FINISHED} <= set(open_store(folder).list())
+
+
+def local_file(location: Location, work: WorkFolder) -> Path:
+    """A file by path or URI as a file of this machine: itself, or a copy in the work folder."""
+    if not work.is_remote:
+        return Path(location)
+    path = work.path / "inputs" / base_name(str(location))
+    write_atomic(path, read_shared(location))
+    return path
 
 
 def check_claim(task: StyleTask) -> None:

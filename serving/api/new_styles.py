@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from factory.core.bases import NAME_RULE, check_name
+from factory.core.stores import open_store
 from factory.registry import CANDIDATE, StyleVersion
 from osasis.bundles.files import STYLE_JSON, read_json
 from osasis.errors import UserError
 from osasis.images.kinds import HEAD_BYTES, kind_of
-from osasis.storage import write_atomic
 from serving.api.common import authorised, negotiate
 from serving.bodies import read_new_style
 from serving.errors import ApiError
@@ -84,9 +84,9 @@ def _register(service: Service, made: StyleVersion, name: str) -> StyleVersion:
 def _request_training(service: Service, image: SentFile, name: str) -> None:
     """Store a style image in the catalog of requested styles. Raises ApiError for a taken name."""
     kind = (kind_of(image.data[:HEAD_BYTES]) or "png").lower()
-    folder = service.home.requested_styles
-    for other in folder.glob(f"{name}.*"):
-        if other.stem == name and other.read_bytes() != image.data:
+    store = open_store(service.home.shared(service.home.requested_styles))
+    for other in store.list():
+        if other.rpartition(".")[0] == name and store.read(other) != image.data:
             raise ApiError(422, f"another image is stored as {name!r}", field="name", value=name,
                            allowed="a name that is not taken")  # fmt: skip
-    write_atomic(folder / f"{name}.{kind}", image.data)
+    store.write(f"{name}.{kind}", image.data)

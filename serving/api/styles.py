@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from factory.methods import base_facts, mix_defaults
+from factory.methods.text_edits import text_edit_names
 from factory.registry import StyleVersion
 from osasis.errors import UserError
 from serving.api.common import authorised
@@ -95,7 +96,7 @@ async def info(request: Request) -> dict[str, Any]:
     """The base, its method, the fields of its mixes and their controls, the limits, the names of
     text edits, and the paths of example photos."""
     service, _ = authorised(request)
-    edits = sorted(p.parent.name for p in service.home.text_edits.glob("*/text_edit.json"))
+    edits = await asyncio.to_thread(text_edit_names, service.home)
     return {
         "base": service.info["name"],
         "fingerprint": service.info["fingerprint"],

@@ -22,7 +22,6 @@ from factory.core.home import HOME_VARIABLE, Home
 from factory.registry import Registry, StyleVersion
 from factory.training.style_worker import StyleTask
 from osasis.bundles.base import load_base
-from osasis.contents import save_contents
 from osasis.images.tensors import image_to_tensor
 from osasis.settings import TrainSettings, make_settings
 from osasis.storage import save_tensors
@@ -197,7 +196,7 @@ def shop(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
     settings = make_settings("default", **FEW)
     base = load_base(home / "bases" / "tiny")
-    save_contents(folder / "bank.safetensors", build_bank(base, settings).contents)
+    save_tensors(folder / "bank.safetensors", build_bank(base, settings).contents.tensors())
     photos = torch.stack([image_to_tensor(picture(i, (SIZE, SIZE))) for i in (300, 301)])
     save_tensors(folder / "previews.safetensors", {"photos": photos})
     return Shop(

@@ -20,12 +20,12 @@ from osasis.contents import (
     SampledContents,
     encode_contents,
     main,
-    save_contents,
     ship_bank,
 )
 from osasis.images.tensors import from_uint8
 from osasis.sampling import INVERTERS
 from osasis.settings import TrainSettings
+from osasis.storage import save_tensors
 from tests.tiny import build_bank
 
 Settings = Callable[..., TrainSettings]
@@ -94,7 +94,7 @@ def test_every_content_is_drawn_eventually(numbered: ContentBank) -> None:
 
 def test_a_bank_round_trips(tiny_contents: Contents, tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
-    save_contents(path, tiny_contents)
+    save_tensors(path, tiny_contents.tensors())
     again = ContentBank.load(path)
     assert equal(again.contents, tiny_contents)
     drawn = ContentBank(tiny_contents).draw(3, generator(2))
@@ -103,8 +103,8 @@ def test_a_bank_round_trips(tiny_contents: Contents, tmp_path: Path) -> None:
 
 def test_a_bank_ships_with_its_base_in_float16(tiny_contents: Contents, tmp_path: Path) -> None:
     bank = tmp_path / "content-banks" / "0123456789abcdef"
-    save_contents(bank / "shard-00000.safetensors", tiny_contents.take(slice(0, 2)))
-    save_contents(bank / "shard-00001.safetensors", tiny_contents.take(slice(2, None)))
+    save_tensors(bank / "shard-00000.safetensors", tiny_contents.take(slice(0, 2)).tensors())
+    save_tensors(bank / "shard-00001.safetensors", tiny_contents.take(slice(2, None)).tensors())
     (bank / "bank.json").write_text('{"contents": 4, "seconds": 7.0, "draw_seconds": 1.0}')
     shipped = ship_bank(bank, tmp_path / "base")
     assert shipped == tmp_path / "base" / "banks" / "0123456789abcdef"

@@ -23,13 +23,13 @@ from PIL import Image
 
 from factory.core.home import Home
 from factory.core.ports import free_port
-from factory.methods.osasis.content_banks import bank_path, shard_path
+from factory.methods.osasis.content_banks import bank_name, shard_name
 from factory.registry import StyleVersion
 from osasis.bundles.base import load_base
 from osasis.bundles.predictor import save_predictor
-from osasis.contents import BANK_JSON, save_contents
+from osasis.contents import BANK_JSON
 from osasis.settings import make_settings
-from osasis.storage import write_json
+from osasis.storage import save_tensors, write_json
 from serving.auth import new_key
 from tests.factory.conftest import (
     home,
@@ -73,10 +73,11 @@ def add_predictor(path: Path) -> None:
     folder = Home(path).base_folder(None)
     base, settings = load_base(folder), make_settings("instant")
     save_predictor(folder, random_predictor(base), base.fingerprint, {})
-    bank = bank_path(Home(path).banks, base, settings)
-    assert bank is not None
+    name = bank_name(base, settings)
+    assert name is not None
+    bank = Home(path).banks / name
     contents = build_bank(base, settings).contents
-    save_contents(shard_path(bank, 0), contents)
+    save_tensors(bank / shard_name(0), contents.tensors())
     write_json(bank / BANK_JSON, {"contents": len(contents)})
 
 

@@ -37,6 +37,7 @@ from osasis.mix import Mix
 
 if TYPE_CHECKING:
     from factory.core.claims import Claims
+    from factory.core.home import Home
     from factory.methods.diffstyler.training import DiffStylerTraining
 
 # A base may have photos of its own, for previews: (N, 3, H, W) uint8, under this key.
@@ -141,7 +142,7 @@ class DiffStylerBase:
     def banks(
         self,
         settings: Sequence[StyleSettings],
-        folder: Path,
+        home: Home,
         report: Callable[[str], None],
         claims: Claims,
         photos: ContentPhotos | None = None,
@@ -150,8 +151,8 @@ class DiffStylerBase:
         return [None] * len(settings)
 
     def ready_bank(
-        self, settings: StyleSettings, folder: Path, photos: ContentPhotos | None = None
-    ) -> tuple[bool, Path | None]:
+        self, settings: StyleSettings, home: Home, photos: ContentPhotos | None = None
+    ) -> tuple[bool, str | None]:
         return True, None
 
     def preview_encodings(self, photos: Tensor, plan: EncodePlan) -> Encodings:

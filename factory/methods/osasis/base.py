@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from factory.core.local_copy import local_copy
 from factory.methods.interface import (
     Bank,
     ContentPhotos,
@@ -21,7 +22,7 @@ from factory.methods.interface import (
 from osasis.arithmetic import Precision
 from osasis.bundles.base import Base
 from osasis.bundles.style import Style, save_style
-from osasis.contents import HELD_OUT, ContentBank
+from osasis.contents import BANK_JSON, HELD_OUT, ContentBank
 from osasis.encode import EncodePlan, Encodings, encode, encode_plan, largest_pass
 from osasis.errors import UserError
 from osasis.images.tensors import load_square
@@ -34,6 +35,8 @@ from osasis.stylize import decode_rows, rows_that_share_passes
 
 if TYPE_CHECKING:
     from factory.core.claims import Claims
+    from factory.core.home import Home
+    from factory.core.stores import Location
     from factory.methods.osasis.training import OsasisTraining
 
 
@@ -46,7 +49,7 @@ class OsasisBase:
 
     def __init__(self, method: Method, networks: Base, folder: Path) -> None:
         self.method, self.networks, self.folder = method, networks, folder
-        self._banks: dict[Path, ContentBank] = {}
+        self._banks: dict[Location, ContentBank] = {}
         self._previews: dict[EncodePlan, Encodings] = {}
 
     @property
@@ -131,29 +134,32 @@ class OsasisBase:
     def banks(
         self,
         settings: Sequence[TrainSettings],
-        folder: Path,
+        home: Home,
         report: Callable[[str], None],
         claims: Claims,
         photos: ContentPhotos | None = None,
     ) -> list[Bank | None]:
         from factory.methods.osasis.content_banks import ensure_banks
 
-        return ensure_banks(folder, self.folder, self.networks, settings, report, claims, photos)
+        place, base = home.shared(home.banks), home.base_location(self.folder)
+        return ensure_banks(place, base, self.networks, settings, report, claims, photos)
 
     def ready_bank(
-        self, settings: TrainSettings, folder: Path, photos: ContentPhotos | None = None
-    ) -> tuple[bool, Path | None]:
+        self, settings: TrainSettings, home: Home, photos: ContentPhotos | None = None
+    ) -> tuple[bool, str | None]:
         from factory.methods.osasis.content_banks import ready_bank
 
-        return ready_bank(folder, self.folder, self.networks, settings, photos)
+        place, base = home.shared(home.banks), home.base_location(self.folder)
+        return ready_bank(place, base, self.networks, settings, photos)
 
-    def bank(self, path: Path | None) -> ContentBank | None:
-        """The content bank at a path, cached."""
-        if path is None:
+    def bank(self, location: Location | None) -> ContentBank | None:
+        """The content bank at a path or URI, cached."""
+        if location is None:
             return None
-        if path not in self._banks:
-            self._banks[path] = ContentBank.load(path, self.device)
-        return self._banks[path]
+        if location not in self._banks:
+            folder = local_copy(location, BANK_JSON)
+            self._banks[location] = ContentBank.load(folder, self.device)
+        return self._banks[location]
 
     def preview_encodings(self, photos: Tensor, plan: EncodePlan) -> Encodings:
         """Encodings of the preview photos, read from the base's folder or computed once."""

@@ -55,7 +55,7 @@ def folder_of(claims: Claims) -> Path:
 
 def write_claim(claims: Claims, holder: Holder, name: str = "oil") -> None:
     """Write the claim of another process."""
-    write_json(claims.path(name), asdict(holder))
+    write_json(claims.location(name), asdict(holder))
 
 
 def test_one_job_holds_a_claim_until_release(mine: Claims, other: Claims) -> None:
@@ -67,7 +67,7 @@ def test_one_job_holds_a_claim_until_release(mine: Claims, other: Claims) -> Non
     other.release("oil")  # held by another job: no effect
     assert mine.held("oil")
     mine.release("oil")
-    assert read_claim(mine.path("oil")) is None
+    assert read_claim(mine.location("oil")) is None
     assert other.acquire("oil") is None
 
 
@@ -111,12 +111,12 @@ def no_locks(monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> None:
 def test_the_claim_of_a_killed_process_is_taken_over_after_its_lease(mine: Claims) -> None:
     ran = subprocess.run([sys.executable, "-c", KILLED_JOB, str(folder_of(mine))], check=False)
     assert ran.returncode == -signal.SIGKILL
-    left = read_claim(mine.path("oil"))
+    left = read_claim(mine.location("oil"))
     assert left is not None and left.job == "dead"
     assert mine.acquire("oil") == left  # it may run on another machine
-    age(mine.path("oil"), folder_of(mine) / "dead.alive")
+    age(mine.location("oil"), folder_of(mine) / "dead.alive")
     assert mine.acquire("oil") is None
-    assert read_claim(mine.path("oil")) == mine.holder
+    assert read_claim(mine.location("oil")) == mine.holder
     assert not list(folder_of(mine).glob("*.takeover"))
 
 
@@ -137,7 +137,7 @@ def test_a_job_with_late_heartbeats_lives_while_it_holds_its_lock(
     mine: Claims, other: Claims
 ) -> None:
     assert other.acquire("oil") is None
-    age(mine.path("oil"), folder_of(mine) / "other.alive", seconds=3600)
+    age(mine.location("oil"), folder_of(mine) / "other.alive", seconds=3600)
     assert mine.acquire("oil") == other.holder
     assert mine.acquire_from_dead("oil", lambda holder: None) == other.holder
 
@@ -158,17 +158,17 @@ def test_on_a_file_system_without_locks_heartbeats_decide(
     assert time.monotonic() - started < LEASE_SECONDS / 2
     other._closed.set()  # as if it were killed
     time.sleep(0.2)
-    age(mine.path("oil"), tmp_path / "other.alive")
+    age(mine.location("oil"), tmp_path / "other.alive")
     assert mine.acquire("oil") is None
     assert not other.held("oil")
     with pytest.raises(SupersededError, match="job mine has taken oil over"):
-        check_claim(other.path("oil"), "other")
+        check_claim(other.location("oil"), "other")
     other.release("oil")  # another job's by now: no effect
     other.close()
     assert mine.held("oil")
     mine.close()
     with pytest.raises(SupersededError, match="is gone"):
-        check_claim(other.path("oil"), "mine")
+        check_claim(other.location("oil"), "mine")
 
 
 def test_a_wrong_clock_of_a_machine_takes_no_claim(
@@ -188,7 +188,7 @@ def test_one_of_many_concurrent_jobs_takes_a_dead_claim_over(tmp_path: Path) -> 
     # A job that died while it took the claim over.
     marker = tmp_path / f"{sha256_text('oil.claim' + dead.token)[:32]}.takeover"
     write_json(marker, asdict(Holder("dead-too", "token")))
-    age(jobs[0].path("oil"), marker)
+    age(jobs[0].location("oil"), marker)
     start = threading.Barrier(len(jobs))
     answers: list[Holder | None] = []
 
@@ -227,15 +227,15 @@ def test_close_releases_only_the_jobs_own_claims(mine: Claims, other: Claims) ->
     assert mine.acquire("oil") is None
     assert other.acquire("ink") is None
     mine.close()
-    assert read_claim(mine.path("oil")) is None
-    assert read_claim(mine.path("ink")) == other.holder
+    assert read_claim(mine.location("oil")) is None
+    assert read_claim(mine.location("ink")) == other.holder
 
 
 def test_an_invalid_claim_can_be_acquired_after_a_lease(mine: Claims) -> None:
     for text in ("", "{", "[]", '{"job": "x"}'):
-        mine.path("oil").write_text(text)
-        assert read_claim(mine.path("oil")) is None
+        mine.location("oil").write_text(text)
+        assert read_claim(mine.location("oil")) is None
     assert mine.acquire("oil") == Holder("unknown", "")
-    age(mine.path("oil"))
+    age(mine.location("oil"))
     assert mine.acquire("oil") is None
     assert mine.held("oil")

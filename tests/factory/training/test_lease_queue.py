@@ -31,7 +31,7 @@ def running(queue: LeaseQueue, style: str) -> Running:
 
 
 def test_styles_are_leased_in_catalog_order(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["c", "a", "b"])
+    queue = LeaseQueue(tmp_path, ["c", "a", "b"])
     assert states(queue) == {"c": "waiting", "a": "waiting", "b": "waiting"}
     assert queue.lease(0) == "c"
     assert queue.lease(1) == "a"
@@ -44,7 +44,7 @@ def test_styles_are_leased_in_catalog_order(tmp_path: Path) -> None:
 
 
 def test_a_restarted_slot_gets_the_style_that_it_held(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
+    queue = LeaseQueue(tmp_path, ["a", "b", "c"])
     assert (queue.lease(0), queue.lease(1)) == ("a", "b")
     queue.progress("b", 3, 10, {"total": 1.5}, 1)
     assert queue.lease(1) == "b"
@@ -55,7 +55,7 @@ def test_a_restarted_slot_gets_the_style_that_it_held(tmp_path: Path) -> None:
 
 def test_a_style_whose_workers_die_fails_after_its_last_attempt(tmp_path: Path) -> None:
     path = tmp_path / "queue.json"
-    queue = LeaseQueue(path, ["a", "b"])
+    queue = LeaseQueue(path.parent, ["a", "b"])
     for _ in range(RETRIES + 1):
         assert queue.lease(0) == "a"
         queue.progress("a", 1, 10, {"total": 0.5}, 0)
@@ -64,12 +64,12 @@ def test_a_style_whose_workers_die_fails_after_its_last_attempt(tmp_path: Path) 
     assert on_disk(path)["a"]["kind"] == DIED
     assert on_disk(path)["a"]["reason"] == "its worker died (out of memory?) (attempt 3)"
     # The attempts of `b` are counted separately, also by a restarted queue.
-    assert LeaseQueue(path, ["a", "b"]).lease(0) == "b"
+    assert LeaseQueue(path.parent, ["a", "b"]).lease(0) == "b"
     assert on_disk(path)["b"]["attempts"] == 2
 
 
 def test_failures_are_retried_by_kind(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"], retries=1, retry_on=[ERROR])
+    queue = LeaseQueue(tmp_path, ["a", "b"], retries=1, retry_on=[ERROR])
     assert queue.lease(0) == "a"
     queue.failed("a", "a hiccup", ERROR, 0)
     assert queue.snapshot()["a"] == Waiting(attempts=1, before="a hiccup")
@@ -86,7 +86,7 @@ def test_failures_are_retried_by_kind(tmp_path: Path) -> None:
 
 
 def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b", "c"])
+    queue = LeaseQueue(tmp_path, ["a", "b", "c"])
     assert [queue.lease(i, f"node-{i}") for i in range(3)] == ["a", "b", "c"]
     assert queue.release(["node-1", "node-7"]) == ["b"]
     assert queue.release(["node-1"]) == []
@@ -101,7 +101,7 @@ def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> No
 
 
 def test_a_slot_is_given_up_after_too_many_starts_without_a_lease(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a"])
+    queue = LeaseQueue(tmp_path, ["a"])
     assert [queue.worker_started(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]
     assert queue.worker_started(1)
     queue.lease(1)
@@ -109,7 +109,7 @@ def test_a_slot_is_given_up_after_too_many_starts_without_a_lease(tmp_path: Path
 
 
 def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"])
+    queue = LeaseQueue(tmp_path, ["a", "b"])
     assert queue.lease(0) == "a"
     queue.failed("a", "training diverged", "diverged")
     assert queue.lease(0) == "b"
@@ -119,7 +119,7 @@ def test_a_failed_style_is_not_leased_again(tmp_path: Path) -> None:
 
 
 def test_snapshots_have_the_progress(tmp_path: Path) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a"])
+    queue = LeaseQueue(tmp_path, ["a"])
     queue.lease(0)
     queue.progress("a", 4, 10, {"total": 0.25, "structure": 0.1}, 0)
     progress = running(queue, "a").progress
@@ -129,7 +129,7 @@ def test_snapshots_have_the_progress(tmp_path: Path) -> None:
 
 def test_the_file_is_written_at_every_change_of_state(tmp_path: Path) -> None:
     path = tmp_path / "job" / "queue.json"
-    queue = LeaseQueue(path, ["a", "b"])
+    queue = LeaseQueue(path.parent, ["a", "b"])
     assert on_disk(path) == {"a": {"state": "waiting"}, "b": {"state": "waiting"}}
     queue.lease(0)
     now = on_disk(path)["a"]
@@ -143,7 +143,7 @@ def test_the_file_is_written_at_every_change_of_state(tmp_path: Path) -> None:
     )
     assert (now["first"][1], now["iteration"], now["losses"]) == (4, 4, {"total": 0.25})
     # A restarted queue continues from the same progress.
-    assert LeaseQueue(path, ["a", "b"]).snapshot() == queue.snapshot()
+    assert LeaseQueue(path.parent, ["a", "b"]).snapshot() == queue.snapshot()
     queue.done("a", 1.5)
     assert on_disk(path)["a"] == {"state": "done", "seconds": 1.5, "attempts": 1}
     queue.failed("b", "no good", IMAGE)
@@ -158,13 +158,13 @@ def test_the_file_is_written_at_every_change_of_state(tmp_path: Path) -> None:
 
 def test_a_restarted_queue_keeps_done_failed_and_leased_styles(tmp_path: Path) -> None:
     path, styles = tmp_path / "queue.json", ["a", "b", "c", "d"]
-    queue = LeaseQueue(path, styles)
+    queue = LeaseQueue(path.parent, styles)
     assert (queue.lease(0), queue.lease(1), queue.lease(2)) == ("a", "b", "c")
     queue.done("a", 1.0)
     queue.failed("b", "no good", IMAGE)
     assert states(queue) == {"a": "done", "b": "failed", "c": "running", "d": "waiting"}
 
-    again = LeaseQueue(path, styles)
+    again = LeaseQueue(path.parent, styles)
     assert again.snapshot()["a"] == Done(1.0, attempts=1)
     assert again.snapshot()["b"] == Failed("no good", IMAGE, attempts=1)
     # Slot 2 still trains c, which no other slot may lease.
@@ -178,15 +178,15 @@ def test_a_restarted_queue_keeps_done_failed_and_leased_styles(tmp_path: Path) -
 
 def test_a_restarted_queue_ignores_styles_of_other_jobs(tmp_path: Path) -> None:
     path = tmp_path / "queue.json"
-    LeaseQueue(path, ["a", "b"]).done("a", 1.0)
-    again = LeaseQueue(path, ["b", "c"])
+    LeaseQueue(path.parent, ["a", "b"]).done("a", 1.0)
+    again = LeaseQueue(path.parent, ["b", "c"])
     assert states(again) == {"b": "waiting", "c": "waiting"}
 
 
 def test_a_full_disk_ends_the_queue_and_fails_no_style(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = LeaseQueue(tmp_path / "queue.json", ["a", "b"])
+    queue = LeaseQueue(tmp_path, ["a", "b"])
     assert queue.lease(0) == "a"
     queue.failed("a", "the disk of home is full (4 kB free)", DISK, 0)
     assert queue.disk_full() == "the disk of home is full (4 kB free)"
@@ -197,6 +197,6 @@ def test_a_full_disk_ends_the_queue_and_fails_no_style(
         raise disk_full(path.parent, errno.ENOSPC)
 
     monkeypatch.setattr("factory.training.lease_queue.write_json", full)
-    own = LeaseQueue(tmp_path / "own.json", ["a"])
+    own = LeaseQueue(tmp_path / "own", ["a"])
     assert own.disk_full().startswith(f"the disk of {tmp_path} is full (")
     assert own.lease(0) is None

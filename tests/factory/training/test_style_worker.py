@@ -194,7 +194,7 @@ def test_a_superseded_worker_stops_writing(
     claims = [Claims(tmp_path / "claims", job) for job in ("mine", "successor")]
     claims[0].acquire("oil")
     task = shop.task("oil", image, tmp_path / "work", **SETTINGS)
-    task = replace(task, claim=claims[0].path("oil"), job="mine")
+    task = replace(task, claim=claims[0].location("oil"), job="mine")
 
     def taken_over(iteration: int, of: int, losses: dict[str, float]) -> None:
         if iteration == KILLED_AT:

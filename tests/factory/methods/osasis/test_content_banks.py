@@ -15,10 +15,10 @@ import torch
 from factory.core.claims import Claims
 from factory.methods.osasis.content_banks import (
     ContentPhotos,
-    bank_path,
+    bank_name,
     ensure_banks,
     read_bank,
-    shard_path,
+    shard_name,
 )
 from osasis.bundles.base import Base, load_base
 from osasis.bundles.files import shipped_bases
@@ -30,7 +30,6 @@ from osasis.contents import (
     ContentBank,
     bank_photos,
     encode_contents,
-    save_contents,
     ship_bank,
 )
 from osasis.images.tensors import from_uint8
@@ -71,7 +70,13 @@ def ensure(
         claims = Claims(folder / "claims", job)
         try:
             ensure_banks(
-                folder / "banks", shop.base, base, [settings] * 2, reported.append, claims, photos
+                str(folder / "banks"),
+                str(shop.base),
+                base,
+                [settings] * 2,
+                reported.append,
+                claims,
+                photos,
             )
         finally:
             claims.close()
@@ -80,25 +85,25 @@ def ensure(
     return build
 
 
-def test_bank_path_depends_on_base_settings_and_photos(
-    base: Base, settings: TrainSettings, photos: ContentPhotos, tmp_path: Path
+def test_bank_name_depends_on_base_settings_and_photos(
+    base: Base, settings: TrainSettings, photos: ContentPhotos
 ) -> None:
-    def path(photos: ContentPhotos | None = None, **changes: object) -> Path | None:
-        return bank_path(tmp_path, base, settings.replace(**changes), photos)  # type: ignore[arg-type]
+    def name(photos: ContentPhotos | None = None, **changes: object) -> str | None:
+        return bank_name(base, settings.replace(**changes), photos)  # type: ignore[arg-type]
 
-    same = path()
+    same = name()
     # Settings of style training do not matter, nor do sampling settings for given photos.
-    assert path(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
-    others = [path(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
-    others += [path(t0=1.0), path(guide_input="nearest224"), path(photos)]
-    others.append(path(ContentPhotos(255 - photos.tensor)))
+    assert name(iterations=99, batch_size=1, lr_unet=0.5, seed=7, decode_steps=8) == same
+    others = [name(**{k: getattr(settings, k) * 2}) for k in ("encode_steps", "bank_size")]
+    others += [name(t0=1.0), name(guide_input="nearest224"), name(photos)]
+    others.append(name(ContentPhotos(255 - photos.tensor)))
     assert len({same, *others}) == 7 and None not in others
     # Sampled contents depend on the sampling settings and the seed.
     blind = base.replace(photos=None)
     ways: list[dict[str, int]] = [{}, {"seed": 1}, {"decode_steps": 8}, {"latent_steps": 7}]
-    sampled = {bank_path(tmp_path, blind, settings.replace(**w)) for w in ways}
+    sampled = {bank_name(blind, settings.replace(**w)) for w in ways}
     assert len(sampled) == 4
-    assert bank_path(tmp_path, blind, settings.replace(contents="sampled")) is None
+    assert bank_name(blind, settings.replace(contents="sampled")) is None
 
 
 def test_a_bank_built_on_ray_equals_build_bank(
@@ -108,7 +113,7 @@ def test_a_bank_built_on_ray_equals_build_bank(
     (line,) = ensure(tmp_path)
     assert line.startswith(f"content bank: {COUNT} contents encoded in ")
     (folder,) = (tmp_path / "banks").iterdir()
-    bank = read_bank(folder)
+    bank = read_bank(str(folder))
     assert bank is not None and bank.contents == COUNT
     assert bank.seconds is not None and bank.seconds > 0
     # A base with these photos: its bank has all photos but the held-out ones.
@@ -126,11 +131,11 @@ def test_a_resumed_build_computes_only_missing_shards(
 ) -> None:
     ensure(tmp_path)
     (folder,) = (tmp_path / "banks").iterdir()
-    shards = [shard_path(folder, start) for start in range(0, COUNT, CHUNK)]
+    shards = [folder / shard_name(start) for start in range(0, COUNT, CHUNK)]
     before = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
     (folder / BANK_JSON).unlink()
     shards[1].unlink()
-    assert read_bank(folder) is None
+    assert read_bank(str(folder)) is None
     assert len(ensure(tmp_path, "successor")) == 1
     after = [(p.read_bytes(), p.stat().st_mtime_ns) for p in shards]
     assert [b for b, _ in after] == [b for b, _ in before]
@@ -142,21 +147,22 @@ def test_a_bank_shipped_with_the_base_is_used(
     shop: Shop, base: Base, settings: TrainSettings, tmp_path: Path
 ) -> None:
     """Runs without Ray, so that no bank can be built."""
-    path = bank_path(tmp_path / "banks", base, settings)
-    assert path is not None
-    built = tmp_path / "built" / path.name
-    save_contents(built / "shard-00000.safetensors", build_bank(base, settings).contents)
+    name = bank_name(base, settings)
+    assert name is not None
+    built = tmp_path / "built" / name
+    save_tensors(built / "shard-00000.safetensors", build_bank(base, settings).contents.tensors())
     (built / BANK_JSON).write_text('{"contents": 4, "seconds": 1.0}')
     own = tmp_path / "base"
     shutil.copytree(shop.base, own)
     shipped = ship_bank(built, own)
     claims, reported = Claims(tmp_path / "claims", "job"), []
-    (bank,) = ensure_banks(tmp_path / "banks", own, base, [settings], reported.append, claims)
-    assert bank is not None and bank.folder == shipped and reported == []
+    places = str(tmp_path / "banks"), str(own)
+    (bank,) = ensure_banks(*places, base, [settings], reported.append, claims)
+    assert bank is not None and bank.location == str(shipped) and reported == []
     assert (bank.contents, bank.seconds) == (4, None)
     # Other settings need another bank.
-    other = bank_path(tmp_path / "banks", base, settings.replace(t0=1.0))
-    assert other is not None and read_bank(own / SHIPPED_BANKS / other.name) is None
+    other = bank_name(base, settings.replace(t0=1.0))
+    assert other is not None and read_bank(f"{own}/{SHIPPED_BANKS}/{other}") is None
 
 
 def test_the_embedded_base_ships_the_bank_of_preset_fast(tmp_path: Path) -> None:
@@ -167,11 +173,11 @@ def test_the_embedded_base_ships_the_bank_of_preset_fast(tmp_path: Path) -> None
     torch.set_num_threads(1)
     folder = shipped_bases()["portraits64"]
     shipped, fast = load_base(folder), make_settings("fast")
-    path, own = bank_path(tmp_path, shipped, fast), bank_photos(shipped)
-    assert path is not None and own is not None
-    bank = read_bank(folder / SHIPPED_BANKS / path.name)
+    name, own = bank_name(shipped, fast), bank_photos(shipped)
+    assert name is not None and own is not None
+    bank = read_bank(f"{folder}/{SHIPPED_BANKS}/{name}")
     assert bank is not None and bank.contents == len(own)
-    stored = ContentBank.load(bank.folder).take(torch.tensor([0, 41]))
+    stored = ContentBank.load(Path(bank.location)).take(torch.tensor([0, 41]))
     made = encode_contents(shipped, from_uint8(own[[0, 41]]), fast)
     for name in PARTS:
         was, now = getattr(stored, name), getattr(made, name)
@@ -184,8 +190,8 @@ def test_a_job_waits_for_a_bank_that_another_job_builds(
 ) -> None:  # fmt: skip
     ensure(tmp_path / "source")
     (ready,) = (tmp_path / "source" / "banks").iterdir()
-    folder = bank_path(tmp_path / "banks", base, settings, photos)
-    assert folder is not None and folder.name == ready.name
+    folder = tmp_path / "banks" / str(bank_name(base, settings, photos))
+    assert folder.name == ready.name
     builder = Claims(tmp_path / "claims", "builder")
     assert builder.acquire(f"bank-{folder.name}") is None
     reported: list[list[str]] = []

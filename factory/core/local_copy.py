@@ -1,0 +1,99 @@
+"""Copies on this machine of folders in an object store.
+
+A folder such as a base or a content bank never changes: it is written whole, and the file that
+describes it is written last. Another folder under the same name has another such file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from factory.core.local_cache import cache_folder
+from factory.core.stores import Location, Store, local_folder, open_store
+from osasis.storage import sha256_text, write_atomic
+
+COPIES = "copies"
+# Copies that no process has opened for ``KEPT_SECONDS`` are deleted where all are larger.
+MAX_BYTES = 16 << 30
+KEPT_SECONDS = 24 * 3600.0
+REQUESTS_AT_ONCE = 8
+
+
+def local_copy(location: Location, last: str) -> Path:
+    """A folder by path or URI as a folder on this machine; of an object store, a cached copy.
+
+    last: the file that is written last. Several processes may call this at once. Raises
+    FileNotFoundError where the file is missing, StoreError, DiskFullError.
+    """
+    store = open_store(location)
+    if (folder := local_folder(store)) is not None:
+        return folder
+    described = store.read(last)
+    digest = sha256_text(f"{store.location}\n{described.hex()}")[:32]
+    copy = cache_folder() / COPIES / digest / store.location.rpartition("/")[2]
+    if not copy.is_dir():
+        _download(store, copy)
+        _limit(copy.parent)
+    with contextlib.suppress(OSError):
+        os.utime(copy.parent)
+    return copy
+
+
+def download(store: Store, folder: Path) -> None:
+    """Write every file of a store to a folder. Raises StoreError, DiskFullError."""
+
+    def fetch(name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # deleted since the listing
+            write_atomic(folder / name, store.read(name))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        list(pool.map(fetch, store.list()))
+
+
+def upload(folder: Path, store: Store, last: str) -> None:
+    """Write every file of a folder to a store. last: the file that makes them a whole.
+
+    Raises StoreError, DiskFullError.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    names = sorted(p.relative_to(folder).as_posix() for p in files)
+
+    def send(name: str) -> None:
+        store.write(name, (folder / name).read_bytes())
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        list(pool.map(send, [name for name in names if name != last]))
+    send(last)
+
+
+def _download(store: Store, copy: Path) -> None:
+    """Download a folder beside its place and rename it, so that a copy is whole."""
+    partial = copy.parent / f".{uuid.uuid4().hex}"
+    try:
+        download(store, partial)
+        with contextlib.suppress(OSError):  # another process was faster
+            partial.rename(copy)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _limit(newest: Path) -> None:
+    """Delete old copies, least recently opened first, beyond MAX_BYTES."""
+    copies = []
+    for path in newest.parent.iterdir():
+        with contextlib.suppress(OSError):
+            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+            copies.append((path.stat().st_mtime, size, path))
+    total = sum(size for _, size, _ in copies)
+    for opened, size, path in sorted(copies):
+        if total <= MAX_BYTES or time.time() - opened < KEPT_SECONDS:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        total -= size

@@ -1,0 +1,65 @@
+"""Folders that one process at a time works in, and that the next one may continue elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.core.local_cache import cache_folder
+from factory.core.local_copy import download, upload
+from factory.core.stores import Location, Store, local_folder, open_store
+from osasis.storage import sha256_text
+
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder by path or URI, and where its files are on this machine.
+
+    For a folder on a file system ``path`` is the folder itself, and there is nothing to fetch or
+    to publish. All methods raise StoreError and DiskFullError.
+    """
+
+    store: Store
+    path: Path
+
+    @classmethod
+    def at(cls, location: Location) -> WorkFolder:
+        store = open_store(location)
+        path = local_folder(store)
+        if path is None:
+            path = cache_folder() / WORK / sha256_text(store.location)[:32]
+        return cls(store, path)
+
+    @property
+    def is_remote(self) -> bool:
+        return local_folder(self.store) is None
+
+    def fetch(self) -> None:
+        """Replace this machine's files by those of the store: another machine may have worked."""
+        if self.is_remote:
+            shutil.rmtree(self.path, ignore_errors=True)
+            download(self.store, self.path)
+
+    def publish(self, name: str) -> None:
+        """Write one file to the store."""
+        if self.is_remote:
+            self.store.write(name, (self.path / name).read_bytes())
+
+    def publish_all(self, last: str) -> None:
+        """Write every file to the store. last: the file that makes them a whole."""
+        if self.is_remote:
+            upload(self.path, self.store, last)
+
+    def delete(self) -> None:
+        """Delete the folder, in the store and on this machine."""
+        if self.is_remote:
+            self.store.delete_folder("")
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def drop_local(self) -> None:
+        """Delete this machine's files of a folder in a store."""
+        if self.is_remote:
+            shutil.rmtree(self.path, ignore_errors=True)
