@@ -97,12 +97,8 @@ def node_findings(
     if node.gpus or found.gpus:
         yield _gpus(subject, node.gpus, found.gpus)
     yield _home(subject, home, found.reads, found.writes)
-    yield _room(
-        subject,
-        "free disk of the home" if home.uri is None else "free disk of the cache",
-        found.disk_free,
-        LEAST_DISK,
-    )
+    place = "home" if home.uri is None else "cache"
+    yield _room(subject, f"free disk of the {place}", found.disk_free, LEAST_DISK)
     yield _room(subject, "free memory", found.memory_free, LEAST_MEMORY)
     yield _shared_memory(subject, found.shared_memory)
     skew = max(clock[0] - found.clock, found.clock - clock[1], 0.0)

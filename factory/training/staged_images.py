@@ -22,9 +22,10 @@ class StagedImages:
     the copies stay in memory: a run that trains no style needs no file. Thread-safe.
     """
 
-    def __init__(self, folder: Path, location: str) -> None:
-        """folder: on this machine. location: path or URI of the folder for other machines."""
-        self.folder, self.location = folder, location
+    def __init__(self, folder: Path, location: str | None = None) -> None:
+        """folder: on this machine. location: path or URI of the folder for other machines, if it
+        is another."""
+        self.folder, self.location = folder, location or str(folder)
         self._hashes: dict[str, str] = {}
         self._in_memory: dict[str, bytes] = {}
         self._full: DiskFullError | None = None

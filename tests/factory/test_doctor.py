@@ -45,7 +45,7 @@ def test_a_node_without_a_problem() -> None:
             ("error", "torch is missing, here 2.15.0"),
         ),
         ({"gpus": 1}, 2, ("error", "Ray offers 2 GPU(s), but PyTorch finds 1")),
-        ({"reads": False}, 0, ("error", "home /home is another folder than here")),
+        ({"reads": False}, 0, ("error", "home /home is another one than here")),
         (
             {"writes": "read-only file system"},
             0,

@@ -108,6 +108,7 @@ def test_slots_are_added_to_a_run_that_trains(tmp_path: Path, local_ray: None) -
 )
 def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
     (tmp_path / "jobs" / "train-1").mkdir(parents=True)
+    (tmp_path / "jobs" / "train-1" / "result.json").write_text("{}")
     ran = cli("slots", *arguments, "--home", tmp_path)
     assert ran.code == 2
     assert says in ran.error

@@ -55,7 +55,7 @@ def folder_of(claims: Claims) -> Path:
 
 def write_claim(claims: Claims, holder: Holder, name: str = "oil") -> None:
     """Write the claim of another process."""
-    write_json(claims.location(name), asdict(holder))
+    write_json(Path(claims.location(name)), asdict(holder))
 
 
 def test_one_job_holds_a_claim_until_release(mine: Claims, other: Claims) -> None:
@@ -91,9 +91,9 @@ def test_one_of_many_concurrent_jobs_acquires_the_claim(tmp_path: Path) -> None:
         c.close()
 
 
-def age(*paths: Path, seconds: float = LEASE_SECONDS + 1) -> None:
+def age(*paths: Path | str, seconds: float = LEASE_SECONDS + 1) -> None:
     """Set back when files were last changed."""
-    for path in paths:
+    for path in map(Path, paths):
         then = path.stat().st_mtime - seconds
         os.utime(path, (then, then))
 
@@ -233,7 +233,7 @@ def test_close_releases_only_the_jobs_own_claims(mine: Claims, other: Claims) ->
 
 def test_an_invalid_claim_can_be_acquired_after_a_lease(mine: Claims) -> None:
     for text in ("", "{", "[]", '{"job": "x"}'):
-        mine.location("oil").write_text(text)
+        Path(mine.location("oil")).write_text(text)
         assert read_claim(mine.location("oil")) is None
     assert mine.acquire("oil") == Holder("unknown", "")
     age(mine.location("oil"))

@@ -111,7 +111,7 @@ def test_a_cached_object_is_fetched_once_and_readable_when_its_copy_is_deleted(
     assert s3.count("cached") == {"GET": 3}
     assert first.read() == b"a" * 100
     first.close()
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list((tmp_path / "objects").iterdir())) == 2
     store.open("a").close()  # was deleted to make room
     assert s3.count("cached") == {"GET": 4}
 

@@ -66,7 +66,8 @@ def test_a_probe_scales_a_few_iterations(shop: Shop, tmp_path: Path) -> None:
         shop.bank, torch.zeros(1, 3, 32, 32),
     )  # fmt: skip
     many = replace(few, settings=shop.settings.replace(iterations=4000))
-    (short, size), (long, _) = (measure(shop.base, inputs, "cpu") for inputs in (few, many))
+    base, image = str(shop.base), str(few.image)
+    (short, size), (long, _) = (measure(base, image, inputs, "cpu") for inputs in (few, many))
     assert 0 < short < 30
     assert long > 50 * short
     unet = sum(p.numel() for p in load_base(shop.base).diffae.unet.parameters())

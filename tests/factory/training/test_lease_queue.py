@@ -193,10 +193,10 @@ def test_a_full_disk_ends_the_queue_and_fails_no_style(
     assert queue.lease(0) is None
     assert states(queue) == {"a": "waiting", "b": "waiting"}
 
-    def full(path: Path, states: object) -> None:
+    def full(path: Path, data: bytes) -> None:
         raise disk_full(path.parent, errno.ENOSPC)
 
-    monkeypatch.setattr("factory.training.lease_queue.write_json", full)
+    monkeypatch.setattr("factory.core.local_store.write_atomic", full)
     own = LeaseQueue(tmp_path / "own", ["a"])
-    assert own.disk_full().startswith(f"the disk of {tmp_path} is full (")
+    assert own.disk_full().startswith(f"the disk of {tmp_path / 'own'} is full (")
     assert own.lease(0) is None

@@ -34,6 +34,7 @@ from osasis.contents import (
 )
 from osasis.images.tensors import from_uint8
 from osasis.settings import TrainSettings, make_settings
+from osasis.storage import save_tensors
 from tests.factory.conftest import Shop
 from tests.tiny import SIZE, build_bank
 
