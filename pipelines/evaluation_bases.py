@@ -63,6 +63,7 @@ def evaluate_bases(
 
     options: of ``evaluate``. Raises UserError.
     """
+    home.refuse_store("evaluate")
     registry = RegistrySnapshot(home)
     by_base: dict[str, list[str]] = {}
     for reference in styles:

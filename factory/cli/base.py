@@ -172,7 +172,7 @@ def list_bases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if rows or as_json:
         print_document({"bases": rows}, "\n".join(lines), as_json)
     else:
-        print_progress(f"no base in {place.bases}")
+        print_progress(f"no base in {place.shared(place.bases)}")
 
 
 @app.command(cls=Command)

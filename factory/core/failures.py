@@ -18,9 +18,10 @@ DIVERGED = "diverged"
 IMAGE = "image"
 INPUT = "input"
 KINDS = (DIED, MEMORY, ERROR, PERMANENT, DIVERGED, IMAGE, INPUT)
-# Kinds that no run retries: these end the run, or leave the style to another job.
+# Kinds that no run retries: these end the run, or leave the style to another job or slot.
 DISK = "disk"
 SUPERSEDED = "superseded"
+STOPPED = "stopped"
 # ConnectionError, TimeoutError and the other kinds of OSError may pass.
 PERMANENT_ERRORS = (
     *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
@@ -30,12 +31,18 @@ PERMANENT_ERRORS = (
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
+class StoppedError(Exception):
+    """The run ends, or the node is about to be lost; the work so far is saved."""
+
+
 def failure_kind(error: BaseException) -> str:
     """The kind of an error; a run retries failures by kind."""
     if find_disk_full(error) is not None:
         return DISK
     if isinstance(error, StoreError):  # may pass, as other errors of files
         return ERROR
+    if isinstance(error, StoppedError):
+        return STOPPED
     if isinstance(error, SupersededError):
         return SUPERSEDED
     if isinstance(error, DivergedError):

@@ -55,6 +55,7 @@ class LeaseQueue:
         self.starts: dict[int, int] = {}
         self.slot_errors: list[str] = []
         self.full = ""
+        self.stopping = False
         self.states: Snapshot = {s: Waiting() for s in styles}
         with contextlib.suppress(FileNotFoundError):
             for style, state in json.loads(self.store.read(QUEUE)).items():
@@ -81,7 +82,7 @@ class LeaseQueue:
 
     def lease(self, slot: int, node: str = "") -> str | None:
         """The next style for a slot, or ``ASK_AGAIN``; None when all are done or failed."""
-        if self.full:
+        if self.full or self.stopping:
             return None
         self.starts[slot] = 0
         for style in self.states:
@@ -107,12 +108,24 @@ class LeaseQueue:
 
     def progress(
         self, style: str, iteration: int, of: int, losses: dict[str, float], slot: int
-    ) -> None:
-        """Record a style's iteration and losses, in memory only."""
+    ) -> bool:
+        """Record a style's iteration and losses, in memory only; returns whether to stop."""
         state = self.states[style]
         if isinstance(state, Running) and state.slot == slot:
             first = state.progress.first if state.progress else (time.time(), iteration)
             self.states[style] = replace(state, progress=Progress(first, iteration, of, losses))
+        return self.stopping
+
+    def stop(self) -> None:
+        """Lease no further style, and ask the slots to save theirs and to give them back."""
+        self.stopping = True
+
+    def give_back(self, style: str, slot: int) -> None:
+        """Requeue a style whose slot has saved it and stops; this counts as no attempt."""
+        if self._is_held(style, slot):
+            attempts = self.states[style].attempts - 1
+            self.states[style] = Waiting(attempts, before="its slot was stopped")
+            self._save()
 
     def done(self, style: str, seconds: float) -> None:
         """Record that a style's bundle is on disk. seconds: duration of the last attempt."""

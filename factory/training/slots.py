@@ -19,7 +19,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.core.disk import find_refusal
-from factory.core.failures import DIED, MEMORY, describe_failure, failure_kind
+from factory.core.failures import (
+    DIED,
+    MEMORY,
+    STOPPED,
+    StoppedError,
+    describe_failure,
+    failure_kind,
+)
 from factory.core.gpus import fair_share, workers_on
 from factory.core.machine import cpu_workers
 from factory.core.ray_cluster import offered_resources
@@ -35,6 +42,8 @@ POLL_SECONDS = 0.5
 MODEL_COPIES = 8
 # Seconds that a run waits for its slots to end after the last style is done or failed.
 JOIN_SECONDS = 15.0
+# Seconds that an interrupted run waits for its slots to save their styles.
+STOP_SECONDS = 10.0
 # File in the folder of a running job that holds the requested number of slots.
 SLOTS = "slots.json"
 ENDED = "its slot ended early"
@@ -143,6 +152,10 @@ def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot],
     pool.grow_to(slots.count)
     try:
         return _watch(job, queue, pool, on_progress)
+    except KeyboardInterrupt:  # Ctrl-C or SIGTERM
+        ray.get(queue.stop.remote())
+        pool.join(STOP_SECONDS)
+        raise
     finally:
         open_store(job.folder).delete([SLOTS])
 
@@ -232,8 +245,9 @@ class SlotPool:
             del self.threads[slot]
             ray.get(self.queue.release.remote([], slot))
 
-    def join(self) -> None:
-        deadline = time.monotonic() + JOIN_SECONDS
+    def join(self, seconds: float = JOIN_SECONDS) -> None:
+        """Wait for the slots to end, at most this long."""
+        deadline = time.monotonic() + seconds
         for thread in self.threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -276,20 +290,41 @@ def drain_queue(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> Non
             time.sleep(POLL_SECONDS)
             continue
         started = time.perf_counter()
-
-        def on_iteration(
-            iteration: int, of: int, losses: dict[str, float], style: str = style
-        ) -> None:
-            queue.progress.remote(style, iteration, of, losses, slot)
-
-        failure = try_train(worker, tasks[style], on_iteration)
+        progress = SlotProgress(queue, style, slot)
+        failure = try_train(worker, tasks[style], progress)
         if failure is None:
             ray.get(queue.done.remote(style, time.perf_counter() - started))
             continue
         reason, kind = failure
+        if kind == STOPPED:
+            ray.get(queue.give_back.remote(style, slot))
+            if progress.node_ends:  # Ray Train starts the slot again on another node
+                raise StoppedError("the slot's node is being drained")
+            return
         if kind == MEMORY:
             free_memory()
         ray.get(queue.failed.remote(style, reason, kind, slot))
+
+
+class SlotProgress:
+    """Reports the iterations of a style to the queue, and learns from its answers when to stop.
+
+    node_ends: whether the reason is that Ray drains this node, such as a spot machine.
+    """
+
+    def __init__(self, queue: Any, style: str, slot: int) -> None:
+        self.queue, self.style, self.slot = queue, style, slot
+        self.node_ends = False
+        self._answer: Any = None
+
+    def __call__(self, iteration: int, of: int, losses: dict[str, float]) -> bool:
+        before, self._answer = (
+            self._answer,
+            self.queue.progress.remote(self.style, iteration, of, losses, self.slot),
+        )
+        self.node_ends = ray.train.get_preemption_info() is not None
+        # The newest answer is not waited for.
+        return self.node_ends or (before is not None and bool(ray.get(before)))
 
 
 def try_train(

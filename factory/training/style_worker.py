@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from factory.core import claims
-from factory.core.failures import MEMORY, failure_kind
+from factory.core.failures import MEMORY, StoppedError, failure_kind
 from factory.core.home import local_base
 from factory.core.stores import Location, open_store, read_shared
 from factory.core.uris import base_name
@@ -39,8 +39,8 @@ FINISHED = f"style/{STYLE_JSON}"
 # Marks a style that ran out of memory.
 RECOMPUTE = "recompute"
 
-# Called after each iteration with (iteration, iterations, losses by name).
-OnIteration = Callable[[int, int, dict[str, float]], None]
+# Called after each iteration with (iteration, iterations, losses by name). True: stop now.
+OnIteration = Callable[[int, int, dict[str, float]], bool]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class StyleWorker:
         """Train one style, or resume it from its checkpoint, and write its bundle.
 
         Raises ImageError for a bad image, DivergedError if training diverges, SupersededError if
-        another job has taken over the style, and MemoryError, after which further calls compute
+        another job has taken over the style, StoppedError after a checkpoint where ``on_iteration``
+        asks for it, and MemoryError, after which further calls compute
         activations again in the backward pass if the method can.
         """
         if is_finished(task.folder):
@@ -131,12 +132,15 @@ class StyleWorker:
         with CheckpointWriter(work.path / CHECKPOINT, every, least, publish) as checkpoints:
             while not training.done:
                 training.step()
-                on_iteration(training.iteration, training.iterations, training.history[-1])
-                if checkpoints.is_due(training.iteration):
+                stop = on_iteration(training.iteration, training.iterations, training.history[-1])
+                if stop or checkpoints.is_due(training.iteration):
                     check_claim(task)
                     tensors, info = training.state()
                     seconds = seconds_before + time.perf_counter() - started
                     checkpoints.write(tensors, {**info, "seconds": seconds})
+                if stop:
+                    checkpoints.wait()
+                    raise StoppedError(f"stopped after iteration {training.iteration}")
         check_claim(task)
         self._finish(task, work.path, training, seconds_before + time.perf_counter() - started)
         work.publish_all(FINISHED)

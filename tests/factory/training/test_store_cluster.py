@@ -1,0 +1,220 @@
+"""A cluster whose nodes share nothing but an S3 store and an MLflow server on PostgreSQL."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from factory.core.local_cache import CACHE_VARIABLE
+from factory.core.ports import free_port
+from factory.core.stores import open_store
+from tests.conftest import ROOT
+from tests.factory.conftest import import_tiny, sets
+from tests.s3_server import BUCKET, SECRET, S3Server, s3_server
+from tests.services import mlflow_server, postgres
+from tests.tiny import picture
+
+pytestmark = pytest.mark.slow
+
+STYLES, PHOTOS, ITERATIONS, EVERY = 6, 200, 40, 5
+HOME, OUTPUT = f"s3://{BUCKET}/shared/home", f"s3://{BUCKET}/shared/out"
+PATIENCE = 900
+
+THREE_NODES = """
+import json, os, sys, threading, time
+from ray.cluster_utils import Cluster
+
+place = sys.argv[1]
+memory = {"object_store_memory": 100_000_000}
+# Each node has a cache of its own, in which another node finds nothing.
+caches = [{"STYLE_FACTORY_CACHE": os.path.join(place, f"node-{i}")} for i in range(3)]
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 1, "include_dashboard": False, "env_vars": caches[0], **memory})
+nodes = [cluster.add_node(num_cpus=1, env_vars=c, **memory) for c in caches[1:]]
+cluster.wait_for_nodes()
+print(json.dumps({"address": cluster.address, "victim": nodes[0].node_id}), flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass
+class Site:
+    """A store, a registry and a cluster. environment: of commands on the driver's machine."""
+
+    environment: dict[str, str]
+    cluster: subprocess.Popen[str]
+    victim: str
+
+    def command(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "factory.cli", *map(str, arguments), "--home", HOME],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, **options,
+        )  # fmt: skip
+
+    def run(self, *arguments: str | Path) -> dict[str, Any]:
+        """Run a command to its end; returns its JSON document."""
+        out, err = self.command(*arguments, "--json").communicate(timeout=PATIENCE)
+        assert out, err[-3000:]
+        document: dict[str, Any] = json.loads(out)
+        return document
+
+    def lose_node(self) -> None:
+        assert self.cluster.stdin is not None and self.cluster.stdout is not None
+        self.cluster.stdin.write("\n")
+        self.cluster.stdin.flush()
+        assert self.cluster.stdout.readline() == "removed\n"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    place = tmp_path_factory.mktemp("site")
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres(place / "postgres"))
+        address = stack.enter_context(mlflow_server(place / "mlflow", database))
+        environment = {
+            **os.environ,
+            **s3.environment,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "MLFLOW_TRACKING_URI": address,
+            CACHE_VARIABLE: str(place / "driver"),
+        }
+        cluster = subprocess.Popen(
+            [sys.executable, "-c", THREE_NODES, str(place)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place,
+        )  # fmt: skip
+        try:
+            assert cluster.stdout is not None
+            told = json.loads(next(line for line in cluster.stdout if line.startswith("{")))
+            environment["RAY_ADDRESS"] = told["address"]
+            yield Site(environment, cluster, told["victim"])
+        finally:
+            assert cluster.stdin is not None
+            cluster.stdin.close()
+            cluster.wait(60)
+
+
+def test_a_store_carries_a_catalog_through_the_loss_of_a_node(
+    s3: S3Server, site: Site, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", CACHE_VARIABLE):
+        monkeypatch.setenv(name, site.environment[name])
+    assert import_tiny(HOME, sources).code == 0  # type: ignore[arg-type]
+    catalog = tmp_path / "catalog"
+    catalog.mkdir()
+    for i in range(STYLES):
+        picture(100 + i).save(catalog / f"style-{i}.png")
+    training = site.command(
+        "train", catalog, "--json", "--progress", "json", "--slots", "3", "--preset", "default",
+        *sets(iterations=ITERATIONS, checkpoint_every=EVERY),
+    )  # fmt: skip
+    lost = _lose_a_node_in_training(site, training)
+    out, err = training.communicate(timeout=PATIENCE)
+    assert training.returncode == 0, err[-3000:]
+    styles = {s["id"]: s for s in json.loads(out)["styles"]}
+    assert {s["state"] for s in styles.values()} == {"registered"} and len(styles) == STYLES
+    assert {k for k, s in styles.items() if s["attempts"] > 1} == {lost}
+    home = open_store(HOME)
+    assert [n for n in home.list() if n.startswith(("styles-in-training/", "claims/"))] == []
+    gallery = json.loads(out)["gallery"]
+    assert gallery.startswith(f"{HOME}/jobs/") and b"style-5" in _object(gallery)
+
+    again = site.run("train", catalog, "--preset", "default",
+                     *sets(iterations=ITERATIONS, checkpoint_every=EVERY))  # fmt: skip
+    assert {s["state"] for s in again["styles"]} == {"skipped"}
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(PHOTOS):
+        picture(i, (48, 40)).save(photos / f"{i:03}.png")
+    s3.requests.clear()
+    made = site.run("stylize", "--styles", "style-0,style-1,style-2", "--input", photos,
+                    "--output", OUTPUT)  # fmt: skip
+    assert (made["images"], made["errors"]) == (3 * PHOTOS, [])
+    images = [n for n in open_store(OUTPUT).list() if n.endswith(".png")]
+    assert len(images) == 3 * PHOTOS
+    out = f"/{OUTPUT.removeprefix('s3://')}/style-"
+    puts = [path for method, path in s3.requests if method == "PUT" and path.startswith(out)]
+    assert len(puts) == 3 * PHOTOS
+    _serve(site, photos / "007.png", open_store(OUTPUT).read("style-1/007.png"))
+    _no_secret(s3, tmp_path)
+
+
+def _lose_a_node_in_training(site: Site, training: subprocess.Popen[str]) -> str:
+    """Kill a node on which a style with a checkpoint is in training; returns the style."""
+    home, deadline = open_store(HOME), time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        assert training.poll() is None, training.communicate()[1][-3000:]
+        names = home.list("jobs") + home.list("styles-in-training")
+        for queue in (n for n in names if n.endswith("/queue.json")):
+            for style, state in json.loads(home.read(queue)).items():
+                saved = any(f"/{style}-" in n and "/checkpoint" in n for n in names)
+                if state.get("node") == site.victim and saved:
+                    site.lose_node()
+                    return str(style)
+        time.sleep(0.2)
+    raise AssertionError("no style was trained on the node")
+
+
+def _serve(site: Site, photo: Path, expected: bytes) -> None:
+    """The served picture is the corpus's."""
+    port = free_port()
+    server = site.command("serve", "--port", str(port))
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        while True:
+            assert server.poll() is None, server.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            try:
+                with urllib.request.urlopen(f"{address}/readyz", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        body = ["curl", "-sSf", "-F", f"image=@{photo}", "-F", "style=style-1",
+                f"{address}/v1/stylize"]  # fmt: skip
+        served = subprocess.run(body, capture_output=True, check=True, timeout=120).stdout
+        pixels = [Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+                  for data in (served, expected)]  # fmt: skip
+        assert pixels[0] == pixels[1]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(120)
+
+
+def _object(uri: str) -> bytes:
+    folder, _, name = uri.rpartition("/")
+    return open_store(folder).read(name)
+
+
+def _no_secret(s3: S3Server, place: Path) -> None:
+    """No object of the home and of the output tells the store's key."""
+    for location in (HOME, OUTPUT):
+        store = open_store(location)
+        for name in store.list():
+            assert SECRET.encode() not in store.read(name), name
+    shutil.rmtree(place)
