@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.catalog.csv_files import read_csv
 from factory.catalog.entries import (
     CatalogEntry,
     CatalogError,
     CatalogProblem,
     run_settings,
 )
-from factory.catalog.read import read_folder, read_image, read_yaml
+from factory.catalog.remote import read_catalog
 from factory.core.bases import NAME, NAME_RULE
 from factory.core.endpoints import EndpointError
-from factory.core.uris import read_bytes
+from factory.core.uris import read_bytes, redact
 from factory.methods import Method, find_method
 from factory.registry.gate import Condition
 from osasis.bundles.files import DEFAULT_METHOD
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import load_image
-from osasis.images.listing import is_image
 from osasis.validation import InvalidInputError
 
 # Returns the bytes of a path or URI; raises UserError.
@@ -46,7 +44,7 @@ class Catalog:
 
 
 def load_catalog(
-    path: Path,
+    path: str | Path,
     preset: str,
     overrides: dict[str, Any],
     read: ReadBytes = read_bytes,
@@ -67,7 +65,7 @@ def load_catalog(
 
 
 def check_catalog(
-    path: Path,
+    path: str | Path,
     preset: str,
     overrides: dict[str, Any],
     *,
@@ -76,7 +74,7 @@ def check_catalog(
     report: Callable[[str], None] | None = None,
     method: Method | None = None,
 ) -> Catalog:
-    """Read a catalog and collect its problems.
+    """Read a catalog by path or URI and collect its problems.
 
     decode: also decode each image. report: called with one line about files of a folder that are
     left out. method: of the base to train on; None: OSASIS. Raises UserError where ``path`` is not
@@ -84,19 +82,7 @@ def check_catalog(
     """
     method = method or find_method(DEFAULT_METHOD)
     run_settings(method, preset, overrides)  # raises once for the run, not once per entry
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        content = read_folder(path, report)
-    elif suffix in (".yaml", ".yml", ".json"):
-        content = read_yaml(path)
-    elif suffix in (".csv", ".tsv"):
-        content = read_csv(path)
-    elif path.is_file() and is_image(path):
-        content = read_image(path)
-    else:
-        raise UserError(
-            f"{path}: not a catalog; give a YAML, JSON or CSV file, a folder of images, or an image"
-        )
+    content = read_catalog(path, report)
     entries = content.entries
     problems = [*content.problems, *_id_problems(entries)]
     problems += [p for e in entries for p in _setting_problems(e, method, preset, overrides)]
@@ -104,12 +90,12 @@ def check_catalog(
     problems += _image_problems(entries, decode, read)
     if not entries and not problems:
         problems.append(
-            CatalogProblem(str(path), None, "the catalog is empty", "name a style image")
+            CatalogProblem(redact(str(path)), None, "the catalog is empty", "name a style image")
         )
     # A value that entries share by an alias is one problem.
     problems = list({(p.file, p.line, p.message): p for p in reversed(problems)}.values())[::-1]
     problems.sort(key=lambda p: (p.file, p.line or 0))
-    return Catalog(str(path), tuple(entries), tuple(problems), content.gate)
+    return Catalog(redact(str(path)), tuple(entries), tuple(problems), content.gate)
 
 
 def _id_problems(entries: list[CatalogEntry]) -> list[CatalogProblem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,7 +38,7 @@ def check(
     from factory.catalog import check_catalog
 
     found = check_catalog(
-        Path(catalog),
+        catalog,
         preset or "default",
         assignments(set_, "--set"),
         report=print_progress,

@@ -50,7 +50,7 @@ CatalogArgument = Annotated[
     str,
     typer.Argument(
         metavar="CATALOG",
-        help="YAML, JSON or CSV file, folder of style images, or one style image.",
+        help="YAML, JSON or CSV file, folder of style images, or one style image; path or URI.",
     ),
 ]
 PresetOption = Annotated[

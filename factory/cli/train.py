@@ -147,7 +147,7 @@ def text_edit(
         "name": name,
         "source": edit.source,
         "target": edit.target,
-        "folder": str(place.text_edits / name),
+        "folder": place.shared(place.text_edits / name),
         "loss_first": edit.history[0],
         "loss_last": edit.history[-1],
     }

@@ -115,10 +115,32 @@ def copy_images(uri: str, folder: Path) -> Path:
     """
     if is_local_uri(uri):
         return Path(local_path(uri))
+    from osasis.images.listing import suffix_of
+    from osasis.storage import write_atomic
+
+    system, _, found = _find_images(uri)
+    for number, name in enumerate(found):
+        target = folder / f"{number:08}{suffix_of(name)}"
+        if not target.is_file():
+            try:
+                data = _read(system, name, MAX_BYTES + 1)
+            except OSError as e:
+                raise UserError(f"{uri}: {name} cannot be read ({first_line(e)})") from None
+            write_atomic(target, _checked(data, name))
+    return folder
+
+
+def list_images(uri: str) -> list[str]:
+    """The URIs of all images below a URI, sorted. Skips and raises as ``copy_images``."""
+    _, root, found = _find_images(uri)
+    return [join_uri(uri, relative(name, root)) for name in found]
+
+
+def _find_images(uri: str) -> tuple[Any, str, list[str]]:
+    """fsspec's file system of a URI, the path in it, and the paths of the images below it."""
     import fsspec
 
-    from osasis.images.listing import images_among, no_image, skipped_part, suffix_of
-    from osasis.storage import write_atomic
+    from osasis.images.listing import images_among, no_image, skipped_part
 
     left_out: Counter[str] = Counter()
     try:
@@ -131,15 +153,7 @@ def copy_images(uri: str, folder: Path) -> Path:
         raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
     if not found:
         raise UserError(f"{uri}: contains no images{no_image(left_out)}")
-    for number, name in enumerate(found):
-        target = folder / f"{number:08}{suffix_of(name)}"
-        if not target.is_file():
-            try:
-                data = _read(system, name, MAX_BYTES + 1)
-            except OSError as e:
-                raise UserError(f"{uri}: {name} cannot be read ({first_line(e)})") from None
-            write_atomic(target, _checked(data, name))
-    return folder
+    return system, path, found
 
 
 def _read(system: Any, name: str, limit: int) -> bytes:

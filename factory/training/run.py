@@ -84,12 +84,13 @@ def train(
 ) -> TrainResult:
     """Train a catalog's styles on Ray, register them, and write the gallery.
 
-    base: name of a base; None takes the only one. preset: None takes the base's own. overrides:
-    training settings of the whole run. slots: styles trained at once; None is one per GPU, or per
-    CPU without GPUs. gpus_per_slot: such as 0.5. retries: retries of a style after failures of the
-    kinds ``retry_on``. gate: conditions such as ``style_distance<=0.8``, added to the catalog's; a
-    style that misses one is registered as candidate. contents: folder of photos to train on instead
-    of the base's own. previews: photos to show every style on; None takes the base's own.
+    catalog: path or URI. base: name of a base; None takes the only one. preset: None takes the
+    base's own. overrides: training settings of the whole run. slots: styles trained at once; None
+    is one per GPU, or per CPU without GPUs. gpus_per_slot: such as 0.5. retries: of a style after
+    failures of the kinds ``retry_on``. gate: conditions such as ``style_distance<=0.8``, added to
+    the catalog's; a style that misses one is registered as candidate. contents: folder of photos to
+    train on instead of the base's own. previews: photos to show every style on; None takes the
+    base's own.
     progress: auto, table, lines, json or none. estimate: train nothing, and fill ``estimate`` of
     the result. report: receives the lines instead of standard error.
 
@@ -113,7 +114,7 @@ def train(
         run = TrainingRun(home, options, display)
         try:
             with disk_named(home.path):
-                return run.train(Path(catalog), base, contents, previews)
+                return run.train(catalog, base, contents, previews)
         finally:
             run.delete_staged_images()
 
@@ -135,7 +136,7 @@ class TrainingRun:
 
     def train(
         self,
-        catalog: Path,
+        catalog: str | Path,
         base: str | None,
         contents: str | Path | None,
         previews: str | Path | None,

@@ -5,6 +5,7 @@ The manifests are not applied to a cluster.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -109,3 +110,40 @@ def test_service_has_room_for_its_engines() -> None:
         per_pod = min(gpus / config.engine_gpus, cpus / config.engine_cpus)
         capacity += int(per_pod) * group["minReplicas"]
     assert capacity >= config.replicas
+
+
+def s3_pods() -> list[dict[str, Any]]:
+    spec = document("kuberay/raycluster-s3.yaml")["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+def test_the_s3_cluster_shares_no_volume() -> None:
+    spec = document("kuberay/raycluster-s3.yaml")["spec"]
+    assert (spec["authOptions"], spec["rayVersion"]) == ({"mode": "token"}, pinned("ray"))
+    for pod in s3_pods():
+        (container,) = pod["containers"]
+        environment = {e["name"]: e["value"] for e in container["env"]}
+        assert environment["STYLE_FACTORY_HOME"].startswith("s3://")
+        assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        assert all("persistentVolumeClaim" not in v for v in volumes.values())
+        (cache,) = (m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/cache")
+        assert "emptyDir" in volumes[cache]
+        assert environment["STYLE_FACTORY_CACHE"].startswith("/cache/")
+        assert [f["secretRef"]["name"] for f in container["envFrom"]] == ["style-factory-s3"]
+
+
+def test_a_worker_that_ends_is_drained_within_its_grace_period() -> None:
+    from ray.scripts.scripts import drain_node
+
+    (worker,) = s3_pods()[1:]
+    (container,) = worker["containers"]
+    shell, flag, script = container["lifecycle"]["preStop"]["exec"]["command"]
+    drain, sleep = script.split(" && ")
+    words = shlex.split(drain)
+    assert (shell, flag, words[:2]) == ("bash", "-c", ["ray", "drain-node"])
+    options = drain_node.make_context("drain-node", words[2:]).params
+    assert options["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    deadline = options["deadline_remaining_seconds"]
+    assert float(sleep.split()[1]) < deadline < worker["terminationGracePeriodSeconds"]

@@ -86,7 +86,7 @@ def test_a_wrong_uri_is_refused(place: str, home: str, says: str) -> None:
     [
         ("evaluate", "--styles", "oil", "--photos", "photos"),
         ("base", "train", "mine", "--images", "photos", "--config", "portraits64"),
-        ("base", "train-predictor", "mine", "--images", "photos"),
+        ("base", "train-predictor", "mine", "--images", "photos", "--steps", "9"),
     ],
 )
 def test_commands_that_need_a_folder_say_so(place: str, command: tuple[str, ...]) -> None:

@@ -100,6 +100,22 @@ def test_leases_of_lost_nodes_and_ended_slots_go_to_others(tmp_path: Path) -> No
     assert queue.snapshot()["c"].attempts == 2
 
 
+def test_a_stopped_slot_gives_its_style_back(tmp_path: Path) -> None:
+    queue = LeaseQueue(tmp_path, ["a", "b"])
+    assert (queue.lease(0), queue.lease(1)) == ("a", "b")
+    assert queue.progress("a", 1, 9, {"total": 1.0}, 0) is False
+    queue.give_back("a", 1)  # slot 0 holds it
+    queue.give_back("a", 0)
+    assert (states(queue)["a"], queue.snapshot()["a"].attempts) == ("waiting", 0)
+    assert queue.lease(2) == "a"
+    queue.stop()
+    assert queue.progress("b", 1, 9, {"total": 1.0}, 1) is True
+    queue.give_back("b", 1)
+    assert queue.lease(1) is None
+    again = LeaseQueue(tmp_path, ["a", "b"])
+    assert again.lease(1) == "b" and again.snapshot()["b"].attempts == 1
+
+
 def test_a_slot_is_given_up_after_too_many_starts_without_a_lease(tmp_path: Path) -> None:
     queue = LeaseQueue(tmp_path, ["a"])
     assert [queue.worker_started(0) for _ in range(MAX_STARTS + 1)] == [True] * MAX_STARTS + [False]

@@ -47,9 +47,10 @@ cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 1, "include_dashboard": False, "env_vars": caches[0], **memory})
 nodes = [cluster.add_node(num_cpus=1, env_vars=c, **memory) for c in caches[1:]]
 cluster.wait_for_nodes()
-print(json.dumps({"address": cluster.address, "victim": nodes[0].node_id}), flush=True)
+ids = [node.node_id for node in nodes]
+print(json.dumps({"address": cluster.address, "nodes": ids}), flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes[0], allow_graceful=False)
+    cluster.remove_node(nodes[int(line)], allow_graceful=False)
     print("removed", flush=True)
 cluster.shutdown()
 """
@@ -57,11 +58,12 @@ cluster.shutdown()
 
 @dataclass
 class Site:
-    """A store, a registry and a cluster. environment: of commands on the driver's machine."""
+    """A store, a registry and a cluster. environment: of commands on the driver's machine. nodes:
+    those besides the head."""
 
     environment: dict[str, str]
     cluster: subprocess.Popen[str]
-    victim: str
+    nodes: list[str]
 
     def command(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -77,9 +79,17 @@ class Site:
         document: dict[str, Any] = json.loads(out)
         return document
 
-    def lose_node(self) -> None:
+    def drain(self, node: int) -> None:
+        """Announce the end of a node, as infra/kuberay does when its pod gets SIGTERM."""
+        command = ["drain-node", "--address", self.environment["RAY_ADDRESS"],
+                   "--node-id", self.nodes[node], "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+                   "--reason-message", "spot", "--deadline-remaining-seconds", "120"]  # fmt: skip
+        subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *command], check=True,
+                       env=self.environment, timeout=60)  # fmt: skip
+
+    def kill(self, node: int) -> None:
         assert self.cluster.stdin is not None and self.cluster.stdout is not None
-        self.cluster.stdin.write("\n")
+        self.cluster.stdin.write(f"{node}\n")
         self.cluster.stdin.flush()
         assert self.cluster.stdout.readline() == "removed\n"
 
@@ -112,7 +122,7 @@ def site(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
             assert cluster.stdout is not None
             told = json.loads(next(line for line in cluster.stdout if line.startswith("{")))
             environment["RAY_ADDRESS"] = told["address"]
-            yield Site(environment, cluster, told["victim"])
+            yield Site(environment, cluster, told["nodes"])
         finally:
             assert cluster.stdin is not None
             cluster.stdin.close()
@@ -133,11 +143,16 @@ def test_a_store_carries_a_catalog_through_the_loss_of_a_node(
         "train", catalog, "--json", "--progress", "json", "--slots", "3", "--preset", "default",
         *sets(iterations=ITERATIONS, checkpoint_every=EVERY),
     )  # fmt: skip
-    lost = _lose_a_node_in_training(site, training)
+    drained = _style_on(site, 1, training)
+    site.drain(1)
+    lost = _style_on(site, 0, training)
+    site.kill(0)
     out, err = training.communicate(timeout=PATIENCE)
     assert training.returncode == 0, err[-3000:]
     styles = {s["id"]: s for s in json.loads(out)["styles"]}
     assert {s["state"] for s in styles.values()} == {"registered"} and len(styles) == STYLES
+    # The style of the announced end was saved and given back: it lost no attempt.
+    assert drained != lost
     assert {k for k, s in styles.items() if s["attempts"] > 1} == {lost}
     home = open_store(HOME)
     assert [n for n in home.list() if n.startswith(("styles-in-training/", "claims/"))] == []
@@ -165,8 +180,8 @@ def test_a_store_carries_a_catalog_through_the_loss_of_a_node(
     _no_secret(s3, tmp_path)
 
 
-def _lose_a_node_in_training(site: Site, training: subprocess.Popen[str]) -> str:
-    """Kill a node on which a style with a checkpoint is in training; returns the style."""
+def _style_on(site: Site, node: int, training: subprocess.Popen[str]) -> str:
+    """The style that is in training on a node, as soon as it has a checkpoint."""
     home, deadline = open_store(HOME), time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert training.poll() is None, training.communicate()[1][-3000:]
@@ -174,8 +189,7 @@ def _lose_a_node_in_training(site: Site, training: subprocess.Popen[str]) -> str
         for queue in (n for n in names if n.endswith("/queue.json")):
             for style, state in json.loads(home.read(queue)).items():
                 saved = any(f"/{style}-" in n and "/checkpoint" in n for n in names)
-                if state.get("node") == site.victim and saved:
-                    site.lose_node()
+                if state.get("node") == site.nodes[node] and saved:
                     return str(style)
         time.sleep(0.2)
     raise AssertionError("no style was trained on the node")

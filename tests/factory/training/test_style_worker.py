@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from factory.core.claims import Claims, SupersededError
-from factory.core.failures import describe_failure, failure_kind
+from factory.core.failures import StoppedError, describe_failure, failure_kind
 from factory.methods.osasis.training import COUNTERPART
 from factory.training.slots import try_train
 from factory.training.style_worker import CHECKPOINT, StyleTask, StyleWorker
@@ -102,6 +102,21 @@ def test_a_killed_training_resumes_bit_for_bit(
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "killed")]
     assert results[0]["history"] == results[1]["history"]
     assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_a_stopped_training_has_saved_its_newest_iteration(
+    shop: Shop, worker: StyleWorker, image: Path, tmp_path: Path
+) -> None:
+    rare = SETTINGS | {"checkpoint_every": 100}
+    whole, stopped = (shop.task("oil", image, tmp_path / n, **rare) for n in ("whole", "stopped"))
+    worker.train(whole, ignore)
+    with pytest.raises(StoppedError, match="after iteration 3"):
+        worker.train(stopped, lambda iteration, of, losses: iteration == 3)
+    seen: list[int] = []
+    worker.train(stopped, lambda iteration, of, losses: seen.append(iteration))
+    assert seen == [4, 5]
+    weights = [tmp_path / n / "style/style.safetensors" for n in ("whole", "stopped")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_training_changes_the_weights_and_writes_the_bundle(

@@ -1,0 +1,80 @@
+"""Catalogs by URI, in an S3 store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from factory.catalog.remote import read_catalog
+from factory.core.stores import Store, open_store
+from osasis.errors import UserError
+from tests.factory.conftest import cli
+from tests.s3_server import BUCKET, S3Server, s3_server
+from tests.tiny import picture
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+        yield server
+
+
+@pytest.fixture
+def store(s3: S3Server, tmp_path: Path) -> Store:
+    """A store with three style images."""
+    store = open_store(f"s3://{BUCKET}/{tmp_path.name}")
+    for i, name in enumerate(("sets/oil.png", "sets/deep/ink.png", "shared/sea blue.png")):
+        data = BytesIO()
+        picture(i).save(data, "PNG")
+        store.write(name, data.getvalue())
+    return store
+
+
+def test_relative_images_lie_beside_the_catalog(store: Store) -> None:
+    text = """styles:
+  - image: oil.png
+  - {image: ./deep/ink.png, counterpart: ../shared/sea blue.png}
+  - {id: absolute, image: /photos/a.png}
+  - {image: a.png, wrong: 1}
+gate: [lpips<=0.5]
+"""
+    store.write("sets/catalog.yaml", text.encode())
+    uri = f"{store.location}/sets/catalog.yaml"
+    content = read_catalog(uri)
+    assert [(e.id, e.image) for e in content.entries[:3]] == [
+        ("oil", f"{store.location}/sets/oil.png"),
+        ("ink", f"{store.location}/sets/deep/ink.png"),
+        ("absolute", "/photos/a.png"),
+    ]
+    assert content.entries[1].counterpart == f"{store.location}/shared/sea%20blue.png"
+    assert {e.file for e in content.entries} == {uri}
+    (problem,) = content.problems
+    assert (problem.file, problem.line, problem.field) == (uri, 5, "wrong")
+    assert len(content.gate) == 1
+
+
+def test_a_csv_file_and_a_folder(store: Store) -> None:
+    store.write("sets/styles.csv", b"id,image\nsea,../shared/sea blue.png\n")
+    (entry,) = read_catalog(f"{store.location}/sets/styles.csv").entries
+    assert (entry.id, entry.image) == ("sea", f"{store.location}/shared/sea%20blue.png")
+    found = read_catalog(f"{store.location}/sets").entries
+    assert [(e.id, e.image) for e in found] == [
+        ("ink", f"{store.location}/sets/deep/ink.png"),
+        ("oil", f"{store.location}/sets/oil.png"),
+    ]
+
+
+def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none.yaml: no such file"):
+        read_catalog(f"{store.location}/none.yaml")
+    with pytest.raises(UserError, match="contains no images"):
+        read_catalog(f"{store.location}/nothing")
+    store.write("sets/missing.yaml", b"styles: [{image: gone.png}, {image: oil.png}]")
+    ran = cli("catalog", "check", f"{store.location}/sets/missing.yaml", "--home", tmp_path)
+    assert ran.code == 1
+    assert f"{store.location}/sets/missing.yaml:1: image " in ran.out
+    assert f"{store.location}/sets/gone.png: no such file" in ran.out
+    assert "1 problem(s)" in ran.out
