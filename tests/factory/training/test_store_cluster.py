@@ -209,7 +209,7 @@ def _serve(site: Site, photo: Path, expected: bytes) -> None:
                     break
             except OSError:
                 time.sleep(0.5)
-        body = ["curl", "-sSf", "-F", f"image=@{photo}", "-F", "style=style-1",
+        body = ["curl", "-sSf", "-F", f"image=@{photo}", "-F", 'mix={"styles": ["style-1"]}',
                 f"{address}/v1/stylize"]  # fmt: skip
         served = subprocess.run(body, capture_output=True, check=True, timeout=120).stdout
         pixels = [Image.open(io.BytesIO(data)).convert("RGB").tobytes()
