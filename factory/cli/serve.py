@@ -107,7 +107,7 @@ def _settings(
             data[name] = value
     place = find_home(home or data.get("home"))
     data |= {k: v for k, v in given.items() if v is not None}
-    data["home"] = str(place.path)
+    data["home"] = place.location
     data.setdefault("log", str(place.path / "logs" / "serve.jsonl"))
     return ServeConfig.parse(data, str(file) if file else "serve")
 

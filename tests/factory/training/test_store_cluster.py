@@ -209,9 +209,10 @@ def _serve(site: Site, photo: Path, expected: bytes) -> None:
                     break
             except OSError:
                 time.sleep(0.5)
-        body = ["curl", "-sSf", "-F", f"image=@{photo}", "-F", 'mix={"styles": ["style-1"]}',
-                f"{address}/v1/stylize"]  # fmt: skip
-        served = subprocess.run(body, capture_output=True, check=True, timeout=120).stdout
+        form = ["-F", f"image=@{photo}", "-F", 'mix={"styles": ["style-1"]}']
+        command = ["curl", "-sS", *form, f"{address}/v1/stylize"]
+        served = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+        assert served.startswith(b"\x89PNG"), served[:1000]
         pixels = [Image.open(io.BytesIO(data)).convert("RGB").tobytes()
                   for data in (served, expected)]  # fmt: skip
         assert pixels[0] == pixels[1]
