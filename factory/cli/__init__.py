@@ -8,6 +8,7 @@ help and shell completion are fast.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -31,9 +32,11 @@ def run() -> NoReturn:
     # A thread of a stopped job that still calls Ray must not start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = main()
-    signals.clean_up()
-    if (cluster := sys.modules.get("factory.core.ray_cluster")) is not None:
-        cluster.stop_ray()
+    # Ray prints messages about lost nodes to standard output, where the result is complete.
+    with contextlib.redirect_stdout(sys.stderr):
+        signals.clean_up()
+        if (cluster := sys.modules.get("factory.core.ray_cluster")) is not None:
+            cluster.stop_ray()
     sys.exit(code)
 
 
