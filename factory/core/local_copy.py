@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,8 +46,12 @@ def local_copy(location: Location, last: str) -> Path:
     return copy
 
 
-def download(store: Store, folder: Path) -> None:
-    """Write every file of a store to a folder. Raises StoreError, DiskFullError."""
+def download(store: Store, folder: Path, skip: Collection[str] = ()) -> None:
+    """Write the files of a store to a folder. skip: as in ``upload``.
+
+    Raises StoreError, DiskFullError.
+    """
+    names = [name for name in store.list() if name.partition("/")[0] not in skip]
 
     def fetch(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # deleted since the listing
@@ -54,16 +59,17 @@ def download(store: Store, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        list(pool.map(fetch, store.list()))
+        list(pool.map(fetch, names))
 
 
-def upload(folder: Path, store: Store, last: str) -> None:
-    """Write every file of a folder to a store. last: the file that makes them a whole.
+def upload(folder: Path, store: Store, last: str, skip: Collection[str] = ()) -> None:
+    """Write the files of a folder to a store. last: the file that makes them a whole.
 
-    Raises StoreError, DiskFullError.
+    skip: files, and folders at the top, to leave out. Raises StoreError, DiskFullError.
     """
     files = [p for p in folder.rglob("*") if p.is_file()]
     names = sorted(p.relative_to(folder).as_posix() for p in files)
+    names = [name for name in names if name.partition("/")[0] not in skip]
 
     def send(name: str) -> None:
         store.write(name, (folder / name).read_bytes())

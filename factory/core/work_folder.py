@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,21 +38,24 @@ class WorkFolder:
     def is_remote(self) -> bool:
         return local_folder(self.store) is None
 
-    def fetch(self) -> None:
-        """Replace this machine's files by those of the store: another machine may have worked."""
+    def fetch(self, skip: Collection[str] = ()) -> None:
+        """Replace this machine's files by those of the store: another machine may have worked.
+
+        skip: files, and folders at the top, to leave out.
+        """
         if self.is_remote:
             shutil.rmtree(self.path, ignore_errors=True)
-            download(self.store, self.path)
+            download(self.store, self.path, skip)
 
     def publish(self, name: str) -> None:
         """Write one file to the store."""
         if self.is_remote:
             self.store.write(name, (self.path / name).read_bytes())
 
-    def publish_all(self, last: str) -> None:
-        """Write every file to the store. last: the file that makes them a whole."""
+    def publish_all(self, last: str, skip: Collection[str] = ()) -> None:
+        """Write the files to the store. last: the file that makes them a whole. skip: see fetch."""
         if self.is_remote:
-            upload(self.path, self.store, last)
+            upload(self.path, self.store, last, skip)
 
     def delete(self) -> None:
         """Delete the folder, in the store and on this machine."""

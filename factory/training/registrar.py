@@ -15,7 +15,7 @@ from factory.registry.bundles import check_finite
 from factory.registry.gate import Condition, gate_failures
 from factory.registry.writing import BegunRun
 from factory.reports.results import StyleResult
-from factory.training.style_worker import PREVIEWS, RESULT, StyleTask
+from factory.training.style_worker import CHECKPOINT, PREVIEWS, RESULT, StyleTask
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Registrar:
         work = WorkFolder.at(task.folder)
         folder = work.path
         try:
-            work.fetch()
+            work.fetch(skip=[CHECKPOINT])
             trained = json.loads((folder / RESULT).read_text())
             check_finite(folder / "style", self.base)
             missed = gate_failures(self.gate, trained["metrics"])

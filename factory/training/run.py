@@ -44,8 +44,8 @@ from osasis.images.tensors import from_uint8, load_square
 from osasis.storage import DiskFullError, write_json
 
 PREVIEW_COUNT = 6
-# Files of a run's folder: its preview photos, and its result.
-PREVIEWS, RESULT = "previews.safetensors", "result.json"
+# In a run's folder: its style images, its preview photos, and its result.
+IMAGES, PREVIEWS, RESULT = "images", "previews.safetensors", "result.json"
 # Seconds between checks for styles that another job trains.
 POLL_SECONDS = 2.0
 
@@ -132,7 +132,7 @@ class TrainingRun:
         self.job = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.folder = self.home.jobs / self.job
         self.location = self.home.shared(self.folder)
-        self.images = StagedImages(self.folder / "images", f"{self.location}/images")
+        self.images = StagedImages(self.folder / IMAGES, f"{self.location}/{IMAGES}")
 
     def train(
         self,
@@ -210,7 +210,7 @@ class TrainingRun:
                 self.images.read,
             )
             write_json(self.folder / RESULT, result.to_dict())
-            WorkFolder(open_store(self.location), self.folder).publish_all(RESULT)
+            WorkFolder(open_store(self.location), self.folder).publish_all(RESULT, [IMAGES])
         except (DiskFullError, StoreError) as e:
             if waiting:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -153,8 +154,9 @@ def run_job(job: TrainingJob, slots: SlotPlan, on_progress: Callable[[Snapshot],
     try:
         return _watch(job, queue, pool, on_progress)
     except KeyboardInterrupt:  # Ctrl-C or SIGTERM
-        ray.get(queue.stop.remote())
-        pool.join(STOP_SECONDS)
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            ray.get(queue.stop.remote(), timeout=STOP_SECONDS)
+            pool.join(STOP_SECONDS)
         raise
     finally:
         open_store(job.folder).delete([SLOTS])

@@ -34,6 +34,8 @@ from osasis.storage import write_atomic, write_json
 CHECKPOINT = "checkpoint.safetensors"
 PREVIEWS = "previews"
 RESULT = "result.json"
+# Copies of a style's images, where the originals are in an object store.
+INPUTS = "inputs"
 # Written last.
 FINISHED = f"style/{STYLE_JSON}"
 # Marks a style that ran out of memory.
@@ -91,12 +93,18 @@ class StyleWorker:
         if is_finished(task.folder):
             return
         work = WorkFolder.at(task.folder)
-        work.fetch()
+        try:
+            work.fetch()
+            self._train_or_retry(task, work, on_iteration)
+        finally:
+            work.drop_local()
+
+    def _train_or_retry(self, task: StyleTask, work: WorkFolder, on_iteration: OnIteration) -> None:
+        """Train a style, with ``RECOMPUTE`` if it ran out of memory before."""
         marker = work.path / RECOMPUTE
         retried = marker.is_file()
         try:
             self._train(task, work, on_iteration, retried)
-            work.drop_local()
             return
         except Exception as e:
             if failure_kind(e) != MEMORY:
@@ -143,7 +151,7 @@ class StyleWorker:
                     raise StoppedError(f"stopped after iteration {training.iteration}")
         check_claim(task)
         self._finish(task, work.path, training, seconds_before + time.perf_counter() - started)
-        work.publish_all(FINISHED)
+        work.publish_all(FINISHED, skip=(CHECKPOINT, INPUTS))
 
     def _finish(self, task: StyleTask, folder: Path, training: Training, seconds: float) -> None:
         """Write the previews, the result and the style's bundle."""
@@ -175,7 +183,7 @@ def local_file(location: Location, work: WorkFolder) -> Path:
     """A file by path or URI as a file of this machine: itself, or a copy in the work folder."""
     if not work.is_remote:
         return Path(location)
-    path = work.path / "inputs" / base_name(str(location))
+    path = work.path / INPUTS / base_name(str(location))
     write_atomic(path, read_shared(location))
     return path
 

@@ -153,7 +153,12 @@ def test_another_machine_continues_in_a_work_folder(
     assert second.path != first.path
     second.fetch()
     assert files(second.path) == {"a.bin": MADE["a.bin"]}
+    first.publish_all("done.json", skip=["deep"])
+    second.fetch()
+    assert set(files(second.path)) == {"a.bin", "done.json"}
     first.publish_all("done.json")
+    second.fetch(skip=["a.bin"])
+    assert set(files(second.path)) == {"deep/b.bin", "done.json"}
     second.fetch()
     assert files(second.path) == MADE
     second.delete()
