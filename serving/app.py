@@ -121,7 +121,7 @@ class EngineDeployment:
         made = MadeStyles(home, base.fingerprint, config.made_age)
         self.maker = StyleMaker(base, home, made)
         if base.method.makes_styles(folder):
-            self.engine.call(self.maker.warm_up)
+            self.maker.warm_up()  # before health checks begin, to which it would look like a stall
         self.catalog = StyleCatalog(home, base.fingerprint, made)
         self.catalog.poll()
         self._preload(list(self.catalog.styles)[: config.prewarm])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.core.failures import describe_failure
 from factory.core.home import Home
 from factory.core.ports import free_port
 from factory.methods import read_base_info
@@ -120,7 +121,6 @@ def run(
     from ray import serve
 
     from factory.core.ray_cluster import cluster_address, connect, stop_ray
-    from serving.app import build
 
     stop = threading.Event()
     where = cluster_address()
@@ -134,7 +134,7 @@ def run(
             signal.signal(number, lambda *_: stop.set())
         _check_gpus(config)
         with _listening(config, host, port, local=where is None):
-            serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
+            _deploy(config)
             if not stop.is_set():
                 ready(facts)
             stop.wait()
@@ -145,6 +145,18 @@ def run(
         if where is not None:
             serve.shutdown()
         stop_ray()
+
+
+def _deploy(config: ServeConfig) -> None:
+    """Start the application on Ray. Raises UserError where its replicas do not start."""
+    from ray import serve
+
+    from serving.app import build
+
+    try:
+        serve.run(build(config.to_dict()), name=APP_NAME, route_prefix="/")
+    except RuntimeError as e:
+        raise UserError(f"the server did not start: {describe_failure(e)}") from e
 
 
 @contextlib.contextmanager

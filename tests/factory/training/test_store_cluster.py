@@ -18,16 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from factory.core.home import Home
 from factory.core.local_cache import CACHE_VARIABLE
 from factory.core.ports import free_port
 from factory.core.stores import open_store
+from factory.registry import Registry
+from factory.training.style_worker import StyleTask, StyleWorker
+from osasis.bundles.style import load_style
+from osasis.images.tensors import image_to_tensor
+from osasis.storage import save_tensors
 from tests.conftest import ROOT
 from tests.factory.conftest import import_tiny, sets
 from tests.s3_server import BUCKET, SECRET, S3Server, s3_server
 from tests.services import mlflow_server, postgres
-from tests.tiny import picture
+from tests.tiny import SIZE, picture
 
 pytestmark = pytest.mark.slow
 
@@ -162,6 +169,10 @@ def test_a_store_carries_a_catalog_through_the_loss_of_a_node(
     gallery = document["gallery"]
     assert gallery.startswith(f"{HOME}/jobs/") and b"style-5" in _object(gallery)
 
+    for style in (drained, lost):
+        there = Registry(Home.find(HOME)).resolve(style).folder() / "style.safetensors"
+        assert there.read_bytes() == _trained_here(style, catalog, tmp_path / "here")
+
     again = site.run("train", catalog, "--preset", "default",
                      *sets(iterations=ITERATIONS, checkpoint_every=EVERY))  # fmt: skip
     assert {s["state"] for s in again["styles"]} == {"skipped"}
@@ -196,6 +207,24 @@ def _style_on(site: Site, node: int, training: subprocess.Popen[str]) -> str:
                     return str(style)
         time.sleep(0.2)
     raise AssertionError("no style was trained on the node")
+
+
+def _trained_here(style: str, catalog: Path, folder: Path) -> bytes:
+    """The weights of a registered style, trained in this process without interruption."""
+    torch.set_num_threads(1)
+    home = Home.find(HOME)
+    settings = load_style(Registry(home).resolve(style).folder()).settings
+    base = home.base_folder("tiny")
+    (bank,) = {name.split("/")[0] for name in open_store(home.shared(home.banks)).list()}
+    previews = torch.stack([image_to_tensor(picture(i, (SIZE, SIZE))) for i in (1, 2)])
+    save_tensors(folder / "previews.safetensors", {"photos": previews})
+    task = StyleTask(
+        id=style, image=catalog / f"{style}.png", counterpart=None, fingerprint="again",
+        settings=settings, folder=folder / style, bank=f"{home.shared(home.banks)}/{bank}",
+    )  # fmt: skip
+    worker = StyleWorker.open(base, folder / "previews.safetensors", "cpu")
+    worker.train(task, lambda iteration, of, losses: False)
+    return (folder / style / "style" / "style.safetensors").read_bytes()
 
 
 def _serve(site: Site, photo: Path, expected: bytes) -> None:
