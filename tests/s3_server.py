@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from factory.core.object_store import SCHEMES
+from factory.core.fsspec_systems import PACKAGES
 
 BUCKET = "bucket"
 KEY, SECRET = "CANARYKEYID0000", "CanarySecretOfTheStore"
@@ -84,7 +84,7 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     for name, value in server.environment.items():
         patch.setenv(name, value)
     patch.setattr("factory.core.object_store.ObjectStore.look_seconds", 0.2)
-    system = fsspec.filesystem("s3", **SCHEMES["s3"][1])
+    system = fsspec.filesystem("s3", **PACKAGES["s3"].options)
     if not system.exists(BUCKET):
         system.mkdir(BUCKET)
     server.requests.clear()

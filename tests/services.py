@@ -1,13 +1,16 @@
-"""Servers of other programs for tests: PostgreSQL, and MLflow on a database."""
+"""Servers of other programs for tests: PostgreSQL, MLflow on a database, and any that listens."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +23,23 @@ import pytest
 from factory.core.ports import free_port
 
 START_SECONDS = 180
+
+
+def start_server(command: list[str], port: int) -> None:
+    """Start a program that listens on a port, until this process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="server-")
+    atexit.register(folder.cleanup)
+    with (Path(folder.name) / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder.name, stdout=log, stderr=log)
+    atexit.register(process.kill)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, (Path(folder.name) / "log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -1,14 +1,9 @@
-"""A prefix of an object store as a store: whole objects, each written by one request.
-
-The packages of fsspec access the stores. They take credentials, region and endpoint from the
-environment, the user's configuration files or the platform; none stands in a location.
-"""
+"""A prefix of an object store as a store: whole objects, each written by one request."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,14 +11,10 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote
 
 from factory.core.endpoints import check_endpoint
+from factory.core.fsspec_systems import PACKAGES, can_open, open_bucket
 from factory.core.local_cache import open_cached
 from osasis.errors import UserError
 
-# Package and options by scheme. max_concurrency: a read is one request, without asking for the
-# size first.
-SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
-    "s3": ("s3fs", {"max_concurrency": 1, "use_listings_cache": False}),
-}
 # A state that is looked at again and again is read at most this often: each look is a request.
 LOOK_SECONDS = 4.0
 # Bytes of a name between slashes: outputs can then be copied to a folder.
@@ -32,11 +23,6 @@ LONGEST_NAME = 255
 LONGEST_KEY = 1024
 REQUESTS_AT_ONCE = 16
 T = TypeVar("T")
-
-
-def can_open(scheme: str) -> bool:
-    """Whether the package for a scheme is installed; False for other schemes."""
-    return scheme in SCHEMES and importlib.util.find_spec(SCHEMES[scheme][0]) is not None
 
 
 class StoreError(UserError, OSError):
@@ -52,14 +38,15 @@ class ObjectStore:
     def __init__(self, location: str) -> None:
         """Raises UserError for a scheme that is not supported, and where a package is missing."""
         self.location = location.rstrip("/")
-        self.scheme, _, root = self.location.partition("://")
-        self._root = unquote(root)
-        if self.scheme not in SCHEMES:
+        self.scheme, _, rest = self.location.partition("://")
+        self._bucket, _, prefix = rest.partition("/")
+        self._prefix = unquote(prefix)
+        if self.scheme not in PACKAGES:
             raise UserError(
                 f"{location}: {self.scheme}:// cannot be written to; give a folder, or a URI that "
-                f"starts with {' or '.join(f'{s}://' for s in SCHEMES)}"
+                f"starts with {' or '.join(f'{s}://' for s in PACKAGES)}"
             )
-        package = SCHEMES[self.scheme][0]
+        package = PACKAGES[self.scheme].name
         if not can_open(self.scheme):
             raise UserError(
                 f"{location}: {self.scheme}:// needs the package {package}; install "
@@ -67,24 +54,30 @@ class ObjectStore:
             )
 
     @cached_property
-    def _system(self) -> Any:
-        import fsspec
-
+    def _opened(self) -> tuple[Any, str]:
+        """fsspec's file system, and the store's path there."""
         check_endpoint(self.scheme)
-        return fsspec.filesystem(self.scheme, **SCHEMES[self.scheme][1])
+        system, bucket = open_bucket(f"{self.scheme}://{self._bucket}")
+        return system, f"{bucket}/{self._prefix}".rstrip("/")
 
     def within(self, folder: str) -> ObjectStore:
         return ObjectStore(f"{self.location}/{quote(folder)}")
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         span = {} if limit is None else {"start": 0, "end": limit}
-        return bytes(self._call("read", name, lambda fs, key: fs.cat_file(key, **span)))
+        try:
+            return bytes(self._call("read", name, lambda fs, key: fs.cat_file(key, **span)))
+        except StoreError:
+            # Some stores refuse to read a part of an object that is empty.
+            if limit is None or self._call("read", name, lambda fs, key: fs.size(key)) != 0:
+                raise
+            return b""
 
     def open(self, name: str) -> BinaryIO:
         return open_cached(f"{self.location}/{name}", lambda: self.read(name))
 
     def write(self, name: str, data: bytes) -> None:
-        size = len(f"{self._root}/{name}".partition("/")[2].encode())
+        size = len(f"{self._prefix}/{name}".lstrip("/").encode())
         if size > LONGEST_KEY:
             text = f"the object's name has {size} bytes; a store allows {LONGEST_KEY}"
             raise OSError(errno.ENAMETOOLONG, text)
@@ -115,7 +108,7 @@ class ObjectStore:
 
     def list(self, folder: str = "") -> list[str]:
         found = self._call("list", folder, lambda fs, key: fs.find(key))
-        start = len(self._root) + 1
+        start = len(self._opened[1]) + 1
         return sorted(key[start:] for key in found if not key.endswith("/"))
 
     def changed(self, name: str) -> float | None:
@@ -147,7 +140,8 @@ class ObjectStore:
         """Send a request about an object. Raises StoreError, FileNotFoundError, FileExistsError."""
         shown = f"{self.location}/{name}".rstrip("/")
         try:
-            return request(self._system, f"{self._root}/{name}".rstrip("/"))
+            system, root = self._opened
+            return request(system, f"{root}/{name}".rstrip("/"))
         except (FileNotFoundError, FileExistsError, UserError):
             raise
         except Exception as e:  # each package raises its own errors
@@ -159,5 +153,6 @@ class ObjectStore:
             ) from None
 
     def _no_bucket(self) -> StoreError:
-        bucket = self._root.partition("/")[0]
-        return StoreError(f"{self.location}: no bucket {bucket!r} there; create it or correct it")
+        return StoreError(
+            f"{self.location}: no bucket {self._bucket!r} there; create it or correct it"
+        )

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
+from factory.core.fsspec_systems import PACKAGES, can_open
 from factory.core.local_store import LocalStore
-from factory.core.object_store import ObjectStore, can_open
+from factory.core.object_store import ObjectStore
 from factory.core.uris import is_local_uri, is_uri, local_path, redact
 from osasis.errors import UserError
 
@@ -102,10 +103,11 @@ def open_store(location: Location) -> Store:
         return LocalStore(Path(local_path(text)))
     shown = redact(text)
     if shown != text:
+        package = PACKAGES.get(text.partition("://")[0])
+        variables = f" ({package.variables})" if package else ""
         raise UserError(
             f"{shown}: a location that is written to takes no user, password or options; set "
-            "credentials, region and endpoint in the environment (AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL)"
+            f"credentials, region and endpoint in the environment{variables}"
         )
     if not text.partition("://")[2].strip("/"):
         raise UserError(f"{text}: names no bucket; write {text.rstrip('/:')}://BUCKET/PREFIX")

@@ -1,7 +1,8 @@
 """Access to files by path or URI.
 
-pyarrow opens the schemes ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file`` without further packages;
-fsspec opens all others, including chained URIs (``zip://a::file://b``).
+pyarrow opens the schemes ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file`` without further packages.
+fsspec opens all others, including chained URIs (``zip://a::file://b``), and ``gs`` and ``abfs``
+where their packages are installed, for they find credentials as those who write do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from factory.core.endpoints import check_endpoint
+from factory.core.fsspec_systems import DatedFiles, can_open, open_bucket
 from osasis.errors import UserError
 from osasis.images.kinds import HEAD_BYTES
 
@@ -27,6 +29,7 @@ _LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
 _REST = re.compile(r"\?|::(?=([a-z][a-z0-9+-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
+BY_PACKAGE = ("gs", "abfs")
 
 
 def is_uri(location: str) -> bool:
@@ -138,13 +141,11 @@ def list_images(uri: str) -> list[str]:
 
 def _find_images(uri: str) -> tuple[Any, str, list[str]]:
     """fsspec's file system of a URI, the path in it, and the paths of the images below it."""
-    import fsspec
-
     from osasis.images.listing import images_among, no_image, skipped_part
 
     left_out: Counter[str] = Counter()
     try:
-        system, path = fsspec.core.url_to_fs(uri)
+        system, path = _fsspec_system(uri)
         names = {name: skipped_part(relative(name, path)) for name in sorted(system.find(path))}
         left_out.update(part for part in names.values() if part is not None)
         files = [name for name, part in names.items() if part is None]
@@ -184,6 +185,9 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     authority, _, path = rest.partition("/")
     if "endpoint_override=" not in query:
         check_endpoint(scheme)
+    if scheme in BY_PACKAGE and can_open(scheme) and not query:
+        opened, path = _fsspec_system(uri)
+        return pa.fs.PyFileSystem(DatedFiles(opened)), path
     try:
         native = _native(f"{scheme}://{authority}/{query}")
     except OSError as error:
@@ -204,6 +208,20 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     except ValueError as error:
         raise UserError(f"{uri}: {first_line(error)}") from None
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
+
+
+def _fsspec_system(uri: str) -> tuple[Any, str]:
+    """fsspec's file system of a URI, and the path there."""
+    import fsspec
+
+    head, query = _split(uri)
+    scheme, _, rest = head.partition("://")
+    if query or not can_open(scheme):
+        system, path = fsspec.core.url_to_fs(uri)
+        return system, str(path)
+    bucket, _, path = rest.partition("/")
+    system, root = open_bucket(f"{scheme}://{bucket}")
+    return system, f"{root}/{_unescaped(path)}".rstrip("/")
 
 
 @functools.lru_cache(maxsize=64)
@@ -234,9 +252,10 @@ def join_uri(uri: str, name: str) -> str:
             return f"{uri.rstrip('/')}/{quote(os.fsencode(name))}"
         return "file://" + quote(os.fsencode(os.path.join(folder, name)))  # noqa: PTH118
     head, rest = _split(uri)
-    native = not isinstance(file_system(uri)[0], pa.fs.PyFileSystem)
+    system = file_system(uri)[0]
+    escaped = not isinstance(system, pa.fs.PyFileSystem) or isinstance(system.handler, DatedFiles)
     folder = head if head.endswith("://") else head.rstrip("/") + "/"  # zip://::file://a.zip
-    return f"{folder}{quote(os.fsencode(name)) if native else name}{rest}"
+    return f"{folder}{quote(os.fsencode(name)) if escaped else name}{rest}"
 
 
 def sibling_uri(uri: str, name: str) -> str:
@@ -257,7 +276,10 @@ def redact(location: str) -> str:
     head = _split(location)[0]
     scheme, _, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    user, _, host = authority.rpartition("@")
+    if scheme.lower() == "abfs" and user and ":" not in user:  # CONTAINER@ACCOUNT.HOST
+        return head
+    return f"{scheme}://{host}{slash}{path}"
 
 
 def check_no_password(location: str) -> None:

@@ -32,6 +32,7 @@ from factory.core.gpus import fair_share, workers_on
 from factory.core.machine import cpu_workers
 from factory.core.ray_cluster import offered_resources
 from factory.core.stores import Location, local_folder, open_store
+from factory.core.uris import file_system, is_uri
 from factory.reports.style_states import Done, Failed, Snapshot, Waiting
 from factory.training.lease_queue import ASK_AGAIN, RETRIES, RETRY_ON, LeaseQueue
 from factory.training.style_worker import OnIteration, StyleTask, StyleWorker
@@ -266,11 +267,19 @@ def _slot_trainer(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> T
         ),
         run_config=RunConfig(
             name=f"slot-{slot}-{int(time.time() * 1000)}",
-            storage_path=f"{job.folder}/ray-train",
+            **_storage(f"{job.folder}/ray-train"),
             # The lease queue limits the attempts of a style and the starts of a slot.
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
+
+
+def _storage(location: str) -> dict[str, Any]:
+    """Where Ray Train keeps its files, as arguments of RunConfig."""
+    if not is_uri(location):
+        return {"storage_path": location}
+    system, path = file_system(location)
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def drain_queue(job: TrainingJob, slots: SlotPlan, slot: int, queue: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +18,18 @@ import pytest
 from factory.core.home import Home
 from factory.core.object_store import StoreError
 from factory.core.stores import open_store
-from osasis.errors import UserError
+from osasis.errors import ImageError, UserError
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder
 from pipelines.job_revision import InputChanges
 from pipelines.manifest import build_manifest
 from pipelines.source import open_source, read_photo
+from tests.azure_server import KEY as AZURE_KEY
 from tests.conftest import ROOT
 from tests.pipelines.conftest import images, written
 from tests.pipelines.test_job_revision import Job
 from tests.pipelines.test_operators import Run, run
 from tests.s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
+from tests.store_servers import SERVERS, store_server
 from tests.tiny import picture
 
 __all__ = ["run"]
@@ -47,6 +50,18 @@ def place(s3: S3Server, tmp_path: Path) -> str:
     return f"s3://{BUCKET}/{tmp_path.name}"
 
 
+@pytest.fixture(scope="module", params=SERVERS)
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URI of a bucket in each kind of store."""
+    with store_server(request.param) as uri:
+        yield uri
+
+
+@pytest.fixture
+def any_place(bucket: str, tmp_path: Path) -> str:
+    return f"{bucket}/{tmp_path.name}"
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
@@ -56,16 +71,18 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_outputs_and_records_equal_those_of_a_folder(run: Run, photos: Path, place: str) -> None:
+def test_outputs_and_records_equal_those_of_a_folder(
+    run: Run, photos: Path, any_place: str
+) -> None:
     folder, output = run(photos)
-    stored, _ = run(photos, store=place)
-    assert written(place) == written(output)
+    stored, _ = run(photos, store=any_place)
+    assert written(any_place) == written(output)
     assert [stored.count(s) for s in (DONE, FAILED, MISSING)] == [3, 3, 0]
     assert {f.to_dict()["reason"] for f in stored.failures.values()} == {
         f.to_dict()["reason"] for f in folder.failures.values()
     }
     # A resumed job reads its state.
-    again = JobFolder(place)
+    again = JobFolder(any_place)
     manifest = build_manifest(open_source(photos), [[0, 1]] * 3, {})
     assert again.open({"input": ""}, manifest)
     assert [again.count(s) for s in (DONE, FAILED, MISSING)] == [3, 3, 0]
@@ -75,7 +92,8 @@ def test_outputs_and_records_equal_those_of_a_folder(run: Run, photos: Path, pla
     # No credential stands anywhere.
     for name in again.output.list():
         data = again.output.read(name)
-        assert KEY.encode() not in data and SECRET.encode() not in data, name
+        for canary in (KEY, SECRET, AZURE_KEY):
+            assert canary.encode() not in data, name
 
 
 def test_outputs_that_a_store_refuses_are_missing_and_not_failed(
@@ -101,8 +119,8 @@ def test_outputs_that_a_store_refuses_are_missing_and_not_failed(
     assert set(images(place)) == {"good/0.png", "good/1.png"}
 
 
-def test_a_job_in_a_store_grows_as_one_on_a_folder(photos: Path, place: str) -> None:
-    job = Job(photos, place)
+def test_a_job_in_a_store_grows_as_one_on_a_folder(photos: Path, any_place: str) -> None:
+    job = Job(photos, any_place)
     assert len(job.run()[1]) == 6
     picture(9, (20, 20)).save(photos / "new.png")
     picture(7, (20, 20)).save(photos / "1.png")
@@ -128,7 +146,33 @@ def test_two_drivers_of_one_output_exclude_each_other(place: str) -> None:
     assert open_store(place).list() == []
 
 
-@pytest.mark.parametrize("name", ["a b.png", "ü%20.png", "q?.png", "[1]*.png"])
+NAMES = ["[1]*.png", "a b.png", "deep/er.png", "q?.png", "ü%20.png"]
+
+
+def test_photos_in_a_store_are_listed_with_their_change_and_read(
+    any_place: str, photos: Path
+) -> None:
+    data = {name: (photos / f"{i % 3}.png").read_bytes() for i, name in enumerate(NAMES)}
+    store, before = open_store(f"{any_place}/in [1]"), time.time()
+    for name in [*NAMES, ".hidden.png", "notes.txt"]:
+        store.write(name, data.get(name, b"?"))
+    source = open_source(f"{any_place}/in%20[1]")
+    assert source.left_out == {"hidden": 1, "TXT": 1}
+    listing = source.listing.to_pylist()
+    assert [row["key"].decode() for row in listing] == NAMES
+    for row in listing:
+        assert read_photo(row["path"].decode()) == data[row["key"].decode()]
+        assert row["size"] == len(data[row["key"].decode()])
+        assert before - 2 <= row["mtime"] / 1e9 <= time.time() + 2
+    (photo,) = open_source(f"{any_place}/in%20[1]/deep/er.png").listing.to_pylist()
+    assert read_photo(photo["path"].decode()) == data["deep/er.png"]
+    with pytest.raises(ImageError, match="no such file"):
+        read_photo(f"{any_place}/in/missing.png")
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_source(f"{any_place}/nowhere")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_photo_is_read_by_one_request(name: str, s3: S3Server, place: str, photos: Path) -> None:
     data = (photos / "0.png").read_bytes()
     open_store(place).write(f"in/{name}", data)

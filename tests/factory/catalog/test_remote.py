@@ -1,4 +1,4 @@
-"""Catalogs by URI, in an S3 store."""
+"""Catalogs by URI, in an object store."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from factory.catalog.remote import read_catalog
 from factory.core.stores import Store, open_store
 from osasis.errors import UserError
 from tests.factory.conftest import cli
-from tests.s3_server import BUCKET, S3Server, s3_server
+from tests.store_servers import SERVERS, store_server
 from tests.tiny import picture
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
-        yield server
+@pytest.fixture(scope="module", params=SERVERS)
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    with store_server(request.param) as uri:
+        yield uri
 
 
 @pytest.fixture
-def store(s3: S3Server, tmp_path: Path) -> Store:
+def store(bucket: str, tmp_path: Path) -> Store:
     """A store with three style images."""
-    store = open_store(f"s3://{BUCKET}/{tmp_path.name}")
+    store = open_store(f"{bucket}/{tmp_path.name}")
     for i, name in enumerate(("sets/oil.png", "sets/deep/ink.png", "shared/sea blue.png")):
         data = BytesIO()
         picture(i).save(data, "PNG")

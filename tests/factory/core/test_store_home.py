@@ -71,7 +71,7 @@ def test_a_registry_needs_a_server(place: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("home", "says"),
     [
-        ("gs://bucket/home", "gs:// cannot be written to; give a folder, or a URI that starts"),
+        ("ftp://host/home", "ftp:// cannot be written to; give a folder, or a URI that starts"),
         (f"s3://key:{SECRET}@bucket/home", "takes no user, password or options"),
         ("s3://", "names no bucket"),
     ],

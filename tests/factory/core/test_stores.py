@@ -15,6 +15,7 @@ from factory.core.object_store import StoreError
 from factory.core.stores import Store, open_store
 from osasis.errors import UserError
 from tests.s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
+from tests.store_servers import SERVERS, store_server
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,20 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_cache, "cache_folder", lambda: tmp_path)
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> Store:
+@pytest.fixture(scope="module", params=["folder", *SERVERS])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URI of a bucket; "" for a folder."""
     if request.param == "folder":
-        return open_store((tmp_path / "store").as_uri())
-    return open_store(f"s3://{BUCKET}/{tmp_path.name}/a [1]*")
+        yield ""
+    else:
+        with store_server(request.param) as uri:
+            yield uri
+
+
+@pytest.fixture
+def store(bucket: str, tmp_path: Path) -> Store:
+    folder = f"{bucket}/{tmp_path.name}" if bucket else (tmp_path / "store").as_uri()
+    return open_store(f"{folder}/a [1]*" if bucket else folder)
 
 
 def test_files_are_written_listed_and_deleted(store: Store) -> None:
@@ -54,6 +64,15 @@ def test_files_are_written_listed_and_deleted(store: Store) -> None:
         store.read("a")
     with pytest.raises(FileNotFoundError):
         store.open("b")
+
+
+def test_a_part_of_a_file_is_read(store: Store) -> None:
+    store.write("long", b"0123456789")
+    store.write("empty", b"")
+    assert [store.read("long", n) for n in (4, 10, 11)] == [b"0123", b"0123456789", b"0123456789"]
+    assert (store.read("empty"), store.read("empty", 5)) == (b"", b"")
+    with pytest.raises(FileNotFoundError):
+        store.read("missing", 5)
 
 
 def test_one_of_several_callers_creates_a_file(store: Store) -> None:
@@ -121,9 +140,10 @@ def test_a_cached_object_is_fetched_once_and_readable_when_its_copy_is_deleted(
     [
         (f"s3://{KEY}:{SECRET}@bucket/out", "s3://bucket/out: a location that is written to takes"),
         (f"s3://bucket/out?secret_key={SECRET}", "s3://bucket/out: a location that is written to"),
+        (f"abfs://{KEY}:{SECRET}@bucket/out", "abfs://bucket/out: a location that is written to"),
         ("s3://", "s3://: names no bucket; write s3://BUCKET/PREFIX"),
         ("ftp://host/out", "ftp://host/out: ftp:// cannot be written to; give a folder, or a URI "
-                           "that starts with s3://"),
+                           "that starts with s3:// or gs:// or abfs://"),
     ],
 )  # fmt: skip
 def test_locations_that_cannot_be_written_to_are_refused(location: str, message: str) -> None:

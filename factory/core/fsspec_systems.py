@@ -1,0 +1,81 @@
+"""File systems of object stores that packages of fsspec open.
+
+They take credentials, region and endpoint from the environment, the user's configuration files or
+the platform; none stands in a location.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, NamedTuple
+
+import fsspec
+from pyarrow.fs import FileInfo, FileSelector, FileType, FSSpecHandler
+
+
+class Package(NamedTuple):
+    """A package of fsspec. variables: of the environment, which it reads."""
+
+    name: str
+    options: dict[str, Any]
+    variables: str
+
+
+# By scheme, which is the name of the extra, too. max_concurrency: a read is one request, without
+# asking for the size first.
+PACKAGES = {
+    "s3": Package(
+        "s3fs",
+        {"max_concurrency": 1, "use_listings_cache": False},
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL",
+    ),
+    "gs": Package("gcsfs", {"use_listings_cache": False}, "GOOGLE_APPLICATION_CREDENTIALS"),
+    "abfs": Package(
+        "adlfs",
+        {"use_listings_cache": False},
+        "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_CONNECTION_STRING",
+    ),
+}
+# Where a file's last change stands in what a package tells of it.
+CHANGED = ("mtime", "last_modified", "LastModified")
+
+
+def can_open(scheme: str) -> bool:
+    """Whether the package for a scheme is installed; False for other schemes."""
+    return scheme in PACKAGES and importlib.util.find_spec(PACKAGES[scheme].name) is not None
+
+
+def open_bucket(uri: str) -> tuple[Any, str]:
+    """fsspec's file system of a scheme in PACKAGES, and its path of ``scheme://BUCKET``."""
+    scheme = uri.partition("://")[0]
+    system, root = fsspec.core.url_to_fs(uri, **PACKAGES[scheme].options)
+    return system, str(root).strip("/")
+
+
+class DatedFiles(FSSpecHandler):
+    """fsspec's file system for pyarrow, with the times of change, under whatever name they have."""
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        found = []
+        for path in paths:
+            try:
+                found.append(_info(path, self.fs.info(path)))
+            except FileNotFoundError:
+                found.append(FileInfo(path, FileType.NotFound))
+        return found
+
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
+        found = self.fs.find(
+            selector.base_dir,
+            maxdepth=None if selector.recursive else 1,
+            withdirs=not selector.recursive,
+            detail=True,
+        )
+        return [_info(path, info) for path, info in found.items()]
+
+
+def _info(path: str, info: dict[str, Any]) -> FileInfo:
+    if info["type"] != "file":
+        return FileInfo(path, FileType.Directory)
+    changed = next((info[name] for name in CHANGED if info.get(name) is not None), None)
+    return FileInfo(path, FileType.File, size=info["size"], mtime=changed)
