@@ -27,7 +27,7 @@ EncodeSolver = Literal["ddim", "dpmpp_2m", "fixed_point"]
 Alpha = Literal["keep", "drop"]
 # What a proposed mask shows, and by which segmenter; see osasis.images.segmenting.
 MaskRegion = Literal["subject", "background", "face", "hair"]
-SegmenterName = Literal["grabcut", "onnx"]
+SegmenterName = Literal["grabcut", "mediapipe", "fastsam", "onnx"]
 # Range of the pixels that a segmentation model reads.
 PixelRange = Literal["imagenet", "signed", "unit"]
 # What an output stores: how it was made and the photo's path, the same with the photo's name only,

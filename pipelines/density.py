@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.core.failures import describe_failure
+from factory.core.home import local_base
+from factory.core.stores import Store, open_store
 from osasis.choices import SquareFit
 from osasis.errors import UserError
 from osasis.evaluation.weights import weights_digest
@@ -27,7 +29,7 @@ from osasis.seeds import derived_seed
 from osasis.storage import sha256_text
 from osasis.validation import InputModel
 from pipelines.evaluation_result import HIGH, LOW
-from pipelines.manifest import write_parquet
+from pipelines.manifest import parquet_bytes
 from pipelines.measure_pictures import MeasureSpec
 from pipelines.progress import Progress
 from pipelines.source import Source, read_photo
@@ -43,7 +45,8 @@ RANKS = pa.schema([("key", pa.large_binary()), ("distance", pa.float64()), ("rea
 class RankSpec(InputModel):
     """What the workers receive.
 
-    folder: of the ranks. weights: folder of weights, or "". digest: hash of LPIPS's weights there.
+    folder: of the ranks, a path or URI. base: its bundle's path or URI. weights: folder of weights,
+    or "". digest: hash of LPIPS's weights there.
     """
 
     folder: str
@@ -61,7 +64,7 @@ class RankSpec(InputModel):
             name: getattr(spec, name) for name in ("base", "weights", "fit", "square", "seed")
         }
         digest = weights_digest(Path(spec.weights) if spec.weights else None, "lpips")
-        return cls(folder=str(Path(spec.folder) / FOLDER), digest=digest, **shared)
+        return cls(folder=f"{spec.folder}/{FOLDER}", digest=digest, **shared)
 
 
 class RankPhotos:
@@ -76,7 +79,7 @@ class RankPhotos:
         if device == "cpu":
             torch.set_num_threads(1)
         self.spec = spec
-        self.base = load_base(Path(spec.base), device).judge
+        self.base = load_base(local_base(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
         (self.lpips,) = choose_metrics(self.base, ["lpips"], weights).metrics
 
@@ -88,7 +91,8 @@ class RankPhotos:
             except Exception as e:  # reported by the corpus job if the photo is chosen
                 rows.append({"key": key, "distance": None, "reason": describe_failure(e)})
         name = f"{uuid.uuid4().hex}.parquet"
-        write_parquet(Path(self.spec.folder) / name, pa.Table.from_pylist(rows, schema=RANKS))
+        table = pa.Table.from_pylist(rows, schema=RANKS)
+        open_store(self.spec.folder).write(name, parquet_bytes(table))
         return pa.table({"photos": [len(rows)]})
 
     def _distance(self, key: bytes, path: bytes) -> float:
@@ -112,11 +116,11 @@ class RankPhotos:
         return float(measured[0])
 
 
-def read_ranks(folder: Path) -> dict[bytes, float | None]:
+def read_ranks(folder: Store) -> dict[bytes, float | None]:
     """Distance by photo's key."""
     found: dict[bytes, float | None] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(path, schema=RANKS)
+    for name in folder.list():
+        table = pq.read_table(pa.BufferReader(folder.read(name)), schema=RANKS)
         found |= dict(zip(table["key"].to_pylist(), table["distance"].to_pylist(), strict=True))
     return found
 
@@ -134,8 +138,9 @@ def by_density(
     """
     # Ranks by other weights, seeds or fits are not comparable.
     identity = spec.replace(folder="", weights="").to_dict()
-    folder = Path(spec.folder) / sha256_text(json.dumps(identity, sort_keys=True))[:12]
-    spec = spec.replace(folder=str(folder))
+    digest = sha256_text(json.dumps(identity, sort_keys=True))[:12]
+    folder = open_store(spec.folder).within(digest)
+    spec = spec.replace(folder=folder.location)
     listing = source.listing
     known = read_ranks(folder)
     missing = [i for i, key in enumerate(listing["key"].to_pylist()) if key not in known]

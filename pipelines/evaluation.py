@@ -17,18 +17,20 @@ from typing import Any
 
 from factory import __version__
 from factory.core.home import Home
-from factory.core.uris import is_local_uri, is_uri, locate, redact
+from factory.core.stores import Store, local_folder, open_store
+from factory.core.uris import locate
 from factory.methods import LoadedBase, load_base
+from factory.registry.shared_bundle import shared_bundle
 from osasis.errors import UserError
 from osasis.evaluation.baselines import baseline_digest, check_baselines
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.weights import weights_digest
 from osasis.mix import StyleShare
-from osasis.storage import sha256_text, write_json
+from osasis.storage import json_bytes, sha256_text
 from pipelines.corpus_run import CorpusRun
 from pipelines.density import RankSpec, by_density
 from pipelines.evaluation_registry import register_results
-from pipelines.evaluation_result import DOCUMENT, GRID, EvaluationResult
+from pipelines.evaluation_result import DOCUMENT, EvaluationResult
 from pipelines.evaluation_run import EvaluationRun
 from pipelines.job_folder import JobFolder
 from pipelines.manifest import build_manifest, listing_digest
@@ -69,10 +71,10 @@ def evaluate(
     """Measure styles on photos; the same call resumes an unfinished evaluation.
 
     styles: ``name``, ``name@alias`` or ``name:version``. photos: folder, glob, list (.txt), photo
-    or a URI of one of these. output: folder; default: one below the home's jobs that the arguments
-    determine. mix: fields of ``osasis.mix.Mix``. sweeps: (field, values) of the mix or of the
-    training settings; each value is a variant. baselines: see ``pipelines.variants``. metrics: of
-    ``osasis.evaluation``; default: all that are available. weights: a folder of
+    or a URI of one of these. output: folder or URI; default: one below the home's jobs that the
+    arguments determine. mix: fields of ``osasis.mix.Mix``. sweeps: (field, values) of the mix or of
+    the training settings; each value is a variant. baselines: see ``pipelines.variants``. metrics:
+    of ``osasis.evaluation``; default: all that are available. weights: a folder of
     ``osasis.evaluation.weights.FILES``. gate: conditions such as ``evaluate.identity<=0.35``; a
     candidate that meets them becomes champion. retrain: trains styles for variants with training
     settings. limit: use the first photos only. density: use as many photos of the lowest and of the
@@ -81,7 +83,6 @@ def evaluate(
     Results of a style's own settings are logged in its version's run. Raises UserError.
     """
     home = home or Home.find()
-    home.refuse_store("evaluate")
     if not styles:
         raise UserError("no style is named; name at least one with --styles")
     variants = make_variants(mix or {}, sweeps, baselines)
@@ -101,24 +102,25 @@ def evaluate(
     base = load_base(targets.base)
     _check_models_photos(base, made_here, density)
     measured = choose_metrics(base.judge, metrics, folder_of_weights)
-    place = _output_folder(
-        output, home, targets, source,
+    place = output_store(output) if output is not None else _own_place(
+        home, targets, source,
         {"fit": fit, "density": density, "seed": seed, "retrained": [r.id for r in planned]},
     )  # fmt: skip
+    folder_of_trainings = _folder_of_trainings(home, place) if planned else None
     progress = Progress(report, terminal)
     if asked := [f"{n}: {measured.unavailable[n]}" for n in metrics if n in measured.unavailable]:
         raise UserError(f"these metrics cannot be measured: {'; '.join(asked)}")
     for name, reason in measured.unavailable.items():
         progress.emit(f"{name} is not measured: {reason}", "unavailable", metric=name)
-    folder = JobFolder(place / IMAGES)
+    folder = JobFolder(place.within(IMAGES).location)
     plan = partial(
         plan_workers, base=targets.base, workers=workers, readers=None,
         gpus_per_worker=gpus_per_worker,
     )  # fmt: skip
     worker_spec = MeasureSpec(
-        folder=str(place.resolve()),
-        base=str(targets.base),
-        styles={name: str(v.folder()) for name, v in versions.items()},
+        folder=place.location,
+        base=home.base_location(targets.base),
+        styles={name: shared_bundle(v, home) for name, v in versions.items()},
         metrics=tuple(m.name for m in measured.metrics),
         baselines=made_here,
         weights=str(folder_of_weights or ""),
@@ -133,8 +135,8 @@ def evaluate(
         if density is not None:
             ranks = RankSpec.for_evaluation(worker_spec)
             source, groups = by_density(source, density, ranks, plan, progress)
-        if planned and retrain is not None:
-            chosen |= add_retrained(planned, retrain, place, targets)
+        if folder_of_trainings is not None and retrain is not None:
+            chosen |= add_retrained(planned, retrain, folder_of_trainings, targets)
         corpus = CorpusRun(home, options, source, targets, {}, None, folder, None)
         rows = [sorted(set(chosen.values()))] * source.count
         manifest = build_manifest(source, rows, {}, corpus.output_names())
@@ -142,7 +144,7 @@ def evaluate(
             manifest, progress, plan=plan, max_errors=None, retry_errors=False, contact_sheet=False
         )
         run = EvaluationRun(
-            place, corpus, folder, tuple(versions), variants, chosen, measured,
+            place, IMAGES, corpus, folder, tuple(versions), variants, chosen, measured,
             worker_spec.replace(job=corpus.spec.folder), groups,
         )  # fmt: skip
         if not made.stopped:
@@ -159,11 +161,11 @@ def evaluate(
             "photos_digest": listing_digest(manifest),
         }
         result = replace(run.result(), facts=facts, errors=made.errors, stopped=made.stopped)
-        write_json(place / DOCUMENT, result.to_dict())
-        run.write_grid(place / GRID, result)
+        place.write(DOCUMENT, json_bytes(result.to_dict()))
+        run.write_grid(result)
         if result.measured:
             result = register_results(home, result, versions, variants, conditions)
-            write_json(place / DOCUMENT, result.to_dict())
+            place.write(DOCUMENT, json_bytes(result.to_dict()))
     return result
 
 
@@ -218,22 +220,28 @@ def _parse_gate(gate: Sequence[str], variants: Sequence[Variant]) -> tuple[Any, 
     return conditions
 
 
-def _output_folder(
-    given: str | os.PathLike[str] | None,
-    home: Home,
-    targets: Targets,
-    source: Source,
-    options: Mapping[str, Any],
-) -> Path:
-    if given is not None:
-        if is_uri(text := os.fspath(given)) and not is_local_uri(text):
-            raise UserError(
-                f"--output {redact(text)}: an evaluation is written to a folder; give one"
-            )
-        place = Path(locate(text, Path())).absolute()
-        if place.exists() and not place.is_dir():
-            raise UserError(f"--output {given} is no folder; give a folder")
-        return place
+def output_store(given: str | os.PathLike[str]) -> Store:
+    """Where the files of an evaluation are written to, by path or URI. Raises UserError."""
+    place = open_store(locate(os.fspath(given), Path.cwd()))
+    folder = local_folder(place)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {given} is no folder; give a folder")
+    return place
+
+
+def _folder_of_trainings(home: Home, place: Store) -> Path:
+    """Where styles are trained again. Raises UserError for a home or an output in a store."""
+    folder = local_folder(place)
+    if home.uri is not None or folder is None:
+        raise UserError(
+            "styles are trained again (by a sweep of a training setting, or by baseline "
+            "no-in-domain) only with a home and an output in a folder; give both, or leave it out"
+        )
+    return folder
+
+
+def _own_place(home: Home, targets: Targets, source: Source, options: Mapping[str, Any]) -> Store:
+    """A place in the home's jobs that the arguments of an evaluation determine."""
     keys = [source.folder, *(k.decode("utf-8", "replace") for k in
                              source.listing["key"].to_pylist())]  # fmt: skip
     parts = {
@@ -243,4 +251,5 @@ def _output_folder(
         "options": dict(options),
         "photos": sha256_text("\n".join(keys)),
     }
-    return home.jobs / f"evaluate-{sha256_text(json.dumps(parts, sort_keys=True))[:12]}"
+    name = f"evaluate-{sha256_text(json.dumps(parts, sort_keys=True))[:12]}"
+    return open_store(home.shared(home.jobs / name))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from factory.core.home import Home
 from factory.registry import RegistrySnapshot
-from osasis.storage import write_json
-from pipelines.evaluation import evaluate
+from osasis.storage import json_bytes
+from pipelines.evaluation import evaluate, output_store
 from pipelines.evaluation_result import ALL, DOCUMENT, EvaluationResult, aligned, cell
 
 
@@ -63,7 +62,6 @@ def evaluate_bases(
 
     options: of ``evaluate``. Raises UserError.
     """
-    home.refuse_store("evaluate")
     registry = RegistrySnapshot(home)
     by_base: dict[str, list[str]] = {}
     for reference in styles:
@@ -74,15 +72,12 @@ def evaluate_bases(
         by_base.setdefault(name, []).append(reference)
     if len(by_base) < 2:
         return evaluate(styles, photos, output, home=home, **options)
-    place = None if output is None else Path(output).expanduser().absolute()
-    comparison = Comparison(
-        {
-            name: evaluate(
-                of_base, photos, None if place is None else place / name, home=home, **options
-            )
-            for name, of_base in by_base.items()
-        }
-    )
+    place = None if output is None else output_store(output)
+    evaluations = {}
+    for name, of_base in by_base.items():
+        of_output = None if place is None else place.within(name).location
+        evaluations[name] = evaluate(of_base, photos, of_output, home=home, **options)
+    comparison = Comparison(evaluations)
     if place is not None:
-        write_json(place / DOCUMENT, comparison.to_dict())
+        place.write(DOCUMENT, json_bytes(comparison.to_dict()))
     return comparison

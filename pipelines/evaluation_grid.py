@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from osasis.images.decoding import png_bytes
-from osasis.storage import write_atomic
 
 # Least side of a shown picture, and most photos per style.
 SIDE, MAX_PHOTOS = 128, 4
@@ -21,13 +19,12 @@ def chosen_photos(count: int) -> list[int]:
     return [i * count // shown for i in range(shown)]
 
 
-def write_grid(
-    path: Path,
+def grid_of(
     columns: Sequence[str],
     rows: Sequence[Sequence[Image.Image | None]],
     captions: Mapping[int, str],
-) -> None:
-    """Write rows of pictures with the columns' names above. captions: above rows, by index.
+) -> bytes:
+    """A PNG of rows of pictures with the columns' names above. captions: above rows, by index.
 
     A missing picture is an empty place.
     """
@@ -53,4 +50,4 @@ def write_grid(
                 scaled = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
                 sheet.paste(scaled, (GAP + k * (side + GAP), y))
         y += side + GAP
-    write_atomic(path, png_bytes(sheet))
+    return png_bytes(sheet)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import published
@@ -37,7 +36,7 @@ class EvaluationResult:
     variants: tuple[str, ...]
     metrics: tuple[dict[str, Any], ...]
     results: Results
-    output: Path
+    output: str
     facts: dict[str, Any] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -80,7 +79,7 @@ class EvaluationResult:
             "gate": {style: list(reasons) for style, reasons in self.gate.items()},
             "registered": list(self.registered),
             "stopped": self.stopped,
-            "output": str(self.output),
+            "output": self.output,
         }
 
     def published(self) -> dict[str, Any]:

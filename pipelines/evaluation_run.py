@@ -8,13 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from factory.core.local_copy import local_copy
+from factory.core.stores import Store
+from osasis.bundles.files import STYLE_JSON, STYLE_PNG
 from osasis.bundles.provenance import FORMATS
 from pipelines.corpus_run import CorpusRun
-from pipelines.evaluation_grid import chosen_photos, write_grid
-from pipelines.evaluation_result import EvaluationResult, estimate_all
+from pipelines.evaluation_grid import chosen_photos, grid_of
+from pipelines.evaluation_result import GRID, EvaluationResult, estimate_all
 from pipelines.job_folder import JobFolder
 from pipelines.measure_pictures import MeasurePictures, MeasureSpec, batches
 from pipelines.measurements import Picture, key_of, merge, read_rows
@@ -24,6 +27,7 @@ from pipelines.variants import Variant
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
     from osasis.evaluation.choose import Chosen
 
@@ -32,10 +36,12 @@ if TYPE_CHECKING:
 class EvaluationRun:
     """The measuring part of an evaluation, after its corpus job.
 
-    chosen: target of each (style, variant). groups: rows of the manifest by name.
+    place: of the evaluation. images: the folder in it with the corpus job's pictures. chosen:
+    target of each (style, variant). groups: rows of the manifest by name.
     """
 
-    place: Path
+    place: Store
+    images: str
     corpus: CorpusRun
     folder: JobFolder
     styles: tuple[str, ...]
@@ -45,20 +51,16 @@ class EvaluationRun:
     spec: MeasureSpec
     groups: dict[str, set[int]]
 
-    @property
-    def images(self) -> Path:
-        return Path(self.corpus.spec.output)
-
-    def path(self, photo: int, style: str, variant: Variant) -> Path:
-        """The picture of a photo in a style and variant."""
+    def name(self, photo: int, style: str, variant: Variant) -> str:
+        """The picture of a photo in a style and variant, by its name in the store."""
         name = self.folder.manifest["name"][photo].as_py()
         if variant.fields is not None:
             chosen = self.chosen[style, variant.name]
-            return self.images / self.corpus.spec.output_name(name, chosen)
+            return f"{self.images}/{self.corpus.spec.output_name(name, chosen)}"
         suffix = FORMATS[self.corpus.spec.options.encoding]
         digest = self.spec.made_by.get(variant.name, "")
         made = f"{variant.name}-{digest}" if digest else variant.name
-        return self.images / style / made / (os.fsdecode(name) + suffix)
+        return f"{self.images}/{style}/{made}/{self.place.name_of(name)}{suffix}"
 
     def pictures(self) -> list[Picture]:
         """All pictures that exist or that the workers make."""
@@ -67,8 +69,8 @@ class EvaluationRun:
             for style in self.styles:
                 for v in self.variants:
                     if v.fields is None or self.folder.done(photo, self.chosen[style, v.name]):
-                        path = str(self.path(photo, style, v))
-                        found.append(Picture(photo, style, v.name, path))
+                        name = self.name(photo, style, v)
+                        found.append(Picture(photo, style, v.name, name))
         return found
 
     def measure(self, progress: Progress, plan: Callable[[int], Workers]) -> None:
@@ -143,7 +145,7 @@ class EvaluationRun:
                 for m in metrics
             ),
             results=results,
-            output=self.place,
+            output=self.place.location,
             unavailable=self.measured.unavailable,
             warnings=_warnings(names, self.folder.manifest.num_rows * len(self.styles)),
             failed=dict(
@@ -151,23 +153,29 @@ class EvaluationRun:
             ),
         )  # fmt: skip
 
-    def write_grid(self, path: Path, result: EvaluationResult) -> None:
+    def write_grid(self, result: EvaluationResult) -> None:
         """Write the grid of pictures of a few photos in each style."""
         from PIL import Image
-
-        def picture(file: Path) -> Image.Image | None:
-            return Image.open(file) if file.is_file() else None
 
         rows: list[list[Image.Image | None]] = []
         captions = {}
         for style in self.styles:
             captions[len(rows)] = result.styles[style]
-            style_image = picture(Path(self.spec.styles[style]) / "style.png")
+            style_image = Image.open(local_copy(self.spec.styles[style], STYLE_JSON) / STYLE_PNG)
             for photo in chosen_photos(result.photos):
-                files = [self.path(photo, style, v) for v in self.variants]
-                rows.append([self._square(photo), style_image, *map(picture, files)])
-        if any(p is not None for row in rows for p in row):
-            write_grid(path, ["photo", "style", *result.variants], rows, captions)
+                pictures = [self._picture(self.name(photo, style, v)) for v in self.variants]
+                rows.append([self._square(photo), style_image, *pictures])
+        if rows:
+            grid = grid_of(["photo", "style", *result.variants], rows, captions)
+            self.place.write(GRID, grid)
+
+    def _picture(self, name: str) -> Image.Image | None:
+        from PIL import Image
+
+        try:
+            return Image.open(BytesIO(self.place.read(name)))
+        except FileNotFoundError:
+            return None
 
     def _square(self, photo: int) -> Any:
         """The photo as the model sees it; None where it cannot be read."""

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from factory.core.failures import describe_failure
-from osasis.bundles.files import COUNTERPART_PNG, STYLE_PNG
+from factory.core.home import local_base
+from factory.core.local_copy import local_copy
+from factory.core.stores import open_store
+from osasis.bundles.files import COUNTERPART_PNG, STYLE_JSON, STYLE_PNG
 from osasis.choices import SquareFit
 from osasis.seeds import derived_seed
 from osasis.validation import InputModel
@@ -24,13 +27,13 @@ if TYPE_CHECKING:
 
 # Pictures of a batch; a killed run loses at most the measurements of one batch per actor.
 BATCH = 16
-# A batch: pictures, and the metrics that each lacks.
+# A batch: pictures, whose names need not be UTF-8, and the metrics that each lacks.
 TODO = pa.schema(
     [
         ("photo", pa.int64()),
         ("style", pa.string()),
         ("variant", pa.string()),
-        ("path", pa.string()),
+        ("name", pa.binary()),
         ("metrics", pa.list_(pa.string())),
     ]
 )
@@ -40,9 +43,9 @@ class MeasureSpec(InputModel):
     """What the workers of an evaluation receive.
 
     folder: of the evaluation. job: state of the corpus job. base: the base's bundle. styles: their
-    bundles by name. baselines: variants that the workers make. weights: folder of weights, or "".
-    measured_by, made_by: hashes of a metric's weights, and of what a baseline's pictures depend on,
-    by name.
+    bundles by name. All of these are paths or URIs. baselines: variants that the workers make.
+    weights: folder of weights, or "". measured_by, made_by: hashes of a metric's weights, and of
+    what a baseline's pictures depend on, by name.
     """
 
     subject: ClassVar[str] = "evaluation"
@@ -75,7 +78,7 @@ def batches(todo: Sequence[tuple[Picture, list[str]]]) -> list[pa.Table]:
     for picture, metrics in sorted(todo, key=lambda item: item[0].photo):
         if not out or (len(out[-1]) >= BATCH and picture.photo != last):
             out.append([])
-        out[-1].append({**vars(picture), "metrics": metrics})
+        out[-1].append({**vars(picture), "name": os.fsencode(picture.name), "metrics": metrics})
         last = picture.photo
     return [pa.Table.from_pylist(rows, schema=TODO) for rows in out]
 
@@ -93,7 +96,8 @@ class MeasurePictures:
         if device == "cpu":
             torch.set_num_threads(1)
         self.spec = spec
-        base = load_base(Path(spec.base), device).judge
+        self.store = open_store(spec.folder)
+        base = load_base(local_base(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
         metrics = choose_metrics(base, spec.metrics, weights).metrics
         self.metrics = {m.name: m for m in metrics}
@@ -106,7 +110,7 @@ class MeasurePictures:
         rows: list[dict[str, Any]] = []
         for item in batch.to_pylist():
             names = item.pop("metrics")
-            picture = Picture(**item)
+            picture = Picture(**{**item, "name": os.fsdecode(item["name"])})
             try:
                 key, photo = photos[picture.photo] if picture.photo in photos else self._photo(
                     picture.photo
@@ -117,7 +121,7 @@ class MeasurePictures:
                 rows += [self._row(picture, name, reason=describe_failure(e)) for name in names]
                 continue
             rows += [self._measure(picture, pair, name) for name in names]
-        write_part(Path(self.spec.folder), rows)
+        write_part(self.store, rows)
         return pa.table({"pictures": [batch.num_rows]})
 
     def _measure(self, picture: Picture, pair: Pair, name: str) -> dict[str, Any]:
@@ -158,30 +162,34 @@ class MeasurePictures:
     def _style(self, name: str) -> tuple[Image, Image | None]:
         """Style image, and photo counterpart or None."""
         if name not in self.styles:
-            folder = Path(self.spec.styles[name])
+            folder = local_copy(self.spec.styles[name], STYLE_JSON)
             counterpart = folder / COUNTERPART_PNG
             self.styles[name] = (
-                self._load(folder / STYLE_PNG),
-                self._load(counterpart) if counterpart.is_file() else None,
+                self._decoded((folder / STYLE_PNG).read_bytes()),
+                self._decoded(counterpart.read_bytes()) if counterpart.is_file() else None,
             )
         return self.styles[name]
 
-    def _load(self, path: Path) -> Image:
+    def _decoded(self, data: bytes) -> Image:
+        """An image file at the base's square."""
         from osasis.evaluation.metric import Picture as Image
         from osasis.images.tensors import load_square
 
-        return Image(load_square(path, self.spec.square).to(self.device))
+        return Image(load_square(data, self.spec.square).to(self.device))
 
     def _pair(self, picture: Picture, key: str, photo: Image) -> Pair:
         from osasis.evaluation.metric import Pair
         from osasis.images.decoding import png_bytes
         from osasis.images.tensors import tensor_to_image
-        from osasis.storage import write_atomic
 
         style, counterpart = self._style(picture.style)
-        path = Path(picture.path)
-        if picture.variant in self.spec.baselines and not path.is_file():
+        try:
+            data = self.store.read(picture.name)
+        except FileNotFoundError:
+            if picture.variant not in self.spec.baselines:
+                raise
             seed = derived_seed(self.spec.seed, key)
             made = self.baselines.make(picture.variant, photo.pixels, style.pixels, seed)
-            write_atomic(path, png_bytes(tensor_to_image(made)))
-        return Pair(photo, self._load(path), style, counterpart)
+            data = png_bytes(tensor_to_image(made))
+            self.store.write(picture.name, data)
+        return Pair(photo, self._decoded(data), style, counterpart)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.manifest import write_parquet
+from factory.core.stores import Store
+from pipelines.manifest import parquet_bytes
 
 ROWS, MERGED = "rows", "measurements.parquet"
 # photo: row of the manifest. weights: hash of the weights that the metric used, and of what made a
@@ -42,12 +42,12 @@ Key = tuple[int, str, str, str, str, str]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to measure. photo: row of the manifest. path: of the stylization."""
+    """A picture to measure. photo: row of the manifest. name: in the evaluation's store."""
 
     photo: int
     style: str
     variant: str
-    path: str
+    name: str
 
     def key(self, metric: str, backbone: str, weights: str) -> Key:
         return self.photo, self.style, self.variant, metric, backbone, weights
@@ -59,30 +59,32 @@ def key_of(row: dict[str, Any]) -> Key:
     return photo, style, variant, metric, backbone, weights
 
 
-def write_part(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a batch's rows as one new file, atomically."""
+def write_part(place: Store, rows: list[dict[str, Any]]) -> None:
+    """Write a batch's rows as one new file. place: of the evaluation."""
     table = pa.Table.from_pylist(rows, schema=MEASURED)
-    write_parquet(folder / ROWS / f"{uuid.uuid4().hex}.parquet", table)
+    place.write(f"{ROWS}/{uuid.uuid4().hex}.parquet", parquet_bytes(table))
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(place: Store) -> list[dict[str, Any]]:
     """All rows, once each, in the order of their keys; a success replaces a failure."""
-    files = [folder / MERGED, *(folder / ROWS).glob("*.parquet")]
     found: dict[Key, dict[str, Any]] = {}
-    for path in files:
-        if path.is_file():
-            for row in pq.read_table(path, schema=MEASURED).to_pylist():
-                row["weights"] = row["weights"] or ""  # null in files without the column
-                if not row["reason"] or key_of(row) not in found:
-                    found[key_of(row)] = row
+    for name in [MERGED, *place.list(ROWS)]:
+        try:
+            file = pa.BufferReader(place.read(name))
+        except FileNotFoundError:  # nothing was merged before
+            continue
+        for row in pq.read_table(file, schema=MEASURED).to_pylist():
+            row["weights"] = row["weights"] or ""  # null in files without the column
+            if not row["reason"] or key_of(row) not in found:
+                found[key_of(row)] = row
     return [found[key] for key in sorted(found)]
 
 
-def merge(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+def merge(place: Store, rows: Iterable[dict[str, Any]]) -> None:
     """Write all rows to one file, and delete the batches' files."""
-    parts = list((folder / ROWS).glob("*.parquet"))
+    parts = place.list(ROWS)
     if not parts:
         return
-    write_parquet(folder / MERGED, pa.Table.from_pylist(list(rows), schema=MEASURED))
-    for part in parts:
-        part.unlink(missing_ok=True)
+    table = pa.Table.from_pylist(list(rows), schema=MEASURED)
+    place.write(MERGED, parquet_bytes(table))
+    place.delete(parts)

@@ -164,15 +164,18 @@ async def read_new_style(
 
 async def read_mask_request(
     request: Request, limits: Limits, reserve: Reserve
-) -> tuple[list[SentFile], list[str], str]:
-    """The photo, or the id of a stored one, and the region of POST /v1/masks. Raises ApiError."""
+) -> tuple[list[SentFile], MasksBody]:
+    """The photo that is sent, if one is, and the body of POST /v1/masks. Raises ApiError."""
     sent = await _read(request, limits, reserve)
     photos = sent.files.pop("image", [])
     reject_other_files(sent.files, "image")
+    for name in ("points", "box"):
+        if isinstance(text := sent.fields.get(name), str):
+            sent.fields[name] = parse_json(text, name)
     body = validated(MasksBody, sent.fields)
     photos += sent_images(body.images)
     _check_count(len(photos) + len(body.encodings), 1)
-    return photos, body.encodings, body.region
+    return photos, body
 
 
 async def read_faces(

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -127,11 +127,18 @@ class Client:
         self,
         photo: Photo | ImageSource,
         region: Literal["subject", "background", "face", "hair"] = "subject",
+        *,
+        points: Sequence[tuple[float, float]] = (),
+        box: tuple[float, float, float, float] | None = None,
     ) -> Image.Image:
-        """The mask ("L") that the server proposes for a region of a photo. Raises ServerError."""
-        return self._with_photo(
-            photo, {"region": region}, lambda body: self._image(body, "/v1/masks")
-        )
+        """The mask ("L") that the server proposes for a region of a photo. Raises ServerError.
+
+        points: on the subject. box: left, top, right and bottom of a box around it. Both in shares
+        of the photo's width and height.
+        """
+        where = {"points": list(points)} if points else {}
+        fields = {"region": region, **where, **({"box": box} if box else {})}
+        return self._with_photo(photo, fields, lambda body: self._image(body, "/v1/masks"))
 
     def stylize(
         self,
@@ -254,9 +261,11 @@ class AsyncClient:
         """As ``Client.faces``."""
         return await self._run(self._client.faces, photo)
 
-    async def mask(self, photo: Photo | ImageSource, region: str = "subject") -> Image.Image:
+    async def mask(
+        self, photo: Photo | ImageSource, region: str = "subject", **where: Any
+    ) -> Image.Image:
         """As ``Client.mask``."""
-        return await self._run(self._client.mask, photo, region)
+        return await self._run(self._client.mask, photo, region, **where)
 
     async def stylize(
         self, photo: Photo | ImageSource, mix: Mapping[str, Any], **options: Any

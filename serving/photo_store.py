@@ -13,6 +13,7 @@ from factory.core.machine import usable_cpus
 from osasis.images.fitting import FittedPhoto
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.photo_options import PhotoOptions
+from osasis.images.segmenting.prompts import NO_PROMPT, Prompt
 from serving.caches import ByteLru
 from serving.config import ServeConfig
 from serving.errors import ApiError
@@ -96,16 +97,17 @@ class PhotoStore:
             self._fitted.put(key, found)
         return found
 
-    async def mask(self, photo: RequestPhoto, region: str) -> bytes:
+    async def mask(self, photo: RequestPhoto, region: str, prompt: Prompt = NO_PROMPT) -> bytes:
         """The proposed mask of a region of the photo, from the cache or its file: a grey PNG.
 
-        Raises ApiError.
+        prompt: where the subject is. Raises ApiError.
         """
-        key = f"{region} {photo.key}"
+        key = f"{region} {prompt} {photo.key}"
         if (found := self._masks.get(key)) is None:
             found = await self.in_thread(
-                proposed_mask, photo.stored.data, photo.field, region, self.segmenter, self.limits
-            )
+                proposed_mask, photo.stored.data, photo.field, region, prompt, self.segmenter,
+                self.limits,
+            )  # fmt: skip
             self._masks.put(key, found)
         return found
 

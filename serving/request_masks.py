@@ -17,6 +17,7 @@ from osasis.images.geometry import Size
 from osasis.images.masks import fit_mask, read_mask, refuse_align, shares_inside
 from osasis.images.photo_options import PhotoOptions
 from osasis.images.segmenting import Segmenter
+from osasis.images.segmenting.prompts import Prompt
 from osasis.images.transparency import separate_alpha
 from serving.config import Limits
 from serving.errors import ApiError
@@ -75,14 +76,20 @@ def sent_masks(sent: Mapping[str, bytes], options: PhotoOptions, limits: Limits)
 
 
 def proposed_mask(
-    data: bytes, photo_field: str, region: str, segmenter: Segmenter, limits: Limits
+    data: bytes, photo_field: str, region: str, prompt: Prompt, segmenter: Segmenter, limits: Limits
 ) -> bytes:
     """The mask of a region of a client's photo: a grey PNG of the photo's size. Raises ApiError.
 
-    photo_field: path of the photo in the request.
+    photo_field: path of the photo in the request. prompt: in place of the segmenter's own.
     """
     check_header(data, photo_field, limits)
     wanted: MaskRegion = region  # type: ignore[assignment]  # one of REGIONS
+    if prompt:
+        try:
+            segmenter = segmenter.replace(points=prompt.points, box=prompt.box)
+        except UserError as e:
+            where = "points" if prompt.points else "box"
+            raise ApiError(422, str(e), field=where) from None
     try:
         segmenter.check(wanted)
         with refused(photo_field):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from factory.core.bases import NAME_RULE
 from osasis.choices import Alpha, Fit, MaskRegion, NoFace, OutputSize, Provenance
 from osasis.images.photo_options import CropBox, PhotoOptions
+from osasis.images.segmenting.prompts import Box, Points
 from osasis.mix import Mix
 from osasis.validation import InputModel
 from serving.submissions import Stage
@@ -76,6 +77,14 @@ class FacesBody(InputModel):
 
 class MasksBody(FacesBody):
     region: MaskRegion = Field("subject", description="what the mask shows")
+    points: Points = Field(
+        (), description="points on the subject, as shares of the photo's width and height"
+    )
+    box: Box | None = Field(
+        None,
+        description="left, top, right and bottom of a box around the subject, as shares of the "
+        "photo's width and height",
+    )
 
 
 class NewStyleBody(InputModel):
@@ -256,13 +265,17 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "provenance": {"type": "string", "enum": list(get_args(Provenance))},
         "style": {"type": "string"},
         "region": {"type": "string", "enum": list(get_args(MaskRegion))},
+        "points": {"type": "string", "description": "[[X, Y], ...], JSON"},
+        "box": {"type": "string", "description": "[LEFT, TOP, RIGHT, BOTTOM], JSON"},
     }
     if body is JobBody:
         form["webhook"] = {"type": "string"}
     names = {
-        EncodingsBody: {"fit", "style", "image"}, FacesBody: {"image", "encoding"},
-        MasksBody: {"image", "encoding", "region"}, NewStyleBody: {"image", "name", "keep"},
-    }.get(body, {*form} - {"style", "region", "name", "keep"})  # fmt: skip
+        EncodingsBody: {"fit", "style", "image"},
+        FacesBody: {"image", "encoding"},
+        MasksBody: {"image", "encoding", "region", "points", "box"},
+        NewStyleBody: {"image", "name", "keep"},
+    }.get(body, {*form} - {"style", "region", "points", "box", "name", "keep"})
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {

@@ -115,10 +115,10 @@ def evaluate(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         option(
             OUTPUTS,
-            "Folder for pictures and measurements (default: one in the home's jobs).",
+            "Folder or URI for pictures and measurements (default: one in the home's jobs).",
             metavar="DIR",
         ),
     ] = None,
@@ -200,6 +200,6 @@ def _summary(result: EvaluationResult) -> str:
         lines.append(result.stopped)
     lines += [
         f"{result.photos} photo(s); intervals at 95 % from resampled photos",
-        f"{result.output / DOCUMENT}, {GRID}",
+        f"{result.output}/{DOCUMENT}, {GRID}",
     ]
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def stylize(
         str,
         option(
             OUTPUTS,
-            "Folder for the images and the job's state, or an s3:// URI.",
+            "Folder or URI for the images and the job's state.",
             metavar="DIR",
         ),
     ],
@@ -117,8 +117,8 @@ def stylize(
         list[str] | None,
         option(
             MIX,
-            "A setting of the segmenter onnx: model (its file), pixels, channels; may be given "
-            "several times.",
+            "A setting of the segmenter: model (its file), points, box, pixels, channels; may be "
+            "given several times.",
             "--segmenter-set",
             metavar="NAME=VALUE",
         ),

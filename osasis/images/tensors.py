@@ -49,6 +49,9 @@ def resized(images: Tensor, side: int) -> Tensor:
     return made.clamp(-1, 1)
 
 
-def load_square(path: str | os.PathLike[str], size: int, fit: str = "crop") -> Tensor:
-    """Read an image file as float32 (3, size, size) in [-1, 1]. Raises ImageError, UserError."""
-    return image_to_tensor(fit_square(load_image(path, target=size), size, fit))
+def load_square(source: str | os.PathLike[str] | bytes, size: int, fit: str = "crop") -> Tensor:
+    """An image file, by path or as its bytes, as float32 (3, size, size) in [-1, 1].
+
+    Raises ImageError, UserError.
+    """
+    return image_to_tensor(fit_square(load_image(source, target=size), size, fit))

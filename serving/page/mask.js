@@ -7,14 +7,14 @@ import { emit, on, part, state } from "./state.js";
 const SIZE = 256; // pixels of the canvas's shorter side
 const MOST = 4 * SIZE; // of its longer side
 const COLOUR = [240, 135, 90];
-const regions = [...document.querySelectorAll("#regions button")];
+const regions = [...document.querySelectorAll("#regions [data-region]")];
 const canvas = $("mask"), context = canvas.getContext("2d", { willReadFrequently: true });
 const brush = { x: SIZE / 2, y: SIZE / 2 };
 let tool = null;
 
 function choose(name) {
   tool = tool === name ? null : name;
-  for (const id of ["paint", "erase"]) $(id).setAttribute("aria-pressed", String(tool === id));
+  for (const id of ["pick", "paint", "erase"]) $(id).setAttribute("aria-pressed", String(tool === id));
   canvas.hidden = !tool;
   $("cursor").hidden = true;
 }
@@ -29,11 +29,12 @@ function stamp() {
 }
 
 // Paint the mask that the server finds in the photo; the brush then corrects it.
-async function propose(region) {
+// points: on the subject, as shares of the photo's width and height.
+async function propose(region, points = []) {
   const { photo } = state;
   setStatus("Finding the mask …");
   await photo.located;
-  const answer = await post("v1/masks", { encodings: [await photo.stored], region });
+  const answer = await post("v1/masks", { encodings: [await photo.stored], region, points });
   const found = await createImageBitmap(await answer.blob());
   const at = part(), { width, height } = canvas;
   if (state.photo !== photo || !at) return;
@@ -45,15 +46,23 @@ async function propose(region) {
     painted.data.set([...COLOUR, painted.data[i]], i);
   }
   restorePixels(painted);
-  if (!tool) choose("paint");
+  if (tool !== "paint") choose("paint");
   setStatus("");
+}
+
+// Find what is under the pointer.
+function pick() {
+  const at = part(), { photo } = state;
+  const x = (at.x + brush.x / canvas.width * at.width) / photo.width;
+  const y = (at.y + brush.y / canvas.height * at.height) / photo.height;
+  propose("subject", [[clamp(x, 0, 1), clamp(y, 0, 1)]]).catch(showError);
 }
 
 function movePointer(e) {
   const box = canvas.getBoundingClientRect();
   brush.x = (e.clientX - box.left) / box.width * canvas.width;
   brush.y = (e.clientY - box.top) / box.height * canvas.height;
-  if (e.buttons & 1) stamp();
+  if (e.buttons & 1 && tool !== "pick") stamp();
 }
 
 function onKey(e) {
@@ -62,7 +71,8 @@ function onKey(e) {
   if (step) {
     brush.x = clamp(brush.x + step[0], 0, canvas.width);
     brush.y = clamp(brush.y + step[1], 0, canvas.height);
-  } else if (e.key === " ") {
+  } else if (e.key === " " && tool === "pick") pick();
+  else if (e.key === " ") {
     stamp();
     emit("mix");
   } else return;
@@ -120,14 +130,14 @@ function shape({ width, height }) {
 // The mask belongs to a part of a photo: with faces there is none.
 function follow() {
   const at = state.photo?.width ? part() : null;
-  for (const button of [$("paint"), $("erase"), $("clear"), ...regions]) button.disabled = !at;
+  for (const id of ["pick", "paint", "erase", "clear"]) $(id).disabled = !at;
+  for (const button of regions) button.disabled = !at;
   if (at) { shape(at); place(canvas, at); }
   else if (state.painted || tool) clear();
 }
 
 export function start() {
-  $("paint").addEventListener("click", () => choose("paint"));
-  $("erase").addEventListener("click", () => choose("erase"));
+  for (const id of ["pick", "paint", "erase"]) $(id).addEventListener("click", () => choose(id));
   $("clear").addEventListener("click", () => { clear(); emit("mix"); });
   for (const button of regions) {
     button.addEventListener("click", () => propose(button.dataset.region).catch(showError));
@@ -135,9 +145,10 @@ export function start() {
   canvas.addEventListener("pointerdown", (e) => {
     canvas.setPointerCapture(e.pointerId);
     movePointer(e);
+    if (tool === "pick") pick();
   });
   canvas.addEventListener("pointermove", movePointer);
-  canvas.addEventListener("pointerup", () => emit("mix"));
+  canvas.addEventListener("pointerup", () => { if (tool !== "pick") emit("mix"); });
   canvas.addEventListener("keydown", onKey);
   on("photo", () => { clear(); follow(); });
   on("restored", clear);

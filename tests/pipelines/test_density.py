@@ -10,6 +10,7 @@ import pytest
 
 import pipelines
 from factory.core.home import Home
+from factory.core.stores import open_store
 from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.images.tensors import load_square
@@ -49,7 +50,7 @@ def test_photos_of_lowest_and_highest_density_are_evaluated(
 
     found = run(2)
     (folder,) = (output / FOLDER).iterdir()
-    ranks = read_ranks(folder)
+    ranks = read_ranks(open_store(folder))
     assert ranks == {name: pytest.approx(value, rel=1e-3) for name, value in expected.items()}
     order = sorted(expected, key=lambda name: expected[name])
     written = {p.name.encode() for p in (output / "images" / "oil" / "ours").iterdir()}

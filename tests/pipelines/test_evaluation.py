@@ -67,7 +67,7 @@ def test_values_are_those_of_the_metrics_on_the_pictures(
     assert list(evaluated.results) == ["oil", "ink", ALL]
     base = load_base(shop.bases / "tiny")
     metrics = {m.name: m for m in choose_metrics(base, QUICK).metrics}
-    images = evaluated.output / "images"
+    images = Path(evaluated.output) / "images"
     style = Path(Registry(shop).get("oil").folder())
     for variant in ("ours", "reinhard"):
         pairs = [
@@ -93,11 +93,12 @@ def test_values_are_those_of_the_metrics_on_the_pictures(
 
 
 def test_files_of_an_evaluation(evaluated: Any) -> None:
-    document = json.loads((evaluated.output / "evaluation.json").read_text())
+    output = Path(evaluated.output)
+    document = json.loads((output / "evaluation.json").read_text())
     assert document == json.loads(json.dumps(evaluated.to_dict()))
     assert [m["name"] for m in document["metrics"]] == list(QUICK)
     assert all(m["backbone"] and m["source"] for m in document["metrics"])
-    with Image.open(evaluated.output / "evaluation.png") as grid:
+    with Image.open(output / "evaluation.png") as grid:
         assert grid.width > 4 * 128 and grid.height > 6 * 128
     table = evaluated.table()
     assert table.splitlines()[0].split() == ["oil:1", "better", "ours", "reinhard"]
@@ -107,7 +108,7 @@ def test_files_of_an_evaluation(evaluated: Any) -> None:
 def test_a_resumed_evaluation_measures_the_missing_rows_only(
     evaluated: Any, shop: Home, faces: Path
 ) -> None:
-    output = evaluated.output
+    output = Path(evaluated.output)
     table = pq.read_table(output / MERGED)
     assert table.num_rows == 3 * 2 * 2 * len(QUICK)
     # As after a kill: a part of the rows, in files of batches. A changed value shows that a row

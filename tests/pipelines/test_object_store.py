@@ -188,13 +188,18 @@ def test_names_that_are_not_utf_8_are_escaped(place: str, tmp_path: Path) -> Non
     assert open_store(tmp_path).name_of(b"a\xff") == "a\udcff"
 
 
-def command(home: Home, source: Path | str, output: Path | str, *options: str) -> Ran:
-    """`style-factory stylize --json` in a process of its own, with its own Ray."""
+def stylize(home: Home, source: Path | str, output: Path | str, *options: str) -> Ran:
+    """`style-factory stylize` of two styles."""
+    where = ("--input", str(source), "--output", str(output), "--size", "base")
+    return command("stylize", home, *where, *options)
+
+
+def command(name: str, home: Home, *options: str) -> Ran:
+    """A command on two styles in a process of its own, with its own Ray."""
     return subprocess.run(
         [
-            *(sys.executable, "-m", "factory.cli", "stylize", "--home", str(home.path)),
-            *("--styles", "oil,ink", "--input", str(source), "--output", str(output)),
-            *("--workers", "1", "--size", "base", "--json", *options),
+            *(sys.executable, "-m", "factory.cli", name, "--home", str(home.path)),
+            *("--styles", "oil,ink", "--workers", "1", "--json", *options),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -216,7 +221,7 @@ def test_a_refusal_stops_the_command_and_the_same_one_finishes_the_job(
         "403 AccessDenied" if (method, path) == ("PUT", refused) else None
     )
     try:
-        first = command(gallery, f"{place}/in", f"{place}/out")
+        first = stylize(gallery, f"{place}/in", f"{place}/out")
     finally:
         s3.refuse = lambda method, path: None
     assert first.returncode == 1
@@ -228,7 +233,7 @@ def test_a_refusal_stops_the_command_and_the_same_one_finishes_the_job(
         f"the environment, and what they permit; {document['images']} of 6 are there; run the same "
         "command again to continue"
     )
-    second = command(gallery, f"{place}/in", f"{place}/out")
+    second = stylize(gallery, f"{place}/in", f"{place}/out")
     assert second.returncode == 0, second.stderr
     assert len(images(f"{place}/out")) == 6
     assert s3.count(f"{prefix.removeprefix(f'/{BUCKET}/')}/oil/")["PUT"] <= 4
@@ -248,9 +253,34 @@ def test_parquet_outputs_in_a_store_equal_those_on_a_folder(
             "image": [(photos / f"{i}.png").read_bytes() for i in range(3)]}  # fmt: skip
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     for output in (tmp_path / "out", f"{place}/out"):
-        ran = command(gallery, tmp_path / "in.parquet", output, "--format", "parquet")
+        ran = stylize(gallery, tmp_path / "in.parquet", output, "--format", "parquet")
         assert ran.returncode == 0, ran.stderr
     local, stored = open_store(tmp_path / "out"), open_store(f"{place}/out")
     assert stored.read("part-00000.parquet") == local.read("part-00000.parquet")
     assert not [name for name in stored.list() if "/parts/" in name]
     assert pq.read_table(tmp_path / "out" / "part-00000.parquet").num_rows == 6
+
+
+@pytest.mark.slow
+def test_an_evaluation_in_a_store_equals_one_on_a_folder(
+    gallery: Home, any_place: str, photos: Path, tmp_path: Path
+) -> None:
+    metrics = ("--metrics", "lpips,style", "--baselines", "reinhard", "--photos", str(photos))
+    documents = []
+    for output in (str(tmp_path / "out"), f"{any_place}/out", f"{any_place}/out"):
+        ran = command("evaluate", gallery, *metrics, "--output", output)
+        assert ran.returncode == 0, ran.stderr
+        documents.append(json.loads(ran.stdout))
+        assert documents[-1].pop("output") == output
+    assert documents[0] == documents[1] == documents[2]
+    assert "12 of 12 picture(s) are measured" in ran.stderr
+    local, stored = open_store(tmp_path / "out"), open_store(f"{any_place}/out")
+    names = [
+        "evaluation.json",
+        "evaluation.png",
+        "images/ink/reinhard/1.png",
+        "measurements.parquet",
+    ]
+    assert set(names) <= set(stored.list()) and stored.list("rows") == []
+    for name in names[1:]:
+        assert stored.read(name) == local.read(name), name

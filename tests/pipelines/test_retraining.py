@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,10 @@ from factory.registry import RegistrySnapshot, StyleVersion
 from osasis.bundles.style import load_style
 from osasis.errors import UserError
 from osasis.validation import InvalidInputError
+from pipelines import evaluate
 from pipelines.retraining import Retraining, plan_retrainings
 from pipelines.variants import make_variants
+from tests.tiny import picture
 
 
 def never(home: Home, base: str, planned: Sequence[Retraining]) -> Mapping[str, StyleVersion]:
@@ -54,3 +57,12 @@ def test_without_a_trainer_the_error_names_it(versions: dict[str, StyleVersion])
     with pytest.raises(UserError, match=r"no-in-domain .* retrain=factory\.cli\.retrain\.retrain"):
         plan_retrainings(versions, variants, None)
     assert plan_retrainings(versions, make_variants({}, [], ["no-spn"]), None) == []
+
+
+def test_styles_are_not_trained_again_in_a_store(gallery: Home, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "0.png")
+    with pytest.raises(UserError, match="only with a home and an output in a folder"):
+        evaluate(
+            ["oil"], tmp_path, "s3://bucket/out", home=gallery, metrics=["lpips"],
+            sweeps=[("iterations", [1, 2])], retrain=never,
+        )  # fmt: skip

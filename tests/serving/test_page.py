@@ -152,6 +152,27 @@ def test_a_mask_is_found_and_corrected(visit: Visit) -> None:
     assert far(erased[:, 80:], before[:, 80:]) > 0.05
 
 
+def test_what_is_clicked_becomes_the_mask(visit: Visit) -> None:
+    """A disc beside the middle, which *Subject* would not find."""
+    photo = Image.new("RGB", (96, 96), (40, 60, 90))
+    ImageDraw.Draw(photo).ellipse((4, 4, 36, 36), fill=(230, 120, 60))
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    page = visit()
+    styled(page, "oil")
+    upload(page, buffer.getvalue(), "disc.png")
+    page.locator("#masking summary").click()
+    page.locator("#pick").click()
+    box = page.locator("#mask").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 20 / 96, box["y"] + box["height"] * 20 / 96)
+    page.wait_for_function("() => document.getElementById('code').textContent.includes('painted')")
+    part, before = shown(page), np.asarray(photo, float) / 255
+    assert far(part[14:26, 14:26], before[14:26, 14:26]) > 0.02
+    assert far(part[50:], before[50:]) < 1e-6  # the photo itself
+    # The brush then corrects the mask.
+    assert page.locator("#paint").get_attribute("aria-pressed") == "true"
+
+
 def test_a_mask_is_painted(visit: Visit) -> None:
     page = visit()
     whole = styled(page, "oil")

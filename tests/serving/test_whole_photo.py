@@ -196,6 +196,17 @@ def test_the_photo_is_itself_outside_of_masks(server: Server) -> None:
     client = Client(server.url, key=server.headers["Authorization"].removeprefix("Bearer "))
     np.testing.assert_array_equal(np.asarray(client.mask(png(photo), "subject")), mask)
 
+    # What is elsewhere is found where a point or a box says.
+    corner = {"box": [0.0, 0.0, 0.25, 0.4]}
+    answer = server.post("/v1/masks", json={"encodings": [ident], **corner})
+    elsewhere = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert elsewhere[:, 80:].max() == 0
+    form = {k: json.dumps(v) for k, v in corner.items()}
+    answer = server.post("/v1/masks", files={"image": ("p.png", png(photo))}, data=form)
+    assert answer.content == server.post("/v1/masks", json={"encodings": [ident], **corner}).content
+    at_disc = client.mask(png(photo), points=[(0.5, 0.5)])
+    assert ((np.asarray(at_disc) > 127) != (disc < 60)).mean() < 0.02
+
     def stylized(name: str, **body: Any) -> np.ndarray:
         mix = {"styles": [{"style": "ink", "mask": name}]}
         answer = server.post("/v1/stylize", json={"encodings": [ident], "mix": mix, **body})
@@ -225,6 +236,10 @@ def test_masks_that_cannot_be_proposed_are_refused(server: Server) -> None:
         server.post("/v1/masks", files={"image": ("p.png", WIDE)}, data={"region": "sky"}), 422
     )
     assert error["field"] == "region"
+    for field, value in (("points", "[[0.5, 7]]"), ("points", "[["), ("box", "[0, 0, 1]")):
+        answer = server.post("/v1/masks", files={"image": ("p.png", WIDE)}, data={field: value})
+        assert answer.status_code in (400, 422)
+        assert answer.json()["error"]["field"].startswith(field)
     two = [("image", ("a.png", WIDE)), ("image", ("b.png", TALL))]
     assert error_of(server.post("/v1/masks", files=two), 422)["field"] == "images"
     mix = {"styles": [{"style": "ink", "mask": "sky"}]}

@@ -12,11 +12,22 @@ from pydantic import Field
 
 from osasis.choices import MaskRegion, PixelRange, SegmenterName
 from osasis.errors import UserError
+from osasis.images.segmenting.fastsam import fastsam_mask, open_fastsam
 from osasis.images.segmenting.grabcut import grabcut
 from osasis.images.segmenting.onnx_model import model_mask, open_model
+from osasis.images.segmenting.prompts import Box, Points, Prompt
+from osasis.images.segmenting.selfie import model_file, open_selfie_model, selfie_mask
 from osasis.validation import InputModel, Problem
 
 Channel = Annotated[int, Field(ge=0, le=1000)]
+# The masks that each segmenter finds.
+REGIONS: dict[SegmenterName, tuple[MaskRegion, ...]] = {
+    "grabcut": ("subject", "background", "face"),
+    "mediapipe": ("subject", "background"),
+    "fastsam": ("subject", "background"),
+    "onnx": ("subject", "background", "face", "hair"),
+}
+PROMPTED: tuple[SegmenterName, ...] = ("grabcut", "fastsam")
 
 
 class Segmenter(InputModel):
@@ -27,9 +38,24 @@ class Segmenter(InputModel):
     name: SegmenterName = Field(
         "grabcut",
         description="`grabcut` (no weights) separates colours, starting from the faces or the "
-        "centre; `onnx` is a matting or segmentation model, with the extra `segment`",
+        "centre; `mediapipe` finds people; `fastsam` finds what is at a point or in a box; `onnx` "
+        "is a matting or segmentation model; `fastsam` and `onnx` need the extra `segment`",
     )
-    model: str | None = Field(None, description="for `onnx`: the model's file")
+    model: str | None = Field(
+        None,
+        description="the model's file, for `mediapipe`, `fastsam` and `onnx`; null: for "
+        "`mediapipe` that of the installed package",
+    )
+    points: Points = Field(
+        (),
+        description="for `grabcut` and `fastsam`: points on the subject, as shares of the photo's "
+        "width and height",
+    )
+    box: Box | None = Field(
+        None,
+        description="for `grabcut` and `fastsam`: left, top, right and bottom of a box around the "
+        "subject, as shares of the photo's width and height",
+    )
     pixels: PixelRange = Field(
         "imagenet",
         description="for `onnx`: the pixels that the model reads: normalised by ImageNet's mean "
@@ -42,26 +68,47 @@ class Segmenter(InputModel):
     )
 
     def cross_problems(self) -> list[Problem]:
-        if self.name == "onnx":
-            message = "the segmenter onnx needs a model"
-            return (
-                [] if self.model else [Problem("model", None, message, "the file of an ONNX model")]
-            )
-        given = [n for n in ("model", "channels") if getattr(self, n) is not None]
-        return [
-            Problem(n, getattr(self, n), f"{n} is for the segmenter onnx; leave it out")
-            for n in given
-        ]
+        found = []
+        if self.name in ("onnx", "fastsam") and not self.model:
+            message = f"the segmenter {self.name} needs a model"
+            found.append(Problem("model", None, message, "the file of an ONNX model"))
+        if self.name == "grabcut" and self.model is not None:
+            message = "grabcut has no model; leave it out, or choose another segmenter"
+            found.append(Problem("model", self.model, message))
+        if self.name != "onnx" and self.channels is not None:
+            message = "channels are for the segmenter onnx; leave them out"
+            found.append(Problem("channels", self.channels, message))
+        if self.name not in PROMPTED and self.prompt:
+            where = "points" if self.points else "box"
+            message = f"points and boxes are for the segmenters {' and '.join(PROMPTED)}"
+            found.append(Problem(where, getattr(self, where), message))
+        if self.box and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            message = "the box is empty; give left, top, right and bottom"
+            found.append(Problem("box", self.box, message))
+        return found
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.points, self.box)
 
     def check(self, region: MaskRegion) -> None:
         """Raise UserError where the segmenter cannot find a region or its model cannot be read."""
-        if self.name == "grabcut":
-            if region == "hair":
-                raise UserError(
-                    "grabcut proposes the masks subject, background and face; for hair, choose the "
-                    "segmenter onnx with a face parsing model and its channels"
-                )
-            return
+        if region not in REGIONS[self.name]:
+            *others, last = REGIONS[self.name]
+            raise UserError(
+                f"{self.name} proposes the masks {', '.join(others)} and {last}; for {region}, "
+                "choose the segmenter onnx with a face parsing model and its channels"
+            )
+        if self.prompt and region == "face":
+            raise UserError("points and boxes name a subject; leave them out of the mask face")
+        if self.name == "mediapipe":
+            open_selfie_model(model_file(self.model))
+        elif self.name == "fastsam":
+            open_fastsam(str(self.model))
+        elif self.name == "onnx":
+            self._check_onnx(region)
+
+    def _check_onnx(self, region: MaskRegion) -> None:
         model = open_model(str(self.model))
         if region in ("face", "hair") and self.channels is None:
             raise UserError(
@@ -72,11 +119,12 @@ class Segmenter(InputModel):
 
     def identity(self) -> dict[str, Any]:
         """The segmenter as plain data, with the hash of its model in place of the file."""
-        found = {k: v for k, v in self.to_dict().items() if v is not None}
-        if self.model is None:
-            return {"name": self.name}
-        digest = hashlib.sha256(Path(self.model).read_bytes()).hexdigest()
-        return {**found, "model": f"sha256:{digest}"}
+        read = ["name", *(["pixels", "channels"] if self.name == "onnx" else ["points", "box"])]
+        found = {k: v for k, v in self.to_dict().items() if k in read and v not in (None, [])}
+        if self.name == "grabcut":
+            return found
+        file = model_file(self.model) if self.name == "mediapipe" else Path(str(self.model))
+        return {**found, "model": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"}
 
     def propose(self, image: Image.Image, region: MaskRegion) -> Image.Image:
         """The mask ("L") of a region of an image ("RGB"), at its size, white where the region is.
@@ -85,7 +133,11 @@ class Segmenter(InputModel):
         """
         wanted = "subject" if region == "background" else region
         if self.name == "grabcut":
-            values = grabcut(image, wanted)
+            values = grabcut(image, wanted, self.prompt)
+        elif self.name == "mediapipe":
+            values = selfie_mask(model_file(self.model), image)
+        elif self.name == "fastsam":
+            values = fastsam_mask(str(self.model), image, self.prompt)
         else:
             values = model_mask(str(self.model), image, self.pixels, self.channels)
         mask = Image.fromarray((values * 255).round().astype(np.uint8))

@@ -1,8 +1,9 @@
 """Masks by GrabCut (Rother, Kolmogorov, Blake: "GrabCut", SIGGRAPH 2004), without weights.
 
-GrabCut separates two colour models along edges, starting from what is probably the subject: around
-the faces of a photo, or its centre where there is none. Positions relative to a face are those in
-an aligned portrait (``faces``), as shares of its side from the top left.
+GrabCut separates two colour models along edges, starting from what is probably the subject: what a
+prompt names, else around the faces of a photo, or its centre where there is none. Positions
+relative to a face are those in an aligned portrait (``faces``), as shares of its side from the top
+left.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from PIL import Image
 from osasis.errors import ImageError
 from osasis.images.faces import find_faces, require_detector
 from osasis.images.geometry import SquarePlacement
+from osasis.images.segmenting.prompts import NO_PROMPT, Prompt
 from osasis.images.segmenting.refine import refine, scaled_down
 
 # Longest side of the copy that is segmented, in pixels.
@@ -28,19 +30,24 @@ HEAD = (0.49, 0.40, 0.40, 0.50)
 # How far long hair and hats reach, and most hair.
 REACH, HAIR = (0.49, 0.55, 0.72, 0.74), (0.49, 0.42, 0.47, 0.56)
 SHOULDERS = 0.78
+# Radii, as shares of the longer side, around a point of a prompt: what is the subject, and what may
+# be.
+POINT, AROUND = 0.02, 0.3
 # Share of what surrounds the heads above which it is not hair.
 LEAK = 0.53
 Ellipse = tuple[float, float, float, float]
 
 
-def grabcut(image: Image.Image, region: str) -> np.ndarray:
+def grabcut(image: Image.Image, region: str, prompt: Prompt = NO_PROMPT) -> np.ndarray:
     """The mask of a region, (H, W) in [0, 1], float32: ``subject`` or ``face``.
 
-    image: "RGB". Several people are one mask. Raises ImageError for ``face`` where no face is
-    found, UserError where OpenCV is not installed.
+    image: "RGB". prompt: where the subject is. Several people are one mask. Raises ImageError for
+    ``face`` where no face is found, UserError where OpenCV is not installed.
     """
     require_detector()
     small = scaled_down(image, SIDE)
+    if prompt:
+        return refine(_prompted(np.asarray(small), prompt), small, image)
     scale = small.width / image.width, small.height / image.height
     places = [_on_small(place.scaled(*scale), small.size) for place in find_faces(image)]
     if region == "face" and not places:
@@ -75,6 +82,29 @@ def _subject(pixels: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
     if around.any() and found[around].mean() > LEAK:
         return _people(pixels, places, HAIR)
     return found
+
+
+def _prompted(pixels: np.ndarray, prompt: Prompt) -> np.ndarray:
+    """What is at the points, or in the box, (H, W) bool."""
+    cv2 = _cv2()
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width] + 0.5
+    distance = np.full((height, width), np.inf)
+    for across, down in prompt.points:
+        from_point = np.hypot(x - across * width, y - down * height) / max(width, height)
+        distance = np.minimum(distance, from_point)
+    if prompt.box is None:
+        allowed, probable = np.ones((height, width), bool), distance <= AROUND
+    else:
+        left, top, right, bottom = np.array(prompt.box) * [width, height, width, height]
+        allowed = probable = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    sure = distance <= POINT
+    trimap = np.full((height, width), cv2.GC_BGD, np.uint8)
+    trimap[allowed] = cv2.GC_PR_BGD
+    trimap[probable] = cv2.GC_PR_FGD
+    trimap[sure] = cv2.GC_FGD
+    found = _cut(pixels, trimap)
+    return _connected(found, sure if sure.any() else found)
 
 
 def _centre(pixels: np.ndarray) -> np.ndarray:

@@ -84,7 +84,6 @@ def test_a_wrong_uri_is_refused(place: str, home: str, says: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("evaluate", "--styles", "oil", "--photos", "photos"),
         ("base", "train", "mine", "--images", "photos", "--config", "portraits64"),
         ("base", "train-predictor", "mine", "--images", "photos", "--steps", "9"),
     ],

@@ -190,6 +190,11 @@ def test_a_store_carries_a_catalog_through_the_loss_of_a_node(
     out = f"/{OUTPUT.removeprefix('s3://')}/style-"
     puts = [path for method, path in s3.requests if method == "PUT" and path.startswith(out)]
     assert len(puts) == 3 * PHOTOS
+    measured = site.run("evaluate", "--styles", "style-0,style-1", "--photos", photos,
+                        "--limit", "4", "--metrics", "lpips")  # fmt: skip
+    assert measured["results"]["style-1"]["ours"]["lpips"]["count"] == 4
+    assert measured["output"].startswith(f"{HOME}/jobs/evaluate-")
+    assert measured["registered"] == ["style-0:1", "style-1:1"]
     _serve(site, photos / "007.png", open_store(OUTPUT).read("style-1/007.png"))
     _no_secret(s3, tmp_path)
 

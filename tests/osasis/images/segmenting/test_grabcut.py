@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from osasis.errors import ImageError, UserError
 from osasis.images.segmenting import Segmenter
+from osasis.validation import InvalidInputError
 
 SEGMENTER = Segmenter()
 
@@ -72,5 +74,52 @@ def test_what_cannot_be_found_is_refused_by_name() -> None:
     assert values(SEGMENTER.propose(flat, "subject")).shape == (64, 64)
     with pytest.raises(UserError, match="grabcut proposes the masks subject, background and face"):
         SEGMENTER.check("hair")
-    with pytest.raises(UserError, match="model is for the segmenter onnx"):
+    with pytest.raises(UserError, match="grabcut has no model"):
         Segmenter.parse({"model": "a.onnx"})
+
+
+def two_discs() -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """A photo with a disc in its upper left and another in its lower right, and both."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:160, :240]
+    discs = [(x - cx) ** 2 + (y - cy) ** 2 <= 30**2 for cx, cy in ((60, 50), (180, 110))]
+    pixels = np.full((160, 240, 3), (60, 110, 160))
+    pixels[discs[0]], pixels[discs[1]] = (200, 60, 40), (230, 200, 60)
+    noisy = (pixels + rng.normal(0, 2, pixels.shape)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(noisy), discs[0], discs[1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"points": [[0.25, 0.31]]}, {"points": [[0.75, 0.69]]}),
+        ({"box": [0.1, 0.05, 0.4, 0.6]}, {"box": [0.6, 0.4, 0.95, 0.95]}),
+    ],
+)
+def test_a_prompt_says_where_the_subject_is(first: dict[str, Any], second: dict[str, Any]) -> None:
+    photo, *discs = two_discs()
+    for prompt, disc in zip((first, second), discs, strict=True):
+        mask = values(Segmenter.parse(prompt).propose(photo, "subject"))
+        assert ((mask > 0.5) != disc).mean() < 0.005, prompt
+    both = Segmenter.parse({"points": [[0.25, 0.31], [0.75, 0.69]]}).propose(photo, "subject")
+    assert ((values(both) > 0.5) != (discs[0] | discs[1])).mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"box": [0.5, 0, 0.5, 1]}, "box"),
+        ({"points": [[0.5, 1.5]]}, "points[0][1]"),
+        ({"name": "mediapipe", "points": [[0.5, 0.5]]}, "points"),
+        ({"name": "onnx", "model": "a", "box": [0, 0, 1, 1]}, "box"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        Segmenter.parse(given)
+    assert [p.field for p in refused.value.problems] == [field]
+
+
+def test_a_face_takes_no_prompt() -> None:
+    with pytest.raises(UserError, match="points and boxes name a subject"):
+        Segmenter.parse({"points": [[0.5, 0.5]]}).check("face")
