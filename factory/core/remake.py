@@ -48,7 +48,7 @@ def _row_provenance(path: Path, row: int) -> Provenance | None:
 def remake_command(provenance: Provenance) -> str:
     """The `style-factory stylize` command that produces the same bytes from the same photo.
 
-    Placeholders: NAME.png for the file of mask NAME, MODEL.onnx for that of a segmenter, PHOTO for
+    Placeholders: NAME.png for the file of mask NAME, MODEL for that of a segmenter, PHOTO for
     a photo of unknown name, OUTPUT.
     """
     parts = ["style-factory", "stylize", *_mix_options(provenance)]
@@ -84,7 +84,7 @@ def _proposal_options(provenance: Provenance) -> list[str]:
     settings = dict(proposal["segmenter"])
     options = ["--mask", proposal["region"], "--segmenter", settings.pop("name")]
     if "model" in settings:
-        settings["model"] = "MODEL.onnx"
+        settings["model"] = "MODEL"
     for name, value in settings.items():
         options += ["--segmenter-set", f"{name}={_option_text(value)}"]
     return options

@@ -5,9 +5,7 @@ The differences that are found are printed: pytest -rP.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -20,20 +18,21 @@ from torch import Tensor
 pytest.importorskip("diffusers", reason="the extra `diffstyler` is not installed")
 
 from diffstyler.adapter import Adapter, Factors, adapter_layout
-from diffstyler.adapter_files import load_adapter, parse_factors, published_tensors
+from diffstyler.adapter_files import parse_factors, published_tensors
 from diffstyler.attention import RowAttention, RowPlan, RowSettings
 from diffstyler.base import Base, load_base
 from diffstyler.images import resize
-from diffstyler.inversion import Encoding, invert
+from diffstyler.inversion import invert
 from diffstyler.masks import hard_mask
-from diffstyler.passes import Layer, Request, RowBatch, base_pass, layer_pass
+from diffstyler.passes import RowBatch, base_pass, layer_pass
 from diffstyler.prediction import Row, predict_eps
 from diffstyler.prompts import embed_prompts, tokenize
 from diffstyler.sampling import Step, bank_of, sample
 from diffstyler.schedule import ddim_step
-from diffstyler.settings import LayerSettings, make_sample_settings, make_train_settings
+from diffstyler.settings import make_train_settings
 from diffstyler.train import AdapterTrainer, Draws, style_tensor
 from osasis.images.tensors import from_uint8
+from tests.diffstyler.recorded import Recorded, close
 
 # Largest difference over the largest recorded value (README of the recorded numbers).
 ONE_CALL = 5e-5
@@ -48,53 +47,6 @@ DELTA_NORMS = 1e-3
 AFTER = 5e-6
 
 
-class Recorded:
-    """One recorded run: the pipeline, adapters and golden tensors."""
-
-    def __init__(self, path: Path) -> None:
-        self.folder, self.name = path.parent, path.stem
-        self.json = json.loads(path.read_text())
-        self.golden = load_file(self.file("golden"))
-
-    def file(self, part: str) -> Path:
-        return self.folder / f"{self.name}.{part}.safetensors"
-
-    @cached_property
-    def base(self) -> Base:
-        return load_base(self.folder / self.json["pipeline"])
-
-    @cached_property
-    def adapters(self) -> dict[str, Adapter]:
-        layout = adapter_layout(self.base.unet)
-        return {n: load_adapter(self.file(f"lora_{n}"), layout) for n in self.json["adapters"]}
-
-    @property
-    def encoded_size(self) -> tuple[int, int]:
-        h, w = self.golden["vae.latent"].shape[-2:]
-        return h, w
-
-    def request(self, case: str) -> Request:
-        """A recorded case of sampling, from the recorded inversion."""
-        c, g = self.json["cases"][case], self.golden
-        timesteps = self.base.schedule.timesteps(c["steps"])
-        assert list(timesteps) == c["timesteps"][::-1]
-        latents = torch.stack([g[f"invert999.x.t{t}"] for t in timesteps])
-        fields = {k: c[k] for k in ("guidance", "negative_prompt")}
-        fields["base_prompt"] = c["prompt"]
-        fields["encode_prompt"] = self.json["inversion"]["prompt"]
-        settings = make_sample_settings("reference", decode_steps=c["steps"], **fields)
-        layers = tuple(
-            Layer(
-                self.adapters[style["adapter"]],
-                LayerSettings(prompt=style["prompt"]),
-                g[f"mask.{style['mask']}.image"],
-                style["mask"],
-            )
-            for style in c["styles"]
-        )
-        return Request(Encoding(g["vae.latent"], latents, timesteps), layers, settings)
-
-
 _LOADED: dict[Path, Recorded] = {}
 
 
@@ -104,14 +56,6 @@ def recorded(run_json: Path) -> Recorded:
     if run_json not in _LOADED:
         _LOADED[run_json] = Recorded(run_json)
     return _LOADED[run_json]
-
-
-def close(actual: Tensor, expected: Tensor, allowed: float, name: str) -> None:
-    """The largest difference relative to the largest recorded value is allowed."""
-    assert actual.shape == expected.shape, name
-    found = float((actual - expected).abs().max() / expected.abs().max())
-    print(f"{name}: {found:.1e} of {allowed:.0e}")
-    assert found <= allowed, name
 
 
 def test_tokens_and_text(recorded: Recorded) -> None:
