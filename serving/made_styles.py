@@ -1,7 +1,8 @@
 """Styles made from an image in a request, without training.
 
 Their bundles lie in the home's cache, where every engine of the home finds them, and are deleted
-some time after their last use. An operator may register one, or keep its image to be trained.
+some time after their last use. Of a home in an object store they are in the store, too, from where
+other machines copy them. An operator may register one, or keep its image to be trained.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from factory.core.home import Home
+from factory.core.local_copy import download, upload
+from factory.core.stores import open_store
 from factory.methods import LoadedBase
 from factory.methods.interface import TrainingInputs
 from factory.registry import StyleVersion
@@ -30,6 +34,9 @@ from osasis.storage import sha256_text, write_atomic
 
 PRESET = "instant"
 PREFIX = "image-"
+# An object that is written when a style is used, at most this often by a machine.
+USED = "used"
+TELL_SECONDS = 60.0
 
 
 class MadeStyles:
@@ -37,13 +44,16 @@ class MadeStyles:
 
     def __init__(self, home: Home, base: str, age: float) -> None:
         self.folder, self.base, self.age = home.cache / "styles-from-images", base, age
+        self._store = open_store(home.shared(self.folder)) if home.uri is not None else None
+        self._told: dict[str, float] = {}
 
     def find(self, name: str) -> StyleVersion | None:
         """A style by its name, kept for longer; None where there is none, or no more."""
-        folder = self.folder / name
-        if not name.startswith(PREFIX) or "/" in name or not (folder / STYLE_JSON).is_file():
+        if not name.startswith(PREFIX) or "/" in name or not self._is_here(name):
             return None
+        folder = self.folder / name
         os.utime(folder)
+        self._tell_use(name)
         info = read_json(folder / STYLE_JSON, "send the style image again")
         if info["base"] != self.base:
             return None
@@ -52,12 +62,54 @@ class MadeStyles:
             name, 1, info["fingerprint"], self.base, "", str(folder), (), created, {}, "", folder
         )
 
+    def add(self, bundle: Path, name: str) -> None:
+        """Copy a bundle to its place. Raises StoreError."""
+        if self._store is not None:
+            upload(bundle, self._store.within(name), STYLE_JSON)
+        self._place(name, lambda part: shutil.copytree(bundle, part))
+
     def delete_old(self) -> None:
         """Delete the styles that nobody has used for ``age`` seconds."""
         oldest = time.time() - self.age
         for folder in self.folder.glob(f"*{PREFIX}*"):
             if folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
+        if self._store is None:
+            return
+        for name in {n.partition("/")[0] for n in self._store.list()}:
+            place = self._store.within(name)
+            if max(place.changed(USED) or 0, place.changed(STYLE_JSON) or 0) < oldest:
+                self._store.delete_folder(name)
+
+    def _is_here(self, name: str) -> bool:
+        """Whether a style's bundle is on this machine, once it is copied from the store."""
+        if (self.folder / name / STYLE_JSON).is_file():
+            return True
+        if self._store is None or self._store.within(name).changed(STYLE_JSON) is None:
+            return False
+        place = self._store.within(name)
+        self._place(name, lambda part: download(place, part, skip=[USED]))
+        return (self.folder / name / STYLE_JSON).is_file()
+
+    def _place(self, name: str, fill: Callable[[Path], object]) -> None:
+        """Fill a folder and move it to a style's place, where another engine may have one now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{name}-{uuid.uuid4().hex}"
+        try:
+            fill(part)
+            part.rename(self.folder / name)
+        except OSError:
+            if not (self.folder / name / STYLE_JSON).is_file():
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _tell_use(self, name: str) -> None:
+        """Tell the machines of a store that a style is used."""
+        now = time.monotonic()
+        if self._store is not None and now - self._told.get(name, -TELL_SECONDS) >= TELL_SECONDS:
+            self._told[name] = now
+            self._store.within(name).touch(USED)
 
 
 class StyleMaker:
@@ -80,8 +132,7 @@ class StyleMaker:
         if self.made.find(name) is None:
             self.made.delete_old()
             with tempfile.TemporaryDirectory() as scratch:
-                bundle = self._make(image, name, key, Path(scratch))
-                self._store(bundle, name)
+                self.made.add(self._make(image, name, key, Path(scratch)), name)
         return name
 
     def warm_up(self) -> None:
@@ -121,15 +172,3 @@ class StyleMaker:
         }
         self.base.train(inputs, None).finish(name, info).save(scratch / "bundle")
         return scratch / "bundle"
-
-    def _store(self, bundle: Path, name: str) -> None:
-        """Move a bundle to its place; another engine may have made the same style meanwhile."""
-        self.made.folder.mkdir(parents=True, exist_ok=True)
-        part = self.made.folder / f".{name}-{uuid.uuid4().hex}"
-        shutil.copytree(bundle, part)
-        try:
-            part.rename(self.made.folder / name)
-        except OSError:
-            shutil.rmtree(part)
-            if self.made.find(name) is None:
-                raise
