@@ -6,7 +6,9 @@ the platform; none stands in a location.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import fsspec
@@ -52,26 +54,50 @@ def open_bucket(uri: str) -> tuple[Any, str]:
     return system, str(root).strip("/")
 
 
-class DatedFiles(FSSpecHandler):
-    """fsspec's file system for pyarrow, with the times of change, under whatever name they have."""
+class StoreFiles(FSSpecHandler):
+    """fsspec's file system of a store for pyarrow.
+
+    Files have their times of change, under whatever name the package tells them. Errors of a
+    package's own types are raised as OSError.
+    """
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
         found = []
         for path in paths:
             try:
-                found.append(_info(path, self.fs.info(path)))
+                with _os_errors():
+                    found.append(_info(path, self.fs.info(path)))
             except FileNotFoundError:
                 found.append(FileInfo(path, FileType.NotFound))
         return found
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        found = self.fs.find(
-            selector.base_dir,
-            maxdepth=None if selector.recursive else 1,
-            withdirs=not selector.recursive,
-            detail=True,
-        )
+        with _os_errors():
+            found = self.fs.find(
+                selector.base_dir,
+                maxdepth=None if selector.recursive else 1,
+                withdirs=not selector.recursive,
+                detail=True,
+            )
         return [_info(path, info) for path, info in found.items()]
+
+    def open_input_stream(self, path: str) -> Any:
+        with _os_errors():
+            return super().open_input_stream(path)
+
+    def open_input_file(self, path: str) -> Any:
+        with _os_errors():
+            return super().open_input_file(path)
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeError):
+        raise
+    except Exception as e:  # each package raises its own errors
+        raise OSError((str(e).strip() or type(e).__name__).splitlines()[0]) from None
 
 
 def _info(path: str, info: dict[str, Any]) -> FileInfo:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from factory.core.endpoints import check_endpoint
-from factory.core.fsspec_systems import DatedFiles, can_open, open_bucket
+from factory.core.fsspec_systems import StoreFiles, can_open, open_bucket
 from osasis.errors import UserError
 from osasis.images.kinds import HEAD_BYTES
 
@@ -186,8 +186,11 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     if "endpoint_override=" not in query:
         check_endpoint(scheme)
     if scheme in BY_PACKAGE and can_open(scheme) and not query:
-        opened, path = _fsspec_system(uri)
-        return pa.fs.PyFileSystem(DatedFiles(opened)), path
+        try:
+            opened, path = _fsspec_system(uri)
+        except Exception as error:  # each package raises its own errors
+            raise UserError(f"{redact(uri)}: {first_line(error)}") from None
+        return pa.fs.PyFileSystem(StoreFiles(opened)), path
     try:
         native = _native(f"{scheme}://{authority}/{query}")
     except OSError as error:
@@ -253,7 +256,7 @@ def join_uri(uri: str, name: str) -> str:
         return "file://" + quote(os.fsencode(os.path.join(folder, name)))  # noqa: PTH118
     head, rest = _split(uri)
     system = file_system(uri)[0]
-    escaped = not isinstance(system, pa.fs.PyFileSystem) or isinstance(system.handler, DatedFiles)
+    escaped = not isinstance(system, pa.fs.PyFileSystem) or isinstance(system.handler, StoreFiles)
     folder = head if head.endswith("://") else head.rstrip("/") + "/"  # zip://::file://a.zip
     return f"{folder}{quote(os.fsencode(name)) if escaped else name}{rest}"
 

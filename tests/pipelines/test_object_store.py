@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -134,6 +135,33 @@ def test_a_job_in_a_store_grows_as_one_on_a_folder(photos: Path, any_place: str)
     assert job.run()[:2] == (None, [])
     states = {n.partition("/")[0] for n in folder.folder.list() if n.startswith("state-")}
     assert len(states) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "credentials"),
+        ("AccountKey=a2V5;", "(AuthenticationFailed|authenticate|authorized|signature)"),
+    ],
+)
+def test_an_account_that_is_missing_or_wrong_is_one_line(
+    given: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store_server("abfs") as bucket:
+        right = os.environ["AZURE_STORAGE_CONNECTION_STRING"]
+        if given is None:
+            monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+        else:
+            wrong = right.replace(f"AccountKey={AZURE_KEY};", given)
+            monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", wrong)
+        system = fsspec.get_filesystem_class("abfs")
+        system.clear_instance_cache()
+        try:
+            with pytest.raises(UserError, match=f"^{bucket}/in: .*{says}") as refused:
+                open_source(f"{bucket}/in")
+            assert "\n" not in str(refused.value)
+        finally:
+            system.clear_instance_cache()
 
 
 def test_two_drivers_of_one_output_exclude_each_other(place: str) -> None:

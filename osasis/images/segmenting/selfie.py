@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from osasis.images.segmenting.refine import refine, scaled_down
 
 IN_WHEEL = "modules/selfie_segmentation/selfie_segmentation.tflite"
 INPUT = 256
+# OpenCV's networks keep the state of a pass.
+_ONE_AT_A_TIME = threading.Lock()
 # Longest side in pixels of the copy on which the mask's edge is found.
 SIDE = 384
 
@@ -64,7 +67,9 @@ def selfie_mask(path: Path, image: Image.Image) -> np.ndarray:
     """The mask of the people in an image ("RGB"), (H, W) in [0, 1], float32, at its size."""
     net = open_selfie_model(path)
     square = image.resize((INPUT, INPUT), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    net.setInput(np.asarray(square, np.float32).transpose(2, 0, 1)[None] / 255)
+    with _ONE_AT_A_TIME:
+        net.setInput(np.asarray(square, np.float32).transpose(2, 0, 1)[None] / 255)
+        probability = net.forward()[0, 0].copy()
     small = scaled_down(image, SIDE)
-    found = Image.fromarray(net.forward()[0, 0]).resize(small.size, Image.Resampling.BILINEAR)
+    found = Image.fromarray(probability).resize(small.size, Image.Resampling.BILINEAR)
     return refine(np.asarray(found).clip(0, 1), small, image)
