@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import fsspec
 from pyarrow.fs import FileInfo, FileSelector, FileType, FSSpecHandler
 
+from osasis.storage import sha256_text
+
 
 class Package(NamedTuple):
-    """A package of fsspec. variables: of the environment, which it reads."""
+    """A package of fsspec.
+
+    variables: of the environment, which it reads. server: those that say which server it asks.
+    """
 
     name: str
     options: dict[str, Any]
     variables: str
+    server: tuple[str, ...]
 
 
 # By scheme, which is the name of the extra, too. max_concurrency: a read is one request, without
@@ -30,12 +37,19 @@ PACKAGES = {
         "s3fs",
         {"max_concurrency": 1, "use_listings_cache": False},
         "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL",
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     ),
-    "gs": Package("gcsfs", {"use_listings_cache": False}, "GOOGLE_APPLICATION_CREDENTIALS"),
+    "gs": Package(
+        "gcsfs",
+        {"use_listings_cache": False},
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        ("STORAGE_EMULATOR_HOST",),
+    ),
     "abfs": Package(
         "adlfs",
         {"use_listings_cache": False},
         "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_CONNECTION_STRING",
+        ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"),
     ),
 }
 # Where a file's last change stands in what a package tells of it.
@@ -45,6 +59,16 @@ CHANGED = ("mtime", "last_modified", "LastModified")
 def can_open(scheme: str) -> bool:
     """Whether the package for a scheme is installed; False for other schemes."""
     return scheme in PACKAGES and importlib.util.find_spec(PACKAGES[scheme].name) is not None
+
+
+def local_key(location: str) -> str:
+    """A file name for this machine's copy of a location in a store.
+
+    Buckets of the same name on two servers have different ones.
+    """
+    package = PACKAGES.get(location.partition("://")[0])
+    server = [os.environ.get(name, "") for name in package.server] if package else []
+    return sha256_text("\n".join([location, *server]))[:32]
 
 
 def open_bucket(uri: str) -> tuple[Any, str]:

@@ -24,10 +24,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 def _working_folder(uri: str) -> Path:
     """Where this machine keeps the files of a home in an object store."""
+    from factory.core.fsspec_systems import local_key
     from factory.core.local_cache import cache_folder
-    from osasis.storage import sha256_text
 
-    return cache_folder() / "homes" / sha256_text(uri)[:32]
+    return cache_folder() / "homes" / local_key(uri)
 
 
 @dataclass(frozen=True)

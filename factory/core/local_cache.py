@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from osasis.storage import sha256_text, write_atomic
+from factory.core.fsspec_systems import local_key
+from osasis.storage import write_atomic
 
 CACHE_VARIABLE = "STYLE_FACTORY_CACHE"
 # Least recently opened files are deleted where the cache is larger.
@@ -40,7 +41,7 @@ def open_cached(location: str, fetch: Callable[[], bytes]) -> BinaryIO:
 
     Several processes may do so at once. The file stays readable if the copy is deleted meanwhile.
     """
-    path = cache_folder() / "objects" / sha256_text(location)
+    path = cache_folder() / "objects" / local_key(location)
     try:
         file = path.open("rb")
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from factory.core.fsspec_systems import local_key
 from factory.core.local_cache import cache_folder
 from factory.core.stores import Location, Store, local_folder, open_store
 from osasis.storage import sha256_text, write_atomic
@@ -36,7 +37,7 @@ def local_copy(location: Location, last: str) -> Path:
     if (folder := local_folder(store)) is not None:
         return folder
     described = store.read(last)
-    digest = sha256_text(f"{store.location}\n{described.hex()}")[:32]
+    digest = sha256_text(f"{local_key(store.location)}\n{described.hex()}")[:32]
     copy = cache_folder() / COPIES / digest / store.location.rpartition("/")[2]
     if not copy.is_dir():
         _download(store, copy)

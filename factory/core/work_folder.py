@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.core.fsspec_systems import local_key
 from factory.core.local_cache import cache_folder
 from factory.core.local_copy import download, upload
 from factory.core.stores import Location, Store, local_folder, open_store
-from osasis.storage import sha256_text
 
 WORK = "work"
 
@@ -31,7 +31,7 @@ class WorkFolder:
         store = open_store(location)
         path = local_folder(store)
         if path is None:
-            path = cache_folder() / WORK / sha256_text(store.location)[:32]
+            path = cache_folder() / WORK / local_key(store.location)
         return cls(store, path)
 
     @property
