@@ -244,13 +244,16 @@ class CorpusRun:
         failed_before = folder.count(FAILED)
 
         def poll() -> bool:
+            # Asked first: the records of a job that another driver has taken over are not ours.
             try:
-                folder.merge_records()
-                computed = folder.computed()
+                lost = folder.lost()
+                if not lost:
+                    folder.merge_records()
+                    computed = folder.computed()
             except FileNotFoundError:
-                if not folder.lost():
+                if not (lost := folder.lost()):
                     raise
-            if folder.lost():
+            if lost:
                 folder.abandon()
                 raise JobLostError
             failed = folder.count(FAILED)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from factory.core.failures import describe_failure
@@ -121,7 +122,9 @@ def read_ranks(folder: Store) -> dict[bytes, float | None]:
     found: dict[bytes, float | None] = {}
     for name in folder.list():
         table = pq.read_table(pa.BufferReader(folder.read(name)), schema=RANKS)
-        found |= dict(zip(table["key"].to_pylist(), table["distance"].to_pylist(), strict=True))
+        # A photo whose measurement failed is measured again.
+        rows = table.filter(pc.equal(table["reason"], ""))
+        found |= dict(zip(rows["key"].to_pylist(), rows["distance"].to_pylist(), strict=True))
     return found
 
 

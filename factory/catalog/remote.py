@@ -13,6 +13,7 @@ from factory.catalog.parse import CatalogContent
 from factory.catalog.read import read_folder, read_image, read_yaml
 from factory.core.uris import (
     base_name,
+    check_no_password,
     is_local_uri,
     is_uri,
     list_images,
@@ -55,6 +56,7 @@ def read_catalog(
 
 def _read_remote(uri: str) -> CatalogContent:
     """A catalog file, or else the images below a URI."""
+    check_no_password(uri)
     if Path(base_name(uri)).suffix.lower() not in YAML + CSV:
         shown = redact(uri)
         images = list_images(uri)

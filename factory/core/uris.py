@@ -128,7 +128,7 @@ def copy_images(uri: str, folder: Path) -> Path:
             try:
                 data = _read(system, name, MAX_BYTES + 1)
             except OSError as e:
-                raise UserError(f"{uri}: {name} cannot be read ({first_line(e)})") from None
+                raise UserError(f"{redact(uri)}: {name} cannot be read ({first_line(e)})") from None
             write_atomic(target, _checked(data, name))
     return folder
 
@@ -143,6 +143,7 @@ def _find_images(uri: str) -> tuple[Any, str, list[str]]:
     """fsspec's file system of a URI, the path in it, and the paths of the images below it."""
     from osasis.images.listing import images_among, no_image, skipped_part
 
+    check_no_password(uri)
     left_out: Counter[str] = Counter()
     try:
         system, path = _fsspec_system(uri)
@@ -151,9 +152,9 @@ def _find_images(uri: str) -> tuple[Any, str, list[str]]:
         files = [name for name, part in names.items() if part is None]
         found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
     except Exception as e:  # each file system raises its own errors
-        raise UserError(f"{uri}: cannot be listed ({type(e).__name__}: {e})") from None
+        raise UserError(f"{redact(uri)}: cannot be listed ({type(e).__name__})") from None
     if not found:
-        raise UserError(f"{uri}: contains no images{no_image(left_out)}")
+        raise UserError(f"{redact(uri)}: contains no images{no_image(left_out)}")
     return system, path, found
 
 
@@ -194,7 +195,7 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
     try:
         native = _native(f"{scheme}://{authority}/{query}")
     except OSError as error:
-        raise UserError(f"{uri}: {first_line(error)}") from None
+        raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     if native is not None:
         fs, root = native
         return fs, f"{root.rstrip('/')}/{_unescaped(path)}".rstrip("/") or "/"
@@ -207,9 +208,9 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
         else:
             opened, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
-        raise UserError(f"{uri}: this scheme needs another package ({error})") from None
+        raise UserError(f"{redact(uri)}: this scheme needs another package ({error})") from None
     except ValueError as error:
-        raise UserError(f"{uri}: {first_line(error)}") from None
+        raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
 
 

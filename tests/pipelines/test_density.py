@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import pipelines
@@ -16,8 +17,9 @@ from osasis.errors import UserError
 from osasis.images.tensors import load_square
 from osasis.pretraining.evaluate_base import stochastic_reconstructions
 from osasis.seeds import derived_seed
-from pipelines.density import FOLDER, STEPS, read_ranks
+from pipelines.density import FOLDER, RANKS, STEPS, read_ranks
 from pipelines.evaluation_result import HIGH, LOW, EvaluationResult
+from pipelines.manifest import parquet_bytes
 from tests.pipelines.conftest import register
 from tests.tiny import SIZE, picture
 
@@ -68,3 +70,12 @@ def test_photos_of_lowest_and_highest_density_are_evaluated(
     assert not any("ranking" in json.loads(line)["text"] for line in lines)
     with pytest.raises(UserError, match="--density 3 needs 6 photos, but 5 can be ranked"):
         run(3)
+
+
+def test_a_photo_whose_ranking_failed_is_ranked_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    rows = [{"key": b"a", "distance": None, "reason": "no answer"},
+            {"key": b"b", "distance": 0.5, "reason": ""}]  # fmt: skip
+    for name, part in (("0.parquet", rows), ("1.parquet", [{**rows[1], "key": b"c"}])):
+        store.write(name, parquet_bytes(pa.Table.from_pylist(part, schema=RANKS)))
+    assert read_ranks(store) == {b"b": 0.5, b"c": 0.5}

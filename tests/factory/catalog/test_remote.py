@@ -78,3 +78,19 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     assert f"{store.location}/sets/missing.yaml:1: image " in ran.out
     assert f"{store.location}/sets/gone.png: no such file" in ran.out
     assert "1 problem(s)" in ran.out
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEY:TOPSECRET@bucket/styles",
+        "s3://KEY:TOPSECRET@bucket/c.yaml",
+        "foo://u:TOPSECRET@host/x.yaml",
+        "foo://host/x?secret_key=TOPSECRET",
+        "foo://host/x.yaml?secret_key=TOPSECRET",
+    ],
+)
+def test_no_credential_of_a_uri_is_shown(uri: str) -> None:
+    with pytest.raises(UserError) as refused:
+        read_catalog(uri)
+    assert "TOPSECRET" not in str(refused.value)
