@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from factory.core.local_store import LONGEST_NAME
 from factory.core.stores import Store, open_store
-from osasis.storage import write_atomic
 from pipelines.photo_listing import LISTING, listing_names
 from pipelines.source import Source
 
@@ -139,11 +138,6 @@ def read_manifest(
     folder: Store, name: str = MANIFEST, columns: Sequence[str] | None = None
 ) -> pa.Table:
     return pq.read_table(pa.BufferReader(folder.read(name)), columns=columns)
-
-
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically."""
-    write_atomic(path, parquet_bytes(table))
 
 
 def parquet_bytes(table: pa.Table, **options: Any) -> bytes:

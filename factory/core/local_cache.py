@@ -19,21 +19,24 @@ MAX_BYTES = 4 << 30
 
 
 def cache_folder() -> Path:
-    """The folder that STYLE_FACTORY_CACHE names, else one of this user's temporary files.
+    """A folder of this user in the one that STYLE_FACTORY_CACHE names, else in that of temporary
+    files.
 
-    Only this user can read it. A folder of another user is not used.
+    Only this user can read it. Where its place is taken by another user, it is a new temporary
+    folder.
     """
     return _private_folder(os.environ.get(CACHE_VARIABLE, "").strip())
 
 
 @functools.cache
 def _private_folder(given: str) -> Path:
-    folder = Path(given or Path(tempfile.gettempdir()) / f"style-factory-{os.getuid()}")
+    folder = Path(given or tempfile.gettempdir()) / f"style-factory-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid == os.getuid() and not found.st_mode & 0o077 and not folder.is_symlink():
-        return folder
-    return Path(tempfile.mkdtemp(prefix="style-factory-"))
+    if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+        return Path(tempfile.mkdtemp(prefix="style-factory-"))
+    # A process that worked while the folder was deleted has made it again, open to others.
+    folder.chmod(0o700)
+    return folder
 
 
 def open_cached(location: str, fetch: Callable[[], bytes]) -> BinaryIO:

@@ -2,7 +2,7 @@
 
 pyarrow opens the schemes ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file`` without further packages.
 fsspec opens all others, including chained URIs (``zip://a::file://b``), and ``gs`` and ``abfs``
-where their packages are installed, for they find credentials as those who write do.
+where their packages are installed: a store is then read with the credentials that write to it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
 _REST = re.compile(r"\?|::(?=([a-z][a-z0-9+-]*::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # Limit on the size of a downloaded image.
 MAX_BYTES = 512 * 1024 * 1024
+# Schemes that the packages of their extras open rather than pyarrow.
 BY_PACKAGE = ("gs", "abfs")
 
 
@@ -152,7 +153,10 @@ def _find_images(uri: str) -> tuple[Any, str, list[str]]:
         files = [name for name, part in names.items() if part is None]
         found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
     except Exception as e:  # each file system raises its own errors
-        raise UserError(f"{redact(uri)}: cannot be listed ({type(e).__name__})") from None
+        shown = redact(uri)
+        # A package may quote the options of a URI, which can hold credentials.
+        reason = f": {first_line(e)}" if shown == uri else ""
+        raise UserError(f"{shown}: cannot be listed ({type(e).__name__}{reason})") from None
     if not found:
         raise UserError(f"{redact(uri)}: contains no images{no_image(left_out)}")
     return system, path, found

@@ -124,19 +124,25 @@ def test_the_gallery_is_searched(visit: Visit) -> None:
     page.wait_for_function("() => document.querySelectorAll('.card').length >= 3")
 
 
-def test_a_mask_is_found_and_corrected(visit: Visit) -> None:
-    """A bright disc in the middle of a dark photo is its subject."""
+def masking_a_disc(page: Any, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Open the mask brush on a dark photo with a bright disc; returns the photo, in [0, 1]."""
     photo = Image.new("RGB", (96, 96), (40, 60, 90))
-    ImageDraw.Draw(photo).ellipse((28, 28, 68, 68), fill=(230, 120, 60))
+    ImageDraw.Draw(photo).ellipse(box, fill=(230, 120, 60))
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
-    page = visit()
     styled(page, "oil")
     upload(page, buffer.getvalue(), "disc.png")
     page.locator("#masking summary").click()
+    return np.asarray(photo, float) / 255
+
+
+def test_a_mask_is_found_and_corrected(visit: Visit) -> None:
+    """A bright disc in the middle of a dark photo is its subject."""
+    page = visit()
+    before = masking_a_disc(page, (28, 28, 68, 68))
     page.get_by_role("button", name="Background").click()
     page.wait_for_function("() => document.getElementById('code').textContent.includes('painted')")
-    part, before = shown(page), np.asarray(photo, float) / 255
+    part = shown(page)
     assert far(part[38:58, 38:58], before[38:58, 38:58]) < 1e-6  # the photo itself
     assert far(part[:20], before[:20]) > 0.05
     # The brush takes the left of the mask away.
@@ -154,19 +160,13 @@ def test_a_mask_is_found_and_corrected(visit: Visit) -> None:
 
 def test_what_is_clicked_becomes_the_mask(visit: Visit) -> None:
     """A disc beside the middle, which *Subject* would not find."""
-    photo = Image.new("RGB", (96, 96), (40, 60, 90))
-    ImageDraw.Draw(photo).ellipse((4, 4, 36, 36), fill=(230, 120, 60))
-    buffer = io.BytesIO()
-    photo.save(buffer, "PNG")
     page = visit()
-    styled(page, "oil")
-    upload(page, buffer.getvalue(), "disc.png")
-    page.locator("#masking summary").click()
+    before = masking_a_disc(page, (4, 4, 36, 36))
     page.locator("#pick").click()
     box = page.locator("#mask").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 20 / 96, box["y"] + box["height"] * 20 / 96)
     page.wait_for_function("() => document.getElementById('code').textContent.includes('painted')")
-    part, before = shown(page), np.asarray(photo, float) / 255
+    part = shown(page)
     assert far(part[14:26, 14:26], before[14:26, 14:26]) > 0.02
     assert far(part[50:], before[50:]) < 1e-6  # the photo itself
     # The brush then corrects the mask.

@@ -14,6 +14,8 @@ from osasis.errors import UserError
 
 # Side in pixels of the pictures for a model that reads pictures of any size.
 SIDE = 512
+# By how much rounding may leave [0, 1], or a sum of shares 1.
+ROUNDING = 0.01
 # Mean and deviation of pixels in [0, 1], by PixelRange.
 NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -65,7 +67,12 @@ class Model:
 
     def run(self, pixels: np.ndarray, channels: Sequence[int] | None) -> np.ndarray:
         """The mask (h, w) in [0, 1] of pixels (1, 3, H, W). Raises UserError."""
-        values = np.asarray(self.session.run(None, {self.input: pixels})[0], np.float32)
+        try:
+            outputs = self.session.run(None, {self.input: pixels})
+        except Exception as e:  # onnxruntime raises errors of many types
+            reason = str(e).strip().splitlines()[0]
+            raise UserError(f"segmenter.model {self.path}: cannot be run ({reason})") from None
+        values = np.asarray(outputs[0], np.float32)
         values = values.reshape(-1, *values.shape[-2:])
         count = len(values)
         if channels is None and count != 1:
@@ -73,16 +80,18 @@ class Model:
                 f"segmenter.channels is not given, but {self.path} has {count} output channels; "
                 "name those that show the region"
             )
+        shares = values.min() > -ROUNDING and values.max() < 1 + ROUNDING
         if channels is None:
-            logits = values.min() < 0 or values.max() > 1
-            return 1 / (1 + np.exp(-values[0])) if logits else values[0]
+            return values[0].clip(0, 1) if shares else 1 / (1 + np.exp(-values[0]))
         if beyond := [c for c in channels if c >= count]:
             raise UserError(
                 f"segmenter.channels names {beyond[0]}, but {self.path} has {count} output "
                 f"channels; they are 0 to {count - 1}"
             )
-        shares = np.exp(values - values.max(0))
-        found: np.ndarray = shares[list(channels)].sum(0) / shares.sum(0)
+        if not (shares and np.abs(values.sum(0) - 1).max() < ROUNDING):
+            values = np.exp(values - values.max(0))
+            values = values / values.sum(0)
+        found: np.ndarray = values[list(channels)].sum(0).clip(0, 1)
         return found
 
 

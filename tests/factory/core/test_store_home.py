@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from factory.core.home import Home, local_base
-from factory.core.local_cache import CACHE_VARIABLE
+from factory.core.local_cache import CACHE_VARIABLE, cache_folder
 from factory.core.local_copy import local_copy, upload
 from factory.core.stores import open_store
 from factory.core.work_folder import WorkFolder
@@ -57,7 +57,8 @@ def test_shared_parts_are_in_the_store_and_others_on_this_machine(
     home = Home.find(f"{place}/home/")
     assert home.uri == home.location == f"{place}/home"
     assert home.shared(home.claims) == f"{place}/home/claims"
-    assert home.path.parent == tmp_path / "cache" / "homes"
+    assert home.path.parent == cache_folder() / "homes"
+    assert cache_folder().parent == tmp_path / "cache"
     local = Home.find(str(tmp_path))
     assert local.uri is None and local.shared(local.claims) == str(tmp_path / "claims")
 
@@ -134,7 +135,7 @@ def test_old_copies_make_room(
         upload(made, open_store(f"{place}/{name}"), "done.json")
     first, second = (local_copy(f"{place}/{name}", "done.json") for name in ("one", "two"))
     assert not first.exists() and files(second) == MADE
-    assert len(list((tmp_path / "cache" / "copies").iterdir())) == 1
+    assert len(list((cache_folder() / "copies").iterdir())) == 1
 
 
 def test_another_machine_continues_in_a_work_folder(

@@ -86,3 +86,31 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
             segmenter.check("subject")
     with pytest.raises(UserError, match="the segmenter onnx needs a model"):
         Segmenter.parse({"name": "onnx"})
+
+
+def test_rounding_makes_no_logits_and_shares_are_taken_as_they_are(tmp_path: Path) -> None:
+    given = {"name": "onnx", "pixels": "unit"}
+    over = make_model(tmp_path / "over.onnx", [[1.000001, 0, 0]])
+    mask = np.asarray(Segmenter.parse({**given, "model": str(over)}).propose(half_red(), "subject"))
+    assert (mask[30, 0], mask[30, -1]) == (255, 0)
+    # Of red, green and blue one is 1 and the others 0, as after a softmax.
+    parts = make_model(tmp_path / "parts.onnx", [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    hair = Segmenter.parse({**given, "model": str(parts), "channels": [1]})
+    mask = np.asarray(hair.propose(half_red(), "hair"))
+    assert (mask[30, 0], mask[30, -1]) == (0, 255)
+
+
+def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
+    helper, kinds = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["picture"], ["mask"])],
+        "test",
+        [helper.make_tensor_value_info("picture", kinds.FLOAT16, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("mask", kinds.FLOAT16, [1, 3, 8, 8])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path = tmp_path / "half.onnx"
+    path.write_bytes(model.SerializeToString())
+    given = {"name": "onnx", "model": str(path), "channels": [0]}
+    with pytest.raises(UserError, match=r"half\.onnx: cannot be run \("):
+        Segmenter.parse(given).check("face")
