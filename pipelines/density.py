@@ -22,19 +22,22 @@ import pyarrow.parquet as pq
 
 from factory.core.failures import describe_failure
 from factory.core.home import local_base
+from factory.core.object_store import StoreError
 from factory.core.stores import Store, open_store
 from osasis.choices import SquareFit
 from osasis.errors import UserError
-from osasis.evaluation.weights import weights_digest
+from osasis.evaluation.weights import check_digests, weights_digest
 from osasis.seeds import derived_seed
 from osasis.storage import sha256_text
 from osasis.validation import InputModel
 from pipelines.evaluation_result import HIGH, LOW
 from pipelines.manifest import parquet_bytes
 from pipelines.measure_pictures import MeasureSpec
+from pipelines.photo_bytes import read_photo
 from pipelines.progress import Progress
-from pipelines.source import Source, read_photo
-from pipelines.stream import CPUS, Workers, connect, from_tasks
+from pipelines.source import Source
+from pipelines.store_check import StoreCheck, spread
+from pipelines.stream import CPUS, Workers, connect, from_tasks, tables_of
 
 FOLDER = "density"
 STEPS = 50
@@ -47,13 +50,14 @@ class RankSpec(InputModel):
     """What the workers receive.
 
     folder: of the ranks, a path or URI. base: its bundle's path or URI. weights: folder of weights,
-    or "". digest: hash of LPIPS's weights there.
+    or "". digest: hash of LPIPS's weights there. sample: some of the photos, as locations.
     """
 
     folder: str
     base: str
     weights: str
     digest: str
+    sample: tuple[bytes, ...] = ()
     fit: SquareFit
     square: int
     seed: int
@@ -82,6 +86,8 @@ class RankPhotos:
         self.spec = spec
         self.base = load_base(local_base(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
+        check_digests(weights, {"lpips": weights_digest(weights, "lpips")}, {"lpips": spec.digest})
+        self.check = StoreCheck(lambda: [os.fsdecode(place) for place in spec.sample], None)
         (self.lpips,) = choose_metrics(self.base, ["lpips"], weights).metrics
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -89,6 +95,9 @@ class RankPhotos:
         for key, path in zip(batch["key"].to_pylist(), batch["path"].to_pylist(), strict=True):
             try:
                 rows.append({"key": key, "distance": self._distance(key, path), "reason": ""})
+            except StoreError as e:
+                self.check.check(e)
+                rows.append({"key": key, "distance": None, "reason": describe_failure(e)})
             except Exception as e:  # reported by the corpus job if the photo is chosen
                 rows.append({"key": key, "distance": None, "reason": describe_failure(e)})
         name = f"{uuid.uuid4().hex}.parquet"
@@ -137,14 +146,16 @@ def by_density(
 ) -> tuple[Source, dict[str, set[int]]]:
     """The ``count`` photos of lowest and of highest density, and the rows of both groups.
 
-    plan: workers for a number of photos. Raises UserError for too few photos.
+    plan: workers for a number of photos. Raises UserError for too few photos and for a node with
+    other weights, StoreError, DiskFullError.
     """
     # Ranks by other weights, seeds or fits are not comparable.
     identity = spec.replace(folder="", weights="").to_dict()
     digest = sha256_text(json.dumps(identity, sort_keys=True))[:12]
     folder = open_store(spec.folder).within(digest)
-    spec = spec.replace(folder=folder.location)
     listing = source.listing
+    sample = listing["path"].take(spread(len(listing))).to_pylist()
+    spec = spec.replace(folder=folder.location, sample=tuple(sample))
     known = read_ranks(folder)
     missing = [i for i, key in enumerate(listing["key"].to_pylist()) if key not in known]
     if missing:
@@ -185,6 +196,6 @@ def _rank(photos: pa.Table, spec: RankSpec, workers: Workers, progress: Progress
         num_gpus=workers.gpus,
     )
     done = 0
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in tables_of(dataset):
         done += sum(batch["photos"].to_pylist())
         progress.update(done, 0)

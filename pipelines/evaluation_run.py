@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from factory.core.local_copy import local_copy
+from factory.core.object_store import StoreError
 from factory.core.stores import Store
 from osasis.bundles.files import STYLE_JSON, STYLE_PNG
 from osasis.bundles.provenance import FORMATS
@@ -22,7 +23,7 @@ from pipelines.job_folder import JobFolder
 from pipelines.measure_pictures import MeasurePictures, MeasureSpec, batches
 from pipelines.measurements import Picture, key_of, merge, read_rows
 from pipelines.progress import Progress
-from pipelines.stream import CPUS, Workers, connect, from_tasks
+from pipelines.stream import CPUS, Workers, connect, from_tasks, tables_of
 from pipelines.variants import Variant
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ class EvaluationRun:
         return found
 
     def measure(self, progress: Progress, plan: Callable[[int], Workers]) -> None:
-        """Measure what has no row yet, or whose measurement failed."""
+        """Measure what has no row yet, or whose measurement failed.
+
+        Raises StoreError, DiskFullError, and UserError for a node with other weights.
+        """
         known = {key_of(row) for row in read_rows(self.place) if not row["reason"]}
         todo: list[tuple[Picture, list[str]]] = []
         pictures = self.pictures()
@@ -95,9 +99,7 @@ class EvaluationRun:
             connect()
             workers = plan(len(todo))
             started, done = time.time(), 0
-            for batch in self._dataset(batches(todo), workers).iter_batches(
-                batch_size=None, batch_format="pyarrow"
-            ):
+            for batch in tables_of(self._dataset(batches(todo), workers)):
                 done += sum(batch["pictures"].to_pylist())
                 progress.update(before + done, 0, done, started)
         merge(self.place, read_rows(self.place))
@@ -182,12 +184,12 @@ class EvaluationRun:
         from osasis.errors import ImageError
         from osasis.images.decoding import load_sized
         from osasis.images.geometry import fit_square
-        from pipelines.source import read_photo
+        from pipelines.photo_bytes import read_photo
 
         path = os.fsdecode(self.folder.manifest["path"][photo].as_py())
         try:
             image, _ = load_sized(read_photo(path), target=self.spec.square)
-        except ImageError:
+        except (ImageError, StoreError):
             return None
         return fit_square(image, self.spec.square, self.spec.fit)
 

@@ -22,8 +22,8 @@ from pipelines.job_folder import RUN, JobFolder, new_state
 from pipelines.job_identity import SavedJob, check_same_job, job_identity, read_job, write_job
 from pipelines.job_log import LOG, RECORDS, JobLog
 from pipelines.manifest import photo_digest, printable, read_manifest, write_manifest
+from pipelines.photo_bytes import read_photo
 from pipelines.photo_listing import MASKS, listing_names
-from pipelines.source import read_photo
 
 READERS = 16
 FROZEN = "leave --frozen out to take up the changed input"

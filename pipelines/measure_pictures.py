@@ -12,14 +12,18 @@ import pyarrow as pa
 from factory.core.failures import describe_failure
 from factory.core.home import local_base
 from factory.core.local_copy import local_copy
+from factory.core.object_store import StoreError
 from factory.core.stores import open_store
 from osasis.bundles.files import COUNTERPART_PNG, STYLE_JSON, STYLE_PNG
 from osasis.choices import SquareFit
+from osasis.errors import ImageError
 from osasis.seeds import derived_seed
+from osasis.storage import DiskFullError
 from osasis.validation import InputModel
 from pipelines.manifest import manifest_rows
 from pipelines.measurements import Picture, write_part
-from pipelines.source import read_photo
+from pipelines.photo_bytes import read_photo
+from pipelines.store_check import check_of_job
 
 if TYPE_CHECKING:
     from osasis.evaluation.metric import Pair
@@ -84,14 +88,18 @@ def batches(todo: Sequence[tuple[Picture, list[str]]]) -> list[pa.Table]:
 
 
 class MeasurePictures:
-    """Measures batches and writes their rows. Returns the number of pictures."""
+    """Measures batches and writes their rows. Returns the number of pictures.
+
+    Raises UserError where this machine's weights are others than those of the driver.
+    """
 
     def __init__(self, spec: MeasureSpec, device: str) -> None:
         import torch
 
         from factory.methods import load_base
-        from osasis.evaluation.baselines import Baselines
+        from osasis.evaluation.baselines import Baselines, baseline_digest
         from osasis.evaluation.choose import choose_metrics
+        from osasis.evaluation.weights import check_digests, weights_digest
 
         if device == "cpu":
             torch.set_num_threads(1)
@@ -99,6 +107,9 @@ class MeasurePictures:
         self.store = open_store(spec.folder)
         base = load_base(local_base(spec.base), device).judge
         weights = Path(spec.weights) if spec.weights else None
+        found = {name: weights_digest(weights, name) for name in spec.measured_by}
+        found |= {name: baseline_digest(name, weights, spec.seed) for name in spec.made_by}
+        check_digests(weights, found, {**spec.measured_by, **spec.made_by})
         metrics = choose_metrics(base, spec.metrics, weights).metrics
         self.metrics = {m.name: m for m in metrics}
         self.baselines = Baselines(base, spec.baselines, weights)
@@ -117,6 +128,8 @@ class MeasurePictures:
                 )  # fmt: skip
                 photos[picture.photo] = key, photo
                 pair = self._pair(picture, key, photo)
+            except (StoreError, DiskFullError):
+                raise
             except Exception as e:  # one picture must not stop the evaluation
                 rows += [self._row(picture, name, reason=describe_failure(e)) for name in names]
                 continue
@@ -153,7 +166,11 @@ class MeasurePictures:
         from osasis.images.tensors import image_to_tensor
 
         (row,) = manifest_rows(self.spec.job, [index])
-        data = read_photo(os.fsdecode(row["path"]))
+        try:
+            data = read_photo(os.fsdecode(row["path"]))
+        except StoreError as e:
+            check_of_job(self.spec.job, None).check(e)
+            raise ImageError("photo", str(e)) from None
         image, _ = load_sized(data, target=self.spec.square)
         square = fit_square(image, self.spec.square, self.spec.fit)
         key = row["key"].decode("utf-8", "replace")

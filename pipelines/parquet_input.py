@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.core.object_store import StoreError
 from factory.core.uris import URI, file_system, first_line, sibling_uri
 from osasis.errors import UserError
+from pipelines.photo_bytes import is_refusal
 from pipelines.photo_listing import (
     absolute,
     listing_table,
@@ -88,14 +90,17 @@ def _resolve(file: str, path: str) -> str:
 
 
 def open_parquet(location: str) -> pq.ParquetFile:
-    """Open a Parquet file at a path or URI. Raises UserError."""
+    """Open a Parquet file at a path or URI. Raises UserError, and StoreError as ``read_photo``."""
     try:
         if not URI.match(location):
             return pq.ParquetFile(location)
         fs, path = file_system(location)
         return pq.ParquetFile(path, filesystem=fs)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{location}: not a readable Parquet file: {first_line(error)}") from None
+        refused = is_refusal(error, location)
+        raise (StoreError if refused else UserError)(
+            f"{location}: not a readable Parquet file: {first_line(error)}"
+        ) from None
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

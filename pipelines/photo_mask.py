@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from factory.core.object_store import StoreError
 from osasis.errors import ImageError, UserError
 from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import Size
@@ -45,6 +46,7 @@ def read_photo_mask(
     """The mask of a photo of this size, read or proposed.
 
     data: of the photo. fetch: returns the bytes of its mask file, if it has one.
+    Raises StoreError.
     """
     if job.photo_masks is None:
         return PhotoMask()
@@ -66,6 +68,8 @@ def read_photo_mask(
         square = fit_mask(mask, job.square, job.options, photo)
     except ImageError as e:
         return PhotoMask(problem=e.reason)
+    except StoreError:
+        raise
     except UserError as e:
         return PhotoMask(problem=str(e))
     return PhotoMask(png, png_bytes(square), digest, file)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from factory.core.object_store import StoreError
 from osasis.bundles.provenance import kept_exif
 from osasis.errors import FitError, ImageError, UserError
 from osasis.images.fitting import fit_photo
@@ -19,8 +21,9 @@ from pipelines.job_folder import OutputRecord, stopped, write_records
 from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, photo_digest
 from pipelines.parquet_input import read_group
+from pipelines.photo_bytes import is_in_store, is_refusal, read_photo, row_photo
 from pipelines.photo_mask import read_photo_mask
-from pipelines.source import read_photo, row_photo
+from pipelines.store_check import check_of_job
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 MASK_NULL = "the row's mask is null"
@@ -53,37 +56,47 @@ SQUARES = pa.schema(
 Fetch = Callable[[], bytes]
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A store has refused a photo or its mask, or did not answer in time."""
+
+    reason: str
+
+
 def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     """Read the photos of a READ_TASK; yields tables (schema SQUARES) of one model batch each.
 
-    A photo that cannot be read is recorded as an error and is not yielded.
+    A photo that cannot be read is recorded as an error and is not yielded. Raises StoreError where
+    a store refuses all photos; those that are not recorded stay missing.
     """
     todo = dict(zip(task["index"].to_pylist(), task["todo"].to_pylist(), strict=True))
     rows = manifest_rows(job.folder, list(todo))
     ready: list[dict[str, Any]] = []
     errors: list[OutputRecord] = []
     size = 0
-    for row, fetch, fetch_mask in fetchers(rows, job):
-        if stopped(job.folder, job.run):
-            break
-        index = row["index"]
-        result = _read_with_timeout(fetch, fetch_mask, job.composites(todo[index]), job)
-        if isinstance(result, dict):
-            _save_mask(row, result["mask"], job)
-            refused = _mask_errors(index, todo[index], result, job)
-            errors += refused
-            fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
-            if fitting:
-                ready.append({"index": index, "todo": fitting, **result})
-                size += sum(len(result[name] or b"") for name in ("photo", "mask"))
-                size += sum(map(len, result["squares"]))
-        else:
-            errors += [OutputRecord(index, target, *result) for target in todo[index]]
-        if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
-            yield pa.Table.from_pylist(ready, schema=SQUARES)
-            ready, size = [], 0
-    if errors:
-        write_records(job.folder, job.run, errors)
+    try:
+        for row, fetch, fetch_mask in fetchers(rows, job):
+            if stopped(job.folder, job.run):
+                break
+            index = row["index"]
+            result = _read_or_stop(row, fetch, fetch_mask, job.composites(todo[index]), job)
+            if isinstance(result, dict):
+                _save_mask(row, result["mask"], job)
+                refused = _mask_errors(index, todo[index], result, job)
+                errors += refused
+                fitting = [t for t in todo[index] if t not in {r.target for r in refused}]
+                if fitting:
+                    ready.append({"index": index, "todo": fitting, **result})
+                    size += sum(len(result[name] or b"") for name in ("photo", "mask"))
+                    size += sum(map(len, result["squares"]))
+            else:
+                errors += [OutputRecord(index, target, *result) for target in todo[index]]
+            if len(ready) >= job.batch or size >= MAX_TABLE_BYTES:
+                yield pa.Table.from_pylist(ready, schema=SQUARES)
+                ready, size = [], 0
+    finally:
+        if errors:
+            write_records(job.folder, job.run, errors)
     yield pa.Table.from_pylist(ready, schema=SQUARES)
 
 
@@ -136,8 +149,14 @@ def fetchers(
                 yield row, partial(row_photo, data), own
         except (UserError, OSError, pa.ArrowException) as e:
             reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+            refused = is_refusal(e, os.fsdecode(path))
+            fetch = partial(_refused, reason) if refused else partial(row_photo, None, reason)
             for row in by_row.values():
-                yield row, partial(row_photo, None, reason), None
+                yield row, fetch, None
+
+
+def _refused(reason: str) -> bytes:
+    raise StoreError(reason)
 
 
 def _mask_fetcher(row: dict[str, Any]) -> Fetch | None:
@@ -147,20 +166,51 @@ def _mask_fetcher(row: dict[str, Any]) -> Fetch | None:
     return partial(read_photo, os.fsdecode(row["mask"])) if row.get("mask") else None
 
 
-def _read_with_timeout(
-    fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec
+def _read_or_stop(
+    row: dict[str, Any], fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec
 ) -> dict[str, Any] | tuple[str, str]:
     """A row of SQUARES without index and todo but with mask_problem, or (stage, reason) of the
-    failure. composited: whether masks leave parts of the photo as they are."""
+    failure. row: of the manifest. composited: whether masks leave parts of the photo as they are.
+
+    Where a store refuses the photo and gives others, it is asked for the photo once more. Raises
+    StoreError where it gives none.
+    """
+    places = [os.fsdecode(row[name]) for name in ("path", "mask") if row.get(name)]
+    stored = next(filter(is_in_store, places), None)
+    result = _read_with_timeout(fetch, fetch_mask, composited, job, stored)
+    if not isinstance(result, Refusal):
+        return result
+    check_of_job(job.folder, job.timeout).check(StoreError(result.reason))
+    fetch = partial(_fail_alone, fetch)
+    fetch_mask = partial(_fail_alone, fetch_mask) if fetch_mask is not None else None
+    again = _read_with_timeout(fetch, fetch_mask, composited, job, None)
+    assert not isinstance(again, Refusal)
+    return again
+
+
+def _fail_alone(fetch: Fetch) -> bytes:
+    """The bytes of a photo or mask, whose refusal is its own fault. Raises ImageError."""
+    try:
+        return fetch()
+    except StoreError as e:
+        raise ImageError("image", str(e)) from None
+
+
+def _read_with_timeout(
+    fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec, stored: str | None
+) -> dict[str, Any] | tuple[str, str] | Refusal:
+    """As ``_read``, within the job's time. stored: where the photo is, if it is in a store."""
     try:
         return run_with_timeout(job.timeout, _read, fetch, fetch_mask, composited, job)
-    except (CallTimeoutError, WorkerCrashedError) as e:
+    except CallTimeoutError as e:
+        return ("read", str(e)) if stored is None else Refusal(f"{stored}: {e}")
+    except WorkerCrashedError as e:
         return "read", str(e)
 
 
 def _read(
     fetch: Fetch, fetch_mask: Fetch | None, composited: bool, job: JobSpec
-) -> dict[str, Any] | tuple[str, str]:
+) -> dict[str, Any] | tuple[str, str] | Refusal:
     options = job.options
     stage = "read"
     try:
@@ -175,6 +225,8 @@ def _read(
         return {**fitted.to_row(), "exif": exif, "digest": digest, **mask.to_row()}
     except ImageError as e:
         return "fit" if isinstance(e, FitError) else stage, e.reason
+    except StoreError as e:
+        return Refusal(str(e))
     except UserError as e:
         return stage, str(e)
     except (OSError, ValueError, MemoryError) as e:

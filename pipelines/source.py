@@ -1,4 +1,4 @@
-"""Lists and reads the photos of a corpus: folder, glob, list, photo, Parquet, or a URI of these.
+"""Lists the photos of a corpus: folder, glob, list, photo, Parquet, or a URI of these.
 
 A listing has one row per photo: its key, the location of its bytes, size and modification time.
 This module decodes no image.
@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from factory.core.stores import object_at
 from factory.core.text_files import existing_location, read_text, text_lines
 from factory.core.uris import (
     URI,
@@ -31,8 +30,8 @@ from factory.core.uris import (
     redact,
     relative,
 )
-from osasis.errors import ImageError, UserError
-from osasis.images.decoding import read_image_file, reads_kind
+from osasis.errors import UserError
+from osasis.images.decoding import reads_kind
 from osasis.images.kinds import HEAD_BYTES, kind_of_file
 from osasis.images.listing import (
     IMAGE_SUFFIXES,
@@ -47,7 +46,6 @@ from pipelines.globs import explain_brackets, is_pattern, matching_files
 from pipelines.parquet_input import list_parquet
 from pipelines.photo_listing import absolute, listing_table, masks_at, size_and_mtime
 
-MAX_BYTES = 512 * 1024 * 1024
 PARQUET = ".parquet"
 
 
@@ -317,51 +315,3 @@ def _remote_head(fs: pa.fs.FileSystem, files: Mapping[str, pa.fs.FileInfo]) -> R
             raise OSError(first_line(error)) from None
 
     return read
-
-
-# --- Reading --------------------------------------------------------------------------------
-
-
-def read_photo(location: str) -> bytes:
-    """The bytes of an image file at a path or URI. Raises ImageError."""
-    if is_local_uri(location):
-        try:
-            return read_image_file(local_path(location), MAX_BYTES)
-        except ImageError as error:
-            raise ImageError(location, error.reason) from None
-        except UserError as error:
-            raise ImageError(location, str(error)) from None
-    if not URI.match(location):
-        return read_image_file(location, MAX_BYTES)
-    try:
-        if (found := object_at(location)) is not None:
-            store, name = found
-            data = store.read(name, MAX_BYTES + 1)
-        else:
-            fs, path = file_system(location)
-            with fs.open_input_file(path) as file:
-                data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ImageError(location, f"more than the {MAX_BYTES:,} bytes that are allowed")
-        return bytes(data)
-    except FileNotFoundError:
-        reason = "no such file"
-    except UserError as error:
-        reason = getattr(error, "reason", str(error))
-    except (OSError, pa.ArrowException, UnicodeError) as error:
-        reason = first_line(error)
-    raise ImageError(location, reason)
-
-
-def row_photo(found: bytes | str | None, reason: str = "the row holds no image (null)") -> bytes:
-    """The bytes of a row that ``read_group`` has found. Raises ImageError."""
-    if found is None:
-        raise ImageError("image", reason)
-    if isinstance(found, bytes):
-        return found
-    try:
-        return read_photo(found)
-    except ImageError as e:
-        raise ImageError(
-            "image", f"the row has no bytes, only the path {found}: {e.reason}"
-        ) from None

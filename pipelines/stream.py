@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from factory.core.disk import find_refusal
 from factory.core.machine import cpu_workers
 from factory.methods import method_of, read_base_info
 from osasis.errors import UserError
@@ -45,6 +47,7 @@ MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
 # of an actor's core lets the tasks that feed it be scheduled.
 CPUS = {"cpu": (0.8, 0.1), "cuda": (0.0, 0.5)}
+USER_ERROR = re.compile(r"\bUserError: (.+)")
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,22 @@ def _dataset(tasks: list[pa.Table], job: JobSpec, workers: Workers) -> Any:
             num_cpus=task_cpus,
         )
     )
+
+
+def tables_of(dataset: Any) -> Iterator[pa.Table]:
+    """Run a dataset; yields its tables.
+
+    Raises StoreError, DiskFullError or UserError in place of Ray's error about such an error.
+    """
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    except Exception as e:
+        if (refusal := find_refusal(e)) is not None:
+            raise refusal from None
+        # Ray Data passes an error of a worker on as the text of its traceback.
+        if found := USER_ERROR.search(str(e)):
+            raise UserError(found[1]) from None
+        raise
 
 
 def from_tasks(tasks: list[pa.Table]) -> Any:

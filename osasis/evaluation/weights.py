@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +59,19 @@ def weights_digest(folder: Path | None, name: str) -> str:
     """Hash of the weights that a metric or baseline finds in a folder; "" where it finds none."""
     paths = [path for n in NETWORKS.get(name, ()) if (path := find_weights(folder, n)) is not None]
     return sha256_text(" ".join(sha256_file(path) for path in paths))[:12] if paths else ""
+
+
+def check_digests(folder: Path | None, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raise UserError where this machine's weights are others than those that a call names.
+
+    found, wanted: hashes of weights by what uses them, here and where the call was made.
+    """
+    other = [name for name in wanted if found[name] != wanted[name]]
+    if other:
+        raise UserError(
+            f"{folder} on {socket.gethostname()} has other weights for {', '.join(other)} than on "
+            "the machine of the command, or none; put the same files at this path on every node"
+        )
 
 
 def find_weights(folder: Path | None, network: str) -> Path | None:

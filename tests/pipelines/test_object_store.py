@@ -23,7 +23,8 @@ from osasis.errors import ImageError, UserError
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder
 from pipelines.job_revision import InputChanges
 from pipelines.manifest import build_manifest
-from pipelines.source import open_source, read_photo
+from pipelines.photo_bytes import read_photo
+from pipelines.source import open_source
 from tests.azure_server import KEY as AZURE_KEY
 from tests.conftest import ROOT
 from tests.pipelines.conftest import images, written

@@ -12,7 +12,8 @@ import pytest
 from osasis.errors import ImageError, UserError
 from pipelines.parquet_input import read_group
 from pipelines.parquet_output import without_views
-from pipelines.source import open_source, row_photo
+from pipelines.photo_bytes import row_photo
+from pipelines.source import open_source
 from tests.tiny import picture
 
 TEXTS = {

@@ -14,7 +14,8 @@ import pytest
 from factory.core.uris import file_system, join_uri, redact, sibling_uri
 from osasis.errors import ImageError, UserError
 from pipelines.parquet_input import read_group
-from pipelines.source import Source, open_source, read_photo
+from pipelines.photo_bytes import read_photo
+from pipelines.source import Source, open_source
 from tests.tiny import picture
 
 
