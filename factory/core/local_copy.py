@@ -7,6 +7,7 @@ describes it is written last. Another folder under the same name has another suc
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -18,9 +19,11 @@ from pathlib import Path
 from factory.core.fsspec_systems import local_key
 from factory.core.local_cache import cache_folder
 from factory.core.stores import Location, Store, local_folder, open_store
-from osasis.storage import sha256_text, write_atomic
+from osasis.storage import sha256_text, write_atomic, write_json
 
 COPIES = "copies"
+# The names of a copy's files, beside it.
+FILES = "files.json"
 # Copies that no process has opened for ``KEPT_SECONDS`` are deleted where all are larger.
 MAX_BYTES = 16 << 30
 KEPT_SECONDS = 24 * 3600.0
@@ -39,7 +42,7 @@ def local_copy(location: Location, last: str) -> Path:
     described = store.read(last)
     digest = sha256_text(f"{local_key(store.location)}\n{described.hex()}")[:32]
     copy = cache_folder() / COPIES / digest / store.location.rpartition("/")[2]
-    if not copy.is_dir():
+    if not _is_whole(copy):
         _download(store, copy)
         _limit(copy.parent)
     with contextlib.suppress(OSError):
@@ -82,17 +85,40 @@ def upload(folder: Path, store: Store, last: str, skip: Collection[str] = ()) ->
 
 def _download(store: Store, copy: Path) -> None:
     """Download a folder beside its place and rename it, so that a copy is whole."""
-    partial = copy.parent / f".{uuid.uuid4().hex}"
+    partial = copy.parent.parent / f".{uuid.uuid4().hex}"
     try:
-        download(store, partial)
-        with contextlib.suppress(OSError):  # another process was faster
-            partial.rename(copy)
+        download(store, partial / copy.name)
+        names = [p.relative_to(partial / copy.name) for p in (partial / copy.name).rglob("*")]
+        write_json(partial / FILES, sorted(map(str, names)))
+        try:
+            partial.rename(copy.parent)
+        except OSError:  # another process was faster, or files of the copy are gone
+            if not _is_whole(copy):
+                _delete(copy.parent)
+                partial.rename(copy.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _is_whole(copy: Path) -> bool:
+    """Whether all files of a copy are there: systems delete old temporary files one by one."""
+    try:
+        names = json.loads((copy.parent / FILES).read_text())
+    except (OSError, ValueError):
+        return False
+    return all((copy / name).exists() for name in names)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder; no process finds a part of it at its place."""
+    hidden = folder.parent / f".{uuid.uuid4().hex}"
+    with contextlib.suppress(OSError):  # another process deletes it
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
 def _limit(newest: Path) -> None:
-    """Delete old copies, least recently opened first, beyond MAX_BYTES."""
+    """Delete old copies but the newest, least recently opened first, beyond MAX_BYTES."""
     copies = []
     for path in newest.parent.iterdir():
         with contextlib.suppress(OSError):
@@ -102,5 +128,6 @@ def _limit(newest: Path) -> None:
     for opened, size, path in sorted(copies):
         if total <= MAX_BYTES or time.time() - opened < KEPT_SECONDS:
             break
-        shutil.rmtree(path, ignore_errors=True)
-        total -= size
+        if path != newest:
+            _delete(path)
+            total -= size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,6 +23,9 @@ LONGEST_NAME = 255
 # Bytes of an object's name with the prefix.
 LONGEST_KEY = 1024
 REQUESTS_AT_ONCE = 16
+# S3 answers so to one of two conditional writes at once, which is to be sent again.
+CONFLICT = "ConditionalRequestConflict"
+ATTEMPTS, ATTEMPT_SECONDS = 6, 0.2
 T = TypeVar("T")
 
 
@@ -88,7 +92,7 @@ class ObjectStore:
 
     def create(self, name: str, data: bytes) -> bool:
         try:
-            self._call("create", name, lambda fs, key: fs.pipe_file(key, data, mode="create"))
+            self._call("create", name, lambda fs, key: _create(fs, key, data))
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -156,3 +160,16 @@ class ObjectStore:
         return StoreError(
             f"{self.location}: no bucket {self._bucket!r} there; create it or correct it"
         )
+
+
+def _create(system: Any, key: str, data: bytes) -> None:
+    """Create an object. Raises FileExistsError where it exists, and the package's errors."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            system.pipe_file(key, data, mode="create")
+            return
+        except OSError as e:
+            answer = getattr(e.__cause__, "response", {})
+            if answer.get("Error", {}).get("Code") != CONFLICT or attempt == ATTEMPTS:
+                raise
+        time.sleep(attempt * ATTEMPT_SECONDS)

@@ -273,8 +273,12 @@ def sibling_uri(uri: str, name: str) -> str:
 
 
 def relative(path: str, root: str) -> str:
-    """A path of a file system relative to a folder; some file systems begin paths with a slash."""
-    return os.path.relpath(path.lstrip("/"), root.strip("/") or ".")
+    """A path of a file system relative to a folder; some file systems begin paths with a slash.
+
+    Names of objects may have empty parts and parts ".", which are kept.
+    """
+    path, start = path.lstrip("/"), f"{root.strip('/')}/".lstrip("/")
+    return path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, root)
 
 
 def redact(location: str) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.core.fsspec_systems import local_key
 from factory.core.local_cache import cache_folder
 from factory.core.local_copy import download, upload
 from factory.core.stores import Location, Store, local_folder, open_store
 
 WORK = "work"
+# Folders of killed processes, in which no file has changed for this long, are deleted.
+ABANDONED_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class WorkFolder:
     """A folder by path or URI, and where its files are on this machine.
 
     For a folder on a file system ``path`` is the folder itself, and there is nothing to fetch or
-    to publish. All methods raise StoreError and DiskFullError.
+    to publish. For one in a store ``path`` is a new folder of this object's own: another job on
+    this machine may take the work over. All methods raise StoreError and DiskFullError.
     """
 
     store: Store
@@ -31,7 +36,8 @@ class WorkFolder:
         store = open_store(location)
         path = local_folder(store)
         if path is None:
-            path = cache_folder() / WORK / local_key(store.location)
+            path = cache_folder() / WORK / uuid.uuid4().hex
+            _delete_abandoned(path.parent)
         return cls(store, path)
 
     @property
@@ -67,3 +73,12 @@ class WorkFolder:
         """Delete this machine's files of a folder in a store."""
         if self.is_remote:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _delete_abandoned(place: Path) -> None:
+    """Delete the work folders of processes that were killed."""
+    for folder in place.glob("*"):
+        with contextlib.suppress(OSError):
+            changed = max(p.stat().st_mtime for p in [folder, *folder.rglob("*")])
+            if time.time() - changed > ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -65,6 +65,8 @@ class Registrar:
             reason = describe_failure(e)
             self.report(f"{task.id}: not registered: {reason}")
             return StyleResult(task.id, "failed", reason=reason, kind="registry")
+        finally:
+            work.drop_local()
         work.delete()
         alias = f"candidate ({'; '.join(missed)})" if missed else CHAMPION
         self.report(f"{task.id}: registered as version {version.version}, {alias}")

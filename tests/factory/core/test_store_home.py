@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +119,25 @@ def test_a_folder_is_copied_once_and_again_when_it_is_another(
         local_copy(f"{place}/nothing", "done.json")
 
 
+def test_a_copy_whose_files_were_deleted_is_made_again(place: str, made: Path) -> None:
+    upload(made, open_store(f"{place}/bank"), "done.json")
+    copy = local_copy(f"{place}/bank", "done.json")
+    (copy / "deep" / "b.bin").unlink()
+    assert local_copy(f"{place}/bank", "done.json") == copy and files(copy) == MADE
+
+
+def test_work_of_killed_processes_is_deleted_after_a_day(place: str) -> None:
+    first = WorkFolder.at(f"{place}/work")
+    (first.path / "deep").mkdir(parents=True)
+    (first.path / "deep" / "a").write_bytes(b"")
+    second = WorkFolder.at(f"{place}/work")
+    assert first.path.is_dir()
+    for path in (first.path / "deep" / "a", first.path / "deep", first.path):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    WorkFolder.at(f"{place}/work")
+    assert not first.path.exists() and first.path != second.path
+
+
 def test_a_local_folder_is_its_own_copy(made: Path) -> None:
     assert local_copy(made, "done.json") == made
     work = WorkFolder.at(made)
@@ -161,6 +182,7 @@ def test_another_machine_continues_in_a_work_folder(
     assert set(files(second.path)) == {"deep/b.bin", "done.json"}
     second.fetch()
     assert files(second.path) == MADE
+    assert WorkFolder.at(f"{place}/work").path != second.path  # another job on this machine
     second.delete()
     assert open_store(f"{place}/work").list() == [] and not second.path.exists()
     assert files(first.path) == MADE

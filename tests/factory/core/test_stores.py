@@ -11,7 +11,7 @@ import pytest
 
 from factory.core import local_cache
 from factory.core.claims import Claims
-from factory.core.object_store import StoreError
+from factory.core.object_store import ATTEMPTS, StoreError
 from factory.core.stores import Store, open_store
 from osasis.errors import UserError
 from tests.s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
@@ -90,6 +90,22 @@ def test_one_of_several_callers_creates_a_file(store: Store) -> None:
         t.join(30)
     assert len(made) == 1
     assert store.read("lock") == str(made[0]).encode()
+
+
+def test_a_conflict_of_two_creations_is_sent_again(s3: S3Server) -> None:
+    store, answers = open_store(f"s3://{BUCKET}/conflict"), ["409 ConditionalRequestConflict"] * 2
+    s3.refuse = lambda method, path: (
+        answers.pop() if method == "PUT" and path.endswith("/lock") and answers else None
+    )
+    try:
+        assert store.create("lock", b"1")
+        assert not store.create("lock", b"2")
+        answers += ["409 ConditionalRequestConflict"] * ATTEMPTS
+        with pytest.raises(StoreError, match=r"lock: cannot create .*ConditionalRequestConflict"):
+            store.create("lock", b"3")
+    finally:
+        s3.refuse = lambda method, path: None
+    assert store.read("lock") == b"1"
 
 
 def test_the_stores_clock_dates_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
