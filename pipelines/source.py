@@ -20,6 +20,7 @@ import pyarrow.fs
 
 from factory.core.text_files import existing_location, read_text, text_lines
 from factory.core.uris import (
+    QUERY_HINT,
     URI,
     check_no_password,
     file_system,
@@ -297,7 +298,7 @@ def _from_uri(uri: str, what: _Input) -> Source:
 def _explain_query(uri: str) -> str:
     if "?" not in uri:
         return ""
-    return "; ? begins the options of a URI: where it is part of a name, write %3F"
+    return QUERY_HINT
 
 
 def _remote_head(fs: pa.fs.FileSystem, files: Mapping[str, pa.fs.FileInfo]) -> ReadHead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,7 +65,10 @@ def _read_remote(uri: str) -> CatalogContent:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / base_name(uri)
         copy.write_bytes(read_bytes(uri))
-        return _moved(read_catalog(copy), copy, uri)
+        try:
+            return _moved(read_catalog(copy), copy, uri)
+        except UserError as e:
+            raise UserError(str(e).replace(str(copy), redact(uri))) from None
 
 
 def _moved(content: CatalogContent, copy: Path, uri: str) -> CatalogContent:
@@ -94,6 +98,7 @@ def _moved(content: CatalogContent, copy: Path, uri: str) -> CatalogContent:
 
 def _beside(uri: str, relative: str) -> str:
     """The URI of a path relative to the folder of the file at ``uri``."""
+    relative = posixpath.normpath(relative)
     while relative.startswith("../"):
         uri, relative = uri.rpartition("/")[0], relative.removeprefix("../")
-    return sibling_uri(uri, relative.removeprefix("./"))
+    return sibling_uri(uri, relative)

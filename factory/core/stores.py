@@ -127,8 +127,10 @@ def object_at(uri: str) -> tuple[Store, str] | None:
     """
     if redact(uri) != uri or not can_open(uri.partition("://")[0]):
         return None
-    folder, _, name = uri.rpartition("/")
-    return open_store(folder), unquote(name)
+    # The bucket's store: names of objects may have empty parts.
+    scheme, _, rest = uri.partition("://")
+    bucket, _, name = rest.partition("/")
+    return open_store(f"{scheme}://{bucket}"), unquote(name)
 
 
 _object_store = functools.lru_cache(maxsize=64)(ObjectStore)

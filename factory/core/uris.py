@@ -31,6 +31,9 @@ _REST = re.compile(r"\?|::(?=([a-z][a-z0-9+-]*::)*[a-z][a-z0-9+.-]*://)", re.IGN
 MAX_BYTES = 512 * 1024 * 1024
 # Schemes that the packages of their extras open rather than pyarrow.
 BY_PACKAGE = ("gs", "abfs")
+# Schemes of pyarrow whose URIs may have options.
+NATIVE = ("s3", "gs", "abfs", "hdfs")
+QUERY_HINT = "; ? begins the options of a URI: where it is part of a name, write %3F"
 
 
 def is_uri(location: str) -> bool:
@@ -137,7 +140,7 @@ def copy_images(uri: str, folder: Path) -> Path:
 def list_images(uri: str) -> list[str]:
     """The URIs of all images below a URI, sorted. Skips and raises as ``copy_images``."""
     _, root, found = _find_images(uri)
-    return [join_uri(uri, relative(name, root)) for name in found]
+    return [uri if name == root else join_uri(uri, relative(name, root)) for name in found]
 
 
 def _find_images(uri: str) -> tuple[Any, str, list[str]]:
@@ -148,10 +151,14 @@ def _find_images(uri: str) -> tuple[Any, str, list[str]]:
     left_out: Counter[str] = Counter()
     try:
         system, path = _fsspec_system(uri)
-        names = {name: skipped_part(relative(name, path)) for name in sorted(system.find(path))}
+        listed = sorted(system.find(path))
+        root = path.rpartition("/")[0] if listed == [path] else path  # of a file, its folder
+        names = {name: skipped_part(relative(name, root)) for name in listed}
         left_out.update(part for part in names.values() if part is not None)
         files = [name for name, part in names.items() if part is None]
         found = images_among(files, left_out, lambda name: _read(system, name, HEAD_BYTES))
+    except UserError:
+        raise
     except Exception as e:  # each file system raises its own errors
         shown = redact(uri)
         # A package may quote the options of a URI, which can hold credentials.
@@ -198,6 +205,8 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
         return pa.fs.PyFileSystem(StoreFiles(opened)), path
     try:
         native = _native(f"{scheme}://{authority}/{query}")
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{redact(uri)}: {first_line(error)}{QUERY_HINT}") from None
     except OSError as error:
         raise UserError(f"{redact(uri)}: {first_line(error)}") from None
     if native is not None:
@@ -221,9 +230,13 @@ def file_system(uri: str) -> tuple[pa.fs.FileSystem, str]:
 def _fsspec_system(uri: str) -> tuple[Any, str]:
     """fsspec's file system of a URI, and the path there."""
     import fsspec
+    from fsspec.implementations.arrow import ArrowFSWrapper
 
     head, query = _split(uri)
     scheme, _, rest = head.partition("://")
+    if query.startswith("?") and scheme.lower() in NATIVE:
+        native, path = file_system(uri)
+        return ArrowFSWrapper(native), path
     if query or not can_open(scheme):
         system, path = fsspec.core.url_to_fs(uri)
         return system, str(path)
@@ -236,11 +249,16 @@ def _fsspec_system(uri: str) -> tuple[Any, str]:
 def _native(root: str) -> tuple[pa.fs.FileSystem, str] | None:
     """pyarrow's file system and path for scheme://authority/?query; None for other schemes.
 
+    Raises ArrowInvalid for a query with an unknown option.
     Cached, because pyarrow queries a bucket's region over the network.
     """
     try:
         fs, path = pa.fs.FileSystem.from_uri(root)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowNotImplementedError:
+        return None
+    except pa.ArrowInvalid:
+        if root.partition("://")[0].lower() in NATIVE and "?" in root:
+            raise
         return None
     return fs, str(path)
 

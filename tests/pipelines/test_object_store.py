@@ -175,7 +175,7 @@ def test_two_drivers_of_one_output_exclude_each_other(place: str) -> None:
     assert open_store(place).list() == []
 
 
-NAMES = ["[1]*.png", "a b.png", "deep/er.png", "q?.png", "ü%20.png"]
+NAMES = ["[1]*.png", "a b.png", "deep/er.png", "empty//part.png", "q?.png", "ü%20.png"]
 
 
 def test_photos_in_a_store_are_listed_with_their_change_and_read(

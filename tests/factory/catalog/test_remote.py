@@ -67,6 +67,25 @@ def test_a_csv_file_and_a_folder(store: Store) -> None:
     ]
 
 
+def test_an_image_is_a_catalog(store: Store) -> None:
+    uri = f"{store.location}/sets/oil.png"
+    assert [(e.id, e.image) for e in read_catalog(uri).entries] == [("oil", uri)]
+
+
+def test_paths_with_dots_are_resolved(store: Store) -> None:
+    store.write("sets/c.yaml", b"styles: [{image: deep/../oil.png}, {image: deep/./ink.png}]")
+    assert [e.image for e in read_catalog(f"{store.location}/sets/c.yaml").entries] == [
+        f"{store.location}/sets/oil.png",
+        f"{store.location}/sets/deep/ink.png",
+    ]
+
+
+def test_a_file_that_is_no_text_is_named_by_its_uri(store: Store) -> None:
+    store.write("sets/c.yaml", store.read("sets/oil.png"))
+    with pytest.raises(UserError, match=rf"^{store.location}/sets/c.yaml: not a text file"):
+        read_catalog(f"{store.location}/sets/c.yaml")
+
+
 def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.yaml: no such file"):
         read_catalog(f"{store.location}/none.yaml")
@@ -88,9 +107,28 @@ def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
         "foo://u:TOPSECRET@host/x.yaml",
         "foo://host/x?secret_key=TOPSECRET",
         "foo://host/x.yaml?secret_key=TOPSECRET",
+        "s3://bucket/x?secret_key=TOPSECRET",
+        "s3://bucket/x.yaml?secret_key=TOPSECRET",
     ],
 )
 def test_no_credential_of_a_uri_is_shown(uri: str) -> None:
     with pytest.raises(UserError) as refused:
         read_catalog(uri)
     assert "TOPSECRET" not in str(refused.value)
+
+
+def test_options_of_a_uri_hold_for_the_images_of_a_catalog(store: Store) -> None:
+    if not store.location.startswith("s3://"):
+        pytest.skip("S3 has options that the test server satisfies")
+    option = "?region=us-east-1"
+    store.write("sets/c.yaml", b"styles: [{image: oil.png}]")
+    (entry,) = read_catalog(f"{store.location}/sets/c.yaml{option}").entries
+    assert entry.image == f"{store.location}/sets/oil.png{option}"
+    images = [e.image for e in read_catalog(f"{store.location}/sets{option}").entries]
+    assert images == [f"{store.location}/sets/{n}.png{option}" for n in ("deep/ink", "oil")]
+
+
+@pytest.mark.parametrize("name", ["sets", "sets/c.yaml"])
+def test_a_misspelled_option_of_a_uri_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^s3://bucket/{name}: .*'regoin'; . begins the options"):
+        read_catalog(f"s3://bucket/{name}?regoin=us-east-1")
