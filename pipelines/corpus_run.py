@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from factory import __version__
 from factory.core.disk import find_refusal
+from factory.core.failures import find_user_error
 from factory.core.home import Home
 from factory.core.object_store import StoreError
 from factory.core.stores import local_folder
@@ -187,10 +188,11 @@ class CorpusRun:
                 f"{folder.folder.location} is gone (or another job has taken it over)"
             )
         except Exception as e:
-            if (refusal := find_refusal(e, local_folder(folder.output))) is None:
+            cause = find_refusal(e, local_folder(folder.output)) or find_user_error(e)
+            if cause is None:
                 raise
             folder.stop()
-            self.stop_reason = str(refusal)
+            self.stop_reason = str(cause)
         missing, total = folder.count(MISSING), len(folder.state)
         if missing and not self.stop_reason:
             self.stop_reason = "some outputs were not made"

@@ -7,6 +7,7 @@ segments of its log. Files are only written whole, so that the same code serves 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,8 @@ class JobLog:
         self.store = store
         self._number: int | None = None
         self._segment = b""
+        # Another driver that took the job over meanwhile writes segments of other names.
+        self._writer = uuid.uuid4().hex[:8]
 
     def lines(self, *folders: str) -> Iterator[dict[str, Any]]:
         """The lines of the files below LOG, RECORDS, or one after the other."""
@@ -64,7 +67,7 @@ class JobLog:
         if self._number is None:
             self._number = len(self.store.list(LOG))
         self._segment += data
-        self.store.write(f"{LOG}/{self._number:06d}.jsonl", self._segment)
+        self.store.write(f"{LOG}/{self._number:06d}-{self._writer}.jsonl", self._segment)
         if len(self._segment) >= SEGMENT_BYTES:
             self._number, self._segment = self._number + 1, b""
 

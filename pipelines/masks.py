@@ -107,8 +107,7 @@ def _proposed(region: str, segmenter: dict[str, Any], save: str | None) -> Photo
         segmenter["model"] = os.path.abspath(model)  # noqa: PTH100  # for other processes
     proposal = MaskProposal.parse({"region": region, "segmenter": segmenter})
     proposal.segmenter.check(proposal.region)
-    identity = {"region": region, "segmenter": proposal.segmenter.identity()}
-    return PhotoMasks(proposal=proposal, proposal_identity=identity, save=save)
+    return PhotoMasks(proposal=proposal, proposal_identity=proposal.identity(), save=save)
 
 
 def photo_mask_files(given: str | os.PathLike[str], keys: Sequence[bytes]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,27 @@ class PhotoMask:
             "mask_sha256": self.sha256,
             "mask_problem": self.problem,
         }
+
+
+# Runs whose segmenter this process has checked.
+_checked: set[str] = set()
+
+
+def check_segmenter(job: JobSpec) -> None:
+    """Raise UserError where the segmenter's model is another here than where the job was made."""
+    masks = job.photo_masks
+    if masks is None or masks.proposal is None or job.run in _checked:
+        return
+    try:
+        same = masks.proposal.identity() == masks.proposal_identity
+    except OSError:
+        same = False
+    if not same:
+        raise UserError(
+            f"{masks.proposal.segmenter.model} on {socket.gethostname()} is missing, or another "
+            "file than on the machine of the command; put the same file at this path on every node"
+        )
+    _checked.add(job.run)
 
 
 def read_photo_mask(

@@ -22,7 +22,7 @@ from pipelines.job_spec import JobSpec
 from pipelines.manifest import manifest_rows, photo_digest
 from pipelines.parquet_input import read_group
 from pipelines.photo_bytes import is_in_store, is_refusal, read_photo, row_photo
-from pipelines.photo_mask import read_photo_mask
+from pipelines.photo_mask import check_segmenter, read_photo_mask
 from pipelines.store_check import check_of_job
 from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
@@ -67,8 +67,10 @@ def read_squares(task: pa.Table, job: JobSpec) -> Iterator[pa.Table]:
     """Read the photos of a READ_TASK; yields tables (schema SQUARES) of one model batch each.
 
     A photo that cannot be read is recorded as an error and is not yielded. Raises StoreError where
-    a store refuses all photos; those that are not recorded stay missing.
+    a store refuses all photos, and UserError where the segmenter's model is another than that of
+    the job; photos that are not recorded stay missing.
     """
+    check_segmenter(job)
     todo = dict(zip(task["index"].to_pylist(), task["todo"].to_pylist(), strict=True))
     rows = manifest_rows(job.folder, list(todo))
     ready: list[dict[str, Any]] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from factory.core.disk import find_refusal
+from factory.core.failures import find_user_error
 from factory.core.machine import cpu_workers
 from factory.methods import method_of, read_base_info
 from osasis.errors import UserError
@@ -47,7 +47,6 @@ MAX_BLOCK_BYTES = 16 * 1024 * 1024
 # CPUs that Ray reserves for (a model actor, a reading or writing task). On a CPU, the remaining 0.2
 # of an actor's core lets the tasks that feed it be scheduled.
 CPUS = {"cpu": (0.8, 0.1), "cuda": (0.0, 0.5)}
-USER_ERROR = re.compile(r"\bUserError: (.+)")
 
 
 @dataclass(frozen=True)
@@ -204,9 +203,8 @@ def tables_of(dataset: Any) -> Iterator[pa.Table]:
     except Exception as e:
         if (refusal := find_refusal(e)) is not None:
             raise refusal from None
-        # Ray Data passes an error of a worker on as the text of its traceback.
-        if found := USER_ERROR.search(str(e)):
-            raise UserError(found[1]) from None
+        if (mistake := find_user_error(e)) is not None:
+            raise mistake from None
         raise
 
 

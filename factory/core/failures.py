@@ -28,6 +28,7 @@ PERMANENT_ERRORS = (
     *(ValueError, TypeError, LookupError, AttributeError, NameError, ArithmeticError),
     *(AssertionError, ImportError, NotImplementedError),
 )
+USER_ERROR = re.compile(r"\bUserError: (.+)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -57,6 +58,12 @@ def failure_kind(error: BaseException) -> str:
     if memory:
         return MEMORY
     return PERMANENT if isinstance(error, PERMANENT_ERRORS) else ERROR
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """The UserError that caused an error of Ray Data, which passes on the text of tracebacks."""
+    found = USER_ERROR.search(str(error))
+    return UserError(found[1]) if found else None
 
 
 def describe_failure(error: BaseException) -> str:

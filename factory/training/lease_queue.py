@@ -89,6 +89,7 @@ class LeaseQueue:
             if self._is_held(style, slot):
                 # A slot asks while its style runs only if its previous worker has died.
                 self._fail(style, "its worker died (out of memory?)", DIED)
+                self._save()
                 if isinstance(self.states[style], Waiting):
                     return self._run(style, slot, node)
         for style, state in self.states.items():

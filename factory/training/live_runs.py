@@ -12,13 +12,12 @@ from factory.core.stores import open_store
 from factory.registry import Registry
 from factory.registry.writing import BegunRun
 from factory.reports.style_states import Running, Snapshot
-from factory.training.style_worker import StyleTask
+from factory.training.style_worker import RUN_FILE, StyleTask
 from osasis.storage import json_bytes
 
 # Seconds between two points of a style's curves.
 POINT_SECONDS = 2.0
 # File of a style's training folder that names its run, which a resumed training continues.
-RUN_FILE = "mlflow-run.json"
 
 
 @dataclass

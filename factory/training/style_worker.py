@@ -40,6 +40,8 @@ INPUTS = "inputs"
 FINISHED = f"style/{STYLE_JSON}"
 # Marks a style that ran out of memory.
 RECOMPUTE = "recompute"
+# The id of the style's MLflow run, which the driver writes.
+RUN_FILE = "mlflow-run.json"
 
 # Called after each iteration with (iteration, iterations, losses by name). True: stop now.
 OnIteration = Callable[[int, int, dict[str, float]], bool]
@@ -151,7 +153,7 @@ class StyleWorker:
                     raise StoppedError(f"stopped after iteration {training.iteration}")
         check_claim(task)
         self._finish(task, work.path, training, seconds_before + time.perf_counter() - started)
-        work.publish_all(FINISHED, skip=(CHECKPOINT, INPUTS))
+        work.publish_all(FINISHED, skip=(CHECKPOINT, INPUTS, RUN_FILE))
 
     def _finish(self, task: StyleTask, folder: Path, training: Training, seconds: float) -> None:
         """Write the previews, the result and the style's bundle."""

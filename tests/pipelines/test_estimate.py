@@ -43,7 +43,7 @@ def test_the_log_of_an_earlier_run_tells_the_speed_and_what_exists(
         picture(1).save(output / "oil" / name)
     lines = [{"busy": 30.0, "images": 8}, {"photo": 0, "target": 0, "status": "done"},
              {"busy": 10.0, "images": 2}]  # fmt: skip
-    log = output / ".job" / "state" / "log" / "000000.jsonl"
+    log = output / ".job" / "state" / "log" / "000000-ab.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
     found = stylize(

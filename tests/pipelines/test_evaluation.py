@@ -22,9 +22,12 @@ from osasis.bundles.base import load_base
 from osasis.errors import UserError
 from osasis.evaluation.choose import choose_metrics
 from osasis.evaluation.metric import Pair, Picture
+from osasis.evaluation.weights import weights_digest
 from osasis.images.tensors import load_square
 from osasis.storage import save_tensors
+from pipelines.density import RankPhotos, RankSpec
 from pipelines.evaluation_result import ALL
+from pipelines.measure_pictures import MeasurePictures, MeasureSpec
 from pipelines.measurements import MERGED, ROWS
 from tests.pipelines.conftest import register
 from tests.tiny import SIZE, make_perceptual_file, picture, truncated_jpeg
@@ -154,6 +157,23 @@ def test_other_weights_measure_and_make_again_what_depends_on_them(
     assert len(made) == 2 and made[0].read_bytes() != made[1].read_bytes()
     # ours: one row of lpips, two of structure; gatys: two of each.
     assert pq.read_table(output / MERGED).num_rows == 3 + 4
+
+
+def test_a_node_with_other_weights_is_refused(shop: Home, tmp_path: Path) -> None:
+    make_perceptual_file(tmp_path / "lpips_alex.safetensors", "alex")
+    spec = MeasureSpec(
+        folder=str(tmp_path), base=str(shop.bases / "tiny"), styles={}, metrics=("lpips", "style"),
+        baselines=(), weights=str(tmp_path), measured_by={"lpips": "1", "style": "2"}, made_by={},
+        fit="crop", square=SIZE, seed=0,
+    )  # fmt: skip
+    right = weights_digest(tmp_path, "lpips")
+    MeasurePictures(spec.replace(measured_by={"lpips": right, "style": right}), "cpu")
+    with pytest.raises(UserError, match=f"^{tmp_path} on .* has other weights for lpips, style"):
+        MeasurePictures(spec, "cpu")
+    ranks = RankSpec.for_evaluation(spec)
+    RankPhotos(ranks, "cpu")
+    with pytest.raises(UserError, match="other weights for lpips than"):
+        RankPhotos(ranks.replace(digest=""), "cpu")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,18 @@ from factory.core.remake import remake_command
 from osasis.bundles.base import load_base
 from osasis.bundles.provenance import read_provenance
 from osasis.errors import UserError
+from osasis.images.segmenting import MaskProposal
 from osasis.mix import PHOTO_MASK, StyleShare
 from osasis.validation import InvalidInputError
 from pipelines.corpus import with_masks
 from pipelines.corpus_run import CorpusRun
 from pipelines.job_folder import JobFolder
 from pipelines.job_revision import InputChanges, known_names, take_up
+from pipelines.job_spec import PhotoMasks
 from pipelines.manifest import build_manifest
 from pipelines.masks import masks_of_photos, photo_mask_files, read_masks
 from pipelines.options import OutputOptions
+from pipelines.photo_mask import check_segmenter
 from pipelines.read_squares import READ_TASK, read_squares
 from pipelines.source import open_source
 from pipelines.stylize_squares import StylizeSquares
@@ -336,3 +340,21 @@ def test_proposals_that_contradict_the_input_are_refused(
         masks_of_photos(corpus, save=tmp_path)
     with pytest.raises(UserError, match="--save-masks s3://a/b: give a local folder"):
         masks_of_photos(corpus, "face", save="s3://a/b")
+
+
+@pytest.mark.parametrize("here", [None, b"another model"])
+def test_a_node_with_another_model_is_refused(here: bytes | None, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"model")
+    segmenter = {"name": "onnx", "model": str(model)}
+    proposal = MaskProposal.parse({"region": "subject", "segmenter": segmenter})
+    masks = PhotoMasks(proposal=proposal, proposal_identity=proposal.identity())
+    job: Any = SimpleNamespace(run="before", photo_masks=masks)
+    check_segmenter(job)
+    model.unlink()
+    if here is not None:
+        model.write_bytes(here)
+    check_segmenter(job)  # once a run
+    job.run = "after"
+    with pytest.raises(UserError, match=f"^{model} on .* is missing, or another file than"):
+        check_segmenter(job)

@@ -151,3 +151,7 @@ class MaskProposal(InputModel):
 
     region: MaskRegion = Field(description="what the mask shows")
     segmenter: Segmenter = Field(default_factory=Segmenter, description="how it is found")
+
+    def identity(self) -> dict[str, Any]:
+        """The proposal as plain data, with the hash of the segmenter's model."""
+        return {"region": self.region, "segmenter": self.segmenter.identity()}
