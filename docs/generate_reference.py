@@ -127,7 +127,7 @@ def corpus_options() -> str:
 
 def serve_settings() -> str:
     """The settings of serving and its limits."""
-    from osasis.images.segmenting import Segmenter
+    from osasis.segmenting import Segmenter
     from serving.config import Limits, ServeConfig
 
     return (

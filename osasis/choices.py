@@ -25,7 +25,7 @@ DecodeSolver = Literal["ddim", "dpmpp_2m"]
 EncodeSolver = Literal["ddim", "dpmpp_2m", "fixed_point"]
 # What happens to the photo's transparency.
 Alpha = Literal["keep", "drop"]
-# What a proposed mask shows, and by which segmenter; see osasis.images.segmenting.
+# What a proposed mask shows, and by which segmenter; see osasis.segmenting.
 MaskRegion = Literal["subject", "background", "face", "hair"]
 SegmenterName = Literal["grabcut", "mediapipe", "fastsam", "onnx"]
 # Range of the pixels that a segmentation model reads.

@@ -14,8 +14,8 @@ from factory.core.stores import open_store
 from osasis.bundles.provenance import FORMATS, Provenance, UsedStyle, source_name
 from osasis.choices import Alpha
 from osasis.images.decoding import read_png
-from osasis.images.segmenting import MaskProposal
 from osasis.mix import PHOTO_MASK, Mix
+from osasis.segmenting import MaskProposal
 from osasis.validation import InputModel
 from pipelines.options import OutputOptions
 

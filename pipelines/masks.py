@@ -15,8 +15,8 @@ from osasis.errors import UserError
 from osasis.images.decoding import png_bytes, read_image_file
 from osasis.images.masks import read_mask, refuse_align
 from osasis.images.photo_options import PhotoOptions
-from osasis.images.segmenting import MaskProposal
 from osasis.mix import PHOTO_MASK
+from osasis.segmenting import MaskProposal
 from osasis.validation import InvalidInputError, Problem
 from pipelines.job_spec import MaskSpec, PhotoMasks, TargetSpec
 from pipelines.photo_listing import mask_table
@@ -103,8 +103,10 @@ def _save_folder(given: str | os.PathLike[str] | None) -> str | None:
 
 def _proposed(region: str, segmenter: dict[str, Any], save: str | None) -> PhotoMasks:
     """Masks that a segmenter proposes, whose model can be read. Raises UserError."""
-    if isinstance(model := segmenter.get("model"), str):
-        segmenter["model"] = os.path.abspath(model)  # noqa: PTH100  # for other processes
+    for name in ("model", "clip"):
+        given = segmenter.get(name)
+        if isinstance(given, str) and (name == "model" or os.path.exists(given)):  # noqa: PTH110
+            segmenter[name] = os.path.abspath(given)  # noqa: PTH100  # for other processes
     proposal = MaskProposal.parse({"region": region, "segmenter": segmenter})
     proposal.segmenter.check(proposal.region)
     return PhotoMasks(proposal=proposal, proposal_identity=proposal.identity(), save=save)

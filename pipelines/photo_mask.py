@@ -14,7 +14,9 @@ from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import Size
 from osasis.images.masks import fit_mask, read_mask, shape_problem
 from osasis.images.transparency import separate_alpha
+from osasis.segmenting import MaskProposal
 from pipelines.job_spec import JobSpec
+from pipelines.subprocess_timeout import CallTimeoutError, WorkerCrashedError, run_with_timeout
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,42 @@ class PhotoMask:
         }
 
 
+# Limit for loading a segmenter's model, and for its download.
+CHECK_SECONDS = 600.0
 # Runs whose segmenter this process has checked.
 _checked: set[str] = set()
 
 
 def check_segmenter(job: JobSpec) -> None:
-    """Raise UserError where the segmenter's model is another here than where the job was made."""
+    """Raise UserError where the segmenter is another here than where the job was made."""
     masks = job.photo_masks
     if masks is None or masks.proposal is None or job.run in _checked:
         return
     try:
-        same = masks.proposal.identity() == masks.proposal_identity
-    except OSError:
-        same = False
-    if not same:
-        raise UserError(
-            f"{masks.proposal.segmenter.model} on {socket.gethostname()} is missing, or another "
-            "file than on the machine of the command; put the same file at this path on every node"
-        )
+        # In the process that reads the photos, which keeps the model.
+        seconds = job.timeout and max(job.timeout, CHECK_SECONDS)
+        problem = run_with_timeout(seconds, _problem_of, masks.proposal, masks.proposal_identity)
+    except (CallTimeoutError, WorkerCrashedError) as e:
+        problem = f"the segmenter {masks.proposal.segmenter.name}: {e}"
+    if problem:
+        raise UserError(f"on {socket.gethostname()}: {problem}")
     _checked.add(job.run)
+
+
+def _problem_of(proposal: MaskProposal, identity: dict[str, Any] | None) -> str:
+    """Why a proposal cannot be made on this machine; "" where it can."""
+    try:
+        if proposal.identity() != identity:
+            return (
+                f"{proposal.segmenter.model} is another file than on the machine of the command; "
+                "put the same file at this path on every node"
+            )
+        proposal.segmenter.check(proposal.region)
+    except FileNotFoundError as e:
+        return f"{e.filename} is missing; put it at this path on every node"
+    except (UserError, OSError) as e:
+        return str(e)
+    return ""
 
 
 def read_photo_mask(

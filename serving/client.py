@@ -130,14 +130,15 @@ class Client:
         *,
         points: Sequence[tuple[float, float]] = (),
         box: tuple[float, float, float, float] | None = None,
+        text: str | None = None,
     ) -> Image.Image:
         """The mask ("L") that the server proposes for a region of a photo. Raises ServerError.
 
         points: on the subject. box: left, top, right and bottom of a box around it. Both in shares
-        of the photo's width and height.
+        of the photo's width and height. text: what the subject is, where the server knows CLIP.
         """
-        where = {"points": list(points)} if points else {}
-        fields = {"region": region, **where, **({"box": box} if box else {})}
+        given: dict[str, Any] = {"points": list(points), "box": box, "text": text}
+        fields = {"region": region, **{name: value for name, value in given.items() if value}}
         return self._with_photo(photo, fields, lambda body: self._image(body, "/v1/masks"))
 
     def stylize(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from factory.core.yaml_files import read_yaml_file
 from osasis.errors import UserError
-from osasis.images.segmenting import Segmenter
+from osasis.segmenting import Segmenter
 from osasis.validation import InputModel, Problem
 
 MB = 1_000_000

@@ -20,7 +20,6 @@ from factory.core.home import Home
 from factory.core.ports import free_port
 from factory.methods import read_base_info
 from osasis.errors import UserError
-from osasis.images.segmenting.onnx_model import open_model
 from serving.auth import read_keys
 from serving.config import ServeConfig
 
@@ -52,8 +51,7 @@ def _inspect(config: ServeConfig, host: str, port: int) -> tuple[dict[str, Any],
     if config.keys:
         read_keys(Path(config.keys))
     Tracing(config.traces)
-    if config.segmenter.model is not None:
-        open_model(config.segmenter.model)
+    config.segmenter.check("subject")
     catalog = StyleCatalog(home, info["fingerprint"])
     catalog.poll()
     if catalog.error:

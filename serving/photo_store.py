@@ -13,7 +13,7 @@ from factory.core.machine import usable_cpus
 from osasis.images.fitting import FittedPhoto
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.photo_options import PhotoOptions
-from osasis.images.segmenting.prompts import NO_PROMPT, Prompt
+from osasis.segmenting.prompts import NO_PROMPT, Prompt
 from serving.caches import ByteLru
 from serving.config import ServeConfig
 from serving.errors import ApiError

@@ -16,9 +16,9 @@ from osasis.images.decoding import load_sized, png_bytes
 from osasis.images.geometry import Size
 from osasis.images.masks import fit_mask, read_mask, refuse_align, shares_inside
 from osasis.images.photo_options import PhotoOptions
-from osasis.images.segmenting import Segmenter
-from osasis.images.segmenting.prompts import Prompt
 from osasis.images.transparency import separate_alpha
+from osasis.segmenting import Segmenter
+from osasis.segmenting.prompts import Prompt
 from serving.config import Limits
 from serving.errors import ApiError
 from serving.request_images import check_header, refused
@@ -86,9 +86,9 @@ def proposed_mask(
     wanted: MaskRegion = region  # type: ignore[assignment]  # one of REGIONS
     if prompt:
         try:
-            segmenter = segmenter.replace(points=prompt.points, box=prompt.box)
+            segmenter = segmenter.replace(points=prompt.points, box=prompt.box, text=prompt.text)
         except UserError as e:
-            where = "points" if prompt.points else "box"
+            where = "text" if prompt.text else "points" if prompt.points else "box"
             raise ApiError(422, str(e), field=where) from None
     try:
         segmenter.check(wanted)

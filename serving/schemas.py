@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from factory.core.bases import NAME_RULE
 from osasis.choices import Alpha, Fit, MaskRegion, NoFace, OutputSize, Provenance
 from osasis.images.photo_options import CropBox, PhotoOptions
-from osasis.images.segmenting.prompts import Box, Points
 from osasis.mix import Mix
+from osasis.segmenting.prompts import Box, Points, Text
 from osasis.validation import InputModel
 from serving.submissions import Stage
 
@@ -84,6 +84,9 @@ class MasksBody(FacesBody):
         None,
         description="left, top, right and bottom of a box around the subject, as shares of the "
         "photo's width and height",
+    )
+    text: Text | None = Field(
+        None, description="what the subject is; needs a server with `segmenter.clip`"
     )
 
 
@@ -267,15 +270,16 @@ def body_docs(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
         "region": {"type": "string", "enum": list(get_args(MaskRegion))},
         "points": {"type": "string", "description": "[[X, Y], ...], JSON"},
         "box": {"type": "string", "description": "[LEFT, TOP, RIGHT, BOTTOM], JSON"},
+        "text": {"type": "string"},
     }
     if body is JobBody:
         form["webhook"] = {"type": "string"}
     names = {
         EncodingsBody: {"fit", "style", "image"},
         FacesBody: {"image", "encoding"},
-        MasksBody: {"image", "encoding", "region", "points", "box"},
+        MasksBody: {"image", "encoding", "region", "points", "box", "text"},
         NewStyleBody: {"image", "name", "keep"},
-    }.get(body, {*form} - {"style", "region", "points", "box", "name", "keep"})
+    }.get(body, {*form} - {"style", "region", "points", "box", "text", "name", "keep"})
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {

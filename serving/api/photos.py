@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from osasis.errors import UserError
 from osasis.images.geometry import Size, SquarePlacement
 from osasis.images.photo_options import CropBox, PhotoOptions
-from osasis.images.segmenting.prompts import Prompt
+from osasis.segmenting.prompts import Prompt
 from serving.api.common import authorised, negotiate
 from serving.bodies import read_encodings, read_faces, read_mask_request
 from serving.engine import ImageTask
@@ -91,14 +91,15 @@ async def faces(request: Request) -> FacesAnswer:
 )
 async def masks(request: Request) -> Response:
     """Propose the mask of a region of one photo, and store the photo for later requests: a grey PNG
-    of the photo's size, white where the region is. Points or a box say where the subject is."""
+    of the photo's size, white where the region is. Points or a box say where the subject is, a text
+    says what it is."""
     service, owner = authorised(request)
     negotiate(request, ["image/png"])
     with service.admit_body() as reserve:
         sent, body = await read_mask_request(request, service.config.limits, reserve)
         with service.admission.admit_images(1):
             (photo,) = await service.photos.of_request(sent, body.encodings, owner)
-            prompt = Prompt(body.points, body.box)
+            prompt = Prompt(body.points, body.box, body.text)
             mask = await service.with_timeout(service.photos.mask(photo, body.region, prompt))
             await service.photos.keep([photo], owner)
     return Response(mask, media_type="image/png", headers={"X-Encoding": photo.key})

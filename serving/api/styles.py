@@ -94,7 +94,7 @@ async def preview(
 @router.get("/v1/info", responses=ERRORS)
 async def info(request: Request) -> dict[str, Any]:
     """The base, its method, the fields of its mixes and their controls, the limits, the names of
-    text edits, and the paths of example photos."""
+    text edits, the paths of example photos, and whether texts name masks."""
     service, _ = authorised(request)
     edits = await asyncio.to_thread(text_edit_names, service.home)
     return {
@@ -102,6 +102,7 @@ async def info(request: Request) -> dict[str, Any]:
         "fingerprint": service.info["fingerprint"],
         **base_facts(service.info),
         "makes_styles": service.makes_styles,
+        "names_masks": service.config.segmenter.clip is not None,
         "text_edits": edits,
         "controls": controls(base_facts(service.info), service.config.limits, edits),
         "samples": [f"/page/samples/{name}" for name in SAMPLE_FILES],

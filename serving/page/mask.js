@@ -29,12 +29,12 @@ function stamp() {
 }
 
 // Paint the mask that the server finds in the photo; the brush then corrects it.
-// points: on the subject, as shares of the photo's width and height.
-async function propose(region, points = []) {
+// prompt: points on the subject, as shares of the photo's width and height, or a text.
+async function propose(region, prompt = {}) {
   const { photo } = state;
   setStatus("Finding the mask …");
   await photo.located;
-  const answer = await post("v1/masks", { encodings: [await photo.stored], region, points });
+  const answer = await post("v1/masks", { encodings: [await photo.stored], region, ...prompt });
   const found = await createImageBitmap(await answer.blob());
   const at = part(), { width, height } = canvas;
   if (state.photo !== photo || !at) return;
@@ -55,7 +55,7 @@ function pick() {
   const at = part(), { photo } = state;
   const x = (at.x + brush.x / canvas.width * at.width) / photo.width;
   const y = (at.y + brush.y / canvas.height * at.height) / photo.height;
-  propose("subject", [[clamp(x, 0, 1), clamp(y, 0, 1)]]).catch(showError);
+  propose("subject", { points: [[clamp(x, 0, 1), clamp(y, 0, 1)]] }).catch(showError);
 }
 
 function movePointer(e) {
@@ -131,7 +131,7 @@ function shape({ width, height }) {
 function follow() {
   const at = state.photo?.width ? part() : null;
   for (const id of ["pick", "paint", "erase", "clear"]) $(id).disabled = !at;
-  for (const button of regions) button.disabled = !at;
+  for (const button of [...regions, $("find")]) button.disabled = !at;
   if (at) { shape(at); place(canvas, at); }
   else if (state.painted || tool) clear();
 }
@@ -142,6 +142,12 @@ export function start() {
   for (const button of regions) {
     button.addEventListener("click", () => propose(button.dataset.region).catch(showError));
   }
+  $("naming").addEventListener("submit", (e) => {
+    e.preventDefault();
+    const text = $("named").value.trim();
+    if (text) propose("subject", { text }).catch(showError);
+  });
+  on("info", () => { $("naming").hidden = !state.info.names_masks; });
   canvas.addEventListener("pointerdown", (e) => {
     canvas.setPointerCapture(e.pointerId);
     movePointer(e);

@@ -12,6 +12,8 @@ from PIL import Image
 from osasis.images.decoding import reads_kind
 from osasis.images.fitting import FittedPhoto
 from osasis.images.photo_options import PhotoOptions
+from osasis.segmenting import Segmenter
+from osasis.segmenting.prompts import Prompt
 from serving.config import Limits
 from serving.errors import ApiError
 from serving.request_images import (
@@ -20,7 +22,7 @@ from serving.request_images import (
     photo_faces,
     to_pixels,
 )
-from serving.request_masks import sent_masks
+from serving.request_masks import proposed_mask, sent_masks
 from tests.serving.test_http import animation, bomb
 from tests.tiny import picture
 
@@ -121,3 +123,9 @@ def test_masks_are_cropped_like_the_photo_unless_they_are_square() -> None:
     with pytest.raises(ApiError, match="masks cannot be combined with fit align") as e:
         sent_masks({"m": square.getvalue()}, PhotoOptions(fit="align"), Limits())
     assert e.value.status == 422
+
+
+def test_a_text_that_the_servers_segmenter_cannot_use_is_named() -> None:
+    with pytest.raises(ApiError, match="texts are for the segmenter fastsam") as e:
+        proposed_mask(saved("PNG"), "image", "subject", Prompt(text="a hat"), Segmenter(), Limits())
+    assert (e.value.status, e.value.field) == (422, "text")

@@ -17,8 +17,8 @@ from PIL import Image
 from osasis.errors import ImageError
 from osasis.images.faces import find_faces, require_detector
 from osasis.images.geometry import SquarePlacement
-from osasis.images.segmenting.prompts import NO_PROMPT, Prompt
-from osasis.images.segmenting.refine import refine, scaled_down
+from osasis.segmenting.prompts import NO_PROMPT, Prompt
+from osasis.segmenting.refine import refine, scaled_down
 
 # Longest side of the copy that is segmented, in pixels.
 SIDE = 384

@@ -16,15 +16,21 @@ from PIL import Image
 
 from osasis.errors import ImageError, UserError
 from osasis.images.faces import find_faces
-from osasis.images.segmenting.onnx_model import Model, open_model
-from osasis.images.segmenting.prompts import Box, Prompt
-from osasis.images.segmenting.refine import refine, scaled_down
+from osasis.segmenting.onnx_model import Model, open_model
+from osasis.segmenting.prompts import Box, Prompt
+from osasis.segmenting.refine import refine, scaled_down
+from osasis.segmenting.text_match import similarities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from osasis.guides.guide import OpenClipGuide
+
 # As published: least score of a segment, and overlap of boxes that drops the weaker one.
 SCORE, OVERLAP = 0.4, 0.9
+# Pixels of the prototypes; smaller segments are not compared to texts. The published code drops
+# those of up to 100 pixels of the input, which has four times the width and height.
+LEAST_AREA = 100 / 16
 COEFFICIENTS = 32
 # Grey around a picture that is not square, as in the training.
 PADDING = 114
@@ -55,15 +61,21 @@ def open_fastsam(path: str) -> Model:
     return model
 
 
-def fastsam_mask(path: str, image: Image.Image, prompt: Prompt) -> np.ndarray:
+def fastsam_mask(
+    path: str, image: Image.Image, prompt: Prompt, clip: OpenClipGuide | None = None
+) -> np.ndarray:
     """The mask of what the prompt names in an image ("RGB"), (H, W) in [0, 1], float32.
 
-    Without a prompt it is what is at the faces, or at the centre. Raises ImageError where no
-    segment is there, UserError.
+    Without a prompt it is what is at the faces, or at the centre. clip: for a text. Raises
+    ImageError where no segment is there, UserError.
     """
     found = segments(open_fastsam(path), image)
-    chosen = _in_box(found, prompt.box) if prompt.box else np.ones(len(found.masks), bool)
-    if not prompt.box or prompt.points:
+    chosen = np.ones(len(found.masks), bool)
+    if prompt.text is not None and clip is not None:
+        chosen = _nearest_to_text(found, image, prompt.text, clip)
+    elif prompt.box:
+        chosen = _in_box(found, prompt.box)
+    if prompt.points or not prompt:
         chosen &= _at_points(found, prompt.points or _centres(image))
     if not chosen.any():
         raise ImageError("image", "no segment is found where the mask shall be")
@@ -131,6 +143,26 @@ def _in_box(found: Segments, box: Box) -> np.ndarray:
     if shares and max(shares) > 0:
         chosen[int(np.argmax(shares))] = True
     return chosen
+
+
+def _nearest_to_text(
+    found: Segments, image: Image.Image, text: str, clip: OpenClipGuide
+) -> np.ndarray:
+    """Which segment's box shows what a text says most."""
+    chosen = np.zeros(len(found.masks), bool)
+    large = [k for k, mask in enumerate(found.masks) if mask.sum() > LEAST_AREA]
+    if large:
+        crops = [image.crop(_on_image(found, found.boxes[k], image)) for k in large]
+        chosen[large[int(similarities(clip, crops, text).argmax())]] = True
+    return chosen
+
+
+def _on_image(found: Segments, box: np.ndarray, image: Image.Image) -> tuple[int, int, int, int]:
+    """A segment's box in pixels of the image, of at least one pixel."""
+    height, width = found.masks.shape[1:]
+    scale = np.array([image.width / width, image.height / height] * 2)
+    left, top, right, bottom = (box * scale).clip(0, [image.width, image.height] * 2).astype(int)
+    return left, top, max(left + 1, right), max(top + 1, bottom)
 
 
 def _centres(image: Image.Image) -> list[tuple[float, float]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from open_clip import get_tokenizer, image_transform
 from PIL import Image
 
 from osasis.errors import ImageError, UserError
-from osasis.images.segmenting import Segmenter
-from osasis.images.segmenting.fastsam import decode_segments
-from tests.osasis.images.segmenting.test_onnx_model import make_model
+from osasis.guides.guide import OpenClipGuide
+from osasis.segmenting import Segmenter
+from osasis.segmenting.fastsam import decode_segments
+from osasis.storage import save_tensors
+from tests.osasis.segmenting.test_onnx_model import make_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -124,3 +130,67 @@ def test_a_model_with_other_outputs_is_refused(tmp_path: Path) -> None:
         Segmenter.parse({"name": "fastsam", "model": str(other)}).check("subject")
     with pytest.raises(UserError, match="the segmenter fastsam needs a model"):
         Segmenter.parse({"name": "fastsam"})
+
+
+# Names of things, among which a random CLIP prefers one half of the picture or the other.
+NAMES = ("a hat", "red", "green", "a dog", "the sea", "two trees", "a face", "night", "a car")
+
+
+@pytest.fixture
+def clip(clip_config: Callable[..., Path], clip_guide: OpenClipGuide, tmp_path: Path) -> str:
+    """A file of CLIP's weights; its model is known to open_clip by ``clip_guide``."""
+    path = tmp_path / "clip.safetensors"
+    save_tensors(path, clip_guide.model.state_dict())
+    return str(path)
+
+
+def test_a_text_selects_the_segment_that_clip_finds_nearest(
+    model: str, clip: str, clip_guide: OpenClipGuide
+) -> None:
+    photo = two_squares(120, 96)
+    red, green = np.moveaxis(np.asarray(photo), -1, 0)[:2] > 0
+    # The boxes are the left half, the right half and the whole picture.
+    prepare = image_transform((32, 32), is_train=False)
+    crops = [photo.crop(b) for b in ((0, 0, 60, 96), (60, 0, 120, 96), (0, 0, 120, 96))]
+    with torch.no_grad():
+        pictures = clip_guide.model.encode_image(torch.stack([prepare(c) for c in crops]))
+        texts = clip_guide.model.encode_text(get_tokenizer("tests-tiny-clip")(list(NAMES)))
+    nearest = F.cosine_similarity(texts[:, None], pictures[None], dim=-1).argmax(1).tolist()
+    assert len(set(nearest)) > 1
+    for name, k in zip(NAMES, nearest, strict=True):
+        mask = found(model, photo, text=name, clip_model="tests-tiny-clip", clip=clip)
+        assert ((mask > 0.5) != (red, green, red | green)[k]).mean() < 0.03, name
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"text": "a hat"}, "texts need the weights of CLIP; set the segmenter's clip"),
+        ({"text": "a hat", "clip": "openai", "points": [[0.5, 0.5]]}, "leave one out"),
+        ({"text": "a hat", "clip": "/none.pt"}, "there is no such file; its tags: .*openai"),
+        ({"text": "a hat", "clip": "openai", "clip_model": "ViT-B-33"}, "nearest: ViT-B-32"),
+        ({"text": ""}, "text"),
+    ],
+)
+def test_texts_that_cannot_be_used_are_refused(
+    given: dict[str, object], says: str, model: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        found(model, two_squares(), **given)
+    with pytest.raises(
+        UserError, match="texts are for the segmenter fastsam, and the segmenter is"
+    ):
+        Segmenter.parse({"text": "a hat"})
+
+
+def test_the_weights_of_clip_are_part_of_the_identity(model: str, clip: str) -> None:
+    def identity(**given: object) -> dict[str, object]:
+        fields = {"name": "fastsam", "model": model, "clip": clip, **given}
+        return Segmenter.parse(fields).identity()
+
+    before = identity(text="a hat")
+    assert identity(text="a dog") != before
+    assert "clip" not in identity()
+    Path(clip).write_bytes(b"other")
+    assert identity(text="a hat") != before
+    assert identity(text="a hat", clip="openai")["clip"] == "openai"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from osasis.errors import ImageError, UserError
-from osasis.images.segmenting import Segmenter
+from osasis.segmenting import Segmenter
 from osasis.validation import InvalidInputError
 
 SEGMENTER = Segmenter()
@@ -121,5 +121,5 @@ def test_prompts_that_cannot_be_used_are_refused(given: dict[str, Any], field: s
 
 
 def test_a_face_takes_no_prompt() -> None:
-    with pytest.raises(UserError, match="points and boxes name a subject"):
+    with pytest.raises(UserError, match="points, boxes and texts name a subject"):
         Segmenter.parse({"points": [[0.5, 0.5]]}).check("face")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from osasis.errors import UserError
-from osasis.images.segmenting import Segmenter
-from osasis.images.segmenting.selfie import model_file
-from tests.osasis.images.segmenting.test_grabcut import portrait, values
+from osasis.segmenting import Segmenter
+from osasis.segmenting.selfie import model_file
+from tests.osasis.segmenting.test_grabcut import portrait, values
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from osasis.errors import UserError
-from osasis.images.segmenting import Segmenter
+from osasis.segmenting import Segmenter
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -10,19 +10,22 @@ from pydantic import Field
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[tuple[Share, Share], Field(strict=False)]
 Points = Annotated[tuple[Point, ...], Field(strict=False, max_length=16)]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
 # Left, top, right, bottom.
 Box = Annotated[tuple[Share, Share, Share, Share], Field(strict=False)]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Points on the subject, and a box around it, as shares of a photo's width and height."""
+    """Points on the subject and a box around it, as shares of a photo's width and height; or its
+    name, text."""
 
     points: Points = ()
     box: Box | None = None
+    text: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.points) or self.box is not None
+        return bool(self.points) or self.box is not None or self.text is not None
 
 
 NO_PROMPT = Prompt()

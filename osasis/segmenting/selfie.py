@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from osasis.errors import UserError
-from osasis.images.segmenting.refine import refine, scaled_down
+from osasis.segmenting.refine import refine, scaled_down
 
 IN_WHEEL = "modules/selfie_segmentation/selfie_segmentation.tflite"
 INPUT = 256
