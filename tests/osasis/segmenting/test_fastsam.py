@@ -177,9 +177,7 @@ def test_texts_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=says):
         found(model, two_squares(), **given)
-    with pytest.raises(
-        UserError, match="texts are for the segmenter fastsam, and"
-    ):
+    with pytest.raises(UserError, match="texts are for the segmenter fastsam, and"):
         Segmenter.parse({"text": "a hat"})
 
 
