@@ -295,8 +295,10 @@ def relative(path: str, root: str) -> str:
 
     Names of objects may have empty parts and parts ".", which are kept.
     """
-    path, start = path.lstrip("/"), f"{root.strip('/')}/".lstrip("/")
-    return path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, root)
+    path, root = path.lstrip("/"), root.strip("/")
+    if path.startswith(f"{root}/"):
+        return path.removeprefix(f"{root}/")
+    return path if not root else os.path.relpath(path, root)
 
 
 def redact(location: str) -> str:

@@ -17,8 +17,8 @@ Box = Annotated[tuple[Share, Share, Share, Share], Field(strict=False)]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Points on the subject and a box around it, as shares of a photo's width and height; or its
-    name, text."""
+    """Where the subject is: points on it and a box around it, as shares of a photo's width and
+    height. Or what it is: a text."""
 
     points: Points = ()
     box: Box | None = None
