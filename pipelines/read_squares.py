@@ -183,19 +183,25 @@ def _read_or_stop(
     if not isinstance(result, Refusal):
         return result
     check_of_job(job.folder, job.timeout).check(StoreError(result.reason))
-    fetch = partial(_fail_alone, fetch)
-    fetch_mask = partial(_fail_alone, fetch_mask) if fetch_mask is not None else None
+    fetch = partial(_fail_alone, fetch, places)
+    fetch_mask = partial(_fail_alone, fetch_mask, places) if fetch_mask is not None else None
     again = _read_with_timeout(fetch, fetch_mask, composited, job, None)
     assert not isinstance(again, Refusal)
     return again
 
 
-def _fail_alone(fetch: Fetch) -> bytes:
-    """The bytes of a photo or mask, whose refusal is its own fault. Raises ImageError."""
+def _fail_alone(fetch: Fetch, places: list[str]) -> bytes:
+    """The bytes of a photo or mask, whose refusal is its own fault. Raises ImageError.
+
+    places: locations that the report of the failure names, so that the reason need not.
+    """
     try:
         return fetch()
     except StoreError as e:
-        raise ImageError("image", str(e)) from None
+        reason = str(e)
+        for place in places:
+            reason = reason.removeprefix(f"{place}: ")
+        raise ImageError("image", reason) from None
 
 
 def _read_with_timeout(
