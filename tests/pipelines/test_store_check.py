@@ -17,13 +17,15 @@ from factory.core.stores import open_store
 from osasis.errors import UserError
 from pipelines.job_folder import DONE, FAILED, MISSING, JobFolder
 from pipelines.manifest import build_manifest
+from pipelines.measure_pictures import MeasurePictures, MeasureSpec, batches
+from pipelines.measurements import Picture, read_rows
 from pipelines.read_squares import fetchers
 from pipelines.source import open_source
 from pipelines.store_check import StoreCheck, first_readable, spread
 from pipelines.stream import connect, from_tasks, tables_of
 from tests.pipelines.test_operators import Run, run
 from tests.s3_server import BUCKET, S3Server, s3_server
-from tests.tiny import picture
+from tests.tiny import SIZE, picture
 
 __all__ = ["run"]
 
@@ -85,6 +87,27 @@ def test_credentials_that_expire_leave_the_photos_missing(
     folder = JobFolder(tmp_path / "out")
     assert folder.open({"input": ""}, manifest)
     assert [folder.count(s) for s in (DONE, FAILED, MISSING)] == [0, 0, 8]
+
+
+def test_an_evaluation_stops_where_no_photo_can_be_read(
+    run: Run, home: Path, place: str, forbid: Refuse, tmp_path: Path
+) -> None:
+    folder, _ = run(place)
+    spec = MeasureSpec(
+        folder=folder.output.location, job=folder.place.location, base=str(home / "bases" / "tiny"),
+        styles={"good": str(tmp_path / "good")}, metrics=("tone_slope",), baselines=(), weights="",
+        measured_by={"tone_slope": ""}, made_by={}, fit="crop", square=SIZE, seed=0,
+    )  # fmt: skip
+    pictures = [(Picture(i, "good", "ours", f"good/{i}.png"), ["tone_slope"]) for i in range(4)]
+    (batch,) = batches(pictures)
+    forbid(lambda path: path.endswith("/2.png"))
+    MeasurePictures(spec, "cpu")(batch)
+    reasons = {row["photo"]: row["reason"] for row in read_rows(folder.output)}
+    assert "2.png: cannot read (AccessDenied)" in reasons.pop(2)
+    assert set(reasons.values()) == {""}
+    forbid(lambda path: path.endswith(".png"))
+    with pytest.raises(StoreError, match="of 4 photos that were tried none can be read"):
+        MeasurePictures(spec, "cpu")(batch)
 
 
 def test_rows_of_a_table_that_a_store_refuses_stay_missing(
